@@ -1,0 +1,151 @@
+"""Every knob, with a value for a first run on one host, and the reason for it.
+
+Not an experiment by itself: a config file is `base.get_config()` with edits,
+see `demo.py` and `tiny.py`. Meanings, units and bounds are the fields' own, in
+`infoprune_jax/config.py`. A knob can be set from the command line too:
+`--config.train.seeds=0,1,2`.
+"""
+
+from ml_collections import ConfigDict
+
+# The terms of arXiv 2406.14124, both a token, so that long and short examples
+# compare: the reference model's NLL, and the mean of -log of the words'
+# frequencies, for which ours are the tokens' in the reference split.
+INFORMATION = 'nll_sum / num_tokens'
+INVERSE_FREQUENCY = 'unigram_nll_sum / num_tokens'
+
+
+def text(*paths: str) -> ConfigDict:
+  """A source of plain text: each file is a document."""
+  return ConfigDict(
+    dict(
+      format='text', paths=paths, text_column='', id_column='', source_column=''
+    )
+  )
+
+
+def jsonl(
+  *paths: str,
+  text_column: str = 'text',
+  id_column: str = '',
+  source_column: str = '',
+) -> ConfigDict:
+  """A source of JSONL: each line is a document."""
+  return ConfigDict(
+    dict(
+      format='jsonl',
+      paths=paths,
+      text_column=text_column,
+      id_column=id_column,
+      source_column=source_column,
+    )
+  )
+
+
+def arm(
+  keep: str,
+  score: str = '',
+  fraction: float = 1.0,
+  unit: str = 'tokens',
+  per: str = '',
+  seed: int = 0,
+) -> ConfigDict:
+  """One rule of an arm; an arm of several is a tuple of them."""
+  return ConfigDict(
+    dict(
+      score=score, keep=keep, fraction=fraction, unit=unit, per=per, seed=seed
+    )
+  )
+
+
+def model() -> ConfigDict:
+  """A decoder of 1.2M parameters: a toy that a CPU trains in minutes."""
+  return ConfigDict(
+    dict(
+      num_layers=4,
+      embed_dim=128,
+      mlp_dim=352,  # 8/3 of the width, as in Llama, in multiples of 32
+      num_heads=4,
+      num_kv_heads=2,
+      head_dim=32,
+      rope_theta=10_000.0,
+      norm_epsilon=1e-6,
+      tie_embeddings=True,
+      dtype='float32',  # 'bfloat16' on TPUs and GPUs
+      scan_unroll=4,
+      remat=False,
+      loss_tile=2048,
+    )
+  )
+
+
+def training() -> ConfigDict:
+  """A run of 2M tokens."""
+  return ConfigDict(
+    dict(
+      num_steps=500,
+      batch_size=16,
+      row_length=256,
+      learning_rate=3e-3,
+      warmup_steps=50,
+      final_learning_rate_ratio=0.1,
+      weight_decay=0.1,
+      beta1=0.9,
+      beta2=0.95,
+      max_grad_norm=1.0,
+      log_every=20,
+      eval_every=100,
+      checkpoint_every=250,
+      max_checkpoints=2,
+    )
+  )
+
+
+def scoring() -> ConfigDict:
+  """Rows as long as in training: a model has seen no longer context."""
+  return ConfigDict(
+    dict(batch_size=32, row_length=256, window_overlap=64, dtype='float32')
+  )
+
+
+def get_config() -> ConfigDict:
+  """The base config; `corpus.sources` is left for the experiment to fill."""
+  config = ConfigDict()
+  config.corpus = ConfigDict(
+    dict(
+      on_bad_row='refuse',
+      max_bytes_per_source=0,
+      reference_share=0.25,
+      heldout_share=0.1,
+      seed=0,
+      num_parts=16,
+      num_workers=0,
+    )
+  )
+  config.corpus.sources = ConfigDict(sort_keys=False)
+  config.vocabulary = ConfigDict(
+    dict(path='', size=4096, type='unigram', train_bytes=2_000_000)
+  )
+  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+  config.reference = ConfigDict(
+    dict(model=model(), training=training(), seed=0)
+  )
+  config.score = scoring()
+  config.select = ConfigDict()
+  config.select.arms = ConfigDict(
+    dict(
+      full=arm('all'),
+      random=arm('random', fraction=0.5),
+      top_nll=arm('top', INFORMATION, fraction=0.5),
+      top_sum=arm('top', f'{INFORMATION} + {INVERSE_FREQUENCY}', fraction=0.5),
+      bottom_nll=arm('bottom', INFORMATION, fraction=0.5),
+    ),
+    sort_keys=False,  # The report shows arms in this order.
+  )
+  config.model = model()
+  config.train = ConfigDict(dict(arms=(), seeds=(0, 1), training=training()))
+  config.evaluate = ConfigDict(dict(scoring=scoring(), curve_tokens=50_000))
+  config.report = ConfigDict(
+    dict(baseline='random', bootstrap_samples=1000, num_examples=10)
+  )
+  return config
