@@ -1,0 +1,280 @@
+"""Artifacts: folders of parts with completion markers and a manifest.
+
+Stages meet only here. A part is written to a temporary name, synced and
+renamed, then marked done with the checksums of its files; `manifest.json`
+comes last. A manifest says what decided the artifact's bytes (`options`, and
+`inputs` by fingerprint), and carries the fingerprint that the next stage
+names.
+"""
+
+import dataclasses
+import hashlib
+import json
+import posixpath
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import fsspec
+
+from infoprune_jax.config import UserError
+from infoprune_jax.files import read_json, write_file, write_json
+
+MANIFEST = 'manifest.json'
+BEGUN = 'begun.json'
+FORMAT_VERSION = 1
+
+
+# Paths below a workdir.
+
+
+def vocabulary_dir(workdir: str) -> str:
+  """The SentencePiece model."""
+  return posixpath.join(workdir, 'vocabulary')
+
+
+def token_store_dir(workdir: str) -> str:
+  """Token ids and documents."""
+  return posixpath.join(workdir, 'token_store')
+
+
+def reference_dir(workdir: str) -> str:
+  """The reference model's training run."""
+  return posixpath.join(workdir, 'reference')
+
+
+def scores_dir(workdir: str) -> str:
+  """The score table."""
+  return posixpath.join(workdir, 'scores')
+
+
+def keep_set_dir(workdir: str, selection: str) -> str:
+  """What one arm keeps; `selection` is `keep_set.selection_name(...)`."""
+  return posixpath.join(workdir, 'keep_sets', selection)
+
+
+def run_dir(workdir: str, arm: str, seed: int) -> str:
+  """The training run of one arm and seed."""
+  return posixpath.join(workdir, 'train', arm, f'seed-{seed}')
+
+
+def evaluation_dir(workdir: str, arm: str, seed: int) -> str:
+  """The held-out losses of one arm and seed."""
+  return posixpath.join(workdir, 'evaluate', arm, f'seed-{seed}')
+
+
+def report_dir(workdir: str) -> str:
+  """`index.html` and `report.json`."""
+  return posixpath.join(workdir, 'report')
+
+
+# Fingerprints, parts and manifests.
+
+
+def fingerprint(value: Any) -> str:
+  """A digest of a JSON value that does not depend on the order of keys."""
+  text = json.dumps(value, sort_keys=True, separators=(',', ':'))
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def part_name(part: int, num_parts: int) -> str:
+  """'part-00003-of-00008'."""
+  return f'part-{part:05d}-of-{num_parts:05d}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+  """A folder being written by one stage or read by the next."""
+
+  path: str
+  kind: str  # as a user would call it: 'token store', 'score table'
+  job: str  # the stage that writes it
+  options: Mapping[str, Any]  # what decides its bytes, by name
+  inputs: Mapping[str, str]  # the fingerprints of what it is made from
+
+  def finished(self) -> dict[str, Any] | None:
+    """The manifest, or None where the artifact is not finished.
+
+    Raises:
+      UserError: what is there was made from something else.
+    """
+    manifest = read_json(posixpath.join(self.path, MANIFEST))
+    if manifest is not None:
+      self._refuse_mismatch(manifest)
+    return manifest
+
+  def _refuse_mismatch(self, found: Mapping[str, Any]) -> None:
+    for section in ('options', 'inputs'):
+      expected = json.loads(json.dumps(dict(getattr(self, section))))
+      difference = first_difference(found[section], expected, section)
+      if difference:
+        raise UserError(
+          f'The {self.kind} in {self.path} does not belong to this config: '
+          f'{difference}. Use another --workdir, or delete {self.path} and '
+          f'run --job={self.job} again.'
+        )
+
+  def begin(self) -> None:
+    """Notes what the artifact is made from, before any of it is there.
+
+    Raises:
+      UserError: it was begun under other options or from other inputs.
+    """
+    name = posixpath.join(self.path, BEGUN)
+    begun = read_json(name)
+    if begun is not None:
+      self._refuse_mismatch(begun)
+      return
+    write_json(
+      name, {'options': dict(self.options), 'inputs': dict(self.inputs)}
+    )
+
+  def finished_part(self, part: int, num_parts: int) -> dict[str, Any] | None:
+    """The marker of a part that is done, or None."""
+    name = part_name(part, num_parts)
+    return read_json(posixpath.join(self.path, name + '.done'))
+
+  def finish_part(
+    self,
+    part: int,
+    num_parts: int,
+    files: Mapping[str, Callable[[Any], None]],
+    **counts: Any,
+  ) -> dict[str, Any]:
+    """Writes the files of a part, by extension, and then its marker."""
+    name = part_name(part, num_parts)
+    written = {
+      name + extension: write_file(
+        posixpath.join(self.path, name + extension), write
+      )
+      for extension, write in files.items()
+    }
+    marker = {'files': written, **counts}
+    write_json(posixpath.join(self.path, name + '.done'), marker)
+    return marker
+
+  def finish(
+    self, files: Mapping[str, Mapping[str, Any]], **facts: Any
+  ) -> dict[str, Any]:
+    """Writes the manifest, last, and returns it.
+
+    Args:
+      files: Checksums by file name, as `write_file` returns them.
+      **facts: Whatever else a reader should know: counts, versions.
+    """
+    decisive = {
+      'kind': self.kind,
+      'format_version': FORMAT_VERSION,
+      'options': dict(self.options),
+      'inputs': dict(self.inputs),
+      'files': {name: files[name]['sha256'] for name in sorted(files)},
+    }
+    manifest = {
+      **decisive,
+      'files': {name: dict(files[name]) for name in sorted(files)},
+      'fingerprint': fingerprint(decisive),
+      **facts,
+    }
+    write_json(posixpath.join(self.path, MANIFEST), manifest)
+    return manifest
+
+
+def first_difference(found: Any, expected: Any, where: str) -> str:
+  """Where two JSON values first differ, with both sides; '' if nowhere."""
+  if isinstance(found, dict) and isinstance(expected, dict):
+    for key in sorted(found.keys() | expected.keys()):
+      if key not in found or key not in expected:
+        side = 'only there' if key in found else 'only in this config'
+        return f'{where}.{key} is {side}'
+      difference = first_difference(found[key], expected[key], f'{where}.{key}')
+      if difference:
+        return difference
+    return ''
+  return '' if found == expected else f'{where} is {found!r}, not {expected!r}'
+
+
+def open_finished(path: str, kind: str, job: str) -> dict[str, Any]:
+  """The manifest of an artifact that an earlier stage must have finished.
+
+  Raises:
+    UserError: it is not there, or only some of its parts are.
+  """
+  manifest = read_json(posixpath.join(path, MANIFEST))
+  if manifest is not None:
+    if manifest['format_version'] != FORMAT_VERSION:
+      raise UserError(
+        f'The {kind} in {path} has format {manifest["format_version"]}, this '
+        f'version reads {FORMAT_VERSION}: run --job={job} in a new --workdir.'
+      )
+    return manifest
+  filesystem, name = fsspec.core.url_to_fs(path)
+  parts = filesystem.glob(f'{name}/part-*-of-*.done')
+  state = (
+    f'has {len(parts)} finished parts but no manifest'
+    if parts
+    else ('is not there')
+  )
+  raise UserError(
+    f'The {kind} in {path} {state}. Run --job={job} first'
+    + (': finished parts are kept.' if parts else '.')
+  )
+
+
+def check_made_from(
+  manifest: Mapping[str, Any],
+  kind: str,
+  name: str,
+  source: Mapping[str, Any],
+  source_kind: str,
+) -> None:
+  """Compares what an artifact was made from with what is there.
+
+  Args:
+    manifest: Of the artifact.
+    kind: What it is, for the message.
+    name: The input to compare, a key of its `inputs`.
+    source: The manifest of that input, as it is now.
+    source_kind: What the input is.
+
+  Raises:
+    UserError: they differ; both fingerprints are named.
+  """
+  if manifest['inputs'][name] != source['fingerprint']:
+    raise UserError(
+      f'The {kind} was made from {source_kind} {manifest["inputs"][name]}, but '
+      f'the one here is {source["fingerprint"]}. Delete the {kind} and run '
+      f'its job again, or use another --workdir.'
+    )
+
+
+def check_content(
+  path: str, data: bytes, facts: Mapping[str, Any], job: str
+) -> None:
+  """Raises `UserError` unless a file holds what its manifest says."""
+  if hashlib.sha256(data).hexdigest() != facts['sha256']:
+    raise UserError(
+      f'{path} is damaged: its checksum is not the one in its manifest. '
+      f'Delete {posixpath.dirname(path)} and run --job={job} again.'
+    )
+
+
+def check_sizes(
+  path: str, manifest: Mapping[str, Any], kind: str, job: str
+) -> None:
+  """Compares the files of an artifact with its manifest, without reading them.
+
+  Raises:
+    UserError: a file is missing or has another size; it is named.
+  """
+  filesystem, root = fsspec.core.url_to_fs(path)
+  found = {
+    posixpath.basename(info['name']): info['size']
+    for info in filesystem.ls(root, detail=True)
+    if info['type'] == 'file'
+  }
+  for name, facts in manifest['files'].items():
+    if found.get(name) != facts['bytes']:
+      state = f'has {found[name]} bytes' if name in found else 'is missing'
+      raise UserError(
+        f'{kind.capitalize()} {path}: {name} {state}, its manifest says '
+        f'{facts["bytes"]} bytes. Delete {path} and run --job={job} again.'
+      )

@@ -1,0 +1,158 @@
+"""Files, on local disks and object stores alike: whole or not at all.
+
+Through fsspec; the kernel's locks where there are any.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import fsspec
+
+from infoprune_jax.config import UserError
+
+
+class _HashingWriter:
+  """A binary file that digests and counts what passes through."""
+
+  def __init__(self, file: BinaryIO):
+    self._file = file
+    self.sha256 = hashlib.sha256()
+    self.size = 0
+    self.closed = False
+
+  def write(self, data: Any) -> int:
+    view = memoryview(data).cast('B')
+    self._file.write(view)
+    self.sha256.update(view)
+    self.size += len(view)
+    return len(view)
+
+  def flush(self) -> None:
+    self._file.flush()
+
+  def tell(self) -> int:
+    return self.size
+
+
+def is_local(path: str) -> bool:
+  """Whether `path` is on a mounted file system."""
+  return '://' not in path or path.startswith('file://')
+
+
+def write_file(path: str, write: Callable[[Any], None]) -> dict[str, Any]:
+  """Writes a file whole or not at all.
+
+  Args:
+    path: Its final name; the folder is created.
+    write: Called with a binary file to write to.
+
+  Returns:
+    `{'sha256': hex digest, 'bytes': size}` of what was written.
+  """
+  filesystem, name = fsspec.core.url_to_fs(path)
+  filesystem.makedirs(posixpath.dirname(name), exist_ok=True)
+  if not is_local(path):
+    with filesystem.open(name, 'wb') as file:  # Object stores commit at close.
+      writer = _HashingWriter(file)
+      write(writer)
+    return {'sha256': writer.sha256.hexdigest(), 'bytes': writer.size}
+  temporary = name + '.tmp'
+  try:
+    with open(temporary, 'wb') as file:
+      writer = _HashingWriter(file)
+      write(writer)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, name)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(temporary)
+    raise
+  return {'sha256': writer.sha256.hexdigest(), 'bytes': writer.size}
+
+
+def write_text(path: str, text: str) -> dict[str, Any]:
+  """Writes UTF-8 text whole or not at all, and returns its checksum."""
+  return write_file(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: str, value: Any) -> dict[str, Any]:
+  """Writes JSON whole or not at all, and returns its checksum."""
+  return write_text(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
+
+
+def read_bytes(path: str) -> bytes:
+  """The content of a file."""
+  with fsspec.open(path, 'rb') as file:
+    return file.read()
+
+
+def read_json(path: str) -> Any | None:
+  """The content of a JSON file, or None where there is no such file.
+
+  Raises:
+    UserError: the file is not JSON.
+  """
+  try:
+    return json.loads(read_bytes(path))
+  except FileNotFoundError:
+    return None
+  except ValueError as error:
+    raise UserError(
+      f'{path} is damaged ({error}): delete it and run its stage again.'
+    ) from None
+
+
+def local_copy(path: str) -> str:
+  """A local file with the content of `path`: itself, or a cached download."""
+  if is_local(path):
+    return path
+  return fsspec.open_local(f'simplecache::{path}')
+
+
+@contextlib.contextmanager
+def lock(path: str) -> Iterator[None]:
+  """Holds the folder `path` for this process, until the process ends.
+
+  The lock is the kernel's, so that a killed process leaves none behind. Object
+  stores have no locks; there, one job an artifact is the user's to keep.
+
+  Raises:
+    UserError: another process holds it.
+  """
+  if not is_local(path):
+    yield
+    return
+  os.makedirs(path, exist_ok=True)
+  name = os.path.join(path, '.lock')
+  with open(name, 'a+') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      raise UserError(
+        f'{path} is being written by another process (pid '
+        f'{file.read().strip() or "unknown"}): wait for it, stop it, or use '
+        'another --workdir.'
+      ) from None
+    file.truncate(0)
+    file.write(f'{os.getpid()}\n')
+    file.flush()
+    yield
+
+
+def is_disk_full(error: BaseException) -> bool:
+  """Whether an error of the file system or of a library says so."""
+  if isinstance(error, OSError) and error.errno in (
+    errno.ENOSPC,
+    errno.EDQUOT,
+  ):
+    return True
+  return 'No space left on device' in str(error)

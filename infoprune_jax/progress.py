@@ -1,0 +1,93 @@
+"""Progress of long work, on standard error: count, rate and time left."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+logger = logging.getLogger('infoprune_jax')
+
+
+def log_to_stderr() -> None:
+  """Sends this package's messages to standard error with a time stamp."""
+  handler = logging.StreamHandler(sys.stderr)
+  handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  logger.handlers[:] = [handler]
+  logger.setLevel(logging.INFO)
+  logger.propagate = False
+
+
+def duration(seconds: float) -> str:
+  """Seconds as h:mm:ss."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02d}:{seconds:02d}'
+
+
+def quantity(value: float) -> str:
+  """A count or rate with a metric prefix: 12345 is '12.3k'."""
+  for limit, prefix in ((1e18, 'E'), (1e15, 'P'), (1e12, 'T'), (1e9, 'G')):
+    if value >= limit:
+      return f'{value / limit:.3g}{prefix}'
+  if value >= 1e6:
+    return f'{value / 1e6:.3g}M'
+  return f'{value / 1e3:.3g}k' if value >= 1e3 else f'{value:.3g}'
+
+
+class Progress:
+  """Logs 'what: 12.3M of 60M tokens, 1.2M tokens/s, 0:00:40 left'.
+
+  What was done before the start, as after a resume, does not count into the
+  rate.
+  """
+
+  def __init__(
+    self,
+    what: str,
+    unit: str,
+    total: float,
+    *,
+    done: float = 0,
+    every: float = 5.0,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Starts at `done` of `total` units, with a line each `every` seconds."""
+    self._what, self._unit, self._total = what, unit, total
+    self._first, self._done, self._every = done, done, every
+    self._clock = clock
+    self._start = self._last = clock()
+
+  def add(self, amount: float, note: str = '') -> None:
+    """Counts `amount` more units, and logs a line when one is due."""
+    self._done += amount
+    now = self._clock()
+    if now - self._last < self._every:
+      return
+    self._last = now
+    rate = (self._done - self._first) / max(now - self._start, 1e-9)
+    left = (self._total - self._done) / rate if rate else 0.0
+    logger.info(
+      '%s: %s of %s %s, %s %s/s, %s left%s',
+      self._what,
+      quantity(self._done),
+      quantity(self._total),
+      self._unit,
+      quantity(rate),
+      self._unit,
+      duration(left),
+      f', {note}' if note else '',
+    )
+
+  def finish(self, note: str = '') -> None:
+    """Logs the total and the mean rate."""
+    seconds = max(self._clock() - self._start, 1e-9)
+    logger.info(
+      '%s: done, %s %s in %s (%s %s/s)%s',
+      self._what,
+      quantity(self._done),
+      self._unit,
+      duration(seconds),
+      quantity((self._done - self._first) / seconds),
+      self._unit,
+      f', {note}' if note else '',
+    )
