@@ -1,0 +1,268 @@
+"""A first pass over the corpus: which rows it has, and what becomes of each.
+
+Cheap beside tokenizing. It finds bad input before any work starts, draws a
+sample, splits by content, and cuts the corpus into parts.
+"""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from infoprune_jax import artifacts
+from infoprune_jax.config import SPLITS, CorpusConfig, UserError
+from infoprune_jax.data import sources, workers
+from infoprune_jax.data.hashing import content_hash, mix, text_hash, uniform
+from infoprune_jax.progress import Progress, logger
+
+REFERENCE, SCORED, HELDOUT = range(len(SPLITS))
+
+
+@dataclasses.dataclass(frozen=True)
+class FileIndex:
+  """The documents of one file: equally long arrays, in the file's order."""
+
+  line: np.ndarray  # int64, from 1
+  num_bytes: np.ndarray  # int64, of the text in UTF-8
+  content_hash: np.ndarray  # int64
+  id_hash: np.ndarray  # int64
+  source: np.ndarray  # int32, into source_names
+  source_names: tuple[str, ...]
+  bad_rows: dict[str, int]  # by reason
+  first_bad_row: str  # '' where there is none
+
+
+def index_file(file: sources.InputFile) -> FileIndex:
+  """Reads a file once."""
+  rows, bad, first_bad = [], collections.Counter(), ''
+  names: dict[str, int] = {}
+  for line, row in sources.read_rows(file):
+    if isinstance(row, sources.BadRow):
+      bad[row.reason] += 1
+      first_bad = first_bad or str(row)
+      continue
+    rows.append(
+      (
+        line,
+        len(row.text.encode()),
+        content_hash(row.text),
+        text_hash(row.example_id),
+        names.setdefault(row.source, len(names)),
+      )
+    )
+  columns = np.array(rows, np.int64).reshape(-1, 5).T
+  return FileIndex(
+    *columns[:4],
+    columns[4].astype(np.int32),
+    tuple(names),
+    dict(bad),
+    first_bad,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusIndex:
+  """The documents that the corpus keeps: equally long arrays, in its order."""
+
+  files: tuple[sources.InputFile, ...]
+  file: np.ndarray  # int32, into files
+  line: np.ndarray  # int64, from 1
+  num_bytes: np.ndarray  # int64
+  content_hash: np.ndarray  # int64
+  split: np.ndarray  # int8, into SPLITS
+  part: np.ndarray  # int32, ascending
+  bad_rows: dict[str, int]
+
+  def fingerprint(self) -> str:
+    """A digest of the content, the order and the fate of every document."""
+    digest = hashlib.sha256()
+    for array in (self.line, self.content_hash, self.split, self.part):
+      digest.update(np.ascontiguousarray(array).tobytes())
+    names = [file.source + '/' + file.name for file in self.files]
+    return artifacts.fingerprint([digest.hexdigest(), names])
+
+  def restricted_to(self, part: int) -> 'CorpusIndex':
+    """The documents of one part, with the files they are in."""
+    chosen = self.part == part
+    used = np.unique(self.file[chosen])
+    return dataclasses.replace(
+      self,
+      files=tuple(self.files[file] for file in used),
+      file=np.searchsorted(used, self.file[chosen]).astype(np.int32),
+      line=self.line[chosen],
+      num_bytes=self.num_bytes[chosen],
+      content_hash=self.content_hash[chosen],
+      split=self.split[chosen],
+      part=self.part[chosen],
+    )
+
+  def documents(self, chosen: np.ndarray) -> Iterator[sources.Document]:
+    """Reads the chosen documents (a mask) again, in corpus order.
+
+    Raises:
+      UserError: a file is no longer what was indexed.
+    """
+    chosen = np.flatnonzero(chosen)
+    for file in np.unique(self.file[chosen]).tolist():
+      wanted = chosen[self.file[chosen] == file]
+      lines = dict(
+        zip(self.line[wanted].tolist(), wanted.tolist(), strict=True)
+      )
+      for line, row in sources.read_rows(self.files[file]):
+        index = lines.pop(line, None)
+        if index is None:
+          continue
+        if isinstance(row, sources.BadRow) or content_hash(row.text) != int(
+          self.content_hash[index]
+        ):
+          raise UserError(
+            f'{self.files[file].path} changed while it was being read: start '
+            'again when nothing writes to it.'
+          )
+        yield row
+        if not lines:
+          break
+      if lines:
+        raise UserError(f'{self.files[file].path} shrank while being read.')
+
+
+def build(config: CorpusConfig) -> CorpusIndex:
+  """Indexes, checks, draws, splits and cuts the corpus.
+
+  Raises:
+    UserError: a path matches nothing, a row is bad and rows may not be
+      dropped, or a split comes out empty.
+  """
+  files = sources.list_files(config.sources)
+  total = sum(file.size for file in files)
+  progress = Progress('tokenize: index', 'B', total)
+  indices = []
+  for index, file in zip(
+    workers.run_all(index_file, files, config.num_workers), files, strict=True
+  ):
+    if index.bad_rows and config.on_bad_row == 'refuse':
+      raise UserError(
+        f"{index.first_bad_row}. Mend it, or set corpus.on_bad_row='drop' to "
+        'leave such rows out and count them.'
+      )
+    indices.append(index)
+    progress.add(file.size)
+  return _assemble(config, tuple(files), indices)
+
+
+def _assemble(
+  config: CorpusConfig,
+  files: tuple[sources.InputFile, ...],
+  indices: list[FileIndex],
+) -> CorpusIndex:
+  names = sorted({name for index in indices for name in index.source_names})
+  code = {name: number for number, name in enumerate(names)}
+  column = {
+    name: np.concatenate([getattr(index, name) for index in indices])
+    for name in ('line', 'num_bytes', 'content_hash', 'id_hash')
+  }
+  column['file'] = np.repeat(
+    np.arange(len(files), dtype=np.int32), [len(i.line) for i in indices]
+  )
+  source = np.concatenate(
+    [
+      np.array([code[n] for n in index.source_names], np.int32)[index.source]
+      for index in indices
+    ]
+  )
+  bad = sum(
+    (collections.Counter(i.bad_rows) for i in indices), start=_no_rows()
+  )
+  kept = _first_of_each_id(config, files, column, bad)
+  if config.max_bytes_per_source:
+    kept &= _draw(config, column, source)
+  if not kept.any():
+    raise UserError('corpus.sources hold no document.')
+  column = {name: values[kept] for name, values in column.items()}
+  for reason, count in sorted(bad.items()):
+    logger.warning('tokenize: dropped %d rows: %s', count, reason)
+  del column['id_hash']
+  split = _split(config, column['content_hash'])
+  for number, name in enumerate(SPLITS):
+    if not (split == number).any():
+      raise UserError(
+        f'The {name} split is empty: {len(split)} documents are too few for '
+        f'corpus.reference_share={config.reference_share} and '
+        f'corpus.heldout_share={config.heldout_share}.'
+      )
+  # Contiguous parts of about equal size, whatever the number of workers.
+  before = np.cumsum(column['num_bytes']) - column['num_bytes']
+  part = before * config.num_parts // max(column['num_bytes'].sum(), 1)
+  return CorpusIndex(
+    files, split=split, part=part.astype(np.int32), bad_rows=dict(bad), **column
+  )
+
+
+def _no_rows() -> collections.Counter[str]:
+  return collections.Counter()
+
+
+def _first_of_each_id(
+  config: CorpusConfig,
+  files: tuple[sources.InputFile, ...],
+  column: dict[str, np.ndarray],
+  bad: collections.Counter[str],
+) -> np.ndarray:
+  """A mask of documents whose id no earlier document has."""
+  _, first, inverse = np.unique(
+    column['id_hash'], return_index=True, return_inverse=True
+  )
+  kept = np.zeros(len(inverse), bool)
+  kept[first] = True
+  if not kept.all():
+    again = int(np.flatnonzero(~kept)[0])
+    original = int(first[inverse[again]])
+    if config.on_bad_row == 'refuse':
+      raise UserError(
+        f'{_where(files, column, again)} has the id of '
+        f'{_where(files, column, original)}. Mend it, name another id_column, '
+        "or set corpus.on_bad_row='drop' to keep the first of each."
+      )
+    bad['duplicate id'] += int((~kept).sum())
+  return kept
+
+
+def _where(
+  files: tuple[sources.InputFile, ...],
+  column: dict[str, np.ndarray],
+  index: int,
+) -> str:
+  file = files[column['file'][index]]
+  if file.config.format == 'text':
+    return file.path
+  return f'{file.path}:{int(column["line"][index])}'
+
+
+def _draw(
+  config: CorpusConfig, column: dict[str, np.ndarray], source: np.ndarray
+) -> np.ndarray:
+  """A mask of a seeded draw of whole documents, about the limit a source."""
+  limit = config.max_bytes_per_source
+  fits = np.flatnonzero(column['num_bytes'] <= limit)
+  keys = mix(column['id_hash'][fits], config.seed)
+  order = fits[np.lexsort((keys, source[fits]))]
+  size = column['num_bytes'][order]
+  before = np.cumsum(size) - size
+  starts = np.flatnonzero(np.diff(source[order], prepend=-1))
+  counts = np.diff(starts, append=len(order))
+  before -= np.repeat(before[starts], counts)
+  drawn = np.zeros(len(source), bool)
+  # The last document is in if that brings the source closer to the limit.
+  drawn[order] = before + size // 2 <= limit
+  return drawn
+
+
+def _split(config: CorpusConfig, hashes: np.ndarray) -> np.ndarray:
+  """The split of each document, by its content: copies fall on one side."""
+  point = uniform(hashes, config.seed)
+  split = np.full(len(hashes), SCORED, np.int8)
+  split[point < config.reference_share + config.heldout_share] = HELDOUT
+  split[point < config.reference_share] = REFERENCE
+  return split

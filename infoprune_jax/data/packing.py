@@ -1,0 +1,227 @@
+"""Packing: whole documents into rows of fixed length, by best fit.
+
+A document of n tokens fills n slots, or n + 1 with EOS as a target. Slot j
+reads the token before target j; the first reads BOS. A document with more
+slots than a row is cut into windows that share `overlap` slots: the shared
+slots give context to the later window, which does not count them again.
+"""
+
+import dataclasses
+
+import numba
+import numpy as np
+
+from infoprune_jax.data.token_store import TokenStore
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+  """Which pieces of which documents stand in which row.
+
+  Pieces are ordered by row; row r holds pieces row_offsets[r] to
+  row_offsets[r + 1], from left to right.
+  """
+
+  row_length: int
+  document: np.ndarray  # [pieces] int64, into the documents packed
+  start: np.ndarray  # [pieces] int64, the first slot of the document
+  length: np.ndarray  # [pieces] int64, slots
+  context: np.ndarray  # [pieces] int64, leading slots that do not count
+  row_offsets: np.ndarray  # [rows + 1] int64
+
+  @property
+  def num_rows(self) -> int:
+    """Number of rows."""
+    return len(self.row_offsets) - 1
+
+  @property
+  def num_counted(self) -> int:
+    """Slots that count: each target of each document, once."""
+    return int(self.length.sum() - self.context.sum())
+
+  @property
+  def fill(self) -> float:
+    """The share of slots that hold a token."""
+    return float(self.length.sum()) / max(self.num_rows * self.row_length, 1)
+
+
+def pack(
+  num_slots: np.ndarray, row_length: int, overlap: int, seed: int
+) -> Plan:
+  """Packs documents into rows by best-fit decreasing.
+
+  Args:
+    num_slots: [documents] slots of each; those with none are left out.
+    row_length: Slots of a row.
+    overlap: Slots that windows of a long document share, below row_length.
+    seed: Of the order among pieces of equal length, and of the rows.
+
+  Returns:
+    The plan; the same arguments give the same plan anywhere.
+  """
+  document, start, length, context = _windows(
+    np.asarray(num_slots, np.int64), row_length, overlap
+  )
+  rng = np.random.default_rng(seed)
+  shuffled = rng.permutation(len(document))
+  order = shuffled[np.argsort(-length[shuffled], kind='stable')]
+  row, num_rows = _best_fit(length[order], row_length)
+  row = rng.permutation(num_rows)[row]
+  # Right after best-fit decreasing, a stable sort keeps long pieces left.
+  by_row = np.argsort(row, kind='stable')
+  pieces = order[by_row]
+  counts = np.bincount(row, minlength=num_rows)
+  return Plan(
+    row_length,
+    document[pieces],
+    start[pieces],
+    length[pieces],
+    context[pieces],
+    np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+  )
+
+
+def _windows(
+  num_slots: np.ndarray, row_length: int, overlap: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+  """Document, start, length and context of each piece."""
+  stride = row_length - overlap
+  extra = np.maximum(num_slots - row_length, 0)
+  windows = np.where(num_slots > 0, 1 + -(-extra // stride), 0)
+  document = np.repeat(np.arange(len(num_slots)), windows)
+  first = np.cumsum(windows) - windows
+  window = np.arange(len(document)) - np.repeat(first, windows)
+  start = window * stride
+  length = np.minimum(row_length, num_slots[document] - start)
+  context = np.where(window > 0, overlap, 0)
+  return document, start, length, context
+
+
+@numba.njit(cache=True)
+def _best_fit(length, row_length):
+  """The row of each piece (lengths descending), and the number of rows.
+
+  Rows with the same free space form a stack (a linked list); a binary tree
+  over free spaces says which stacks hold a row, so that the tightest row that
+  fits is found in log2(row_length) steps.
+  """
+  leaves = 1
+  while leaves <= row_length:
+    leaves *= 2
+  occupied = np.zeros(2 * leaves, np.bool_)
+  top = np.full(leaves, -1, np.int64)
+  below = np.full(len(length), -1, np.int64)
+  row = np.empty(len(length), np.int64)
+  num_rows = 0
+  for piece in range(len(length)):
+    size = length[piece]
+    node = leaves + size
+    while not occupied[node]:
+      while node % 2 == 1 and node > 1:
+        node //= 2
+      if node == 1:
+        break
+      # A left child: its sibling holds the next larger free spaces.
+      if node % 2 == 0:
+        node += 1
+    if node > 1:
+      while node < leaves:
+        node = 2 * node if occupied[2 * node] else 2 * node + 1
+      free = node - leaves
+      chosen = top[free]
+      top[free] = below[chosen]
+      if top[free] < 0:
+        while node >= 1:
+          occupied[node] = node < leaves and (
+            occupied[2 * node] or occupied[2 * node + 1]
+          )
+          if occupied[node]:
+            break
+          node //= 2
+    else:
+      chosen, free = num_rows, row_length
+      num_rows += 1
+    row[piece] = chosen
+    free -= size
+    if free > 0:
+      below[chosen] = top[free]
+      top[free] = chosen
+      node = leaves + free
+      while node >= 1 and not occupied[node]:
+        occupied[node] = True
+        node //= 2
+  return row, num_rows
+
+
+def empty_rows(num_rows: int, row_length: int) -> dict[str, np.ndarray]:
+  """Rows of padding, under the names of SeqIO's decoder features.
+
+  Returns:
+    [num_rows, row_length] arrays, int32: `decoder_input_tokens`,
+    `decoder_target_tokens`, `decoder_segment_ids` (0 is padding),
+    `decoder_positions` (from 0 in each segment); and float32:
+    `decoder_loss_weights`.
+  """
+  shape = (num_rows, row_length)
+  return {
+    'decoder_input_tokens': np.zeros(shape, np.int32),
+    'decoder_target_tokens': np.zeros(shape, np.int32),
+    'decoder_segment_ids': np.zeros(shape, np.int32),
+    'decoder_positions': np.zeros(shape, np.int32),
+    'decoder_loss_weights': np.zeros(shape, np.float32),
+  }
+
+
+class PackedRows:
+  """Random access to the rows of a plan, filled from a token store."""
+
+  def __init__(
+    self,
+    store: TokenStore,
+    shard: np.ndarray,
+    row: np.ndarray,
+    plan: Plan,
+  ):
+    """Rows of the documents (shard[i], row[i]), int [documents] each."""
+    self._store, self._shard, self._row = store, shard, row
+    self.plan = plan
+
+  def __len__(self) -> int:
+    return self.plan.num_rows
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    """Row `index`: the arrays of `empty_rows` without the first axis."""
+    rows = self.batch(np.array([index]), 1)
+    return {name: values[0] for name, values in rows.items()}
+
+  def batch(self, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """The given rows, and padding up to `size` rows, as `empty_rows`."""
+    batch = empty_rows(size, self.plan.row_length)
+    for position, row in enumerate(rows):
+      self._fill({name: array[position] for name, array in batch.items()}, row)
+    return batch
+
+  def _fill(self, out: dict[str, np.ndarray], row: int) -> None:
+    plan = self.plan
+    left = 0
+    first, last = plan.row_offsets[row], plan.row_offsets[row + 1]
+    for segment, piece in enumerate(range(first, last), 1):
+      document, start = plan.document[piece], int(plan.start[piece])
+      length, context = int(plan.length[piece]), int(plan.context[piece])
+      ids = self._store.document(self._shard[document], self._row[document])
+      stop = start + length
+      right = left + length
+      targets = ids[start:stop]
+      # One slot more than tokens: the last target is EOS.
+      out['decoder_target_tokens'][left : left + len(targets)] = targets
+      if len(targets) < length:
+        out['decoder_target_tokens'][right - 1] = self._store.eos_id
+      if start == 0:
+        out['decoder_input_tokens'][left] = self._store.bos_id
+        out['decoder_input_tokens'][left + 1 : right] = ids[: stop - 1]
+      else:
+        out['decoder_input_tokens'][left:right] = ids[start - 1 : stop - 1]
+      out['decoder_segment_ids'][left:right] = segment
+      out['decoder_positions'][left:right] = np.arange(length)
+      out['decoder_loss_weights'][left + context : right] = 1.0
+      left = right

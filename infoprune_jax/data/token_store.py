@@ -1,0 +1,151 @@
+"""The token store: every document of the corpus as token ids, written once.
+
+A part is a flat array of token ids (`.tokens.npy`, uint16 or uint32), a table
+with one row a document (`.docs.parquet`), and the token counts of its
+reference documents (`.unigrams.npy`, int64). Documents are whole, without BOS
+or EOS; all splits stand in one store. An example is `(shard, row)`: the part
+and the position in it.
+"""
+
+import dataclasses
+import functools
+import posixpath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infoprune_jax import artifacts, files
+from infoprune_jax.config import SPLITS
+
+TOKENS, DOCUMENTS, UNIGRAMS = '.tokens.npy', '.docs.parquet', '.unigrams.npy'
+
+SCHEMA = pa.schema(
+  [
+    ('example_id', pa.string()),
+    ('source', pa.dictionary(pa.int32(), pa.string())),
+    ('split', pa.int8()),  # into config.SPLITS
+    ('num_tokens', pa.int32()),
+    ('num_bytes', pa.int32()),  # of the text in UTF-8
+    ('compressed_bytes', pa.int32()),  # of the text under zstd, alone
+    ('content_hash', pa.int64()),  # corpus_index.content_hash
+  ]
+)
+
+
+class TokenStore:
+  """Reads a finished token store; arrays are memory-mapped when asked for."""
+
+  def __init__(self, path: str, manifest: dict[str, Any]):
+    """Opens the store in `path`, whose manifest this is."""
+    self.path = path
+    self.manifest = manifest
+    self.num_parts: int = manifest['num_parts']
+    self.documents_per_part: list[int] = manifest['documents_per_part']
+
+  @classmethod
+  def open(cls, workdir: str) -> 'TokenStore':
+    """The store of a workdir.
+
+    Raises:
+      UserError: it is not finished, or a file is not as large as it was.
+    """
+    path = artifacts.token_store_dir(workdir)
+    manifest = artifacts.open_finished(path, 'token store', 'tokenize')
+    artifacts.check_sizes(path, manifest, 'token store', 'tokenize')
+    return cls(path, manifest)
+
+  @property
+  def fingerprint(self) -> str:
+    """What artifacts made from this store name it by."""
+    return self.manifest['fingerprint']
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of token ids."""
+    return self.manifest['vocab_size']
+
+  @property
+  def bos_id(self) -> int:
+    """The token that the first of a document is conditioned on."""
+    return self.manifest['bos_id']
+
+  @property
+  def eos_id(self) -> int:
+    """The token that ends a document in training."""
+    return self.manifest['eos_id']
+
+  @functools.lru_cache(maxsize=64)  # noqa: B019  A store lives for a stage.
+  def part(self, number: int) -> 'Part':
+    """One part, opened."""
+    name = artifacts.part_name(number, self.num_parts)
+    return Part(posixpath.join(self.path, name))
+
+  def document(self, shard: int, row: int) -> np.ndarray:
+    """The token ids of one example, [num_tokens]."""
+    part = self.part(shard)
+    return part.tokens[part.offsets[row] : part.offsets[row + 1]]
+
+  def unigram_counts(self) -> np.ndarray:
+    """How often each token occurs in the reference split, [V] int64."""
+    counts = np.zeros(self.vocab_size, np.int64)
+    for number in range(self.num_parts):
+      name = artifacts.part_name(number, self.num_parts) + UNIGRAMS
+      counts += np.load(files.local_copy(posixpath.join(self.path, name)))
+    return counts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+  """One part of a store."""
+
+  prefix: str
+
+  @functools.cached_property
+  def tokens(self) -> np.ndarray:
+    """All token ids, [tokens], memory-mapped."""
+    return np.load(files.local_copy(self.prefix + TOKENS), mmap_mode='r')
+
+  @functools.cached_property
+  def offsets(self) -> np.ndarray:
+    """Where each document starts in `tokens`, [documents + 1] int64."""
+    return np.concatenate(
+      [[0], np.cumsum(self.column('num_tokens'), dtype=int)]
+    )
+
+  def table(self, *columns: str) -> pa.Table:
+    """Columns of the documents, in order; all of them if none is named."""
+    return pq.read_table(
+      files.local_copy(self.prefix + DOCUMENTS),
+      columns=list(columns) or None,
+    )
+
+  @functools.lru_cache(maxsize=8)  # noqa: B019
+  def column(self, name: str) -> np.ndarray:
+    """A numeric column of the documents, [documents]."""
+    return self.table(name)[name].to_numpy()
+
+  def rows_of(self, split: str) -> np.ndarray:
+    """The rows of the documents of a split, ascending, int64."""
+    return np.flatnonzero(self.column('split') == SPLITS.index(split))
+
+
+def part_files(
+  documents: list[dict[str, Any]],
+  tokens: list[np.ndarray],
+  vocab_size: int,
+  dtype: type[np.unsignedinteger],
+) -> dict[str, Any]:
+  """The files of a part, by extension, for `Artifact.finish_part`."""
+  flat = np.concatenate(tokens).astype(dtype) if tokens else np.zeros(0, dtype)
+  counts = np.zeros(vocab_size, np.int64)
+  for document, ids in zip(documents, tokens, strict=True):
+    if document['split'] == SPLITS.index('reference'):
+      counts += np.bincount(ids, minlength=vocab_size)
+  table = pa.Table.from_pylist(documents, schema=SCHEMA)
+  return {
+    TOKENS: lambda file: np.save(file, flat),
+    DOCUMENTS: lambda file: pq.write_table(table, file, compression='zstd'),
+    UNIGRAMS: lambda file: np.save(file, counts),
+  }

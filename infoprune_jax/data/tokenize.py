@@ -1,0 +1,246 @@
+"""The stage that turns a corpus into a vocabulary and a token store."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax.config import SPLITS, Config, UserError
+from infoprune_jax.data import (
+  corpus_index,
+  hashing,
+  token_store,
+  vocabulary,
+  workers,
+)
+from infoprune_jax.data.corpus_index import CorpusIndex
+from infoprune_jax.progress import Progress, logger
+
+# A document of 2^31 tokens would not fit the columns of the score table.
+MAX_DOCUMENT_BYTES = 2**31 - 1
+
+
+def run(config: Config, workdir: str) -> None:
+  """Tokenizes the corpus, or returns at once where that is done.
+
+  Raises:
+    UserError: the input is bad, or what is there was made from another.
+  """
+  path = artifacts.token_store_dir(workdir)
+  with files.lock(path):
+    options = _store_options(config)
+    found = files.read_json(f'{path}/{artifacts.MANIFEST}')
+    if found is not None:
+      # The corpus itself may no longer be at hand: options and listing decide.
+      store = artifacts.Artifact(
+        path, 'token store', 'tokenize', options, found['inputs']
+      )
+      store.finished()
+      logger.info(
+        'tokenize: finished before (%d documents), skipped',
+        found['num_documents'],
+      )
+      return
+    index = corpus_index.build(config.corpus)
+    words = _vocabulary(config, workdir, index)
+    store = artifacts.Artifact(
+      path,
+      'token store',
+      'tokenize',
+      options,
+      {'corpus': index.fingerprint(), 'vocabulary': words.hash},
+    )
+    _write(config, store, index, words)
+
+
+def _store_options(config: Config) -> dict[str, Any]:
+  """What of the config decides the bytes of the store."""
+  corpus = config_lib.to_plain(config.corpus)
+  del corpus['num_workers']
+  return {
+    'corpus': corpus,
+    'vocabulary': config_lib.to_plain(config.vocabulary),
+  }
+
+
+def _vocabulary(
+  config: Config, workdir: str, index: CorpusIndex
+) -> vocabulary.Vocabulary:
+  """The vocabulary of the workdir: there already, given, or trained now."""
+  given = (
+    vocabulary.from_file(config.vocabulary.path)
+    if (config.vocabulary.path)
+    else None
+  )
+  inputs = {'model': given.hash} if given else {'corpus': index.fingerprint()}
+  path = artifacts.vocabulary_dir(workdir)
+  artifact = artifacts.Artifact(
+    path,
+    'vocabulary',
+    'tokenize',
+    config_lib.to_plain(config.vocabulary),
+    inputs,
+  )
+  if artifact.finished():
+    return vocabulary.Vocabulary.load(path)
+  words = given or _train_vocabulary(config, index)
+  written = files.write_file(
+    f'{path}/{vocabulary.MODEL_FILE}', lambda file: file.write(words.model)
+  )
+  artifact.finish({vocabulary.MODEL_FILE: written}, hash=words.hash)
+  return words
+
+
+def _train_vocabulary(
+  config: Config, index: CorpusIndex
+) -> vocabulary.Vocabulary:
+  """Trains on a seeded draw from the reference split."""
+  start = time.monotonic()
+  reference = np.flatnonzero(index.split == corpus_index.REFERENCE)
+  keys = hashing.mix(index.content_hash[reference], config.corpus.seed + 1)
+  order = reference[np.argsort(keys, kind='stable')]
+  size = index.num_bytes[order]
+  drawn = order[np.cumsum(size) - size < config.vocabulary.train_bytes]
+  chosen = np.zeros(len(index.split), bool)
+  chosen[drawn] = True
+
+  def lines() -> Iterator[str]:
+    for document in index.documents(chosen):
+      yield from document.text.splitlines(keepends=True)
+
+  words = vocabulary.train(config.vocabulary, lines())
+  logger.info(
+    'tokenize: trained a vocabulary of %d on %d reference documents in %.0f s',
+    words.size,
+    len(drawn),
+    time.monotonic() - start,
+  )
+  return words
+
+
+@dataclasses.dataclass(frozen=True)
+class _PartTask:
+  """What a worker needs to write one part."""
+
+  store: artifacts.Artifact
+  part: int
+  num_parts: int
+  index: CorpusIndex  # of this part alone
+  model: bytes  # of the vocabulary
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(model: bytes) -> vocabulary.Vocabulary:
+  """A vocabulary; a worker opens it once for all its parts."""
+  return vocabulary.Vocabulary(model)
+
+
+def _write_part(task: _PartTask) -> dict[str, Any]:
+  """Tokenizes and writes one part, and returns its marker."""
+  words = _opened(task.model)
+  codec = pa.Codec('zstd', compression_level=3)
+  documents: list[dict[str, Any]] = []
+  tokens: list[np.ndarray] = []
+  everything = np.ones(len(task.index.split), bool)
+  for position, document in enumerate(task.index.documents(everything)):
+    data = document.text.encode()
+    if len(data) > MAX_DOCUMENT_BYTES:
+      raise UserError(
+        f'Document {document.example_id!r} has {len(data)} bytes, the most is '
+        f'{MAX_DOCUMENT_BYTES}: cut it before.'
+      )
+    tokens.append(words.encode(document.text))
+    documents.append(
+      {
+        'example_id': document.example_id,
+        'source': document.source,
+        'split': int(task.index.split[position]),
+        'num_tokens': len(tokens[-1]),
+        'num_bytes': len(data),
+        'compressed_bytes': codec.compress(data).size,
+        'content_hash': int(task.index.content_hash[position]),
+      }
+    )
+  return task.store.finish_part(
+    task.part,
+    task.num_parts,
+    token_store.part_files(documents, tokens, words.size, words.token_dtype),
+    splits=_totals(documents),
+    num_documents=len(documents),
+  )
+
+
+def _totals(documents: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+  """Documents, tokens and bytes of each split."""
+  totals = {name: {'documents': 0, 'tokens': 0, 'bytes': 0} for name in SPLITS}
+  for document in documents:
+    total = totals[SPLITS[document['split']]]
+    total['documents'] += 1
+    total['tokens'] += document['num_tokens']
+    total['bytes'] += document['num_bytes']
+  return totals
+
+
+def _write(
+  config: Config,
+  store: artifacts.Artifact,
+  index: CorpusIndex,
+  words: vocabulary.Vocabulary,
+) -> None:
+  """Writes the parts that are not done, then the manifest."""
+  num_parts = config.corpus.num_parts
+  store.begin()
+  size = np.bincount(index.part, index.num_bytes, num_parts)
+  markers = {
+    part: marker
+    for part in range(num_parts)
+    if (marker := store.finished_part(part, num_parts))
+  }
+  if markers:
+    logger.info(
+      'tokenize: %d of %d parts were done before', len(markers), num_parts
+    )
+  todo = [part for part in range(num_parts) if part not in markers]
+  tasks = [
+    _PartTask(store, part, num_parts, index.restricted_to(part), words.model)
+    for part in todo
+  ]
+  progress = Progress(
+    'tokenize', 'B', size.sum(), done=size[list(markers)].sum()
+  )
+  for part, marker in zip(
+    todo,
+    workers.run_all(_write_part, tasks, config.corpus.num_workers),
+    strict=True,
+  ):
+    markers[part] = marker
+    progress.add(size[part], f'{len(markers)} of {num_parts} parts')
+  ordered = [markers[part] for part in range(num_parts)]
+  splits = {
+    name: {
+      unit: sum(marker['splits'][name][unit] for marker in ordered)
+      for unit in ('documents', 'tokens', 'bytes')
+    }
+    for name in SPLITS
+  }
+  store.finish(
+    {name: file for m in ordered for name, file in m['files'].items()},
+    num_parts=num_parts,
+    documents_per_part=[marker['num_documents'] for marker in ordered],
+    num_documents=sum(s['documents'] for s in splits.values()),
+    num_tokens=sum(s['tokens'] for s in splits.values()),
+    num_bytes=sum(s['bytes'] for s in splits.values()),
+    splits=splits,
+    bad_rows=index.bad_rows,
+    vocab_size=words.size,
+    bos_id=words.bos_id,
+    eos_id=words.eos_id,
+  )
+  progress.finish(
+    f'{sum(s["tokens"] for s in splits.values())} tokens in {num_parts} parts'
+  )
