@@ -1,0 +1,1 @@
+"""The decoder, its loss, its sharding and its checkpoints."""

@@ -1,0 +1,279 @@
+"""The decoder-only language model, in Flax NNX.
+
+Pre-norm RMSNorm (arXiv 1910.07467), rotary positions (arXiv 2104.09864),
+SwiGLU (arXiv 2002.05202), grouped queries (arXiv 2305.13245). Modules name
+logical axes; at the jit boundary parameters are a plain nested dict.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from infoprune_jax.config import ModelConfig
+from infoprune_jax.model import partitioning
+from infoprune_jax.model.attention import attention, matmul_precision
+from infoprune_jax.model.losses import token_nll
+
+ACTIVATION = ('batch', 'length', 'activation_embed')
+
+
+def _param(
+  rngs: nnx.Rngs,
+  shape: tuple[int, ...],
+  deviation: float,
+  axes: tuple[str, ...],
+) -> nnx.Param:
+  """A float32 matrix, normal with this deviation."""
+  value = jax.random.normal(rngs.params(), shape, jnp.float32) * deviation
+  return nnx.Param(value, out_sharding=axes)
+
+
+class RMSNorm(nnx.Module):
+  """x / rms(x), scaled; computed in float32."""
+
+  def __init__(self, config: ModelConfig):
+    self.epsilon = config.norm_epsilon
+    self.scale = nnx.Param(
+      jnp.ones((config.embed_dim,), jnp.float32), out_sharding=('embed',)
+    )
+
+  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    """Normalises the last axis."""
+    x32 = x.astype(jnp.float32)
+    mean_square = jnp.mean(x32 * x32, axis=-1, keepdims=True)
+    normed = x32 * jax.lax.rsqrt(mean_square + self.epsilon)
+    return (normed * self.scale[...]).astype(x.dtype)
+
+
+def rotary(
+  x: Float[Array, 'B T N H'], positions: Int[Array, 'B T'], theta: float
+) -> Float[Array, 'B T N H']:
+  """Turns the two halves of each head by an angle that grows with position."""
+  half = x.shape[-1] // 2
+  frequency = theta ** -(jnp.arange(half, dtype=jnp.float32) / half)
+  angle = positions[..., None, None].astype(jnp.float32) * frequency
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+  return turned.astype(x.dtype)
+
+
+class Attention(nnx.Module):
+  """Rotary self-attention with grouped queries."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.theta = config.rope_theta
+    width, dim = config.embed_dim, config.head_dim
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    kv_axes = ('embed', 'kv_heads', 'head_dim')
+    self.query = _param(
+      rngs, (width, heads, dim), width**-0.5, ('embed', 'heads', 'head_dim')
+    )
+    self.key = _param(rngs, (width, kv_heads, dim), width**-0.5, kv_axes)
+    self.value = _param(rngs, (width, kv_heads, dim), width**-0.5, kv_axes)
+    # Branches add up in the residual stream: they start smaller, as in GPT-2.
+    self.out = _param(
+      rngs,
+      (heads, dim, width),
+      (heads * dim * 2 * config.num_layers) ** -0.5,
+      ('heads', 'head_dim', 'embed'),
+    )
+
+  def __call__(
+    self,
+    x: Float[Array, 'B T D'],
+    positions: Int[Array, 'B T'],
+    segment_ids: Int[Array, 'B T'],
+  ) -> Float[Array, 'B T D']:
+    """Mixes positions within segments, causally."""
+    project = functools.partial(
+      jnp.einsum, 'BTD,DNH->BTNH', x, precision=matmul_precision(x.dtype)
+    )
+    query = project(self.query[...].astype(x.dtype))
+    key = project(self.key[...].astype(x.dtype))
+    value = project(self.value[...].astype(x.dtype))
+    mixed = attention(
+      rotary(query, positions, self.theta),
+      rotary(key, positions, self.theta),
+      value,
+      segment_ids,
+    )
+    return jnp.einsum(
+      'BTNH,NHD->BTD',
+      mixed,
+      self.out[...].astype(x.dtype),
+      precision=matmul_precision(x.dtype),
+    )
+
+
+class MLP(nnx.Module):
+  """SwiGLU: silu(x gate) * (x up), projected down."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    width, hidden = config.embed_dim, config.mlp_dim
+    axes = ('embed', 'mlp')
+    self.gate = _param(rngs, (width, hidden), width**-0.5, axes)
+    self.up = _param(rngs, (width, hidden), width**-0.5, axes)
+    self.down = _param(
+      rngs,
+      (hidden, width),
+      (hidden * 2 * config.num_layers) ** -0.5,
+      ('mlp', 'embed'),
+    )
+
+  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    """Transforms each position by itself."""
+    matmul = functools.partial(jnp.matmul, precision=matmul_precision(x.dtype))
+    gate = matmul(x, self.gate[...].astype(x.dtype))
+    up = matmul(x, self.up[...].astype(x.dtype))
+    return matmul(jax.nn.silu(gate) * up, self.down[...].astype(x.dtype))
+
+
+class Block(nnx.Module):
+  """One layer."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.attention_norm = RMSNorm(config)
+    self.attention = Attention(config, rngs=rngs)
+    self.mlp_norm = RMSNorm(config)
+    self.mlp = MLP(config, rngs=rngs)
+
+  def __call__(
+    self,
+    x: Float[Array, 'B T D'],
+    positions: Int[Array, 'B T'],
+    segment_ids: Int[Array, 'B T'],
+  ) -> Float[Array, 'B T D']:
+    """Adds both branches to the residual stream."""
+    x = x + self.attention(self.attention_norm(x), positions, segment_ids)
+    x = x + self.mlp(self.mlp_norm(x))
+    return partitioning.constrain(x, ACTIVATION)
+
+
+class Decoder(nnx.Module):
+  """Token ids to final hidden states."""
+
+  def __init__(self, config: ModelConfig, vocab_size: int, *, rngs: nnx.Rngs):
+    self.config = config
+    width = config.embed_dim
+    # Small, as in GPT-2: a tied head starts out near uniform.
+    self.embedding = _param(rngs, (vocab_size, width), 0.02, ('vocab', 'embed'))
+
+    @nnx.split_rngs(splits=config.num_layers)
+    @nnx.vmap(transform_metadata={nnx.PARTITION_NAME: 'layers'})
+    def stacked(rngs: nnx.Rngs) -> Block:
+      return Block(config, rngs=rngs)
+
+    self.layers = stacked(rngs)
+    self.final_norm = RMSNorm(config)
+    if not config.tie_embeddings:
+      self.head = _param(
+        rngs, (width, vocab_size), width**-0.5, ('embed', 'vocab')
+      )
+
+  def __call__(
+    self,
+    tokens: Int[Array, 'B T'],
+    positions: Int[Array, 'B T'],
+    segment_ids: Int[Array, 'B T'],
+  ) -> Float[Array, 'B T D']:
+    """Final hidden states, in the dtype of the computation."""
+    dtype = jnp.dtype(self.config.dtype)
+    x = self.embedding[...].astype(dtype)[tokens]
+    x = partitioning.constrain(x, ACTIVATION)
+    graph, stacked = nnx.split(self.layers)
+
+    def one_layer(x, layer):
+      return nnx.merge(graph, layer)(x, positions, segment_ids), None
+
+    if self.config.remat:
+      one_layer = jax.checkpoint(one_layer)
+    x, _ = jax.lax.scan(
+      one_layer,
+      x,
+      stacked,
+      unroll=min(self.config.scan_unroll, self.config.num_layers),
+    )
+    return self.final_norm(x)
+
+  def output_head(self) -> Float[Array, 'D V']:
+    """The projection to the vocabulary, in the dtype of the computation."""
+    dtype = jnp.dtype(self.config.dtype)
+    if self.config.tie_embeddings:
+      return self.embedding[...].astype(dtype).T
+    return self.head[...].astype(dtype)
+
+
+def _build(config: ModelConfig, vocab_size: int, key: Array) -> Decoder:
+  # Shardings are set at the jit boundary, by partitioning's own rules.
+  with nnx.use_eager_sharding(False):
+    return Decoder(config, vocab_size, rngs=nnx.Rngs(key))
+
+
+@functools.lru_cache(maxsize=8)
+def abstract(config: ModelConfig, vocab_size: int) -> tuple[Any, Any]:
+  """The graph of the model and the shapes of its state, without arrays."""
+  graphs = []
+
+  def build() -> Any:
+    graph, state = nnx.split(_build(config, vocab_size, jax.random.key(0)))
+    graphs.append(graph)
+    return state
+
+  state = jax.eval_shape(build)
+  return graphs[0], state
+
+
+def param_shapes(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
+  """A nested dict of `jax.ShapeDtypeStruct`."""
+  return nnx.to_pure_dict(abstract(config, vocab_size)[1])
+
+
+def param_axes(config: ModelConfig, vocab_size: int) -> dict[str, Any]:
+  """The same nested dict of tuples of logical axes."""
+  _, state = abstract(config, vocab_size)
+  axes = jax.tree.map(
+    lambda variable: tuple(variable.out_sharding),
+    state,
+    is_leaf=lambda node: isinstance(node, nnx.Variable),
+  )
+  return nnx.to_pure_dict(axes)
+
+
+def init_params(
+  config: ModelConfig, vocab_size: int, key: Array
+) -> dict[str, Any]:
+  """Fresh float32 parameters; the same on any mesh."""
+  return nnx.to_pure_dict(nnx.state(_build(config, vocab_size, key)))
+
+
+def batch_nll(
+  config: ModelConfig, params: dict[str, Any], batch: dict[str, Array]
+) -> Float[Array, 'B T']:
+  """The NLL of each target of packed rows, nats, float32; padding included.
+
+  Args:
+    config: The model.
+    params: As `init_params`.
+    batch: `decoder_*` arrays of shape [B, T], see `data.packing`.
+  """
+  vocab_size = params['embedding'].shape[0]
+  graph, state = abstract(config, vocab_size)
+  state = jax.tree.map(lambda x: x, state)  # A copy: it is filled in place.
+  nnx.replace_by_pure_dict(state, params)
+  model = nnx.merge(graph, state)
+  hidden = model(
+    batch['decoder_input_tokens'],
+    batch['decoder_positions'],
+    batch['decoder_segment_ids'],
+  )
+  return token_nll(
+    hidden,
+    model.output_head(),
+    batch['decoder_target_tokens'],
+    tile=config.loss_tile,
+  )

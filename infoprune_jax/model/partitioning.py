@@ -1,0 +1,154 @@
+"""The mesh, and how logical axes map to it: the only place that knows.
+
+Model code names logical axes; the table below maps each to mesh axes, in the
+manner of T5X's logical axis rules. The mapping is checked against the mesh and
+every parameter's shape before anything compiles.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from infoprune_jax.config import MeshConfig, UserError
+
+MESH_AXES = ('data', 'fsdp', 'tensor')
+
+# Logical axis -> mesh axes. Parameters are spread over `fsdp` along `embed`
+# and over `tensor` along their other wide axis; activations keep their width
+# whole, so that only the batch and the inner axes of a layer are spread.
+RULES: Mapping[str, tuple[str, ...]] = {
+  'batch': ('data', 'fsdp'),
+  'length': (),
+  'activation_embed': (),
+  'embed': ('fsdp',),
+  'mlp': ('tensor',),
+  'heads': ('tensor',),
+  'kv_heads': ('tensor',),
+  'head_dim': (),
+  'vocab': ('tensor',),
+  'layers': (),
+}
+
+
+def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
+  """The mesh of all devices, in the order that suits their network.
+
+  Raises:
+    UserError: the axes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [config.data, config.fsdp, config.tensor]
+  known = math.prod(size for size in sizes if size != -1)
+  if -1 in sizes and len(devices) % known == 0:
+    sizes[sizes.index(-1)] = len(devices) // known
+  if -1 in sizes or math.prod(sizes) != len(devices):
+    raise UserError(
+      f'mesh.data={config.data}, mesh.fsdp={config.fsdp}, mesh.tensor='
+      f'{config.tensor} must multiply to the {len(devices)} devices there are '
+      f'({devices[0].platform}).'
+    )
+  return jax.make_mesh(
+    sizes,
+    MESH_AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES),
+    devices=devices,
+  )
+
+
+def spec(logical_axes: tuple[str | None, ...]) -> PartitionSpec:
+  """The partition spec of an array with these logical axes.
+
+  Raises:
+    ValueError: an axis is unknown, or two axes want one mesh axis.
+  """
+  unknown = [a for a in logical_axes if a is not None and a not in RULES]
+  if unknown:
+    raise ValueError(f'Unknown logical axes {unknown}: add them to RULES.')
+  mapped = [RULES[axis] if axis else () for axis in logical_axes]
+  used = [name for axes in mapped for name in axes]
+  if len(used) != len(set(used)):
+    raise ValueError(
+      f'Logical axes {logical_axes} map to {mapped}: a mesh axis is used twice.'
+    )
+  return PartitionSpec(*(axes or None for axes in mapped))
+
+
+def sharding(mesh: Mesh, logical_axes: tuple[str | None, ...]) -> NamedSharding:
+  """The sharding of an array with these logical axes."""
+  return NamedSharding(mesh, spec(logical_axes))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of a value that every device holds."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The sharding of a [B, T] batch."""
+  return sharding(mesh, ('batch', 'length'))
+
+
+def shardings(mesh: Mesh, shapes: Any, logical_axes: Any, what: str) -> Any:
+  """A tree of shardings for a tree of arrays or shapes.
+
+  Args:
+    mesh: The mesh.
+    shapes: A tree of whatever has a `shape`.
+    logical_axes: The same tree of tuples of logical axes.
+    what: What the tree is, for the message.
+
+  Raises:
+    UserError: a size is not divisible; parameter, shape, rule and mesh named.
+  """
+
+  def one(path: Any, leaf: Any, axes: tuple[str | None, ...]) -> NamedSharding:
+    for axis, size in zip(axes, leaf.shape, strict=True):
+      ways = math.prod(mesh.shape[name] for name in RULES[axis or 'length'])
+      if size % ways:
+        raise UserError(
+          f'{what} {jax.tree_util.keystr(path)} of shape {leaf.shape} has '
+          f'{axis}={size}, which the rule {axis} -> {RULES[axis or "length"]} '
+          f'spreads over {ways} devices of the mesh {dict(mesh.shape)}: it '
+          'must be divisible.'
+        )
+    return sharding(mesh, axes)
+
+  return jax.tree_util.tree_map_with_path(one, shapes, logical_axes)
+
+
+def check_batch(mesh: Mesh, batch_size: int, name: str) -> None:
+  """Raises `UserError` unless a batch spreads evenly over the mesh."""
+  ways = math.prod(mesh.shape[axis] for axis in RULES['batch'])
+  if batch_size % ways:
+    raise UserError(
+      f'{name}={batch_size} must be divisible by {ways}, the product of the '
+      f'mesh axes {RULES["batch"]} in {dict(mesh.shape)}.'
+    )
+
+
+def constrain(x: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
+  """Pins an activation's sharding, inside `use_mesh` and `jit`."""
+  return jax.lax.with_sharding_constraint(x, spec(logical_axes))
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh) -> Iterator[None]:
+  """Makes `mesh` the one that `constrain` refers to."""
+  with jax.set_mesh(mesh):
+    yield
+
+
+def global_batch(
+  mesh: Mesh, batch: Mapping[str, np.ndarray]
+) -> dict[str, jax.Array]:
+  """Puts this host's rows of a [B, T] batch on its devices."""
+  target = batch_sharding(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(target, values)
+    for name, values in batch.items()
+  }
