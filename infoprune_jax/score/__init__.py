@@ -1,0 +1,1 @@
+"""The information of each example, as a table."""

@@ -1,0 +1,82 @@
+"""The score table: Parquet parts, one row an example, in store order.
+
+Sums and counts, never means; any Parquet reader opens it.
+"""
+
+from collections.abc import Sequence
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+LOSS_SCHEMA = pa.schema(
+  [
+    ('shard', pa.int32()),
+    ('row', pa.int64()),
+    ('example_id', pa.string()),
+    ('source', pa.dictionary(pa.int32(), pa.string())),
+    ('num_tokens', pa.int32()),
+    ('num_bytes', pa.int32()),
+    ('nll_sum', pa.float64()),  # nats
+    ('content_hash', pa.int64()),
+  ]
+)
+SCORE_SCHEMA = pa.schema(
+  [
+    *LOSS_SCHEMA,
+    ('unigram_nll_sum', pa.float64()),  # nats
+    ('compressed_bytes', pa.int32()),
+  ]
+)
+
+
+def part_table(
+  schema: pa.Schema,
+  shard: int,
+  rows: np.ndarray,
+  documents: pa.Table,
+  **sums: np.ndarray,
+) -> pa.Table:
+  """The rows of one part.
+
+  Args:
+    schema: `LOSS_SCHEMA` or `SCORE_SCHEMA`.
+    shard: The part of the store.
+    rows: Which documents of it, [documents] int64.
+    documents: The store's own columns, of all documents of the part.
+    **sums: Further columns, [documents] each.
+  """
+  taken = documents.take(pa.array(rows))
+  columns = {
+    'shard': np.full(len(rows), shard, np.int32),
+    'row': rows,
+    **{name: taken[name] for name in taken.column_names},
+    **sums,
+  }
+  return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def parts(path: str) -> list[str]:
+  """The files of a table, in order."""
+  filesystem, root = fsspec.core.url_to_fs(path)
+  return [
+    filesystem.unstrip_protocol(name) if '://' in path else name
+    for name in sorted(filesystem.glob(f'{root}/part-*.parquet'))
+  ]
+
+
+def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+  """All parts of a table as one, in order.
+
+  Args:
+    path: Its folder.
+    columns: Names; all of them if None.
+  """
+  tables = []
+  for name in parts(path):
+    with fsspec.open(name, 'rb') as file:
+      tables.append(
+        pq.read_table(file, columns=list(columns) if columns else None)
+      )
+  return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
