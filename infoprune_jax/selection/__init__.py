@@ -1,0 +1,1 @@
+"""Rules over the score table, and the keep sets they give. No JAX."""

@@ -1,0 +1,206 @@
+"""Selection rules: which examples of the scored split an arm keeps.
+
+A rule ranks by a SQL expression over the score table, or by chance, and keeps
+one end or the middle of the ranking up to a budget. No global sort: a radix
+selection finds the threshold in a few passes over histograms of weights, and
+what ties there goes by a seeded hash.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from infoprune_jax.config import RuleConfig, UserError
+from infoprune_jax.data.hashing import mix
+from infoprune_jax.progress import logger
+from infoprune_jax.score.table import SCORE_SCHEMA
+
+WEIGHTS = {'tokens': 'num_tokens', 'bytes': 'num_bytes', 'examples': None}
+_DIGIT_BITS = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+  """The scored split, as a rule sees it."""
+
+  table: pa.Table  # the score table
+  index: np.ndarray  # [examples] int64: the document's number in the store
+
+  def __len__(self) -> int:
+    return self.table.num_rows
+
+  def weight(self, unit: str) -> np.ndarray:
+    """What each example takes of a budget, [examples] int64."""
+    column = WEIGHTS[unit]
+    if column is None:
+      return np.ones(len(self), np.int64)
+    return self.table[column].to_numpy().astype(np.int64)
+
+  def groups(self, per: str) -> Iterator[np.ndarray]:
+    """The examples that share a budget, as positions."""
+    if not per:
+      yield np.arange(len(self))
+      return
+    codes = self.table[per].combine_chunks().dictionary_encode()
+    codes = codes.indices.to_numpy(zero_copy_only=False)
+    order = np.argsort(codes, kind='stable')
+    starts = np.flatnonzero(np.diff(codes[order])) + 1
+    yield from np.split(order, starts)
+
+
+def score(examples: Examples, expression: str) -> np.ndarray:
+  """Evaluates a SQL expression for each example.
+
+  Args:
+    examples: Whose columns the expression may name.
+    expression: Of DuckDB's SQL; it can read neither files nor the network.
+
+  Returns:
+    [examples] float64.
+
+  Raises:
+    UserError: it does not parse, names no column, or gives no number.
+  """
+  import duckdb  # Not on machines that only score and train.
+
+  with duckdb.connect(config={'enable_external_access': False}) as connection:
+    connection.register('scores', examples.table)
+    try:
+      relation = connection.sql(
+        f'SELECT CAST(({expression}) AS DOUBLE) AS score FROM scores'
+      )
+      values = relation.to_arrow_table()['score']
+    except duckdb.Error as error:
+      reason = str(error).split('\n')[0]
+      raise UserError(
+        f'The rule expression {expression!r} cannot be evaluated: {reason} '
+        f'Columns are {", ".join(examples.table.column_names)}.'
+      ) from None
+  result = values.to_numpy()
+  missing = int(np.count_nonzero(np.isnan(result)))
+  if missing or len(result) != len(examples):
+    raise UserError(
+      f'The rule expression {expression!r} gives no number for {missing} of '
+      f'{len(examples)} examples: make it one value an example, for instance '
+      'with coalesce(..., 0).'
+    )
+  return result
+
+
+def check(rules: Sequence[RuleConfig], where: str) -> None:
+  """Evaluates the expressions of rules over no example.
+
+  Raises:
+    UserError: one cannot be evaluated; `where` and the expression are named.
+  """
+  nothing = Examples(SCORE_SCHEMA.empty_table(), np.zeros(0, np.int64))
+  for rule in rules:
+    if rule.needs_score:
+      try:
+        score(nothing, rule.score)
+      except UserError as error:
+        raise UserError(f'In {where}: {error}') from None
+
+
+def apply(
+  rules: Sequence[RuleConfig], examples: Examples, draw: int
+) -> np.ndarray:
+  """Applies rules one after another.
+
+  Args:
+    rules: Each keeps a fraction of the whole scored split, out of what the
+      ones before it kept.
+    examples: The scored split.
+    draw: Added to the seed of random rules: the run's seed.
+
+  Returns:
+    [examples] bool.
+  """
+  kept = np.ones(len(examples), bool)
+  for rule in rules:
+    kept = _apply_one(rule, examples, kept, draw)
+  return kept
+
+
+def _apply_one(
+  rule: RuleConfig, examples: Examples, candidates: np.ndarray, draw: int
+) -> np.ndarray:
+  if rule.keep == 'all':
+    return candidates
+  weight = examples.weight(rule.unit)
+  tie = mix(examples.index, rule.seed)
+  if rule.keep == 'random':
+    key = mix(examples.index, rule.seed + draw + 1)
+  else:
+    key = ordered_bits(score(examples, rule.score))
+  if rule.keep == 'top':
+    key = ~key
+  kept = np.zeros(len(examples), bool)
+  for group in examples.groups(rule.per):
+    budget = int(rule.fraction * int(weight[group].sum()))
+    left = group[candidates[group]]
+    if weight[left].sum() < budget:
+      logger.warning(
+        "select: earlier rules left %d of %s's budget of %d %s: all are kept",
+        weight[left].sum(),
+        rule.keep,
+        budget,
+        rule.unit,
+      )
+    if rule.keep == 'middle':
+      trimmed = (int(weight[left].sum()) - budget) // 2
+      low = lowest(key[left], tie[left], weight[left], max(trimmed, 0))
+      left = left[~low]
+    kept[left[lowest(key[left], tie[left], weight[left], budget)]] = True
+  return kept
+
+
+def ordered_bits(values: np.ndarray) -> np.ndarray:
+  """uint64 keys in the order of float64 values; zeros of both signs tie."""
+  bits = (values + 0.0).view(np.uint64)
+  sign = np.uint64(1 << 63)
+  return np.where(bits & sign, ~bits, bits | sign)
+
+
+def lowest(
+  key: np.ndarray, tie: np.ndarray, weight: np.ndarray, budget: int
+) -> np.ndarray:
+  """The longest prefix in (key, tie) order whose weights fit a budget.
+
+  Args:
+    key: [examples] uint64.
+    tie: [examples] uint64, decides between equal keys.
+    weight: [examples] int64.
+    budget: The most that the prefix may weigh.
+
+  Returns:
+    [examples] bool.
+
+  >>> key = np.array([5, 3, 9], np.uint64)
+  >>> lowest(key, key, np.array([1, 1, 1]), 2).tolist()
+  [True, True, False]
+  """
+  kept = np.zeros(len(key), bool)
+  undecided = np.arange(len(key))
+  for values in (key, tie):
+    for shift in range(64 - _DIGIT_BITS, -1, -_DIGIT_BITS):
+      digits = (values[undecided] >> np.uint64(shift)).astype(np.int64)
+      digits &= (1 << _DIGIT_BITS) - 1
+      sums = np.bincount(digits, weight[undecided], 1 << _DIGIT_BITS)
+      total = np.cumsum(sums)
+      # The digit at whose examples the budget runs out.
+      threshold = int(np.searchsorted(total, budget, side='right'))
+      kept[undecided[digits < threshold]] = True
+      if threshold == len(total):
+        return kept
+      budget -= int(total[threshold - 1]) if threshold else 0
+      undecided = undecided[digits == threshold]
+  return kept
+
+
+def needs_scores(rules: Sequence[Any]) -> bool:
+  """Whether any of the rules reads the score table."""
+  return any(rule.needs_score for rule in rules)

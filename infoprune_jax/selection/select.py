@@ -1,0 +1,96 @@
+"""The stage that turns a score table into a keep set for each arm. No JAX."""
+
+import posixpath
+from collections.abc import Sequence
+
+import numpy as np
+
+from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax.config import Config, RuleConfig
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.progress import logger
+from infoprune_jax.score import table
+from infoprune_jax.selection import keep_set, rules as rules_lib, summary
+
+SUMMARY = 'summary.json'
+
+
+def run(config: Config, workdir: str) -> None:
+  """Writes the keep sets of the arms, and what each keeps.
+
+  Raises:
+    UserError: the score table is missing or another store's, or a rule cannot
+      be evaluated.
+  """
+  store = TokenStore.open(workdir)
+  path = artifacts.scores_dir(workdir)
+  scores = artifacts.open_finished(path, 'score table', 'score')
+  artifacts.check_made_from(
+    scores, 'score table', 'token_store', store.manifest, 'token store'
+  )
+  artifacts.check_sizes(path, scores, 'score table', 'score')
+  scored = table.read_table(path)
+  offsets = np.concatenate([[0], np.cumsum(store.documents_per_part)])
+  index = offsets[scored['shard'].to_numpy()] + scored['row'].to_numpy()
+  examples = rules_lib.Examples(scored, index.astype(np.int64))
+  done: set[str] = set()
+  for arm in config.arms:
+    rules = config.select.arms[arm]
+    for seed in config.train.seeds:
+      name = keep_set.selection_name(rules, arm, seed)
+      if name not in done:
+        done.add(name)
+        _select(config, workdir, store, scores, examples, name, rules, seed)
+
+
+def _select(
+  config: Config,
+  workdir: str,
+  store: TokenStore,
+  scores: dict,
+  examples: rules_lib.Examples,
+  name: str,
+  rules: Sequence[RuleConfig],
+  seed: int,
+) -> None:
+  """Writes one keep set, unless it is done."""
+  path = artifacts.keep_set_dir(workdir, name)
+  options = {
+    'rules': config_lib.to_plain(tuple(rules)),
+    'draw': seed if keep_set.draws(rules) else 0,
+  }
+  inputs = {'token_store': store.fingerprint}
+  if rules_lib.needs_scores(rules):
+    inputs['scores'] = scores['fingerprint']
+  artifact = artifacts.Artifact(
+    path, f'keep set {name}', 'select', options, inputs
+  )
+  with files.lock(path):
+    finished = artifact.finished()
+    # The summary of an arm that reads no score still shows the scores' deciles.
+    shown = files.read_json(posixpath.join(path, SUMMARY)) or {}
+    if finished and shown.get('scores') == scores['fingerprint']:
+      logger.info('select: %s finished before, skipped', name)
+      return
+    artifact.begin()
+    kept = rules_lib.apply(rules, examples, options['draw'])
+    scorable = [rule for rule in rules if rule.needs_score]
+    ranking = (
+      rules_lib.score(examples, scorable[-1].score) if scorable else None
+    )
+    found = summary.summarize(
+      examples, kept, ranking, config.report.num_examples
+    )
+    files.write_json(
+      posixpath.join(path, SUMMARY), {'scores': scores['fingerprint'], **found}
+    )
+    mask = np.zeros(sum(store.documents_per_part), bool)
+    mask[examples.index[kept]] = True
+    keep_set.write(artifact, mask, kept=found['kept'], total=found['total'])
+    logger.info(
+      'select: %s keeps %d of %d examples, %.1f%% of tokens',
+      name,
+      found['kept']['examples'],
+      found['total']['examples'],
+      100 * found['kept']['tokens'] / max(found['total']['tokens'], 1),
+    )
