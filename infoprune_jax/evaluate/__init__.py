@@ -1,0 +1,1 @@
+"""Held-out losses of trained models."""

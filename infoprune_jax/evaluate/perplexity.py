@@ -1,0 +1,161 @@
+"""Held-out losses: the scorer, run over documents that nothing trained on."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax.config import Config, EvaluateConfig, ModelConfig
+from infoprune_jax.data import hashing
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.model import checkpoints, partitioning
+from infoprune_jax.progress import Progress, logger
+from infoprune_jax.score import scorer as scorer_lib, table
+
+CURVE_SEED = 1  # Of which held-out documents the curve is over.
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """The loss on a fixed draw of held-out documents, while training."""
+
+  scorer: scorer_lib.Scorer
+  store: TokenStore
+  shard: np.ndarray  # [documents] int64
+  row: np.ndarray  # [documents] int64
+  num_tokens: int
+  num_bytes: int
+
+  def losses(self, params: Any) -> dict[str, float]:
+    """Nats a token and bits a byte."""
+    sums, _ = self.scorer.document_nll(params, self.store, self.shard, self.row)
+    return losses(float(sums.sum()), self.num_tokens, self.num_bytes)
+
+
+def losses(nll_sum: float, num_tokens: int, num_bytes: int) -> dict[str, float]:
+  """Nats a token and bits a byte, out of a sum in nats and counts."""
+  return {
+    'heldout_nll': nll_sum / num_tokens,
+    'heldout_bits_per_byte': nll_sum / np.log(2) / num_bytes,
+  }
+
+
+def make_curve(
+  config: EvaluateConfig, model: ModelConfig, store: TokenStore, mesh: Any
+) -> Curve:
+  """Draws held-out documents, as many as fit into `curve_tokens`."""
+  shard, row = heldout_documents(store)
+  columns = {
+    name: np.concatenate(
+      [
+        store.part(p).column(name)[row[shard == p]]
+        for p in range(store.num_parts)
+      ]
+    )
+    for name in ('num_tokens', 'num_bytes', 'content_hash')
+  }
+  order = np.argsort(
+    hashing.mix(columns['content_hash'], CURVE_SEED), kind='stable'
+  )
+  total = np.cumsum(columns['num_tokens'][order], dtype=np.int64)
+  drawn = np.sort(order[total <= config.curve_tokens])
+  if not len(drawn):  # The first alone is longer: better it than nothing.
+    drawn = order[:1]
+  return Curve(
+    scorer_lib.compile_scorer(model, config.scoring, store.vocab_size, mesh),
+    store,
+    shard[drawn],
+    row[drawn],
+    int(columns['num_tokens'][drawn].sum()),
+    int(columns['num_bytes'][drawn].sum()),
+  )
+
+
+def heldout_documents(store: TokenStore) -> tuple[np.ndarray, np.ndarray]:
+  """Shard and row of each held-out document, in store order, int64."""
+  rows = [store.part(p).rows_of('heldout') for p in range(store.num_parts)]
+  shard = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+  return shard, np.concatenate(rows)
+
+
+def run(config: Config, workdir: str) -> None:
+  """Writes the loss of every held-out document under every trained arm.
+
+  Raises:
+    UserError: a run is missing, or was trained on another corpus.
+  """
+  store = TokenStore.open(workdir)
+  mesh = partitioning.make_mesh(config.mesh)
+  runs = [(arm, seed) for arm in config.arms for seed in config.train.seeds]
+  progress = Progress(
+    'evaluate',
+    'tokens',
+    len(runs) * store.manifest['splits']['heldout']['tokens'],
+  )
+  for arm, seed in runs:
+    path = artifacts.run_dir(workdir, arm, seed)
+    trained = artifacts.open_finished(path, f'run {arm} seed {seed}', 'train')
+    artifacts.check_made_from(
+      trained, f'run {arm}', 'token_store', store.manifest, 'token store'
+    )
+    _evaluate_run(config, workdir, store, mesh, arm, seed, trained, progress)
+
+
+def _evaluate_run(
+  config: Config,
+  workdir: str,
+  store: TokenStore,
+  mesh: Any,
+  arm: str,
+  seed: int,
+  trained: Mapping[str, Any],
+  progress: Progress,
+) -> None:
+  """Evaluates one arm and seed, unless that is done."""
+  path = artifacts.evaluation_dir(workdir, arm, seed)
+  options = config_lib.to_plain(config.evaluate.scoring)
+  del options['batch_size']
+  artifact = artifacts.Artifact(
+    path,
+    'evaluation',
+    'evaluate',
+    options,
+    {'token_store': store.fingerprint, 'run': trained['fingerprint']},
+  )
+  with files.lock(path):
+    if artifact.finished():
+      logger.info('evaluate: %s seed %d finished before, skipped', arm, seed)
+      return
+    artifact.begin()
+    scorer = scorer_lib.compile_scorer(
+      config.model, config.evaluate.scoring, store.vocab_size, mesh
+    )
+    params = checkpoints.load_params(
+      artifacts.run_dir(workdir, arm, seed),
+      trained['step'],
+      scorer_lib.abstract_params(config.model, store.vocab_size, mesh),
+    )
+    shard, row = heldout_documents(store)
+    sums, spent = scorer.document_nll(
+      params, store, shard, row, on_batch=progress.add
+    )
+    written = {}
+    for part in range(store.num_parts):
+      here = shard == part
+      losses_table = table.part_table(
+        table.LOSS_SCHEMA,
+        part,
+        row[here],
+        store.part(part).table(*scorer_lib.DOCUMENT_COLUMNS),
+        nll_sum=sums[here],
+      )
+      written |= artifact.finish_part(
+        part,
+        store.num_parts,
+        {'.parquet': lambda file, t=losses_table: pq.write_table(t, file)},
+      )['files']
+    artifact.finish(written, flops=spent)
+    logger.info('evaluate: %s seed %d done', arm, seed)

@@ -1,0 +1,138 @@
+"""The train state and the compiled step, one for every run of a shape."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from infoprune_jax.config import ModelConfig, TrainingConfig
+from infoprune_jax.data import packing
+from infoprune_jax.model import network, partitioning
+from infoprune_jax.train import optimizer
+
+# It runs once: code for random numbers is slow to optimise, quick to run.
+INIT_COMPILER_OPTIONS = {'xla_backend_optimization_level': 0}
+
+State = dict[str, Any]  # 'params', 'opt_state' and 'step' (int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """Initialisation and training step, compiled for a mesh.
+
+  Every arm and seed of a shape shares one, and the reference model too when
+  its shape is theirs: `compile_program` caches.
+  """
+
+  mesh: Any
+  shapes: State  # of jax.ShapeDtypeStruct, with shardings
+  init: Any  # seed -> State
+  step: Any  # (State, batch) -> (State, metrics); the state is donated
+
+  def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """This host's rows onto its devices."""
+    return partitioning.global_batch(self.mesh, batch)
+
+
+@functools.lru_cache(maxsize=4)
+def compile_program(
+  model: ModelConfig, training: TrainingConfig, vocab_size: int, mesh: Any
+) -> Program:
+  """Compiles the training of a model.
+
+  Raises:
+    UserError: the shapes do not divide over the mesh.
+  """
+  partitioning.check_batch(mesh, training.batch_size, 'training.batch_size')
+  axes = network.param_axes(model, vocab_size)
+  transform = optimizer.make(training, axes)
+  schedule = optimizer.learning_rate_schedule(training)
+
+  def init(seed: jax.Array) -> State:
+    params = network.init_params(model, vocab_size, jax.random.key(seed))
+    return {
+      'params': params,
+      'opt_state': transform.init(params),
+      'step': jnp.zeros((), jnp.int32),
+    }
+
+  def step(state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
+    def loss_fn(params):
+      nll = network.batch_nll(model, params, batch)
+      weights = batch['decoder_loss_weights']
+      tokens = jnp.sum(weights)
+      return jnp.sum(nll * weights) / jnp.maximum(tokens, 1), tokens
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, tokens), grads = grad_fn(state['params'])
+    updates, opt_state = transform.update(
+      grads, state['opt_state'], state['params']
+    )
+    metrics = {
+      'loss': loss,
+      'tokens': tokens,
+      'grad_norm': optax.global_norm(grads),
+      'param_norm': optax.global_norm(state['params']),
+      'learning_rate': schedule(state['step']),
+    }
+    state = {
+      'params': optax.apply_updates(state['params'], updates),
+      'opt_state': opt_state,
+      'step': state['step'] + 1,
+    }
+    return state, metrics
+
+  shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.uint32))
+  shardings = _state_shardings(mesh, shapes, axes, transform)
+  shapes = jax.tree.map(
+    lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
+    shapes,
+    shardings,
+  )
+  batch = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=partitioning.batch_sharding(mesh)
+    ),
+    packing.empty_rows(training.batch_size, training.row_length),
+  )
+  with partitioning.use_mesh(mesh):
+    compiled_step = (
+      jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+      .lower(shapes, batch)
+      .compile()
+    )
+    compiled_init = (
+      jax.jit(init, out_shardings=shardings)
+      .lower(jax.ShapeDtypeStruct((), jnp.uint32))
+      .compile(INIT_COMPILER_OPTIONS)
+    )
+  return Program(
+    mesh,
+    shapes,
+    lambda seed: compiled_init(np.uint32(seed)),
+    compiled_step,
+  )
+
+
+def _state_shardings(
+  mesh: Any, shapes: State, axes: Any, transform: Any
+) -> State:
+  """Optimizer moments are spread as their parameters are."""
+  params = partitioning.shardings(mesh, shapes['params'], axes, 'Parameter')
+  everywhere = partitioning.replicated(mesh)
+  return {
+    'params': params,
+    'opt_state': optax.tree_map_params(
+      transform,
+      lambda _, sharding: sharding,
+      shapes['opt_state'],
+      params,
+      transform_non_params=lambda _: everywhere,
+    ),
+    'step': everywhere,
+  }
