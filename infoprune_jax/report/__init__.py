@@ -1,0 +1,1 @@
+"""What the experiment found, as one HTML page and one JSON file."""

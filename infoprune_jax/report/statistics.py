@@ -1,0 +1,307 @@
+"""Paired differences between arms on held-out texts, and their uncertainty.
+
+Every arm and seed is evaluated on the same documents, so arms are compared
+document by document and seed by seed. The documents are a sample of texts
+within sources, and the sources a sample of the sources one might have asked
+about: the bootstrap resamples both levels. Seeds are few, so their spread is
+given apart, never folded into that interval.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from infoprune_jax.config import UserError
+
+MEASURES = ('bits_per_byte', 'nats_per_token', 'macro_bits_per_byte')
+CONFIDENCE = 0.95
+MIN_SEEDS_FOR_INTERVAL = 3
+
+_LN2 = float(np.log(2.0))
+# Odd and without pattern (2**64 over the golden ratio): the top bit of a
+# product with it depends on every bit of the other factor.
+_MIXER = np.uint64(0x9E3779B97F4A7C15)
+_DRAWS_AT_ONCE = 2**22  # bounds the memory of the bootstrap
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldoutLosses:
+  """Losses of A arms with S seeds on N distinct texts of K sources.
+
+  Copies of a text within a source are one text here: they say the same thing,
+  and to draw them apart would pretend to more evidence than there is. Texts
+  are sorted by source, then by content, whatever the order they came in.
+  """
+
+  arms: tuple[str, ...]  # A names
+  seeds: tuple[int, ...]  # S
+  sources: tuple[str, ...]  # K names, sorted
+  source: np.ndarray  # [N] index into `sources`, ascending
+  content_hash: np.ndarray  # [N] int64
+  num_documents: np.ndarray  # [N] int64, copies counted
+  num_tokens: np.ndarray  # [N] int64
+  num_bytes: np.ndarray  # [N] int64
+  nll_sum: np.ndarray  # [A, S, N] float64, nats
+
+  @classmethod
+  def from_documents(
+    cls,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    sources: Sequence[str],
+    source: np.ndarray,
+    content_hash: np.ndarray,
+    shard: np.ndarray,
+    row: np.ndarray,
+    num_tokens: np.ndarray,
+    num_bytes: np.ndarray,
+    nll_sum: np.ndarray,
+  ) -> 'HeldoutLosses':
+    """Sorts documents, joins copies, and leaves out empty ones.
+
+    Args:
+      arms: A names.
+      seeds: S seeds.
+      sources: Names of sources.
+      source: [D] index of each document's source in `sources`.
+      content_hash: [D] int64, equal for copies.
+      shard: [D] with `row`, what identifies a document.
+      row: [D].
+      num_tokens: [D] tokens scored.
+      num_bytes: [D] bytes of text.
+      nll_sum: [A, S, D] nats, summed over a document's tokens.
+    """
+    names = sorted(sources)
+    code = np.array([names.index(name) for name in sources])[source]
+    # Shard and row fix the order in which copies are summed, so that results
+    # do not depend on the order of documents even in the last bit.
+    order = np.lexsort((row, shard, content_hash, code))
+    order = order[(num_tokens[order] > 0) & (num_bytes[order] > 0)]
+    if not len(order):
+      raise UserError(
+        'The held-out split has no token: raise corpus.heldout_share or add '
+        'documents.'
+      )
+    code, digest = code[order], content_hash[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (code[1:] != code[:-1]) | (digest[1:] != digest[:-1])
+    starts = np.flatnonzero(first)
+
+    def joined(values: np.ndarray, kind: type) -> np.ndarray:
+      return np.add.reduceat(values[..., order].astype(kind), starts, axis=-1)
+
+    present, source = np.unique(code[starts], return_inverse=True)
+    return cls(
+      arms=tuple(arms),
+      seeds=tuple(seeds),
+      sources=tuple(names[k] for k in present),
+      source=source,
+      content_hash=digest[starts],
+      num_documents=np.diff(np.append(starts, len(order))),
+      num_tokens=joined(num_tokens, np.int64),
+      num_bytes=joined(num_bytes, np.int64),
+      nll_sum=joined(nll_sum, np.float64),
+    )
+
+  def where(self, mask: np.ndarray) -> 'HeldoutLosses':
+    """The texts of a boolean mask, and the sources that are left."""
+    present, source = np.unique(self.source[mask], return_inverse=True)
+    return dataclasses.replace(
+      self,
+      sources=tuple(self.sources[k] for k in present),
+      source=source,
+      content_hash=self.content_hash[mask],
+      num_documents=self.num_documents[mask],
+      num_tokens=self.num_tokens[mask],
+      num_bytes=self.num_bytes[mask],
+      nll_sum=self.nll_sum[..., mask],
+    )
+
+  @property
+  def starts(self) -> np.ndarray:
+    """[K] index of the first text of each source."""
+    return np.flatnonzero(np.diff(self.source, prepend=-1))
+
+  def by_source(self, values: np.ndarray) -> np.ndarray:
+    """Sums [..., N] values of texts into [..., K] values of sources."""
+    return np.add.reduceat(values, self.starts, axis=-1)
+
+
+def halves(losses: HeldoutLosses) -> tuple[HeldoutLosses, HeldoutLosses]:
+  """Splits held-out texts in two: one to choose an arm on, one to report.
+
+  The side is a bit mixed out of the content hash: it neither follows the split
+  of the corpus, which reads the same hash, nor parts copies across sources.
+
+  Raises:
+    UserError: one half would be empty.
+  """
+  mixed = losses.content_hash.astype(np.int64).view(np.uint64) * _MIXER
+  report = (mixed >> np.uint64(63)) == 1
+  if report.all() or not report.any():
+    raise UserError(
+      f'The held-out split has too few distinct texts ({len(report)}) to '
+      'choose an arm on one half and report on the other: raise '
+      'corpus.heldout_share.'
+    )
+  return losses.where(~report), losses.where(report)
+
+
+def measures(
+  nll: np.ndarray, num_tokens: np.ndarray, num_bytes: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Each of `MEASURES`, out of sums over the texts of each source.
+
+  All three are linear in `nll`, so differences of losses may be given too.
+
+  >>> tokens, size = np.array([1, 3]), np.array([4, 4])
+  >>> values = measures(np.array([2.0, 4.0]), tokens, size)
+  >>> float(values['nats_per_token'])
+  1.5
+
+  Args:
+    nll: [..., K] nats.
+    num_tokens: [..., K].
+    num_bytes: [..., K].
+  """
+  return {
+    'bits_per_byte': nll.sum(-1) / num_bytes.sum(-1) / _LN2,
+    'nats_per_token': nll.sum(-1) / num_tokens.sum(-1),
+    'macro_bits_per_byte': (nll / num_bytes).mean(-1) / _LN2,
+  }
+
+
+def losses_by_seed(losses: HeldoutLosses) -> dict[str, np.ndarray]:
+  """Each measure, [A, S], over all texts of `losses`."""
+  return measures(
+    losses.by_source(losses.nll_sum),
+    losses.by_source(losses.num_tokens),
+    losses.by_source(losses.num_bytes),
+  )
+
+
+def paired_differences(losses: HeldoutLosses, baseline: int) -> np.ndarray:
+  """[A, N] nats: arm minus baseline, text by text, averaged over seeds.
+
+  Subtracted before anything is summed, so that equal arms differ by exactly
+  zero.
+  """
+  difference = losses.nll_sum - losses.nll_sum[baseline]
+  return difference.mean(axis=1)
+
+
+def difference_intervals(
+  losses: HeldoutLosses, baseline: int, num_samples: int, seed: int
+) -> dict[str, dict[str, np.ndarray]]:
+  """Arm minus baseline in each measure, with percentile intervals.
+
+  A sample of the hierarchical bootstrap draws K sources with replacement, and
+  for each draw of a source as many of its texts, with replacement, as it has.
+  In simulations, with 15 texts a source and sources that differ, 95 % intervals
+  held the truth in 92, 96 and 97 % of 300 trials with 8, 20 and 58 sources; in
+  99 %, being too wide, where sources did not differ at all.
+
+  Args:
+    losses: Of A arms.
+    baseline: Index of the arm that is subtracted.
+    num_samples: Of the bootstrap.
+    seed: Of the bootstrap.
+
+  Returns:
+    For each of `MEASURES`: `{'estimate', 'low', 'high'}`, each [A].
+  """
+  difference = paired_differences(losses, baseline)
+  columns = np.concatenate(
+    [difference, losses.num_tokens[None], losses.num_bytes[None]]
+  ).T
+  sums = resampled_sums(columns, losses.starts, num_samples, seed)
+  samples = measures(
+    np.moveaxis(sums[..., :-2], -1, 0), sums[..., -2], sums[..., -1]
+  )
+  estimates = measures(
+    losses.by_source(difference),
+    losses.by_source(losses.num_tokens),
+    losses.by_source(losses.num_bytes),
+  )
+  tail = (1.0 - CONFIDENCE) / 2.0
+  intervals = {}
+  for measure in MEASURES:
+    low, high = np.quantile(samples[measure], [tail, 1.0 - tail], axis=1)
+    intervals[measure] = {
+      'estimate': estimates[measure],
+      'low': low,
+      'high': high,
+    }
+  return intervals
+
+
+def resampled_sums(
+  values: np.ndarray, starts: np.ndarray, num_samples: int, seed: int
+) -> np.ndarray:
+  """Sums over resampled texts of resampled sources.
+
+  Args:
+    values: [N, F] of texts, sorted by source.
+    starts: [K] index of the first text of each source.
+    num_samples: B.
+    seed: Of the draws.
+
+  Returns:
+    [B, K, F]: for each sample, the sums of each of the K sources it drew.
+  """
+  rng = np.random.default_rng(seed)
+  num_sources = len(starts)
+  drawn = rng.integers(num_sources, size=num_samples * num_sources)
+  sums = np.empty((len(drawn), values.shape[1]))
+  # A source's texts are drawn anew for each time the source is drawn.
+  for k, block in enumerate(np.split(values, starts[1:])):
+    size = len(block)
+    slots = np.flatnonzero(drawn == k)
+    at_once = max(1, _DRAWS_AT_ONCE // size)
+    for first in range(0, len(slots), at_once):
+      chunk = slots[first : first + at_once]
+      picks = rng.integers(size, size=(len(chunk), size))
+      picks += size * np.arange(len(chunk))[:, None]
+      counts = np.bincount(picks.ravel(), minlength=picks.size)
+      sums[chunk] = counts.reshape(picks.shape).astype(np.float64) @ block
+  return sums.reshape(num_samples, num_sources, -1)
+
+
+def student_quantile(degrees: int) -> float:
+  """The two-sided 95 % quantile of Student's t.
+
+  With t = sqrt(degrees) * tan(angle), the density is a power of the cosine.
+
+  >>> round(student_quantile(2), 3)
+  4.303
+  """
+  angle = np.linspace(0.0, np.pi / 2.0, 20_001)
+  density = np.cos(angle) ** (degrees - 1)
+  mass = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2.0))
+  at = np.interp(CONFIDENCE * mass[-1], mass, angle)
+  return float(np.sqrt(degrees) * np.tan(at))
+
+
+def seed_spread(values: np.ndarray) -> dict[str, Any]:
+  """How a quantity varies over seeds.
+
+  Args:
+    values: [S], one for each seed.
+
+  Returns:
+    `values`, their `range` as [lowest, highest], and `interval`: 95 %, by
+    Student's t, or None below `MIN_SEEDS_FOR_INTERVAL` seeds.
+  """
+  count = len(values)
+  interval = None
+  if count >= MIN_SEEDS_FOR_INTERVAL:
+    half = student_quantile(count - 1) * values.std(ddof=1) / np.sqrt(count)
+    interval = [float(values.mean() - half), float(values.mean() + half)]
+  return {
+    'values': [float(value) for value in values],
+    'range': [float(values.min()), float(values.max())],
+    'interval': interval,
+  }

@@ -1,0 +1,304 @@
+"""A synthetic workdir, with losses and keep sets that nobody trained for."""
+
+import dataclasses
+import io
+import json
+import posixpath
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from configs import base
+from infoprune_jax import artifacts, config, files
+from infoprune_jax.report import inputs
+
+HOSTILE_TEXT = '<script>alert("text")</script>\n\t<img src=x onerror=alert(1)>'
+HOSTILE_SOURCE = '<script>alert("source")</script>'
+TRAINED = dict(step=500, tokens=500 * 4096, flops=2e13, num_params=1_200_000)
+# Nats a token above the random arm's.
+EFFECT = {
+  'full': -0.01,
+  'random': 0.0,
+  'top_nll': -0.03,
+  'top_sum': -0.05,
+  'bottom_nll': 0.12,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+  """How large a synthetic workdir is."""
+
+  num_sources: int = 3
+  num_documents: int = 40  # held out, in each source
+  seeds: tuple[int, ...] = (0, 1)
+
+
+def experiment(corpus: Corpus) -> config.Config:
+  """Five arms of the base config."""
+  edits = base.get_config()
+  edits.corpus.sources.web = base.text('web/*.txt')
+  edits.train.seeds = corpus.seeds
+  edits.report.bootstrap_samples = 200
+  edits.report.num_examples = 3
+  return config.from_mapping(edits)
+
+
+def source_names(count: int) -> list[str]:
+  """Names, the first of them hostile."""
+  return [HOSTILE_SOURCE] + [f'source-{k:02d}' for k in range(1, count)]
+
+
+def write_artifact(
+  path: str, tables: list[dict], made_from: dict[str, str], **facts
+) -> str:
+  """An artifact of Parquet parts, finished; returns its fingerprint."""
+  # Fingerprints differ by place, and not by where the test runs.
+  options = {'path': path.split('/demo')[-1]}
+  artifact = artifacts.Artifact(path, 'test', 'test', options, made_from)
+  files = {}
+  for part, columns in enumerate(tables):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    marker = artifact.finish_part(
+      part,
+      len(tables),
+      {'.parquet': lambda file, data=buffer: file.write(data.getvalue())},
+      num_examples=len(columns['shard']),
+    )
+    files.update(marker['files'])
+  return artifact.finish(files, **facts)['fingerprint']
+
+
+def documents(
+  corpus: Corpus, count: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+  """`count` documents a source, some of them copies, without losses."""
+  total = corpus.num_sources * count
+  tokens = rng.lognormal(5.0, 0.8, total).astype(np.int32)
+  tokens[0] = 0
+  content_hash = rng.integers(-(2**63), 2**63, total)
+  content_hash[1::20] = content_hash[0]
+  names = np.repeat(np.array(source_names(corpus.num_sources)), count)
+  return {
+    'shard': (np.arange(total) % 2).astype(np.int32),
+    'row': np.arange(total) // 2,
+    'example_id': np.array([f'id-{i}' for i in range(total)]),
+    'source': pa.array(names).dictionary_encode(),
+    'num_tokens': tokens,
+    'num_bytes': (tokens * 3.7).astype(np.int32),
+    'content_hash': content_hash,
+  }
+
+
+def split_in_two(columns: dict) -> list[dict]:
+  """Two parts, the second with a dictionary of its own."""
+  middle = len(columns['shard']) // 3
+  halves = [
+    {name: values[:middle] for name, values in columns.items()},
+    {name: values[middle:] for name, values in columns.items()},
+  ]
+  for half in halves:
+    half['source'] = half['source'].cast(pa.string()).dictionary_encode()
+  return halves
+
+
+def write_scores(
+  workdir: str,
+  corpus: Corpus,
+  rng: np.random.Generator,
+  made_from: dict[str, str],
+) -> tuple[str, dict, np.ndarray]:
+  """The score table: its fingerprint, its columns, and mean NLLs."""
+  columns = documents(corpus, 300, rng)
+  tokens = columns['num_tokens']
+  mean = np.repeat(rng.normal(3.4, 0.3, corpus.num_sources), 300)
+  mean = mean + rng.gamma(3.0, 0.25, len(tokens)) - 0.7
+  fingerprint = write_artifact(
+    artifacts.scores_dir(workdir),
+    split_in_two(
+      {
+        **columns,
+        'nll_sum': mean * tokens,
+        'unigram_nll_sum': 7.0 * tokens,
+        'compressed_bytes': columns['num_bytes'] // 2,
+      }
+    ),
+    made_from,
+    num_examples=len(tokens),
+    num_tokens=int(tokens.sum()),
+    flops=4e12,
+  )
+  return fingerprint, columns, mean
+
+
+def keep_summary(arm: str, columns: dict, mean: np.ndarray) -> dict:
+  """What an arm keeps, by a smooth rule of its own."""
+  tokens, size = columns['num_tokens'], columns['num_bytes']
+  order = np.argsort(mean)
+  decile = np.empty(len(mean), int)
+  decile[order] = np.minimum(10 * np.cumsum(tokens[order]) // tokens.sum(), 9)
+  kept = {
+    'full': decile >= 0,
+    'random': np.arange(len(mean)) % 2 == 0,
+    'top_nll': decile >= 5,
+    'top_sum': (decile >= 5) ^ (np.arange(len(mean)) % 7 == 0),
+    'bottom_nll': decile < 5,
+  }[arm]
+  names = np.array(columns['source'].to_pylist())
+
+  def counts(mask: np.ndarray) -> dict[str, int]:
+    return {
+      'examples': int(mask.sum()),
+      'tokens': int(tokens[mask].sum()),
+      'bytes': int(size[mask].sum()),
+    }
+
+  def example(i: int) -> dict:
+    return {
+      'shard': int(columns['shard'][i]),
+      'row': int(columns['row'][i]),
+      'example_id': str(columns['example_id'][i]),
+      'source': str(names[i]),
+      'score': float(mean[i]),
+      'num_tokens': int(tokens[i]),
+    }
+
+  scored = arm not in ('full', 'random')
+  return {
+    'total': counts(tokens >= 0),
+    'kept': counts(kept),
+    'sources': [
+      {
+        'source': name,
+        **counts(names == name),
+        **{
+          f'kept_{unit}': value
+          for unit, value in counts(kept & (names == name)).items()
+        },
+      }
+      for name in sorted(set(names.tolist()))
+    ],
+    'deciles': [
+      {
+        'decile': d,
+        'low': float(mean[decile == d].min()),
+        'high': float(mean[decile == d].max()),
+        'tokens': int(tokens[decile == d].sum()),
+        'kept_tokens': int(tokens[kept & (decile == d)].sum()),
+      }
+      for d in range(10)
+    ],
+    'most': [example(i) for i in order[::-1][:3]] if scored else [],
+    'least': [example(i) for i in order[:3]] if scored else [],
+  }
+
+
+def write_run(
+  workdir: str, arm: str, seed: int, rng: np.random.Generator, keep_set: str
+) -> str:
+  """A training run; step 100 was logged twice, by a resume."""
+  path = artifacts.run_dir(workdir, arm, seed)
+  lines = []
+  for step in (0, 50, 100, 100, 200, 300, 400, 500):
+    bits = 1.9 + 2.4 * np.exp(-step / 90.0) + EFFECT[arm] * step / 1500
+    bits += rng.normal(0.0, 0.003)
+    line = {'step': step, 'tokens': step * 4096}
+    lines += [
+      {**line, 'loss': 3.0},
+      {**line, 'heldout_nll': bits * 2.5, 'heldout_bits_per_byte': bits},
+    ]
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  files.write_text(posixpath.join(path, 'metrics.jsonl'), text)
+  epochs = 1.0 if arm == 'full' else 2.0
+  return write_artifact(
+    path, [], {'keep_set': keep_set}, epochs=epochs, **TRAINED
+  )
+
+
+def write_workdir(
+  workdir: str, corpus: Corpus, selection_name: Callable[..., str]
+) -> config.Config:
+  """Every artifact that the report reads."""
+  shown = experiment(corpus)
+  rng = np.random.default_rng(0)
+  counts = {'documents': 1000, 'tokens': 200_000, 'bytes': 700_000}
+  write_artifact(artifacts.vocabulary_dir(workdir), [], {})
+  store = write_artifact(
+    artifacts.token_store_dir(workdir),
+    [],
+    {},
+    num_documents=3000,
+    num_tokens=600_000,
+    num_bytes=2_100_000,
+    splits=dict.fromkeys(config.SPLITS, counts),
+    vocab_size=4096,
+    bad_rows={'empty text': 12},
+  )
+  reference = write_artifact(
+    artifacts.reference_dir(workdir), [], {'token_store': store}, **TRAINED
+  )
+  scores, columns, mean = write_scores(
+    workdir, corpus, rng, {'token_store': store, 'reference': reference}
+  )
+  heldout = documents(corpus, corpus.num_documents, rng)
+  tokens = heldout['num_tokens']
+  nats = 3.4 + rng.normal(0.0, 0.4, len(tokens))
+  tilt = rng.normal(1.0, 0.4, corpus.num_sources)
+  tilt = np.repeat(tilt, corpus.num_documents)
+  for arm in shown.arms:
+    for seed in corpus.seeds:
+      path = artifacts.keep_set_dir(
+        workdir, selection_name(shown.select.arms[arm], arm, seed)
+      )
+      files.write_json(
+        posixpath.join(path, 'summary.json'), keep_summary(arm, columns, mean)
+      )
+      made_from = {'token_store': store}
+      if arm not in ('full', 'random'):
+        made_from['scores'] = scores
+      keep_set = write_artifact(path, [], made_from)
+      run = write_run(workdir, arm, seed, rng, keep_set)
+      mean_nll = nats + EFFECT[arm] * tilt + rng.normal(0.0, 0.01)
+      mean_nll = mean_nll + rng.normal(0.0, 0.05, len(tokens))
+      write_artifact(
+        artifacts.evaluation_dir(workdir, arm, seed),
+        split_in_two({**heldout, 'nll_sum': mean_nll * tokens}),
+        {'token_store': store, 'run': run},
+      )
+  return shown
+
+
+@pytest.fixture(scope='session')
+def make_workdir(
+  tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., tuple[config.Config, str]]:
+  """Writes a workdir of a given size, in a folder of its own."""
+  from infoprune_jax.selection.keep_set import selection_name
+
+  def make(**sizes) -> tuple[config.Config, str]:
+    workdir = str(tmp_path_factory.mktemp('report') / 'demo')
+    return write_workdir(workdir, Corpus(**sizes), selection_name), workdir
+
+  return make
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _hostile_texts() -> Iterator[None]:
+  """Markup, whatever the example: there is no token store to read."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      inputs,
+      'texts_of',
+      lambda workdir, examples: [HOSTILE_TEXT + 'x' * 500 for _ in examples],
+    )
+    yield
+
+
+@pytest.fixture(scope='session')
+def hostile() -> dict[str, str]:
+  """What a corpus may hold: a `text` and the name of a `source`."""
+  return {'text': HOSTILE_TEXT, 'source': HOSTILE_SOURCE}

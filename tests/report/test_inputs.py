@@ -1,0 +1,157 @@
+"""Reading what earlier stages wrote."""
+
+import dataclasses
+import json
+import posixpath
+import shutil
+
+import numpy as np
+import pytest
+
+from infoprune_jax import artifacts, files
+from infoprune_jax.config import UserError
+from infoprune_jax.report import inputs
+from infoprune_jax.score import table
+
+
+@pytest.fixture(scope='module')
+def small(make_workdir):
+  return make_workdir(num_documents=10)
+
+
+@pytest.fixture
+def copied(small, tmp_path):
+  config, workdir = small
+  return config, shutil.copytree(workdir, str(tmp_path / 'copy'))
+
+
+def test_losses_join_parts_with_their_own_dictionaries(small):
+  config, workdir = small
+  losses = inputs.heldout_losses(config, workdir)
+  assert losses.arms == config.arms
+  assert losses.nll_sum.shape == (5, 2, len(losses.source))
+  path = artifacts.evaluation_dir(workdir, 'top_sum', 1)
+  rows = table.read_table(path, ('source', 'nll_sum')).to_pydict()
+  for name in set(rows['source']):
+    expected = sum(
+      nll
+      for nll, source in zip(rows['nll_sum'], rows['source'], strict=True)
+      if source == name
+    )
+    found = losses.by_source(losses.nll_sum[config.arms.index('top_sum'), 1])
+    assert found[losses.sources.index(name)] == pytest.approx(expected)
+
+
+def test_a_missing_run_is_named_with_its_job(copied):
+  config, workdir = copied
+  shutil.rmtree(artifacts.evaluation_dir(workdir, 'top_nll', 1))
+  with pytest.raises(UserError, match=r'top_nll/seed-1 is not there.*evaluate'):
+    inputs.open_upstream(config, workdir)
+
+
+def test_an_artifact_of_another_lineage_is_refused(copied):
+  config, workdir = copied
+  path = posixpath.join(artifacts.run_dir(workdir, 'full', 0), 'manifest.json')
+  manifest = files.read_json(path)
+  files.write_json(path, {**manifest, 'fingerprint': 'f' * 16})
+  with pytest.raises(UserError, match=r'evaluation of full, seed 0 .* f{16}'):
+    inputs.open_upstream(config, workdir)
+
+
+def test_runs_evaluated_on_other_documents_are_refused(small, monkeypatch):
+  config, workdir = small
+
+  read_table = table.read_table
+
+  def shifted(path, columns):
+    rows = read_table(path, columns)
+    return rows.slice(1) if path.endswith('top_nll/seed-1') else rows
+
+  monkeypatch.setattr(table, 'read_table', shifted)
+  with pytest.raises(UserError, match='top_nll/seed-1 holds other documents'):
+    inputs.heldout_losses(config, workdir)
+
+
+def test_a_loss_that_is_not_finite_is_refused(small, monkeypatch):
+  config, workdir = small
+
+  read_table = table.read_table
+
+  def broken(path, columns):
+    rows = read_table(path, columns)
+    if not path.endswith('random/seed-0'):
+      return rows
+    nll = rows['nll_sum'].to_numpy().copy()
+    nll[7] = np.nan
+    at = rows.column_names.index('nll_sum')
+    return rows.set_column(at, 'nll_sum', [nll])
+
+  monkeypatch.setattr(table, 'read_table', broken)
+  with pytest.raises(UserError, match='not finite, in row 7'):
+    inputs.heldout_losses(config, workdir)
+
+
+def test_curve_takes_the_last_line_of_a_step(copied):
+  _, workdir = copied
+  path = posixpath.join(artifacts.run_dir(workdir, 'full', 0), 'metrics.jsonl')
+  lines = [
+    {'step': 0, 'tokens': 0, 'heldout_nll': 1, 'heldout_bits_per_byte': 4.0},
+    {'step': 5, 'tokens': 50, 'loss': 3.0},
+    {'step': 10, 'tokens': 100, 'heldout_bits_per_byte': 3.0},
+    {'step': 10, 'tokens': 100, 'heldout_bits_per_byte': 2.0},
+  ]
+  files.write_text(
+    path, ''.join(json.dumps(line) + '\n' for line in lines) + '{"step'
+  )
+  assert inputs.heldout_curve(workdir, 'full', 0) == {
+    'tokens': [0, 100],
+    'bits_per_byte': [4.0, 2.0],
+  }
+  files.write_text(path, json.dumps(lines[0]) + '\n{"step": 1\n')
+  with pytest.raises(UserError, match=r'jsonl:2 is not JSON'):
+    inputs.heldout_curve(workdir, 'full', 0)
+  files.write_text(
+    path, '{"step": 0, "tokens": 0, "heldout_bits_per_byte": NaN}\n'
+  )
+  with pytest.raises(UserError, match='nan'):
+    inputs.heldout_curve(workdir, 'full', 0)
+
+
+def test_histogram_counts_every_token(small):
+  _, workdir = small
+  histogram = inputs.score_histogram(workdir)
+  assert len(histogram['edges']) == len(histogram['tokens']) + 1
+  manifest = artifacts.open_finished(
+    artifacts.scores_dir(workdir), 'score table', 'score'
+  )
+  assert sum(histogram['tokens']) == manifest['num_tokens']
+
+
+def test_a_damaged_part_is_named(copied):
+  config, workdir = copied
+  path = artifacts.evaluation_dir(workdir, 'full', 1)
+  part = posixpath.join(path, 'part-00001-of-00002.parquet')
+  files.write_text(part, 'short')
+  with pytest.raises(
+    UserError, match=r'part-00001-of-00002\.parquet has 5 byte'
+  ):
+    inputs.open_upstream(config, workdir)
+
+
+def test_deciles_of_another_score_table_are_refused(copied):
+  config, workdir = copied
+  path = artifacts.keep_set_dir(workdir, 'full')
+  path = posixpath.join(path, 'summary.json')
+  summary = files.read_json(path)
+  summary['deciles'][3]['high'] += 1.0
+  files.write_json(path, summary)
+  with pytest.raises(UserError, match='other score deciles'):
+    inputs.keep_summaries(workdir, inputs.open_upstream(config, workdir))
+
+
+def test_runs_short_of_the_budget_are_refused(small):
+  config, workdir = small
+  training = dataclasses.replace(config.train.training, num_steps=600)
+  train = dataclasses.replace(config.train, training=training)
+  with pytest.raises(UserError, match=r'has gone 500 steps, but .* is 600'):
+    inputs.open_upstream(dataclasses.replace(config, train=train), workdir)

@@ -1,0 +1,114 @@
+"""The page: escaped, standing alone, and always written."""
+
+import html.parser
+import logging
+import posixpath
+import re
+
+import pytest
+
+from infoprune_jax import artifacts, files
+from infoprune_jax.report import page
+
+
+class Elements(html.parser.HTMLParser):
+  """Counts tags, and collects attributes and ids."""
+
+  def __init__(self):
+    super().__init__()
+    self.tags, self.attributes, self.text = [], [], []
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes += [(tag, name, value or '') for name, value in attrs]
+
+  def handle_data(self, data):
+    self.text.append(data)
+
+
+@pytest.fixture(scope='module')
+def written(make_workdir):
+  config, workdir = make_workdir(num_documents=20)
+  page.run(config, workdir)
+  path = posixpath.join(artifacts.report_dir(workdir), 'index.html')
+  return config, workdir, files.read_bytes(path).decode()
+
+
+@pytest.fixture(scope='module')
+def elements(written):
+  parser = Elements()
+  parser.feed(written[2])
+  return parser
+
+
+def test_hostile_text_and_names_stay_text(written, elements, hostile):
+  assert elements.tags.count('script') == 1  # Our own.
+  assert 'img' not in elements.tags
+  shown = ''.join(elements.text)
+  for text in hostile.values():
+    assert text not in written[2]
+    assert text in shown  # Yet whole, white space and all.
+
+
+def test_no_attribute_runs_code(elements):
+  assert not [a for a in elements.attributes if a[1].startswith('on')]
+
+
+def test_stands_alone(written, elements):
+  loads = [
+    (tag, name, value)
+    for tag, name, value in elements.attributes
+    if name in ('src', 'href', 'xlink:href', 'data', 'action', 'srcset')
+    and not value.startswith('#')
+  ]
+  assert not loads
+  assert not {'link', 'iframe', 'object', 'embed', 'base'} & set(elements.tags)
+  assert not re.search(r'@import|url\(\s*["\']?(?!#)', written[2])
+  assert "default-src 'none'" in written[2]
+
+
+def test_ids_are_unique(elements):
+  ids = [value for _, name, value in elements.attributes if name == 'id']
+  assert ids and len(ids) == len(set(ids))
+
+
+def test_says_what_was_found_first(written, elements):
+  config, workdir, _ = written
+  found = files.read_json(
+    posixpath.join(artifacts.report_dir(workdir), 'report.json')
+  )
+  shown = ' '.join(''.join(elements.text).split())
+  where = shown.index(found['found'][0])
+  assert where < shown.index('Final losses')
+  assert found['found'][1] in shown
+  for caution in found['cautions']:
+    assert caution in shown
+  for arm in config.arms:
+    assert arm in shown
+  for fingerprint in found['fingerprints'].values():
+    assert fingerprint in shown
+
+
+def test_is_always_rewritten_to_the_same_bytes(written, caplog):
+  config, workdir, text = written
+  path = posixpath.join(artifacts.report_dir(workdir), 'index.html')
+  files.write_text(path, 'stale')
+  with caplog.at_level(logging.INFO, logger='infoprune_jax'):
+    page.run(config, workdir)
+  assert files.read_bytes(path).decode() == text
+  manifest = artifacts.open_finished(
+    artifacts.report_dir(workdir), 'report', 'report'
+  )
+  assert set(manifest['files']) == {'index.html', 'report.json'}
+  assert len(manifest['inputs']) == 4 + 6 + 10 + 10
+  assert f'{manifest["chosen"]} *' in caplog.text  # The final table, in the log.
+
+
+def test_table_is_aligned(written):
+  _, workdir, _ = written
+  found = files.read_json(
+    posixpath.join(artifacts.report_dir(workdir), 'report.json')
+  )
+  lines = page.table(found).splitlines()[:-1]
+  assert len(lines) == 1 + len(found['arms'])
+  assert len({len(line) for line in lines}) == 1
