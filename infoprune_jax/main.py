@@ -1,0 +1,101 @@
+r"""The command line: flags to config, config to stages.
+
+python -m infoprune_jax.main --config=configs/demo.py [--workdir=DIR] \
+    [--job=NAME] [--dry_run] [--config.a.b=value]
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from infoprune_jax import config as config_lib, files, progress
+
+# The stages are imported in `main`: worker processes import this module too,
+# and need neither JAX nor the seconds that it takes.
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'A file in configs/; override with --config.a.b=value.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Where artifacts go. Default: runs/<name of the config>.'
+)
+_JOB = flags.DEFINE_string(
+  'job', None, 'One stage to run. Default: all, in order.'
+)
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Print what would be done and what it costs, and stop.'
+)
+USER_ERROR = 2  # The exit code; 1 is a defect of ours.
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  """Parses flags; what a user mistyped is one message, not a traceback."""
+  try:
+    rest = flags.FLAGS(list(argv))
+    if len(rest) > 1:
+      raise config_lib.UserError(f'Unexpected arguments: {rest[1:]}.')
+    if not flags.FLAGS['config'].present:
+      raise config_lib.UserError('Give --config=configs/demo.py, or your own.')
+    if not os.path.isfile(
+      config_flags.get_config_filename(flags.FLAGS['config'])
+    ):
+      raise config_lib.UserError(
+        'There is no config file '
+        f'{config_flags.get_config_filename(flags.FLAGS["config"])!r}.'
+      )
+    return rest
+  except (flags.Error, AttributeError, KeyError, TypeError) as error:
+    _fail(' '.join(str(error).replace('\\n', ' ').split()))
+  except config_lib.UserError as error:
+    _fail(str(error))
+
+
+def _fail(message: str) -> None:
+  sys.exit(_exit(message))
+
+
+def _exit(message: str) -> int:
+  print(f'infoprune_jax: {message}', file=sys.stderr)
+  return USER_ERROR
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the stages; returns the exit code."""
+  del argv
+  progress.log_to_stderr()
+  logging.set_verbosity(logging.WARNING)  # Orbax says much on every save.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  name = os.path.basename(
+    config_flags.get_config_filename(flags.FLAGS['config'])
+  )
+  workdir = _WORKDIR.value or os.path.join('runs', name.removesuffix('.py'))
+  try:
+    config = config_lib.from_mapping(_CONFIG.value)
+
+    from infoprune_jax import pipeline
+
+    if _DRY_RUN.value:
+      pipeline.dry_run(config, workdir)
+    else:
+      pipeline.run(config, workdir, _JOB.value)
+  except config_lib.UserError as error:
+    return _exit(str(error))
+  except KeyboardInterrupt:
+    print('infoprune_jax: stopped; run it again to go on.', file=sys.stderr)
+    return 130
+  except Exception as error:
+    if not files.is_disk_full(error):
+      raise
+    return _exit(
+      f'No space is left on the device of {workdir}. What is finished is '
+      'kept: free some space and run it again.'
+    )
+  return 0
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=_parse)

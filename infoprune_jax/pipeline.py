@@ -1,0 +1,203 @@
+"""The stages in order, and what they would do."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+
+from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax.config import Config, ModelConfig, TrainingConfig
+from infoprune_jax.data import sources, tokenize, vocabulary
+from infoprune_jax.evaluate import perplexity
+from infoprune_jax.model import flops, network, partitioning
+from infoprune_jax.progress import duration, logger, quantity
+from infoprune_jax.report import page
+from infoprune_jax.score import scorer
+from infoprune_jax.selection import rules, select
+from infoprune_jax.train import runs
+
+JOBS: dict[str, Callable[[Config, str], None]] = {
+  'tokenize': tokenize.run,
+  'reference': runs.run_reference,
+  'score': scorer.run,
+  'select': select.run,
+  'train': runs.run_arms,
+  'evaluate': perplexity.run,
+  'report': page.run,
+}
+
+
+def run(config: Config, workdir: str, job: str | None) -> None:
+  """Runs one stage, or all in order; finished ones are skipped.
+
+  Args:
+    config: The experiment.
+    workdir: Where its artifacts are.
+    job: A key of `JOBS`, or None for all.
+
+  Raises:
+    UserError: as the stages do.
+  """
+  if job is not None:
+    config_lib.check_choice('--job', job, tuple(JOBS))
+  check(config, job)
+  for name in (job,) if job else JOBS:
+    start = time.monotonic()
+    JOBS[name](config, workdir)
+    logger.info('%s: took %s', name, duration(time.monotonic() - start))
+
+
+def check(config: Config, job: str | None) -> None:
+  """Finds what can be wrong with a config before any stage starts.
+
+  Raises:
+    UserError: the first thing found.
+  """
+  if job in (None, 'reference', 'score', 'train', 'evaluate'):
+    mesh = partitioning.make_mesh(config.mesh)
+    for name, section in (
+      ('reference.training', config.reference.training),
+      ('score', config.score),
+      ('train.training', config.train.training),
+      ('evaluate.scoring', config.evaluate.scoring),
+    ):
+      partitioning.check_batch(mesh, section.batch_size, f'{name}.batch_size')
+    for model in (config.reference.model, config.model):
+      scorer.abstract_params(model, _vocab_size(config), mesh)
+  if job in (None, 'select'):
+    for arm in config.arms:
+      rules.check(config.select.arms[arm], f'select.arms.{arm}')
+
+
+def _vocab_size(config: Config) -> int:
+  if config.vocabulary.path:
+    return vocabulary.from_file(config.vocabulary.path).size
+  return config.vocabulary.size
+
+
+def dry_run(config: Config, workdir: str) -> None:
+  """Prints the config, the mesh, the parameters and each stage's cost.
+
+  Raises:
+    UserError: as `run` would.
+  """
+  check(config, None)
+  print(json.dumps(config_lib.to_plain(config), indent=1))
+  mesh = partitioning.make_mesh(config.mesh)
+  print(f'\nMesh {dict(mesh.shape)} of {jax.devices()[0].platform} devices')
+  vocab_size = _vocab_size(config)
+  for name, model in (
+    ('reference.model', config.reference.model),
+    ('model', config.model),
+  ):
+    print(f'\n{name}: {flops.num_params(model, vocab_size):,} parameters')
+    for line in _parameter_table(model, vocab_size):
+      print(f'  {line}')
+  print(f'\nStages in {workdir}')
+  for job, state, cost in _stages(config, workdir, vocab_size):
+    print(f'  {job:10} {state:9} {cost}')
+
+
+def _parameter_table(model: ModelConfig, vocab_size: int) -> Iterator[str]:
+  shapes = jax.tree_util.tree_leaves_with_path(
+    network.param_shapes(model, vocab_size)
+  )
+  axes = jax.tree.leaves(
+    network.param_axes(model, vocab_size),
+    is_leaf=lambda node: isinstance(node, tuple),
+  )
+  for (path, leaf), names in zip(shapes, axes, strict=True):
+    name = '.'.join(str(key.key) for key in path)
+    yield (
+      f'{name:28} {leaf.shape!s:20} {math.prod(leaf.shape):>12,}  '
+      f'{" ".join(names)} -> {partitioning.spec(names)}'
+    )
+
+
+def _stages(
+  config: Config, workdir: str, vocab_size: int
+) -> Iterator[tuple[str, str, str]]:
+  """Name, state and cost of each stage."""
+  inputs = sources.list_files(config.corpus.sources)
+  store = files.read_json(
+    f'{artifacts.token_store_dir(workdir)}/{artifacts.MANIFEST}'
+  )
+  splits = store['splits'] if store else None
+  runs_of = [(a, s) for a in config.arms for s in config.train.seeds]
+  size = quantity(sum(file.size for file in inputs))
+  yield (
+    'tokenize',
+    _state([artifacts.token_store_dir(workdir)]),
+    f'{len(inputs)} files, {size}B as stored',
+  )
+  yield (
+    'reference',
+    _state([artifacts.reference_dir(workdir)]),
+    _training_cost(
+      config.reference.model, config.reference.training, vocab_size, 1
+    ),
+  )
+  yield (
+    'score',
+    _state([artifacts.scores_dir(workdir)]),
+    _scoring_cost(
+      config.reference.model,
+      config.score.row_length,
+      vocab_size,
+      splits and splits['scored']['tokens'],
+    ),
+  )
+  yield 'select', '', f'{len(config.arms)} arms: {", ".join(config.arms)}'
+  yield (
+    'train',
+    _state([artifacts.run_dir(workdir, a, s) for a, s in runs_of]),
+    _training_cost(
+      config.model, config.train.training, vocab_size, len(runs_of)
+    ),
+  )
+  yield (
+    'evaluate',
+    _state([artifacts.evaluation_dir(workdir, a, s) for a, s in runs_of]),
+    _scoring_cost(
+      config.model,
+      config.evaluate.scoring.row_length,
+      vocab_size,
+      splits and splits['heldout']['tokens'] * len(runs_of),
+    ),
+  )
+  yield 'report', '', os.path.join(artifacts.report_dir(workdir), 'index.html')
+
+
+def _state(paths: list[str]) -> str:
+  done = sum(
+    files.read_json(f'{path}/{artifacts.MANIFEST}') is not None
+    for path in paths
+  )
+  if done == len(paths):
+    return 'finished'
+  return f'{done} of {len(paths)}' if done else 'to do'
+
+
+def _training_cost(
+  model: ModelConfig, training: TrainingConfig, vocab_size: int, runs_: int
+) -> str:
+  tokens = training.num_steps * training.batch_size * training.row_length
+  each = flops.training_flops_per_token(model, vocab_size, training.row_length)
+  # Float32 parameters, two moments and a gradient.
+  memory = 16 * flops.num_params(model, vocab_size)
+  return (
+    f'{runs_} x {quantity(tokens)} tokens, {quantity(runs_ * tokens * each)} '
+    f'FLOPs, {quantity(memory)}B of state and gradients'
+  )
+
+
+def _scoring_cost(
+  model: ModelConfig, row_length: int, vocab_size: int, tokens: int | None
+) -> str:
+  if tokens is None:
+    return 'tokens are known once the corpus is tokenized'
+  each = flops.forward_flops_per_token(model, vocab_size, row_length)
+  return f'{quantity(tokens)} tokens, {quantity(tokens * each)} FLOPs'
