@@ -1,7 +1,7 @@
 r"""Five arms on a JSONL corpus of one's own, on a CPU.
 
 Command: python -m infoprune_jax.main --config=configs/jsonl.py \
-    --workdir=runs/mine --config.corpus.sources.mine.paths='data/*.jsonl.zst,'
+    --workdir=runs/mine --config.corpus.sources.mine.paths='data/*.jsonl.zst'
 Expect: about 20 minutes on a 2-core CPU for 9 MB of text.
 
 Rows look like {"id": "news/17", "text": "...", "source": "news"}. Of each

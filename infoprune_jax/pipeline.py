@@ -85,10 +85,11 @@ def dry_run(config: Config, workdir: str) -> None:
     UserError: as `run` would.
   """
   check(config, None)
+  vocab_size = _vocab_size(config)
+  stages = list(_stages(config, workdir, vocab_size))
   print(json.dumps(config_lib.to_plain(config), indent=1))
   mesh = partitioning.make_mesh(config.mesh)
   print(f'\nMesh {dict(mesh.shape)} of {jax.devices()[0].platform} devices')
-  vocab_size = _vocab_size(config)
   for name, model in (
     ('reference.model', config.reference.model),
     ('model', config.model),
@@ -97,7 +98,7 @@ def dry_run(config: Config, workdir: str) -> None:
     for line in _parameter_table(model, vocab_size):
       print(f'  {line}')
   print(f'\nStages in {workdir}')
-  for job, state, cost in _stages(config, workdir, vocab_size):
+  for job, state, cost in stages:
     print(f'  {job:10} {state:9} {cost}')
 
 

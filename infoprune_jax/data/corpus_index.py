@@ -5,6 +5,7 @@ sample, splits by content, and cuts the corpus into parts.
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterator
@@ -110,20 +111,22 @@ class CorpusIndex:
       lines = dict(
         zip(self.line[wanted].tolist(), wanted.tolist(), strict=True)
       )
-      for line, row in sources.read_rows(self.files[file]):
-        index = lines.pop(line, None)
-        if index is None:
-          continue
-        if isinstance(row, sources.BadRow) or content_hash(row.text) != int(
-          self.content_hash[index]
-        ):
-          raise UserError(
-            f'{self.files[file].path} changed while it was being read: start '
-            'again when nothing writes to it.'
-          )
-        yield row
-        if not lines:
-          break
+      # Closed at once when the last wanted row is out, not when collected.
+      with contextlib.closing(sources.read_rows(self.files[file])) as rows:
+        for line, row in rows:
+          index = lines.pop(line, None)
+          if index is None:
+            continue
+          if isinstance(row, sources.BadRow) or content_hash(row.text) != int(
+            self.content_hash[index]
+          ):
+            raise UserError(
+              f'{self.files[file].path} changed while it was being read: '
+              'start again when nothing writes to it.'
+            )
+          yield row
+          if not lines:
+            break
       if lines:
         raise UserError(f'{self.files[file].path} shrank while being read.')
 

@@ -117,7 +117,8 @@ def read_rows(file: InputFile) -> Iterator[tuple[int, Document | BadRow]]:
       if file.config.format == 'text':
         yield 1, _text_file(file, stream.read())
       else:
-        yield from _json_lines(file, io.BufferedReader(stream, 1 << 20))
+        with io.BufferedReader(stream, 1 << 20) as lines:
+          yield from _json_lines(file, lines)
   except (OSError, pa.ArrowInvalid) as error:
     raise UserError(f'{file.path} cannot be read: {error}') from None
 

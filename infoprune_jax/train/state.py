@@ -76,8 +76,8 @@ def compile_program(
     metrics = {
       'loss': loss,
       'tokens': tokens,
-      'grad_norm': optax.global_norm(grads),
-      'param_norm': optax.global_norm(state['params']),
+      'grad_norm': optax.tree.norm(grads),
+      'param_norm': optax.tree.norm(state['params']),
       'learning_rate': schedule(state['step']),
     }
     state = {
