@@ -1,0 +1,65 @@
+"""Eight CPU devices, strict types, and a small corpus of made-up text."""
+
+import os
+
+# Before anything imports JAX. Tests compile much and compute little.
+os.environ['XLA_FLAGS'] = ' '.join(
+  [
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_force_host_platform_device_count=8',
+    '--xla_backend_optimization_level=0',
+  ]
+)
+os.environ['JAX_PLATFORMS'] = 'cpu'
+
+import pytest
+from jaxtyping import install_import_hook
+
+with install_import_hook('infoprune_jax.model', 'beartype.beartype'):
+  import infoprune_jax.model.attention
+  import infoprune_jax.model.losses
+  import infoprune_jax.model.network  # noqa: F401
+
+from small_corpus import small_config, write_corpus
+
+from infoprune_jax import config as config_lib
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+  parser.addoption(
+    '--refresh-goldens',
+    action='store_true',
+    help='Rewrite tests/golden/ from what the code gives now.',
+  )
+
+
+@pytest.fixture(scope='session')
+def corpus_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+  """The made-up corpus."""
+  path = tmp_path_factory.mktemp('corpus') / 'corpus.jsonl'
+  write_corpus(path)
+  return str(path)
+
+
+@pytest.fixture(scope='session')
+def small(corpus_path: str) -> config_lib.Config:
+  """A config that tokenizes, trains and scores in seconds."""
+  return config_lib.from_mapping(small_config(corpus_path))
+
+
+@pytest.fixture(scope='session')
+def store_workdir(small, tmp_path_factory) -> str:
+  """A workdir with the token store of the made-up corpus."""
+  from infoprune_jax.data import tokenize
+
+  workdir = str(tmp_path_factory.mktemp('store'))
+  tokenize.run(small, workdir)
+  return workdir
+
+
+@pytest.fixture(scope='session')
+def store(store_workdir):
+  """That token store, opened."""
+  from infoprune_jax.data.token_store import TokenStore
+
+  return TokenStore.open(store_workdir)

@@ -1,0 +1,62 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from infoprune_jax.evaluate import perplexity
+from infoprune_jax.model import partitioning
+from infoprune_jax.train import state
+
+
+@pytest.fixture(scope='module')
+def mesh(small):
+  return partitioning.make_mesh(small.mesh)
+
+
+def curve(small, store, mesh, tokens):
+  evaluate = dataclasses.replace(small.evaluate, curve_tokens=tokens)
+  return perplexity.make_curve(evaluate, small.model, store, mesh)
+
+
+def test_units():
+  found = perplexity.losses(nll_sum=100.0, num_tokens=50, num_bytes=200)
+  assert found['heldout_nll'] == 2.0
+  assert found['heldout_bits_per_byte'] == pytest.approx(0.5 / math.log(2))
+
+
+def test_heldout_documents_are_all_and_only_those_of_the_split(store):
+  shard, row = perplexity.heldout_documents(store)
+  assert len(shard) == store.manifest['splits']['heldout']['documents']
+  elsewhere, heldout = set(), set()
+  for part in range(store.num_parts):
+    hashes = store.part(part).column('content_hash')
+    inside = np.isin(np.arange(len(hashes)), row[shard == part])
+    heldout |= set(hashes[inside].tolist())
+    elsewhere |= set(hashes[~inside].tolist())
+  # Copies too: nothing trains on what is held out, in any wrapping.
+  assert not heldout & elsewhere
+
+
+def test_curve_keeps_to_its_tokens_and_grows_with_them(small, store, mesh):
+  total = store.manifest['splits']['heldout']['tokens']
+  few = curve(small, store, mesh, total // 3)
+  more = curve(small, store, mesh, total)
+  assert 0 < few.num_tokens <= total // 3
+  assert more.num_tokens == total
+  pairs = [set(zip(c.shard, c.row, strict=True)) for c in (few, more)]
+  assert pairs[0] < pairs[1]
+
+
+def test_curve_is_never_empty(small, store, mesh):
+  assert curve(small, store, mesh, 1).num_tokens > 1
+
+
+def test_untrained_model_is_near_uniform(small, store, mesh):
+  program = state.compile_program(
+    small.model, small.train.training, store.vocab_size, mesh
+  )
+  found = curve(small, store, mesh, 10**6).losses(program.init(0)['params'])
+  assert found['heldout_nll'] == pytest.approx(
+    math.log(store.vocab_size), abs=0.3
+  )

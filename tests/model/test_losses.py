@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from infoprune_jax.model.losses import token_nll
+
+BATCH, LENGTH, WIDTH, VOCAB = 4, 60, 128, 2048
+
+
+@pytest.fixture(scope='module')
+def inputs():
+  rng = np.random.default_rng(0)
+  hidden = rng.normal(size=(BATCH, LENGTH, WIDTH)).astype(np.float32)
+  head = rng.normal(size=(WIDTH, VOCAB)).astype(np.float32) * 0.3
+  targets = rng.integers(0, VOCAB, (BATCH, LENGTH)).astype(np.int32)
+  return hidden, head, targets
+
+
+@pytest.fixture(scope='module')
+def oracle(inputs):
+  """The definition, in float64."""
+  hidden, head, targets = inputs
+  logits = hidden.astype(np.float64) @ head.astype(np.float64)
+  top = logits.max(-1, keepdims=True)
+  log_sum = np.log(np.exp(logits - top).sum(-1)) + top[..., 0]
+  return log_sum - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
+
+
+@pytest.mark.parametrize('tile', [1, 7, 48, BATCH * LENGTH, 10**6])
+def test_equals_the_definition(inputs, oracle, tile):
+  nll = np.asarray(token_nll(*map(jnp.asarray, inputs), tile=tile))
+  assert nll.dtype == np.float32
+  np.testing.assert_allclose(nll, oracle, rtol=0, atol=2e-5)
+  # A document of 240 tokens.
+  relative = nll.astype(np.float64).sum() / oracle.sum() - 1
+  assert abs(relative) < 1e-6
+
+
+def test_gradients_equal_those_of_whole_logits(inputs):
+  hidden, head, targets = map(jnp.asarray, inputs)
+
+  def whole(hidden, head):
+    logits = jnp.einsum('BTD,DV->BTV', hidden, head, precision='highest')
+    logp = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(logp, targets[..., None], -1).mean()
+
+  def tiled(hidden, head):
+    return token_nll(hidden, head, targets, tile=48).mean()
+
+  expected = jax.grad(whole, (0, 1))(hidden, head)
+  found = jax.grad(tiled, (0, 1))(hidden, head)
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def largest(jaxpr) -> int:
+  """The size of the largest array in a program and what it calls."""
+  sizes = [0]
+  for equation in jaxpr.eqns:
+    sizes += [v.aval.size for v in equation.outvars if hasattr(v.aval, 'size')]
+    for value in equation.params.values():
+      inner = getattr(value, 'jaxpr', value)
+      if hasattr(inner, 'eqns'):
+        sizes.append(largest(inner))
+  return max(sizes)
+
+
+@pytest.mark.parametrize('backward', [False, True])
+def test_logits_are_never_held_whole(inputs, backward):
+  hidden, head, targets = map(jnp.asarray, inputs)
+  tile = 48
+
+  def loss(hidden, head):
+    return token_nll(hidden, head, targets, tile=tile).sum()
+
+  function = jax.grad(loss, (0, 1)) if backward else loss
+  size = largest(jax.make_jaxpr(function)(hidden, head).jaxpr)
+  assert size <= max(tile * VOCAB, head.size)
+  assert size < BATCH * LENGTH * VOCAB

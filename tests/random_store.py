@@ -1,0 +1,33 @@
+"""Packed batches of random tokens."""
+
+import numpy as np
+
+from infoprune_jax.data import packing
+
+
+class RandomStore:
+  """Documents of random tokens, in the shape of a token store."""
+
+  bos_id, eos_id, vocab_size = 1, 2, 64
+
+  def __init__(self, lengths: list[int], seed: int = 0):
+    """One part, with a document of each length."""
+    rng = np.random.default_rng(seed)
+    self._documents = [
+      rng.integers(3, self.vocab_size, length).astype(np.uint16)
+      for length in lengths
+    ]
+    self.lengths = np.array(lengths)
+
+  def document(self, shard: int, row: int) -> np.ndarray:
+    """The token ids of one document."""
+    del shard
+    return self._documents[row]
+
+  def packed(
+    self, row_length: int, only: list[int] | None = None
+  ) -> packing.PackedRows:
+    """Documents (all, or some), packed without EOS and without overlap."""
+    rows = np.arange(len(self.lengths)) if only is None else np.array(only)
+    plan = packing.pack(self.lengths[rows], row_length, 0, 0)
+    return packing.PackedRows(self, np.zeros(len(rows), int), rows, plan)

@@ -1,0 +1,140 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_store import RandomStore
+
+from infoprune_jax.config import MeshConfig, UserError
+from infoprune_jax.model import network, partitioning
+from infoprune_jax.score import scorer
+
+LENGTHS = [5, 64, 130, 0, 1, 33, 200, 17, 64, 90]
+
+
+class Part:
+  def __init__(self, lengths):
+    self._lengths = lengths
+
+  def column(self, name):
+    assert name == 'num_tokens'
+    return self._lengths
+
+
+class Store(RandomStore):
+  path = 'a store'
+
+  def part(self, number):
+    assert number == 0
+    return Part(self.lengths)
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  config = MeshConfig(data=1, fsdp=1, tensor=1)
+  return partitioning.make_mesh(config, jax.devices()[:1])
+
+
+@pytest.fixture(scope='module')
+def params(small, mesh):
+  with partitioning.use_mesh(mesh):
+    return network.init_params(small.model, Store.vocab_size, jax.random.key(0))
+
+
+@pytest.fixture(scope='module')
+def score(small, mesh, params):
+  """(store, rows, **edits of the scoring section) -> [documents] float64."""
+
+  def call(store, rows, params=params, **edits):
+    scoring = dataclasses.replace(small.score, **edits)
+    program = scorer.compile_scorer(
+      small.model, scoring, Store.vocab_size, mesh
+    )
+    rows = np.asarray(rows)
+    return program.document_nll(params, store, np.zeros(len(rows), int), rows)
+
+  return call
+
+
+def test_equals_documents_scored_alone(score):
+  store = Store(LENGTHS)
+  together, _ = score(store, range(len(LENGTHS)), row_length=256)
+  alone = [score(store, [d], row_length=256)[0][0] for d in range(len(LENGTHS))]
+  np.testing.assert_allclose(together, alone, rtol=1e-5)
+  assert together[3] == 0.0
+  assert np.all(together[np.array(LENGTHS) > 0] > 0)
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, 8])
+def test_batch_size_does_not_matter(score, batch_size):
+  store = Store(LENGTHS)
+  expected, _ = score(store, range(len(LENGTHS)))
+  found, _ = score(store, range(len(LENGTHS)), batch_size=batch_size)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_windows_score_each_token_once(score, small, mesh, params):
+  """Against windows laid out by hand, one row each."""
+  store, length, overlap = Store(LENGTHS), 64, 16
+  ids = store.document(0, 6).astype(np.int32)
+  inputs = np.concatenate([[store.bos_id], ids[:-1]])
+  expected, counted = 0.0, 0
+  for start in range(0, len(ids), length - overlap):
+    stop = min(start + length, len(ids))
+    row = {
+      'decoder_input_tokens': inputs[start:stop],
+      'decoder_target_tokens': ids[start:stop],
+      'decoder_positions': np.arange(stop - start),
+      'decoder_segment_ids': np.ones(stop - start, np.int32),
+    }
+    batch = {n: np.zeros((1, length), np.int32) for n in row}
+    for name, values in row.items():
+      batch[name][0, : stop - start] = values
+    with partitioning.use_mesh(mesh):
+      batch = jax.tree.map(jnp.asarray, batch)
+      nll = np.asarray(network.batch_nll(small.model, params, batch))[0]
+    first = overlap if start else 0
+    expected += nll[first : stop - start].astype(np.float64).sum()
+    counted += stop - start - first
+    if stop == len(ids):
+      break
+  assert counted == len(ids) == 200
+  found, _ = score(store, [6], row_length=length, window_overlap=overlap)
+  np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+
+
+def test_context_helps_what_a_window_cuts(score):
+  """More overlap, another score: the context reaches the model."""
+  store = Store(LENGTHS)
+  short, _ = score(store, [6], window_overlap=1)
+  long, _ = score(store, [6], window_overlap=48)
+  assert short[0] != long[0]
+
+
+def test_sum_is_in_float64_and_token_order(score):
+  store = Store([40])
+  sums, flops = score(store, [0])
+  assert sums.dtype == np.float64
+  assert flops > 0
+
+
+def test_nan_names_the_document(score, params):
+  broken = jax.tree.map(lambda x: x * np.float32('nan'), params)
+  with pytest.raises(UserError, match=r'shard 0, row 1\) of a store'):
+    score(Store([0, 5, 9]), [0, 1, 2], params=broken)
+
+
+def test_tokens_are_reported_as_they_are_counted(small, mesh, params):
+  program = scorer.compile_scorer(
+    small.model, small.score, Store.vocab_size, mesh
+  )
+  seen = []
+  program.document_nll(
+    params,
+    Store(LENGTHS),
+    np.zeros(len(LENGTHS), int),
+    np.arange(len(LENGTHS)),
+    on_batch=seen.append,
+  )
+  assert sum(seen) == sum(LENGTHS)

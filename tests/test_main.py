@@ -1,0 +1,169 @@
+"""The command line, as a user meets it: what is wrong is said in one message."""
+
+import errno
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from small_corpus import small_config
+
+from infoprune_jax import artifacts, config as config_lib, files, main, pipeline
+
+ROOT = pathlib.Path(__file__).parent.parent
+JSONL = 'configs/jsonl.py'
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+  """`python -m infoprune_jax.main` with these arguments."""
+  return subprocess.run(
+    [sys.executable, '-m', 'infoprune_jax.main', *arguments],
+    cwd=ROOT,
+    env={**os.environ, 'XLA_FLAGS': '', **environment},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'expected'),
+  [
+    ([], 'Give --config'),
+    (['--config=configs/demoo.py'], "no config file 'configs/demoo.py'"),
+    ([f'--config={JSONL}', '--jobb=score'], 'Did you mean: job'),
+    ([f'--config={JSONL}', 'score'], "Unexpected arguments: ['score']"),
+    (
+      [f'--config={JSONL}', '--config.train.trainin.num_steps=3'],
+      'Did you mean "training"',
+    ),
+    (
+      [f'--config={JSONL}', '--config.train.training.num_steps=many'],
+      "invalid literal for int() with base 10: 'many'",
+    ),
+    (
+      [f'--config={JSONL}', '--config.select.arms.top_nll.keep=topp'],
+      "In config.select.arms.top_nll: select.keep must be one of 'top', "
+      "'bottom', 'middle', 'random', 'all', got 'topp'. Did you mean 'top'?",
+    ),
+    (
+      [f'--config={JSONL}', '--job=scroe'],
+      "--job must be one of 'tokenize', 'reference', 'score', 'select', "
+      "'train', 'evaluate', 'report', got 'scroe'. Did you mean 'score'?",
+    ),
+    (
+      [f'--config={JSONL}', '--config.mesh.data=3'],
+      'must multiply to the 1 devices',
+    ),
+    (
+      [
+        f'--config={JSONL}',
+        '--config.corpus.sources.mine.paths=nowhere/*.jsonl',
+      ],
+      "corpus.sources.mine.paths: no file matches 'nowhere/*.jsonl'",
+    ),
+    (
+      [
+        f'--config={JSONL}',
+        '--job=select',
+        '--config.select.arms.top_nll.score=nll_sums',
+      ],
+      'nll_sums',
+    ),
+    ([f'--config={JSONL}', '--job=score'], 'Run --job=tokenize first'),
+  ],
+)
+def test_a_mistake_is_one_message(arguments, expected, tmp_path):
+  result = run(*arguments, f'--workdir={tmp_path / "run"}')
+  assert result.returncode == main.USER_ERROR, result.stderr
+  assert 'Traceback' not in result.stderr
+  assert expected in result.stderr
+  left = [p for p in tmp_path.rglob('*') if p.is_file() and p.name != '.lock']
+  assert not left
+
+
+def test_dry_run_prints_and_writes_nothing(tmp_path, corpus_path):
+  workdir = tmp_path / 'run'
+  result = run(
+    f'--config={JSONL}',
+    f'--workdir={workdir}',
+    '--dry_run',
+    f'--config.corpus.sources.mine.paths={corpus_path}',
+  )
+  assert result.returncode == 0, result.stderr
+  for word in (
+    '"num_steps": 180',
+    'embedding',
+    'vocab embed',
+    'FLOPs',
+    'to do',
+  ):
+    assert word in result.stdout
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ('line', 'expected'),
+  [
+    (b'{"id": "x", "text": "abc", "source"', 'broken JSON'),
+    (b'{"id": "x", "text": 7, "source": "s"}', 'text is not a string'),
+    (b'{"id": "x", "text": " ", "source": "s"}', 'empty text'),
+    (b'{"id": "x", "text": "\xff", "source": "s"}', 'not UTF-8'),
+    (b'{"id": "doc-4", "text": "abc", "source": "s"}', 'has the id of'),
+  ],
+)
+def test_a_bad_row_is_refused_or_counted(
+  line, expected, corpus_path, tmp_path, caplog
+):
+  path = tmp_path / 'corpus.jsonl'
+  good = pathlib.Path(corpus_path).read_bytes()
+  number = good.count(b'\n') + 1
+  path.write_bytes(good + line + b'\n')
+  config = small_config(str(path))
+  config.corpus.on_bad_row = 'refuse'
+  workdir = str(tmp_path / 'run')
+  with pytest.raises(config_lib.UserError) as error:
+    pipeline.run(config_lib.from_mapping(config), workdir, 'tokenize')
+  assert f'{path}:{number}' in str(error.value)
+  assert expected in str(error.value)
+  assert "on_bad_row='drop'" in str(error.value)
+  config.corpus.on_bad_row = 'drop'
+  pipeline.run(config_lib.from_mapping(config), workdir, 'tokenize')
+  store = artifacts.token_store_dir(workdir)
+  counted = files.read_json(f'{store}/manifest.json')['bad_rows']
+  assert sum(counted.values()) == 1
+
+
+def test_a_full_disk_is_one_message(monkeypatch, capsys, tmp_path):
+  """The writer's own clean-up is tested with files.write_file."""
+
+  def fail(config, workdir, job):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(pipeline, 'run', fail)
+  monkeypatch.chdir(ROOT)
+  main._parse(['main', f'--config={JSONL}', f'--workdir={tmp_path}'])
+  assert main.main([]) == main.USER_ERROR
+  assert 'No space is left' in capsys.readouterr().err
+
+
+def test_every_config_does_a_dry_run(corpus_path, tmp_path):
+  names = sorted(
+    path.name
+    for path in (ROOT / 'configs').glob('*.py')
+    if path.stem not in ('base', '__init__')
+  )
+  assert 'demo.py' in names and 'jsonl.py' in names
+  for name in names:
+    edits = (
+      [f'--config.corpus.sources.mine.paths={corpus_path}']
+      if name == 'jsonl.py'
+      else []
+    )
+    result = run(
+      f'--config=configs/{name}', f'--workdir={tmp_path}', '--dry_run', *edits
+    )
+    assert result.returncode == 0, (name, result.stderr)
+    assert json.loads(result.stdout.split('\n\nMesh')[0])['train']['seeds']
