@@ -101,7 +101,9 @@ def test_is_always_rewritten_to_the_same_bytes(written, caplog):
   )
   assert set(manifest['files']) == {'index.html', 'report.json'}
   assert len(manifest['inputs']) == 4 + 6 + 10 + 10
-  assert f'{manifest["chosen"]} *' in caplog.text  # The final table, in the log.
+  assert (
+    f'{manifest["chosen"]} *' in caplog.text
+  )  # The final table, in the log.
 
 
 def test_table_is_aligned(written):
