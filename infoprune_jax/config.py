@@ -6,6 +6,7 @@ names, types, units and what is refused. Standard library only.
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -42,12 +43,17 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def check_positive(section: str, instance: Any, *names: str) -> None:
-  """Raises `UserError` unless each named field is above zero."""
-  for name in names:
-    if not getattr(instance, name) > 0:
-      raise UserError(
-        f'{section}.{name} must be positive, got {getattr(instance, name)}.'
-      )
+  """Raises `UserError` unless fields (all numbers if none is named) are > 0."""
+  for name, value in vars(instance).items():
+    meant = type(value) in (int, float) and (name in names or not names)
+    if meant and not 0 < value < math.inf:
+      raise UserError(f'{section}.{name} must be positive, got {value}.')
+
+
+def check_seeds(name: str, *seeds: int) -> None:
+  """Raises `UserError` unless seeds are what every generator takes."""
+  for seed in seeds:
+    check_range(name, seed, 0, 2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +105,7 @@ class CorpusConfig:
       'corpus.max_bytes_per_source', self.max_bytes_per_source, 0, 2**62
     )
     check_range('corpus.num_workers', self.num_workers, 0, 4096)
+    check_seeds('corpus.seed', self.seed)
     check_positive('corpus', self, 'num_parts')
 
 
@@ -113,7 +120,7 @@ class VocabularyConfig:
 
   def __post_init__(self):
     check_choice('vocabulary.type', self.type, VOCABULARY_TYPES)
-    check_positive('vocabulary', self, 'train_bytes')
+    check_positive('vocabulary', self)
     # 256 byte pieces, four special ones, and something beyond them.
     check_range('vocabulary.size', self.size, 320, 2**20)
 
@@ -138,20 +145,7 @@ class ModelConfig:
 
   def __post_init__(self):
     check_choice('model.dtype', self.dtype, DTYPES)
-    check_positive(
-      'model',
-      self,
-      'num_layers',
-      'embed_dim',
-      'mlp_dim',
-      'num_heads',
-      'num_kv_heads',
-      'head_dim',
-      'rope_theta',
-      'norm_epsilon',
-      'scan_unroll',
-      'loss_tile',
-    )
+    check_positive('model', self)
     if self.num_heads % self.num_kv_heads:
       raise UserError(
         'model.num_kv_heads must divide model.num_heads, got '
@@ -198,20 +192,13 @@ class TrainingConfig:
   max_checkpoints: int  # the newest are kept
 
   def __post_init__(self):
+    sizes = ('num_steps', 'batch_size', 'row_length', 'max_checkpoints')
+    every = ('log_every', 'eval_every', 'checkpoint_every')
     check_positive(
-      'training',
-      self,
-      'num_steps',
-      'batch_size',
-      'row_length',
-      'learning_rate',
-      'max_grad_norm',
-      'log_every',
-      'eval_every',
-      'checkpoint_every',
-      'max_checkpoints',
+      'training', self, 'learning_rate', 'max_grad_norm', *sizes, *every
     )
     check_range('training.warmup_steps', self.warmup_steps, 0, self.num_steps)
+    check_range('training.weight_decay', self.weight_decay, 0.0, 1e6)
     check_range('training.beta1', self.beta1, 0.0, 1.0)
     check_range('training.beta2', self.beta2, 0.0, 1.0)
     check_range(
@@ -229,6 +216,9 @@ class ReferenceConfig:
   model: ModelConfig
   training: TrainingConfig
   seed: int
+
+  def __post_init__(self):
+    check_seeds('reference.seed', self.seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -265,6 +255,7 @@ class RuleConfig:
     check_choice('select.keep', self.keep, KEEP_KINDS)
     check_choice('select.unit', self.unit, UNITS)
     check_choice('select.per', self.per, PER)
+    check_seeds('select.seed', self.seed)
     if not 0.0 < self.fraction <= 1.0:
       raise UserError(
         f'select.fraction must be in (0, 1], got {self.fraction}.'
@@ -304,8 +295,11 @@ class TrainConfig:
   training: TrainingConfig
 
   def __post_init__(self):
+    check_seeds('train.seeds', *self.seeds)
     if not self.seeds or len(set(self.seeds)) != len(self.seeds):
       raise UserError(f'train.seeds must be distinct, got {self.seeds}.')
+    if len(set(self.arms)) != len(self.arms):
+      raise UserError(f'train.arms must be distinct, got {self.arms}.')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -316,7 +310,7 @@ class EvaluateConfig:
   curve_tokens: int  # of the held-out split, scored while training
 
   def __post_init__(self):
-    check_positive('evaluate', self, 'curve_tokens')
+    check_positive('evaluate', self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -328,7 +322,7 @@ class ReportConfig:
   num_examples: int  # shown at each end of the score
 
   def __post_init__(self):
-    check_positive('report', self, 'bootstrap_samples', 'num_examples')
+    check_positive('report', self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -378,6 +372,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
   if dataclasses.is_dataclass(kind):
     return _build_section(kind, value, where)
   if origin is Mapping:
+    if not hasattr(value, 'items'):
+      raise UserError(f'In {where}: expected a section, got {value!r}.')
     return {
       name: _build(arguments[1], item, f'{where}.{name}')
       for name, item in value.items()
@@ -385,6 +381,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
   if origin is tuple:
     # One rule alone needs no tuple around it.
     items = (value,) if hasattr(value, 'items') else value
+    if not isinstance(items, tuple | list):
+      raise UserError(f'In {where}: expected a tuple, got {value!r}.')
     return tuple(_build(arguments[0], item, where) for item in items)
   if kind is float and type(value) is int:
     return float(value)

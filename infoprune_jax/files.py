@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import posixpath
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -59,9 +60,11 @@ def write_file(path: str, write: Callable[[Any], None]) -> dict[str, Any]:
   filesystem, name = fsspec.core.url_to_fs(path)
   filesystem.makedirs(posixpath.dirname(name), exist_ok=True)
   if not is_local(path):
-    with filesystem.open(name, 'wb') as file:  # Object stores commit at close.
+    with tempfile.NamedTemporaryFile() as file:  # Then uploaded in one go.
       writer = _HashingWriter(file)
       write(writer)
+      file.flush()
+      filesystem.put_file(file.name, name)
     return {'sha256': writer.sha256.hexdigest(), 'bytes': writer.size}
   temporary = name + '.tmp'
   try:

@@ -26,12 +26,10 @@ def duration(seconds: float) -> str:
 
 def quantity(value: float) -> str:
   """A count or rate with a metric prefix: 12345 is '12.3k'."""
-  for limit, prefix in ((1e18, 'E'), (1e15, 'P'), (1e12, 'T'), (1e9, 'G')):
-    if value >= limit:
-      return f'{value / limit:.3g}{prefix}'
-  if value >= 1e6:
-    return f'{value / 1e6:.3g}M'
-  return f'{value / 1e3:.3g}k' if value >= 1e3 else f'{value:.3g}'
+  for exponent, prefix in zip((18, 15, 12, 9, 6, 3), 'EPTGMk', strict=True):
+    if value >= 0.9995 * 10**exponent:  # What rounds up to the prefix has it.
+      return f'{value / 10**exponent:.3g}{prefix}'
+  return f'{value:.3g}'
 
 
 class Progress:

@@ -161,50 +161,52 @@ def _assemble(
   indices: list[FileIndex],
 ) -> CorpusIndex:
   names = sorted({name for index in indices for name in index.source_names})
-  code = {name: number for number, name in enumerate(names)}
+  column = _columns(names, indices)
+  bad = sum(
+    (collections.Counter(i.bad_rows) for i in indices), collections.Counter()
+  )
+  kept = _first_of_each_id(config, files, column, bad)
+  for reason, count in sorted(bad.items()):
+    logger.warning('tokenize: dropped %d rows: %s', count, reason)
+  if config.max_bytes_per_source:
+    kept = _draw(config, column, kept, names)
+  if not kept.any():
+    raise UserError('corpus.sources hold no document.')
+  column = {name: values[kept] for name, values in column.items()}
+  # Contiguous parts of about equal size, whatever the number of workers.
+  before = np.cumsum(column['num_bytes']) - column['num_bytes']
+  part = before * config.num_parts // max(column['num_bytes'].sum(), 1)
+  return CorpusIndex(
+    files,
+    column['file'],
+    column['line'],
+    column['num_bytes'],
+    column['content_hash'],
+    _split(config, column['content_hash']),
+    part.astype(np.int32),
+    dict(bad),
+  )
+
+
+def _columns(
+  names: list[str], indices: list[FileIndex]
+) -> dict[str, np.ndarray]:
+  """The documents of all files, with the number of file and source."""
+  number = {name: position for position, name in enumerate(names)}
   column = {
     name: np.concatenate([getattr(index, name) for index in indices])
     for name in ('line', 'num_bytes', 'content_hash', 'id_hash')
   }
   column['file'] = np.repeat(
-    np.arange(len(files), dtype=np.int32), [len(i.line) for i in indices]
+    np.arange(len(indices), dtype=np.int32), [len(i.line) for i in indices]
   )
-  source = np.concatenate(
+  column['source'] = np.concatenate(
     [
-      np.array([code[n] for n in index.source_names], np.int32)[index.source]
+      np.array([number[n] for n in index.source_names], np.int32)[index.source]
       for index in indices
     ]
   )
-  bad = sum(
-    (collections.Counter(i.bad_rows) for i in indices), start=_no_rows()
-  )
-  kept = _first_of_each_id(config, files, column, bad)
-  if config.max_bytes_per_source:
-    kept &= _draw(config, column, source)
-  if not kept.any():
-    raise UserError('corpus.sources hold no document.')
-  column = {name: values[kept] for name, values in column.items()}
-  for reason, count in sorted(bad.items()):
-    logger.warning('tokenize: dropped %d rows: %s', count, reason)
-  del column['id_hash']
-  split = _split(config, column['content_hash'])
-  for number, name in enumerate(SPLITS):
-    if not (split == number).any():
-      raise UserError(
-        f'The {name} split is empty: {len(split)} documents are too few for '
-        f'corpus.reference_share={config.reference_share} and '
-        f'corpus.heldout_share={config.heldout_share}.'
-      )
-  # Contiguous parts of about equal size, whatever the number of workers.
-  before = np.cumsum(column['num_bytes']) - column['num_bytes']
-  part = before * config.num_parts // max(column['num_bytes'].sum(), 1)
-  return CorpusIndex(
-    files, split=split, part=part.astype(np.int32), bad_rows=dict(bad), **column
-  )
-
-
-def _no_rows() -> collections.Counter[str]:
-  return collections.Counter()
+  return column
 
 
 def _first_of_each_id(
@@ -244,11 +246,22 @@ def _where(
 
 
 def _draw(
-  config: CorpusConfig, column: dict[str, np.ndarray], source: np.ndarray
+  config: CorpusConfig,
+  column: dict[str, np.ndarray],
+  kept: np.ndarray,
+  names: list[str],
 ) -> np.ndarray:
   """A mask of a seeded draw of whole documents, about the limit a source."""
   limit = config.max_bytes_per_source
-  fits = np.flatnonzero(column['num_bytes'] <= limit)
+  source = column['source']
+  fits = np.flatnonzero(kept & (column['num_bytes'] <= limit))
+  for missing in np.setdiff1d(source[kept], source[fits]):
+    logger.warning(
+      'tokenize: no document of source %s is as short as '
+      'corpus.max_bytes_per_source=%d: none is drawn',
+      names[missing],
+      limit,
+    )
   keys = mix(column['id_hash'][fits], config.seed)
   order = fits[np.lexsort((keys, source[fits]))]
   size = column['num_bytes'][order]
@@ -259,6 +272,11 @@ def _draw(
   drawn = np.zeros(len(source), bool)
   # The last document is in if that brings the source closer to the limit.
   drawn[order] = before + size // 2 <= limit
+  if not drawn.any():
+    raise UserError(
+      f'corpus.max_bytes_per_source={limit} is less than any document has: '
+      'raise it, or set it to 0 for everything.'
+    )
   return drawn
 
 
@@ -268,4 +286,11 @@ def _split(config: CorpusConfig, hashes: np.ndarray) -> np.ndarray:
   split = np.full(len(hashes), SCORED, np.int8)
   split[point < config.reference_share + config.heldout_share] = HELDOUT
   split[point < config.reference_share] = REFERENCE
+  for number, name in enumerate(SPLITS):
+    if not (split == number).any():
+      raise UserError(
+        f'The {name} split is empty: {len(split)} documents are too few for '
+        f'corpus.reference_share={config.reference_share} and '
+        f'corpus.heldout_share={config.heldout_share}.'
+      )
   return split

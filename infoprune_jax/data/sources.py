@@ -9,6 +9,7 @@ import io
 import json
 import os
 import posixpath
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -66,20 +67,32 @@ def list_files(sources: Mapping[str, SourceConfig]) -> list[InputFile]:
   """
   files = []
   for source, config in sources.items():
+    found = [_matches(source, path) for path in config.paths]
+    # Names are relative to what all paths of a source share: no two are alike.
+    root = _shared_folder([root for root, _ in found])
     seen = set()
-    for path in config.paths:
-      for file in _matches(source, config, path):
-        if file.path not in seen:  # Globs may overlap.
-          seen.add(file.path)
-          files.append(file)
+    for path, size in (file for _, matches in found for file in matches):
+      if path not in seen:  # Globs may overlap.
+        seen.add(path)
+        name = posixpath.relpath(path, root) if root else path
+        # A name may hold bytes that are no UTF-8; an id may not.
+        name = os.fsencode(name).decode('utf-8', 'backslashreplace')
+        files.append(InputFile(source, config, path, name, size))
   return files
 
 
-def _matches(source: str, config: SourceConfig, path: str) -> list[InputFile]:
+def _shared_folder(folders: list[str]) -> str:
+  try:
+    return posixpath.commonpath(folders)
+  except ValueError:  # On different file systems.
+    return ''
+
+
+def _matches(source: str, path: str) -> tuple[str, list[tuple[str, int]]]:
+  """The folder that a path names, and the files it matches, with sizes."""
   filesystem, pattern = fsspec.core.url_to_fs(os.path.expanduser(path))
   if any(character in pattern for character in '*?['):
-    fixed = pattern.split('*')[0].split('?')[0].split('[')[0]
-    root = posixpath.dirname(fixed)
+    root = posixpath.dirname(re.split(r'[*?[]', pattern)[0])
     found = filesystem.glob(pattern, detail=True)
   elif filesystem.isdir(pattern):
     root = pattern.rstrip('/')
@@ -89,19 +102,22 @@ def _matches(source: str, config: SourceConfig, path: str) -> list[InputFile]:
     found = (
       {pattern: filesystem.info(pattern)} if filesystem.exists(pattern) else {}
     )
+
+  def url(name: str) -> str:
+    return filesystem.unstrip_protocol(name) if '://' in path else name
+
   files = []
   for name, info in sorted(found.items()):
     relative = posixpath.relpath(name, root or '/')
     hidden = any(part.startswith('.') for part in relative.split('/'))
     if info['type'] == 'file' and not hidden:
-      url = filesystem.unstrip_protocol(name) if '://' in path else name
-      files.append(InputFile(source, config, url, relative, info['size']))
+      files.append((url(name), info['size']))
   if not files:
     raise UserError(
       f'corpus.sources.{source}.paths: no file matches {path!r} (looked from '
       f'{os.getcwd()}).'
     )
-  return files
+  return url(root), files
 
 
 def read_rows(file: InputFile) -> Iterator[tuple[int, Document | BadRow]]:

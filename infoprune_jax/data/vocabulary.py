@@ -15,10 +15,13 @@ import sentencepiece
 
 from infoprune_jax import artifacts, files
 from infoprune_jax.config import UserError, VocabularyConfig
+from infoprune_jax.progress import logger
 
 MODEL_FILE = 'sentencepiece.model'
 # SentencePiece writes spaces as this character, and decodes it to a space.
 META_SPACE = '\u2581'
+# White space, composition and a character that no vocabulary has a piece for.
+PROBE = ' two  spaces\n\ttab e\u0301 \U0001f9ec'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +99,13 @@ def from_file(path: str) -> Vocabulary:
   """A vocabulary of an existing SentencePiece model.
 
   Raises:
-    UserError: there is no such model, or it cannot encode every text.
+    UserError: there is no such model, or it has no BOS or EOS.
   """
   try:
     vocabulary = Vocabulary(files.read_bytes(path))
     processor = vocabulary._processor
-  except FileNotFoundError:
-    raise UserError(f'vocabulary.path: there is no file {path!r}.') from None
+  except OSError as error:
+    raise UserError(f'vocabulary.path: cannot read {path!r}: {error}') from None
   except RuntimeError as error:
     raise UserError(
       f'vocabulary.path: {path!r} is not a SentencePiece model ({error}).'
@@ -114,6 +117,12 @@ def from_file(path: str) -> Vocabulary:
         f'{"start" if name == "bos" else "end"} of a document: train it with '
         f'--{name}_id.'
       )
+  if vocabulary.decode(vocabulary.encode(PROBE)) != PROBE:
+    logger.warning(
+      'tokenize: the vocabulary %s does not keep every text as it is (it '
+      'normalises, or has no byte fallback): what it loses is not scored',
+      path,
+    )
   return vocabulary
 
 

@@ -20,6 +20,9 @@ from infoprune_jax.score.table import SCORE_SCHEMA
 
 WEIGHTS = {'tokens': 'num_tokens', 'bytes': 'num_bytes', 'examples': None}
 _DIGIT_BITS = 16
+_POSITION = (
+  '__position'  # The number of the example, beside the table's columns.
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,25 +70,33 @@ def score(examples: Examples, expression: str) -> np.ndarray:
   import duckdb  # Not on machines that only score and train.
 
   with duckdb.connect(config={'enable_external_access': False}) as connection:
-    connection.register('scores', examples.table)
+    numbered = examples.table.append_column(
+      _POSITION, pa.array(np.arange(len(examples)))
+    )
+    connection.register('scores', numbered)
     try:
-      relation = connection.sql(
-        f'SELECT CAST(({expression}) AS DOUBLE) AS score FROM scores'
+      # Parsed by itself, so that it can be an expression and nothing more.
+      parsed = duckdb.SQLExpression(expression).cast('DOUBLE')
+      found = (
+        connection.view('scores')
+        .select(duckdb.ColumnExpression(_POSITION), parsed.alias('score'))
+        .to_arrow_table()
       )
-      values = relation.to_arrow_table()['score']
     except duckdb.Error as error:
       reason = str(error).split('\n')[0]
       raise UserError(
         f'The rule expression {expression!r} cannot be evaluated: {reason} '
         f'Columns are {", ".join(examples.table.column_names)}.'
       ) from None
-  result = values.to_numpy()
-  missing = int(np.count_nonzero(np.isnan(result)))
-  if missing or len(result) != len(examples):
+  result = np.full(len(examples), np.nan)
+  # Window functions give rows in an order of their own.
+  result[found[_POSITION].to_numpy()] = found['score'].to_numpy()
+  missing = int(np.count_nonzero(~np.isfinite(result)))
+  if missing or found.num_rows != len(examples):
     raise UserError(
-      f'The rule expression {expression!r} gives no number for {missing} of '
-      f'{len(examples)} examples: make it one value an example, for instance '
-      'with coalesce(..., 0).'
+      f'The rule expression {expression!r} gives no finite number for {missing} '
+      f'of {len(examples)} examples: say what they get, for instance with '
+      'coalesce(..., 0).'
     )
   return result
 
