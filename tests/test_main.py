@@ -94,7 +94,7 @@ def test_dry_run_prints_and_writes_nothing(tmp_path, corpus_path):
   )
   assert result.returncode == 0, result.stderr
   for word in (
-    '"num_steps": 150',
+    '"num_steps": 260',
     'embedding',
     'vocab embed',
     'FLOPs',
