@@ -94,8 +94,9 @@ class CorpusConfig:
         "config.corpus.sources.mine = base.jsonl('data/*.jsonl.zst')."
       )
     check_choice('corpus.on_bad_row', self.on_bad_row, ON_BAD_ROW)
-    check_range('corpus.reference_share', self.reference_share, 0.0, 1.0)
-    check_range('corpus.heldout_share', self.heldout_share, 0.0, 1.0)
+    check_positive(
+      'corpus', self, 'num_parts', 'reference_share', 'heldout_share'
+    )
     if self.reference_share + self.heldout_share >= 1.0:
       raise UserError(
         'corpus.reference_share + corpus.heldout_share must leave documents '
@@ -106,7 +107,6 @@ class CorpusConfig:
     )
     check_range('corpus.num_workers', self.num_workers, 0, 4096)
     check_seeds('corpus.seed', self.seed)
-    check_positive('corpus', self, 'num_parts')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -72,6 +72,7 @@ class CorpusIndex:
   line: np.ndarray  # int64, from 1
   num_bytes: np.ndarray  # int64
   content_hash: np.ndarray  # int64
+  id_hash: np.ndarray  # int64
   split: np.ndarray  # int8, into SPLITS
   part: np.ndarray  # int32, ascending
   bad_rows: dict[str, int]
@@ -79,7 +80,14 @@ class CorpusIndex:
   def fingerprint(self) -> str:
     """A digest of the content, the order and the fate of every document."""
     digest = hashlib.sha256()
-    for array in (self.line, self.content_hash, self.split, self.part):
+    for array in (
+      self.line,
+      self.num_bytes,
+      self.content_hash,
+      self.id_hash,
+      self.split,
+      self.part,
+    ):
       digest.update(np.ascontiguousarray(array).tobytes())
     names = [file.source + '/' + file.name for file in self.files]
     return artifacts.fingerprint([digest.hexdigest(), names])
@@ -95,6 +103,7 @@ class CorpusIndex:
       line=self.line[chosen],
       num_bytes=self.num_bytes[chosen],
       content_hash=self.content_hash[chosen],
+      id_hash=self.id_hash[chosen],
       split=self.split[chosen],
       part=self.part[chosen],
     )
@@ -182,6 +191,7 @@ def _assemble(
     column['line'],
     column['num_bytes'],
     column['content_hash'],
+    column['id_hash'],
     _split(config, column['content_hash']),
     part.astype(np.int32),
     dict(bad),

@@ -36,9 +36,12 @@ def run(config: Config, workdir: str) -> None:
     options = _store_options(config)
     found = files.read_json(f'{path}/{artifacts.MANIFEST}')
     if found is not None:
-      # The corpus itself may no longer be at hand: options and listing decide.
+      # The corpus may no longer be at hand; what was asked of it decides.
+      inputs = dict(found['inputs'])
+      if config.vocabulary.path:
+        inputs['vocabulary'] = vocabulary.from_file(config.vocabulary.path).hash
       store = artifacts.Artifact(
-        path, 'token store', 'tokenize', options, found['inputs']
+        path, 'token store', 'tokenize', options, inputs
       )
       store.finished()
       logger.info(

@@ -1,0 +1,127 @@
+"""Training batches: a pure function of the step."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from infoprune_jax.data import loader
+
+NUM_ROWS = 13
+BATCH = 4
+
+
+@pytest.fixture
+def store(make_store):
+  """Two parts of documents whose ids are all their own number."""
+  lengths = np.random.default_rng(0).integers(3, 40, 60)
+  documents = [[10 + n] * int(length) for n, length in enumerate(lengths)]
+  return make_store([documents[:25], documents[25:]])
+
+
+@pytest.fixture
+def rows(make_store):
+  """13 rows of one document each, which fills its row with its number."""
+  documents = [[10 + n] * 7 for n in range(NUM_ROWS)]
+  store = make_store([documents])
+  return loader.packed_rows(store, [np.arange(NUM_ROWS)], 8, 0)
+
+
+def batches(rows, first_step: int, num_steps: int, seed: int = 0) -> list:
+  return list(
+    loader.batches(
+      rows,
+      seed=seed,
+      batch_size=BATCH,
+      first_step=first_step,
+      num_steps=num_steps,
+    )
+  )
+
+
+def numbers(found) -> list[int]:
+  """Which row stands where, over all steps."""
+  return [
+    int(row[0]) for batch in found for row in batch['decoder_target_tokens']
+  ]
+
+
+def same(first, second) -> bool:
+  return len(first) == len(second) and all(
+    np.array_equal(one[name], other[name])
+    for one, other in zip(first, second, strict=True)
+    for name in one
+  )
+
+
+@pytest.mark.parametrize('first_step', [1, 5, 12, 19])
+def test_starting_late_is_skipping(rows, first_step):
+  assert same(batches(rows, first_step, 20), batches(rows, 0, 20)[first_step:])
+
+
+def test_no_step_left(rows):
+  assert batches(rows, 20, 20) == []
+
+
+def test_a_longer_run_starts_alike(rows):
+  assert same(batches(rows, 0, 30)[:20], batches(rows, 0, 20))
+
+
+def test_each_epoch_holds_every_row_once_in_an_order_of_its_own(rows):
+  found = numbers(batches(rows, 0, 13))  # Four epochs of 13 rows.
+  assert len(found) == 4 * NUM_ROWS
+  epochs = [found[n * NUM_ROWS : (n + 1) * NUM_ROWS] for n in range(4)]
+  assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
+  assert sorted(epochs[0]) == list(range(10, 10 + NUM_ROWS))
+  assert all(a != b for a, b in itertools.combinations(epochs, 2))
+
+
+def test_the_seed_changes_the_order(rows):
+  assert numbers(batches(rows, 0, 3)) != numbers(batches(rows, 0, 3, seed=1))
+
+
+def test_shapes(rows):
+  [batch] = batches(rows, 0, 1)
+  assert {values.shape for values in batch.values()} == {(BATCH, 8)}
+
+
+def test_hosts_share_each_batch(rows, monkeypatch):
+  whole = numbers(batches(rows, 3, 9))
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  shares = []
+  for host in range(2):
+    monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
+    shares.append(batches(rows, 3, 9))
+  together = [
+    {
+      name: np.concatenate([one[name], other[name]])
+      for name in ('decoder_target_tokens',)
+    }
+    for one, other in zip(*shares, strict=True)
+  ]
+  assert numbers(together) == whole
+
+
+def test_only_what_is_kept_is_ever_seen(store):
+  rng = np.random.default_rng(1)
+  keep = [
+    np.sort(rng.choice(size, size // 2, replace=False)) for size in (25, 35)
+  ]
+  rows = loader.packed_rows(store, keep, 16, 0)
+  expected = {10 + int(n) for n in keep[0]} | {35 + int(n) for n in keep[1]}
+  steps = 3 * len(rows) // BATCH
+  seen = set()
+  for batch in batches(rows, 0, steps):
+    counted = batch['decoder_loss_weights'] > 0
+    seen |= set(np.unique(batch['decoder_target_tokens'][counted]).tolist())
+    inputs = batch['decoder_input_tokens'][counted]
+    assert set(np.unique(inputs).tolist()) <= expected | {store.bos_id}
+  assert seen == expected | {store.eos_id}
+
+
+def test_every_kept_token_and_its_eos_is_in_the_plan(store):
+  keep = [np.array([3, 4]), np.array([], int)]
+  rows = loader.packed_rows(store, keep, 16, 0)
+  lengths = store.part(0).column('num_tokens')[[3, 4]]
+  assert rows.plan.num_counted == lengths.sum() + 2

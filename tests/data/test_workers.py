@@ -1,0 +1,100 @@
+"""Work in processes."""
+
+import operator
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from infoprune_jax.config import UserError
+from infoprune_jax.data import workers
+
+SLEEPERS = """
+import os, sys, time
+from infoprune_jax.data import workers
+
+def sleep(folder):
+  open(os.path.join(folder, str(os.getpid())), 'w').close()
+  time.sleep(60)
+
+if __name__ == '__main__':
+  list(workers.run_all(sleep, sys.argv[1:] * 2, 2))
+"""
+
+
+@pytest.mark.parametrize('num_workers', [0, 1, 2])
+def test_results_come_in_the_order_of_tasks(num_workers):
+  # More tasks than workers * 16: they travel in chunks.
+  tasks = list(range(100))
+  results = list(workers.run_all(operator.neg, tasks, num_workers))
+  assert results == [-task for task in tasks]
+
+
+def test_two_workers_are_two_processes():
+  pids = list(workers.run_all(pid_of, range(8), 2))
+  assert os.getpid() not in pids
+
+
+def test_one_task_stays_in_this_process():
+  assert list(workers.run_all(pid_of, [0], 8)) == [os.getpid()]
+
+
+def pid_of(task) -> int:
+  del task
+  return os.getpid()
+
+
+def refuse(task):
+  if task == 3:
+    raise UserError('row 3 is bad')
+  return task
+
+
+@pytest.mark.parametrize('num_workers', [1, 2])
+def test_an_error_comes_through_with_its_type(num_workers):
+  results = workers.run_all(refuse, range(6), num_workers)
+  assert [next(results) for _ in range(3)] == [0, 1, 2]
+  with pytest.raises(UserError, match='row 3 is bad'):
+    next(results)
+
+
+@pytest.mark.parametrize('num_workers', [0, 1, 2])
+def test_no_task_no_result(num_workers):
+  assert list(workers.run_all(operator.neg, [], num_workers)) == []
+
+
+def alive(pid: int) -> bool:
+  """Whether a process runs; a zombie does not."""
+  try:
+    with open(f'/proc/{pid}/stat') as file:
+      return file.read().rsplit(')', 1)[1].split()[0] != 'Z'
+  except FileNotFoundError:
+    return False
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
+def test_workers_die_with_their_parent(tmp_path):
+  script = tmp_path / 'sleepers.py'
+  script.write_text(SLEEPERS)
+  pids = tmp_path / 'pids'
+  pids.mkdir()
+  paths = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+  command = [sys.executable, script, pids]
+  with subprocess.Popen(
+    command, env=paths, stderr=subprocess.DEVNULL
+  ) as parent:
+    wait_until(lambda: len(list(pids.iterdir())) == 2)
+    parent.send_signal(signal.SIGKILL)
+  children = [int(path.name) for path in pids.iterdir()]
+  wait_until(lambda: not any(alive(pid) for pid in children))
+
+
+def wait_until(condition) -> None:
+  for _ in range(400):
+    if condition():
+      return
+    time.sleep(0.05)
+  raise AssertionError('waited for 20 seconds')

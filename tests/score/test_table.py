@@ -1,0 +1,99 @@
+"""The score table: rows in store order, read as one."""
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infoprune_jax.score import table
+
+
+def documents(count: int, source: str) -> pa.Table:
+  """The store's own columns."""
+  return pa.table(
+    {
+      'example_id': [f'{source}-{n}' for n in range(count)],
+      'source': pa.array([source] * count).dictionary_encode(),
+      'num_tokens': np.arange(count, dtype=np.int32),
+      'num_bytes': np.arange(count, dtype=np.int32) * 4,
+      'content_hash': np.arange(count) * 7,
+      'compressed_bytes': np.arange(count, dtype=np.int32) * 2,
+    }
+  )
+
+
+def part(shard: int, rows: list[int], source: str) -> pa.Table:
+  return table.part_table(
+    table.SCORE_SCHEMA,
+    shard,
+    np.array(rows, np.int64),
+    documents(10, source),
+    nll_sum=np.array(rows, float) / 2,
+    unigram_nll_sum=np.array(rows, float) * 3,
+  )
+
+
+def test_rows_are_the_documents_chosen():
+  found = part(4, [7, 2, 9], 'web')
+  assert found.schema.equals(table.SCORE_SCHEMA)
+  assert found.to_pydict() == {
+    'shard': [4, 4, 4],
+    'row': [7, 2, 9],
+    'example_id': ['web-7', 'web-2', 'web-9'],
+    'source': ['web'] * 3,
+    'num_tokens': [7, 2, 9],
+    'num_bytes': [28, 8, 36],
+    'nll_sum': [3.5, 1.0, 4.5],
+    'content_hash': [49, 14, 63],
+    'unigram_nll_sum': [21.0, 6.0, 27.0],
+    'compressed_bytes': [14, 4, 18],
+  }
+
+
+def test_losses_have_fewer_columns():
+  found = table.part_table(
+    table.LOSS_SCHEMA,
+    0,
+    np.array([1]),
+    documents(10, 'web'),
+    nll_sum=np.array([2.5]),
+  )
+  assert found.schema.equals(table.LOSS_SCHEMA)
+
+
+def test_no_rows():
+  assert part(0, [], 'web').num_rows == 0
+
+
+@pytest.fixture(params=['', 'memory://'])
+def folder(request, tmp_path):
+  """Three parts; the second is empty, the third knows another source."""
+  path = f'{request.param}{tmp_path}/scores'
+  written = [part(0, [1, 2], 'web'), part(1, [], 'web'), part(2, [0], 'books')]
+  for number in (2, 0, 1):
+    name = f'{path}/part-{number:05d}-of-00003'
+    with fsspec.open(f'{name}.parquet', 'wb', auto_mkdir=True) as file:
+      pq.write_table(written[number], file)
+    with fsspec.open(f'{name}.done', 'wb') as file:
+      file.write(b'{}')
+  return path
+
+
+def test_parts_are_read_in_order(folder):
+  assert [name.rsplit('/', 1)[-1] for name in table.parts(folder)] == [
+    f'part-{number:05d}-of-00003.parquet' for number in range(3)
+  ]
+  found = table.read_table(folder)
+  assert found.schema.equals(table.SCORE_SCHEMA)
+  assert found['shard'].to_pylist() == [0, 0, 2]
+  assert found['row'].to_pylist() == [1, 2, 0]
+  # Each part has a dictionary of its own.
+  assert found['source'].to_pylist() == ['web', 'web', 'books']
+  assert found['source'].num_chunks == 1
+
+
+def test_columns_by_name(folder):
+  found = table.read_table(folder, ('nll_sum', 'row'))
+  assert found.column_names == ['nll_sum', 'row']
+  assert found['nll_sum'].to_pylist() == [0.5, 1.0, 0.0]

@@ -1,0 +1,131 @@
+"""Score tables that no model made, and a workdir up to scoring."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base
+from infoprune_jax import artifacts, config
+from infoprune_jax.data import tokenize
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.score import table
+from infoprune_jax.selection.rules import Examples
+
+
+def examples(
+  scores: list[float],
+  tokens: list[int] | None = None,
+  sources: list[str] | None = None,
+  index: list[int] | None = None,
+) -> Examples:
+  """Scored examples; `nll_sum` is the score."""
+  count = len(scores)
+  tokens = [10] * count if tokens is None else tokens
+  columns = {
+    'shard': np.zeros(count, np.int32),
+    'row': np.arange(count),
+    'example_id': [f'id-{n}' for n in range(count)],
+    'source': pa.array(sources or ['web'] * count).dictionary_encode(),
+    'num_tokens': np.array(tokens, np.int32),
+    'num_bytes': 3 * np.array(tokens, np.int32),
+    'nll_sum': np.array(scores, float),
+    'content_hash': np.arange(count),
+    'unigram_nll_sum': np.ones(count),
+    'compressed_bytes': np.ones(count, np.int32),
+  }
+  return Examples(
+    pa.table(columns, schema=table.SCORE_SCHEMA),
+    np.arange(count) if index is None else np.array(index, np.int64),
+  )
+
+
+def write_scores(workdir: str, seed: int = 0) -> None:
+  """A score table of a store, as the scorer writes it."""
+  store = TokenStore.open(workdir)
+  rng = np.random.default_rng(seed)
+  scores = artifacts.Artifact(
+    artifacts.scores_dir(workdir),
+    'score table',
+    'score',
+    {'seed': seed},
+    {'token_store': store.fingerprint, 'reference': 'f' * 16},
+  )
+  scores.begin()
+  written = {}
+  for shard in range(store.num_parts):
+    part = store.part(shard)
+    rows = part.rows_of('scored')
+    made = table.part_table(
+      table.SCORE_SCHEMA,
+      shard,
+      rows,
+      part.table(),
+      nll_sum=part.column('num_tokens')[rows] * rng.gamma(4.0, 1.0, len(rows)),
+      unigram_nll_sum=part.column('num_tokens')[rows] * 7.0,
+    )
+    marker = scores.finish_part(
+      shard,
+      store.num_parts,
+      {'.parquet': lambda file, made=made: pq.write_table(made, file)},
+      num_examples=len(rows),
+    )
+    written.update(marker['files'])
+  scores.finish(written, num_parts=store.num_parts)
+
+
+@pytest.fixture(scope='session')
+def make_examples() -> Callable[..., Examples]:
+  return examples
+
+
+@pytest.fixture(scope='session')
+def make_scores() -> Callable[..., None]:
+  return write_scores
+
+
+@pytest.fixture(scope='session')
+def experiment(tmp_path_factory) -> ConfigDict:
+  """A config over 200 small documents of three sources."""
+  path = tmp_path_factory.mktemp('corpus') / 'x.jsonl'
+  rng = random.Random(0)
+  rows = [
+    {
+      'id': n,
+      'text': ' '.join(
+        f'{rng.random():.3f}' for _ in range(rng.randint(1, 40))
+      ),
+      'source': rng.choice(('web', 'books', 'code')),
+    }
+    for n in range(200)
+  ]
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  edits = base.get_config()
+  edits.corpus.sources.mine = base.jsonl(
+    str(path), id_column='id', source_column='source'
+  )
+  edits.corpus.update(num_parts=3, num_workers=1)
+  edits.vocabulary.update(size=330, type='bpe')
+  edits.report.num_examples = 4
+  return edits
+
+
+@pytest.fixture(scope='session')
+def scored(experiment, tmp_path_factory) -> str:
+  """A workdir with a token store and a score table: for reading only."""
+  workdir = str(tmp_path_factory.mktemp('scored'))
+  tokenize.run(config.from_mapping(experiment), workdir)
+  write_scores(workdir)
+  return workdir
+
+
+@pytest.fixture
+def workdir(scored, tmp_path) -> str:
+  """A copy of it to write to."""
+  return shutil.copytree(scored, str(tmp_path / 'work'))

@@ -1,0 +1,233 @@
+"""Rule expressions: a number an example, and nothing else."""
+
+import glob
+
+import numpy as np
+import pytest
+
+from infoprune_jax.config import RuleConfig, UserError
+from infoprune_jax.selection import rules
+
+COLUMNS = 'Columns are shard, row, example_id, source, num_tokens'
+
+
+@pytest.fixture(scope='module')
+def examples(make_examples):
+  rng = np.random.default_rng(0)
+  return make_examples(
+    rng.normal(size=500).tolist(),
+    tokens=rng.integers(0, 9, 500).tolist(),
+    sources=rng.choice(['web', 'books'], 500).tolist(),
+  )
+
+
+@pytest.fixture(scope='module')
+def nll(examples) -> np.ndarray:
+  return examples.table['nll_sum'].to_numpy()
+
+
+@pytest.mark.parametrize(
+  'expression, expected',
+  [
+    ('nll_sum', lambda nll, tokens: nll),
+    ('NLL_SUM * -1', lambda nll, tokens: -nll),
+    ('num_tokens', lambda nll, tokens: tokens),
+    (
+      'nll_sum / greatest(num_tokens, 1)',
+      lambda nll, tokens: nll / np.maximum(tokens, 1),
+    ),
+    (
+      'CASE WHEN num_tokens > 4 THEN nll_sum ELSE 0 END',
+      lambda nll, tokens: np.where(tokens > 4, nll, 0),
+    ),
+    ("(source = 'web') AND nll_sum > 0", None),
+    (
+      '(SELECT max(nll_sum) FROM scores) - nll_sum',
+      lambda nll, tokens: nll.max() - nll,
+    ),
+    ('nll_sum\n  + 1 -- a comment\n', lambda nll, tokens: nll + 1),
+  ],
+)
+def test_expressions(examples, nll, expression, expected):
+  found = rules.score(examples, expression)
+  assert found.dtype == np.float64 and len(found) == 500
+  if expected is not None:
+    tokens = examples.table['num_tokens'].to_numpy()
+    assert found.tolist() == pytest.approx(expected(nll, tokens).tolist())
+
+
+@pytest.mark.parametrize(
+  'expression, expected',
+  [
+    ('row_number() OVER (ORDER BY nll_sum)', lambda nll, web: rank(nll)),
+    ('percent_rank() OVER (ORDER BY nll_sum)', lambda nll, web: scaled(nll)),
+    (
+      'nll_sum - avg(nll_sum) OVER (PARTITION BY source)',
+      lambda nll, web: nll - np.where(web, nll[web].mean(), nll[~web].mean()),
+    ),
+  ],
+)
+def test_window_functions(examples, nll, expression, expected):
+  web = np.array(examples.table['source'].to_pylist()) == 'web'
+  found = rules.score(examples, expression)
+  assert found.tolist() == pytest.approx(expected(nll, web).tolist())
+
+
+def rank(values: np.ndarray) -> np.ndarray:
+  """From 1, by size."""
+  return np.argsort(np.argsort(values)) + 1
+
+
+def scaled(values: np.ndarray) -> np.ndarray:
+  return (rank(values) - 1) / (len(values) - 1)
+
+
+@pytest.mark.parametrize(
+  'expression, reason',
+  [
+    ('nll_sum +', 'Parser Error'),
+    ('nll_sum / num_token', '"num_token" not found'),
+    ('nope(nll_sum)', 'nope'),
+    ('scores.other', 'other'),
+    ("'text'", 'text'),
+    ("CAST('x' AS INT)", 'Conversion Error'),
+    ('nll_sum; DROP TABLE scores', 'Parser Error'),
+    ("(SELECT count(*) FROM read_csv('/etc/passwd'))", 'Permission Error'),
+    ("(SELECT content FROM read_text('/etc/passwd'))", 'Permission Error'),
+    ("(SELECT count(*) FROM glob('/*'))", 'Permission Error'),
+    ("(SELECT count(*) FROM '/etc/passwd')", 'does not exist'),
+    ("(COPY scores TO 'x.csv')", 'Parser Error'),
+    ("getenv('HOME')", 'getenv'),
+    ('avg(nll_sum)', 'Binder Error'),
+    ('count(*)', 'Binder Error'),
+  ],
+)
+def test_what_cannot_be_evaluated(examples, expression, reason):
+  with pytest.raises(UserError) as caught:
+    rules.score(examples, expression)
+  assert expression in str(caught.value)
+  assert reason in str(caught.value)
+  assert COLUMNS in str(caught.value)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'expression, number',
+  [
+    ('NULL', 500),
+    ('0 / 0', 500),
+    ('sqrt(-1 - num_tokens)', 500),
+    ("CAST('nan' AS DOUBLE)", 500),
+    ('CASE WHEN num_tokens = 3 THEN NULL ELSE 1 END', None),
+    ('1 / (num_tokens - num_tokens)', 500),
+  ],
+)
+def test_what_gives_no_number(examples, expression, number):
+  if number is None:
+    number = int((examples.weight('tokens') == 3).sum())
+  with pytest.raises(
+    UserError, match=f'gives no finite number for {number} of 500 examples'
+  ):
+    rules.score(examples, expression)
+
+
+def test_more_rows_than_examples_are_refused(examples):
+  with pytest.raises(UserError):
+    rules.score(examples, 'unnest([1, 2])')
+
+
+@pytest.mark.parametrize('expression', ['avg(nll_sum)', 'count(*)'])
+def test_an_aggregate_is_no_value_an_example(examples, expression):
+  with pytest.raises(UserError, match='cannot be evaluated'):
+    rules.score(examples, expression)
+
+
+# They close the cast, and start a statement of their own.
+ESCAPES = [
+  '1) AS DOUBLE) AS score FROM scores; {}; SELECT CAST((nll_sum',
+  '1) AS DOUBLE) AS score FROM scores; {}; --',
+]
+
+
+@pytest.mark.parametrize('escape', ESCAPES)
+@pytest.mark.parametrize(
+  'statement',
+  [
+    "COPY scores TO '{folder}/x.csv'",
+    "ATTACH '{folder}/x.db'",
+    "COPY (SELECT 1) TO '{folder}/x.parquet'",
+    "EXPORT DATABASE '{folder}'",
+    'SET enable_external_access = true',
+    'INSTALL httpfs',
+    "LOAD '/tmp/x.duckdb_extension'",
+    "CREATE TABLE x AS SELECT * FROM read_text('/etc/passwd')",
+  ],
+)
+def test_no_statement_reaches_files(examples, tmp_path, escape, statement):
+  expression = escape.format(statement.format(folder=tmp_path))
+  with pytest.raises(UserError, match='cannot be evaluated'):
+    rules.score(examples, expression)
+  assert not glob.glob(f'{tmp_path}/*')
+
+
+@pytest.mark.parametrize(
+  'expression',
+  [
+    'nll_sum) AS DOUBLE) AS score FROM scores ORDER BY nll_sum --',
+    '1) AS DOUBLE) AS score FROM range(500) --',
+    '1) AS DOUBLE) AS score FROM scores; CREATE TABLE x (y INT); --',
+    '1) AS DOUBLE) AS other FROM scores --',
+  ],
+)
+def test_an_expression_is_one_expression(examples, expression):
+  with pytest.raises(UserError):
+    rules.score(examples, expression)
+
+
+def test_the_table_outlives_an_expression(examples, nll):
+  with pytest.raises(UserError):
+    rules.score(
+      examples,
+      '1) AS DOUBLE) AS score FROM scores; DROP VIEW scores; '
+      'SELECT CAST((nll_sum',
+    )
+  assert rules.score(examples, 'nll_sum').tolist() == nll.tolist()
+
+
+def test_order_is_kept_over_many_row_groups(make_examples):
+  """DuckDB scans groups of 122,880 rows in parallel."""
+  count = 300_000
+  examples = make_examples(np.arange(count, dtype=float))
+  found = rules.score(examples, 'nll_sum * 2')
+  assert (found == 2.0 * np.arange(count)).all()
+
+
+def arm(*expressions: str) -> list[RuleConfig]:
+  return [
+    RuleConfig(
+      score=expression,
+      keep='top',
+      fraction=0.5,
+      unit='tokens',
+      per='',
+      seed=0,
+    )
+    for expression in expressions
+  ]
+
+
+@pytest.mark.parametrize(
+  'expression',
+  ['nll_sum +', 'nope', 'avg(nll_sum)', "read_csv('x')", '1; SELECT 2'],
+)
+def test_rules_are_checked_before_there_is_data(expression):
+  with pytest.raises(UserError, match=r'In select\.arms\.mine: ') as caught:
+    rules.check(arm('nll_sum', expression), 'select.arms.mine')
+  assert expression in str(caught.value)
+
+
+def test_a_good_arm_passes_the_check():
+  rules.check(arm('nll_sum / num_tokens', 'num_bytes'), 'select.arms.mine')
+  [chosen] = arm('nope')
+  random = RuleConfig(**{**vars(chosen), 'keep': 'random'})
+  rules.check([random], 'select.arms.mine')  # A score that nobody reads.

@@ -1,0 +1,225 @@
+"""The select stage, on a score table that no model made."""
+
+import contextlib
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from configs import base
+from infoprune_jax import artifacts, config, files
+from infoprune_jax.config import UserError
+from infoprune_jax.data import tokenize
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.score import table
+from infoprune_jax.selection import select
+from infoprune_jax.selection.keep_set import KeepSet
+
+NAMES = [
+  'bottom_nll',
+  'full',
+  'random-seed-0',
+  'random-seed-1',
+  'top_nll',
+  'top_sum',
+]
+
+
+def run(edits, workdir: str, **arms) -> config.Config:
+  edits = edits.copy_and_resolve_references()
+  edits.select.arms.update(arms)
+  resolved = config.from_mapping(edits)
+  select.run(resolved, workdir)
+  return resolved
+
+
+def opened(workdir: str, name: str) -> KeepSet:
+  return KeepSet.open(workdir, name, TokenStore.open(workdir))
+
+
+def shown(workdir: str, name: str) -> dict:
+  return files.read_json(
+    f'{artifacts.keep_set_dir(workdir, name)}/summary.json'
+  )
+
+
+def times(workdir: str, below: str = 'keep_sets') -> dict[str, int]:
+  return {
+    str(path): path.stat().st_mtime_ns
+    for path in (pathlib.Path(workdir) / below).rglob('*')
+    if path.is_file() and path.name != '.lock'
+  }
+
+
+def test_a_keep_set_for_each_arm_and_draw(experiment, workdir):
+  run(experiment, workdir)
+  folder = pathlib.Path(workdir) / 'keep_sets'
+  assert sorted(path.name for path in folder.iterdir()) == NAMES
+  assert not list(folder.rglob('*.tmp'))
+
+
+def test_only_scored_documents_are_kept(experiment, workdir):
+  run(experiment, workdir)
+  store = TokenStore.open(workdir)
+  for name in NAMES:
+    kept = opened(workdir, name)
+    for part in range(store.num_parts):
+      scored = store.part(part).rows_of('scored')
+      assert np.isin(kept.rows(part), scored).all(), name
+    if name == 'full':
+      scored = store.manifest['splits']['scored']['documents']
+      assert kept.kept.sum() == scored
+
+
+def test_a_keep_set_is_the_rule_over_the_table(experiment, workdir):
+  resolved = run(experiment, workdir)
+  scores = table.read_table(artifacts.scores_dir(workdir))
+  nll = scores['nll_sum'].to_numpy() / scores['num_tokens'].to_numpy()
+  tokens = scores['num_tokens'].to_numpy()
+  order = np.argsort(-nll)
+  expected = order[np.cumsum(tokens[order]) <= int(0.5 * tokens.sum())]
+  places = {
+    (scores['shard'][int(i)].as_py(), scores['row'][int(i)].as_py())
+    for i in expected
+  }
+  kept = opened(workdir, 'top_nll')
+  found = {(part, int(row)) for part in range(3) for row in kept.rows(part)}
+  assert found == places
+  assert resolved.select.arms['top_nll'][0].fraction == 0.5
+
+
+def test_random_arms_differ_by_seed(experiment, workdir):
+  run(experiment, workdir)
+  first, second = (opened(workdir, f'random-seed-{seed}') for seed in (0, 1))
+  assert (first.kept != second.kept).any()
+  assert first.manifest['options']['draw'] == 0
+  assert second.manifest['options']['draw'] == 1
+
+
+def test_summaries_agree_with_keep_sets(experiment, workdir):
+  run(experiment, workdir)
+  store = TokenStore.open(workdir)
+  for name in NAMES:
+    kept, found = opened(workdir, name), shown(workdir, name)
+    tokens = [
+      int(store.part(part).column('num_tokens')[kept.rows(part)].sum())
+      for part in range(store.num_parts)
+    ]
+    assert found['kept']['tokens'] == sum(tokens)
+    assert found['kept']['examples'] == kept.kept.sum()
+    assert found['kept'] == kept.manifest['kept']
+    scored = store.manifest['splits']['scored']
+    assert found['total'] == {
+      'examples': scored['documents'],
+      'tokens': scored['tokens'],
+      'bytes': scored['bytes'],
+    }
+    ranked = name not in ('full', 'random-seed-0', 'random-seed-1')
+    assert len(found['most']) == len(found['least']) == 4 * ranked
+
+
+def test_running_again_does_nothing(experiment, workdir):
+  run(experiment, workdir)
+  before = times(workdir)
+  run(experiment, workdir)
+  assert times(workdir) == before
+
+
+def test_one_more_arm_leaves_the_others(experiment, workdir):
+  run(experiment, workdir)
+  before = times(workdir)
+  run(experiment, workdir, more=base.arm('middle', 'num_tokens', 0.2))
+  after = times(workdir)
+  assert {name: after[name] for name in before} == before
+  assert opened(workdir, 'more').kept.any()
+
+
+def test_another_rule_under_the_same_name_is_refused(experiment, workdir):
+  run(experiment, workdir)
+  with pytest.raises(UserError, match='keep set top_nll') as caught:
+    run(experiment, workdir, top_nll=base.arm('top', 'num_bytes', 0.5))
+  assert "'nll_sum / num_tokens'" in str(caught.value)
+  assert "'num_bytes'" in str(caught.value)
+
+
+def test_a_damaged_store_of_scores_is_refused(experiment, workdir):
+  [path] = pathlib.Path(workdir).glob('scores/part-00001*.parquet')
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(UserError, match=r'part-00001-of-00003\.parquet has'):
+    run(experiment, workdir)
+
+
+def test_scores_of_another_store_are_refused(
+  experiment, workdir, tmp_path_factory, make_scores
+):
+  other = str(tmp_path_factory.mktemp('other'))
+  edits = experiment.copy_and_resolve_references()
+  edits.corpus.seed = 1
+  tokenize.run(config.from_mapping(edits), other)
+  store = TokenStore.open(other).fingerprint
+  made_from = TokenStore.open(workdir).fingerprint
+  (pathlib.Path(workdir) / 'scores').rename(pathlib.Path(other) / 'scores')
+  with pytest.raises(UserError, match='score table was made from') as caught:
+    run(edits, other)
+  assert store in str(caught.value) and made_from in str(caught.value)
+
+
+def test_other_scores_need_other_keep_sets(experiment, workdir, make_scores):
+  run(experiment, workdir)
+  kept = opened(workdir, 'random-seed-0').kept
+  shutil.rmtree(artifacts.scores_dir(workdir))
+  make_scores(workdir, seed=9)
+  with pytest.raises(UserError, match=r'keep set \w+ in .* inputs\.scores'):
+    run(experiment, workdir)
+  # An arm that reads no score keeps its set, and shows the new deciles.
+  edits = experiment.copy_and_resolve_references()
+  edits.train.arms = ('full', 'random')
+  run(edits, workdir)
+  manifest = files.read_json(f'{artifacts.scores_dir(workdir)}/manifest.json')
+  for name in ('full', 'random-seed-0'):
+    assert shown(workdir, name)['scores'] == manifest['fingerprint']
+  assert (opened(workdir, 'random-seed-0').kept == kept).all()
+
+
+def test_a_killed_arm_is_written_again(experiment, workdir):
+  run(experiment, workdir)
+  expected = opened(workdir, 'top_sum').manifest
+  folder = pathlib.Path(artifacts.keep_set_dir(workdir, 'top_sum'))
+  (folder / 'manifest.json').unlink()
+  (folder / 'keep.npy').write_bytes(b'half')
+  before = times(workdir, 'keep_sets/full')
+  run(experiment, workdir)
+  assert opened(workdir, 'top_sum').manifest == expected
+  assert times(workdir, 'keep_sets/full') == before
+
+
+def test_missing_scores_name_the_job(experiment, tmp_path):
+  tokenize.run(config.from_mapping(experiment), str(tmp_path))
+  with pytest.raises(UserError, match=r'score table .* --job=score first'):
+    run(experiment, str(tmp_path))
+
+
+def test_arms_of_the_run_alone(experiment, workdir):
+  edits = experiment.copy_and_resolve_references()
+  edits.train.arms = ('top_nll',)
+  run(edits, workdir)
+  folder = pathlib.Path(workdir) / 'keep_sets'
+  assert [path.name for path in folder.iterdir()] == ['top_nll']
+
+
+def test_a_keep_set_knows_its_place_in_the_store(experiment, workdir):
+  """The number of a document is its part's offset and its row."""
+  run(experiment, workdir)
+  store = TokenStore.open(workdir)
+  kept = opened(workdir, 'full')
+  offset = 0
+  for part, size in enumerate(store.documents_per_part):
+    found = np.flatnonzero(kept.kept[offset : offset + size])
+    assert found.tolist() == store.part(part).rows_of('scored').tolist()
+    offset += size
+
+
+def test_infinite_scores_are_shown_or_refused(experiment, workdir):
+  with contextlib.suppress(UserError):
+    run(experiment, workdir, odd=base.arm('top', 'nll_sum / 0', 0.5))

@@ -1,0 +1,307 @@
+"""Configs: what loads, and what is refused in which words."""
+
+import copy
+import dataclasses
+import importlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base
+from infoprune_jax import config
+from infoprune_jax.config import UserError
+
+FOLDER = pathlib.Path(base.__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob('[!_]*.py'))
+# One value of every JSON type, and what ConfigDict makes of none.
+VALUES = (True, 3, 0.5, 'text', None, {}, [])
+
+
+def edits_of(name: str) -> ConfigDict:
+  edits = importlib.import_module(f'configs.{name}').get_config()
+  if name == 'base':
+    edits.corpus.sources.mine = base.jsonl('mine.jsonl')
+  return edits
+
+
+def plain() -> dict[str, Any]:
+  """The base config as nested dicts and lists."""
+  return config.to_plain(config.from_mapping(edits_of('base')))
+
+
+def edited(path: str, value: Any) -> dict[str, Any]:
+  """`plain()`, with one value replaced."""
+  result = plain()
+  *sections, key = path.split('.')
+  section = result
+  for name in sections:
+    section = section[name]
+    section = section[0] if isinstance(section, list) else section
+  section[key] = value
+  return result
+
+
+def leaves(kind: Any, where: str = '') -> Iterator[tuple[str, Any]]:
+  """The path and the type of each field that is no section."""
+  for name, hint in get_type_hints(kind).items():
+    path = f'{where}{name}'
+    if dataclasses.is_dataclass(hint):
+      yield from leaves(hint, f'{path}.')
+    else:
+      yield path, hint
+    if path == 'corpus.sources':
+      yield from leaves(get_args(hint)[1], f'{path}.mine.')
+    if path == 'select.arms':
+      yield from leaves(config.RuleConfig, f'{path}.random.')
+
+
+LEAVES = dict(leaves(config.Config))
+SCALARS = {path: kind for path, kind in LEAVES.items() if type(kind) is type}
+COLLECTIONS = sorted(LEAVES.keys() - SCALARS.keys())
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_config_loads(name):
+  loaded = config.from_mapping(edits_of(name))
+  assert loaded.arms
+  assert config.from_mapping(config.to_plain(loaded)) == loaded
+
+
+@pytest.mark.parametrize('name', sorted({*NAMES} - {'base'}))
+def test_every_config_says_how_to_run_it(name):
+  text = importlib.import_module(f'configs.{name}').__doc__
+  assert f'--config=configs/{name}.py' in text
+  assert 'Expect: ' in text
+
+
+def test_base_has_exactly_the_fields():
+  def check(kind: Any, value: Any, where: str) -> None:
+    names = {field.name for field in dataclasses.fields(kind)}
+    assert set(value) == names, where
+    for name, hint in get_type_hints(kind).items():
+      if dataclasses.is_dataclass(hint):
+        check(hint, value[name], f'{where}.{name}')
+
+  edits = edits_of('base')
+  check(config.Config, edits, 'config')
+  for source in (base.text('a'), base.jsonl('a')):
+    check(config.SourceConfig, source, 'source')
+  for arm in edits.select.arms.values():
+    check(config.RuleConfig, arm, 'arm')
+
+
+def test_plain_configs_are_not_shared():
+  first = edits_of('base')
+  before = copy.deepcopy(first.to_dict())
+  first.model.num_layers = 99
+  assert edits_of('base').to_dict() == before
+
+
+def test_order_of_arms_and_sources_is_kept():
+  edits = edits_of('base')
+  edits.corpus.sources.a = base.text('a')
+  loaded = config.from_mapping(edits)
+  assert tuple(loaded.corpus.sources) == ('mine', 'a')
+  assert loaded.arms == (
+    'full',
+    'random',
+    'top_nll',
+    'top_sum',
+    'bottom_nll',
+  )
+
+
+def test_an_arm_of_several_rules():
+  value = plain()
+  rule = value['select']['arms']['random'][0]
+  value['select']['arms']['two'] = [rule, {**rule, 'fraction': 0.25}]
+  fractions = [
+    rule.fraction for rule in config.from_mapping(value).select.arms['two']
+  ]
+  assert fractions == [0.5, 0.25]
+
+
+@pytest.mark.parametrize('path', SCALARS)
+def test_a_value_of_another_type_is_refused(path):
+  kind = SCALARS[path]
+  for value in VALUES:
+    if type(value) is kind or (kind is float and type(value) is int):
+      continue
+    with pytest.raises(UserError) as caught:
+      config.from_mapping(edited(path, value))
+    assert f'config.{path}: expected {kind.__name__}, got {value!r}' in str(
+      caught.value
+    )
+
+
+def test_an_int_is_a_float():
+  loaded = config.from_mapping(edited('train.training.weight_decay', 0))
+  assert type(loaded.train.training.weight_decay) is float
+
+
+@pytest.mark.parametrize('path', COLLECTIONS)
+@pytest.mark.parametrize('value', [3, None, True])
+def test_what_is_no_collection_is_refused(path, value):
+  with pytest.raises(UserError, match=path.rsplit('.', 1)[-1]):
+    config.from_mapping(edited(path, value))
+
+
+@pytest.mark.parametrize('path', ['train.arms', 'train.seeds'])
+def test_a_string_is_no_tuple(path):
+  with pytest.raises(UserError, match=path):
+    config.from_mapping(edited(path, 'text'))
+
+
+@pytest.mark.parametrize(
+  'path', ['corpus.sources.mine.paths', 'corpus.sources', 'select.arms']
+)
+def test_a_string_is_no_collection(path):
+  with pytest.raises(UserError, match=path):
+    config.from_mapping(edited(path, 'text'))
+
+
+@pytest.mark.parametrize(
+  'path', ['corpus', 'reference.training', 'corpus.sources.mine', 'mesh']
+)
+@pytest.mark.parametrize('value', [3, None, 'text', ()])
+def test_what_is_no_section_is_refused(path, value):
+  with pytest.raises(
+    UserError, match=rf'In config\.{path}: expected a section'
+  ):
+    config.from_mapping(edited(path, value))
+
+
+@pytest.mark.parametrize(
+  'path, near',
+  [
+    ('corpus.num_part', 'num_parts'),
+    ('train.training.learning_rat', 'learning_rate'),
+    ('corpus.sources.mine.text_colum', 'text_column'),
+    ('select.arms.random.fracton', 'fraction'),
+    ('models', 'model'),
+  ],
+)
+def test_an_unknown_key_names_the_nearest(path, near):
+  with pytest.raises(UserError, match=f'Did you mean {near!r}') as caught:
+    config.from_mapping(edited(path, 1))
+  section = path.rpartition('.')[0]
+  assert f'config.{section}'.rstrip('.') in str(caught.value)
+
+
+def test_missing_keys_are_named():
+  value = plain()
+  del value['mesh']['fsdp'], value['mesh']['data']
+  with pytest.raises(UserError, match=r'In config\.mesh: data, fsdp missing'):
+    config.from_mapping(value)
+
+
+def test_a_choice_far_from_all_has_no_hint():
+  with pytest.raises(UserError) as caught:
+    config.from_mapping(edited('select.arms.random.keep', 'zzz'))
+  assert 'Did you mean' not in str(caught.value)
+  assert "'top', 'bottom', 'middle', 'random', 'all'" in str(caught.value)
+
+
+NAN = float('nan')
+REFUSED = [
+  ('corpus.sources.mine.format', 'json', "mean 'jsonl'"),
+  ('corpus.sources.mine.paths', [], r'source\.paths is empty'),
+  ('corpus.sources.mine.text_column', '', r'source\.text_column is empty'),
+  ('corpus.sources', {}, r'corpus\.sources is empty: add one'),
+  ('corpus.on_bad_row', 'refused', "mean 'refuse'"),
+  ('corpus.reference_share', 1.5, r'reference_share must be in \[0, 1\]'),
+  ('corpus.reference_share', NAN, r'reference_share must be in'),
+  ('corpus.heldout_share', -0.1, r'heldout_share must be in \[0, 1\]'),
+  ('corpus.heldout_share', 0.75, r'must leave documents to score, got 0\.25'),
+  ('corpus.max_bytes_per_source', -1, 'max_bytes_per_source must be in'),
+  ('corpus.num_workers', -1, r'num_workers must be in \[0, 4096\]'),
+  ('corpus.num_parts', 0, r'corpus\.num_parts must be positive, got 0'),
+  ('vocabulary.type', 'bpee', "mean 'bpe'"),
+  ('vocabulary.size', 319, r'vocabulary\.size must be in \[320,'),
+  ('vocabulary.train_bytes', 0, 'train_bytes must be positive'),
+  ('model.dtype', 'float16', "mean 'bfloat16'"),
+  ('model.num_layers', 0, r'model\.num_layers must be positive'),
+  ('model.rope_theta', NAN, 'rope_theta must be positive'),
+  ('model.num_kv_heads', 3, 'num_kv_heads must divide .* got 3 and 4'),
+  ('model.head_dim', 7, 'head_dim must be even, got 7'),
+  ('reference.model.head_dim', 7, r'config\.reference\.model: model\.head'),
+  ('mesh.data', 0, 'must be positive, with -1 on at most one'),
+  ('mesh.fsdp', -1, r'got \(-1, -1, 1\)'),
+  ('mesh.tensor', -2, 'mesh.tensor must be positive'),
+  ('train.training.num_steps', 0, r'training\.num_steps must be positive'),
+  ('train.training.learning_rate', -1.0, 'learning_rate must be positive'),
+  ('train.training.warmup_steps', 501, r'warmup_steps must be in \[0, 500\]'),
+  ('train.training.beta1', 1.5, r'beta1 must be in \[0, 1\]'),
+  ('train.training.beta2', NAN, r'beta2 must be in \[0, 1\]'),
+  ('train.training.final_learning_rate_ratio', 2.0, 'ratio must be in'),
+  ('score.window_overlap', 256, r'got 256 at row_length 256'),
+  ('score.window_overlap', -1, r'must be in \[0, row_length\)'),
+  ('score.dtype', 'int8', r'scoring\.dtype must be one of'),
+  ('evaluate.scoring.batch_size', 0, 'batch_size must be positive'),
+  ('select.arms.random.keep', 'tpo', "mean 'top'"),
+  ('select.arms.random.unit', 'byte', "mean 'bytes'"),
+  ('select.arms.random.per', 'sources', "mean 'source'"),
+  ('select.arms.random.fraction', 0.0, r'fraction must be in \(0, 1\]'),
+  ('select.arms.random.fraction', 1.01, r'got 1\.01'),
+  ('select.arms.random.fraction', NAN, r'got nan'),
+  ('select.arms.top_nll.score', ' ', "keep='top' ranks by it"),
+  ('select.arms.none', [], r'select\.arms\.none has no rule'),
+  ('select.arms.a-b', [plain()['select']['arms']['random'][0]], "'a-b' must"),
+  ('select.arms', {}, r'report\.baseline must be one of'),
+  ('train.arms', ['topnll'], "mean 'top_nll'"),
+  ('train.seeds', [], r'train\.seeds must be distinct, got \(\)'),
+  ('train.seeds', [1, 2, 1], r'got \(1, 2, 1\)'),
+  ('evaluate.curve_tokens', 0, 'curve_tokens must be positive'),
+  ('report.baseline', 'randon', "mean 'random'"),
+  ('report.bootstrap_samples', 0, 'bootstrap_samples must be positive'),
+  ('report.num_examples', 0, 'num_examples must be positive'),
+]
+
+
+@pytest.mark.parametrize('path, value, message', REFUSED)
+def test_out_of_range(path, value, message):
+  with pytest.raises(UserError, match=message):
+    config.from_mapping(edited(path, value))
+
+
+@pytest.mark.parametrize(
+  'path, value',
+  [
+    ('corpus.reference_share', 0.0),
+    ('corpus.num_workers', 0),
+    ('model.num_kv_heads', 4),
+    ('mesh.tensor', 4),
+    ('train.training.warmup_steps', 500),
+    ('score.window_overlap', 255),
+    ('score.window_overlap', 0),
+    ('select.arms.random.fraction', 1),
+    ('train.seeds', [7]),
+    ('train.arms', ['top_sum', 'random']),
+  ],
+)
+def test_bounds_that_are_allowed(path, value):
+  config.from_mapping(edited(path, value))
+
+
+@pytest.mark.parametrize(
+  'path, value',
+  [
+    ('corpus.seed', -1),
+    ('select.arms.random.seed', -1),
+    ('train.training.weight_decay', NAN),
+    ('train.training.learning_rate', float('inf')),
+    ('train.arms', ['random', 'random']),
+  ],
+)
+def test_values_that_no_stage_can_use(path, value):
+  with pytest.raises(UserError, match=path.rsplit('.', 1)[-1]):
+    config.from_mapping(edited(path, value))
+
+
+def test_arms_of_a_run():
+  assert config.from_mapping(plain()).arms == tuple(plain()['select']['arms'])
+  some = edited('train.arms', ['random', 'full'])
+  assert config.from_mapping(some).arms == ('random', 'full')

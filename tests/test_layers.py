@@ -1,0 +1,179 @@
+"""Who may import whom, and how large a file may grow."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import infoprune_jax
+
+ROOT = pathlib.Path(infoprune_jax.__file__).parent
+FILES = sorted(ROOT.rglob('*.py'))
+# High may import low, never the reverse. Neighbours may not import each other.
+LAYERS = (
+  ('main',),
+  ('pipeline',),
+  ('report',),
+  ('train',),
+  ('evaluate',),
+  ('selection',),
+  ('score',),
+  ('data', 'model'),
+  ('artifacts',),
+  ('files',),
+  ('config',),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+ANYONE = 'progress'
+WITHOUT_JAX = (
+  'config',
+  'files',
+  'artifacts',
+  'progress',
+  'selection',
+  'report',
+)
+LAZY = ('duckdb', 'matplotlib', 'jinja2')
+MAX_FILE, MAX_FUNCTION = 430, 80  # lines
+
+
+def unit_of(path: pathlib.Path) -> str:
+  """The subpackage or the module at the top that a file belongs to."""
+  return path.relative_to(ROOT).with_suffix('').parts[0]
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+  """Full names of what is imported; `from a import b` gives `a.b`."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, 'imports are absolute'
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+def at_the_top(tree: ast.Module) -> ast.Module:
+  """The tree without the bodies of functions."""
+
+  class Cut(ast.NodeTransformer):
+    def visit_FunctionDef(self, node):
+      return None
+
+    visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
+
+  return Cut().visit(tree)
+
+
+def parsed(path: pathlib.Path) -> ast.Module:
+  return ast.parse(path.read_text(), str(path))
+
+
+def is_below(name: str, package: str) -> bool:
+  return name == package or name.startswith(f'{package}.')
+
+
+def name_of(path: pathlib.Path) -> str:
+  return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize('path', FILES, ids=name_of)
+def test_high_imports_low(path):
+  unit = unit_of(path)
+  for name in imports(parsed(path)):
+    if not is_below(name, 'infoprune_jax'):
+      continue
+    parts = name.split('.')
+    other = parts[1] if len(parts) > 1 else '__init__'
+    if other in (unit, ANYONE) or other.startswith('__'):
+      continue
+    assert unit != ANYONE, f'{unit} imports {name}'
+    assert RANK[unit] < RANK[other], f'{unit} imports {name}'
+
+
+def test_every_unit_has_a_layer():
+  units = {unit_of(path) for path in FILES} - {'__init__', ANYONE}
+  assert units == set(RANK)
+
+
+@pytest.mark.parametrize('path', FILES, ids=name_of)
+def test_heavy_packages_stay_where_they_are(path):
+  for name in imports(parsed(path)):
+    top = name.split('.')[0]
+    if unit_of(path) in WITHOUT_JAX:
+      assert top not in ('jax', 'jaxlib', 'flax', 'optax', 'grain'), name
+    if top in ('tensorflow', 'seqio', 'tensorflow_datasets'):
+      assert unit_of(path) == 'data', name
+    if top == 'orbax':
+      assert name_of(path) == 'model/checkpoints.py', name
+  for name in imports(at_the_top(parsed(path))):
+    assert name.split('.')[0] not in LAZY, f'{name} is imported where used'
+
+
+@pytest.mark.parametrize('path', FILES, ids=name_of)
+def test_one_module_maps_to_the_mesh(path):
+  if name_of(path) == 'model/partitioning.py':
+    return
+  tree = parsed(path)
+  names = [name for name in imports(tree) if is_below(name, 'jax.sharding')]
+  names += [
+    ast.unparse(node)
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Attribute)
+    and is_below(ast.unparse(node), 'jax.sharding')
+  ]
+  assert not names
+
+
+@pytest.mark.parametrize('path', FILES, ids=name_of)
+def test_files_and_functions_are_small(path):
+  assert len(path.read_text().splitlines()) <= MAX_FILE
+  for node in ast.walk(parsed(path)):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      lines = node.end_lineno - node.lineno + 1
+      assert lines <= MAX_FUNCTION, f'{node.name} has {lines} lines'
+
+
+@pytest.mark.parametrize('path', FILES, ids=name_of)
+def test_a_module_is_named_after_its_noun(path):
+  parts = path.relative_to(ROOT).with_suffix('').parts
+  banned = {'utils', 'util', 'common', 'helpers', 'helper', 'misc'}
+  assert not banned.intersection(parts)
+
+
+def loaded_by(module: str) -> set[str]:
+  """The packages that an import of `module` loads, in a process of its own."""
+  code = (
+    f'import {module}, sys; print(*{{n.split(".")[0] for n in sys.modules}})'
+  )
+  paths = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+  found = subprocess.run(
+    [sys.executable, '-c', code],
+    env=paths,
+    check=True,
+    capture_output=True,
+    text=True,
+  )
+  return set(found.stdout.split())
+
+
+@pytest.mark.parametrize(
+  'module, absent',
+  [
+    ('infoprune_jax.selection.select', {'jax', 'duckdb', 'tensorflow'}),
+    ('infoprune_jax.report.page', {'jax', 'matplotlib', 'jinja2', 'duckdb'}),
+    ('infoprune_jax.data.tokenize', {'jax', 'tensorflow', 'seqio', 'duckdb'}),
+    ('infoprune_jax.main', {'jax', 'tensorflow', 'seqio', 'duckdb'}),
+    (
+      'infoprune_jax.pipeline',
+      {'tensorflow', 'seqio', 'duckdb', 'matplotlib', 'jinja2'},
+    ),
+  ],
+)
+def test_an_import_loads_only_what_it_needs(module, absent):
+  loaded = loaded_by(module)
+  assert 'infoprune_jax' in loaded
+  assert not loaded & absent
