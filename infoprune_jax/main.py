@@ -7,6 +7,7 @@ python -m infoprune_jax.main --config=configs/demo.py [--workdir=DIR] \
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from absl import app, flags, logging
@@ -68,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
   del argv
   progress.log_to_stderr()
   logging.set_verbosity(logging.WARNING)  # Orbax says much on every save.
+  _hush_when_disk_is_full()
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   name = os.path.basename(
     config_flags.get_config_filename(flags.FLAGS['config'])
@@ -90,11 +92,36 @@ def main(argv: Sequence[str]) -> int:
   except Exception as error:
     if not files.is_disk_full(error):
       raise
-    return _exit(
+    _exit(
       f'No space is left on the device of {workdir}. What is finished is '
       'kept: free some space and run it again.'
     )
+    _leave_at_once(USER_ERROR)
   return 0
+
+
+def _hush_when_disk_is_full() -> None:
+  """Threads of libraries print what the main thread raises again anyway."""
+  hook = threading.excepthook
+
+  def in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is None or not files.is_disk_full(args.exc_value):
+      hook(args)
+
+  threading.excepthook = in_thread
+  # A handler's filter sees what child loggers send up, a logger's does not.
+  logging.get_absl_handler().addFilter(
+    lambda record: not (
+      'No space left on device' in record.getMessage()
+      or (record.exc_info and files.is_disk_full(record.exc_info[1]))
+    )
+  )
+
+
+def _leave_at_once(code: int) -> None:
+  """Ends the process without the writers' last attempts to write."""
+  sys.stderr.flush()
+  os._exit(code)
 
 
 if __name__ == '__main__':

@@ -145,7 +145,10 @@ def test_a_full_disk_is_one_message(monkeypatch, capsys, tmp_path):
   monkeypatch.setattr(pipeline, 'run', fail)
   monkeypatch.chdir(ROOT)
   main._parse(['main', f'--config={JSONL}', f'--workdir={tmp_path}'])
-  assert main.main([]) == main.USER_ERROR
+  left = []
+  monkeypatch.setattr(main, '_leave_at_once', left.append)
+  main.main([])
+  assert left == [main.USER_ERROR]
   assert 'No space is left' in capsys.readouterr().err
 
 
