@@ -111,9 +111,11 @@ def _hush_when_disk_is_full() -> None:
   threading.excepthook = in_thread
   # A handler's filter sees what child loggers send up, a logger's does not.
   logging.get_absl_handler().addFilter(
-    lambda record: not (
-      'No space left on device' in record.getMessage()
-      or (record.exc_info and files.is_disk_full(record.exc_info[1]))
+    lambda record: (
+      not (
+        'No space left on device' in record.getMessage()
+        or (record.exc_info and files.is_disk_full(record.exc_info[1]))
+      )
     )
   )
 

@@ -212,9 +212,9 @@ REFUSED = [
   ('corpus.sources.mine.text_column', '', r'source\.text_column is empty'),
   ('corpus.sources', {}, r'corpus\.sources is empty: add one'),
   ('corpus.on_bad_row', 'refused', "mean 'refuse'"),
-  ('corpus.reference_share', 1.5, r'reference_share must be in \[0, 1\]'),
-  ('corpus.reference_share', NAN, r'reference_share must be in'),
-  ('corpus.heldout_share', -0.1, r'heldout_share must be in \[0, 1\]'),
+  ('corpus.reference_share', 1.5, r'must leave documents to score, got 1\.5'),
+  ('corpus.reference_share', NAN, r'reference_share must be positive'),
+  ('corpus.heldout_share', 0.0, r'heldout_share must be positive, got 0\.0'),
   ('corpus.heldout_share', 0.75, r'must leave documents to score, got 0\.25'),
   ('corpus.max_bytes_per_source', -1, 'max_bytes_per_source must be in'),
   ('corpus.num_workers', -1, r'num_workers must be in \[0, 4096\]'),
@@ -270,7 +270,6 @@ def test_out_of_range(path, value, message):
 @pytest.mark.parametrize(
   'path, value',
   [
-    ('corpus.reference_share', 0.0),
     ('corpus.num_workers', 0),
     ('model.num_kv_heads', 4),
     ('mesh.tensor', 4),
