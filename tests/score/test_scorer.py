@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from random_store import RandomStore
 
+from infoprune_jax import artifacts
 from infoprune_jax.config import MeshConfig, UserError
+from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.model import network, partitioning
 from infoprune_jax.score import scorer
 
@@ -123,6 +125,26 @@ def test_nan_names_the_document(score, params):
   broken = jax.tree.map(lambda x: x * np.float32('nan'), params)
   with pytest.raises(UserError, match=r'shard 0, row 1\) of a store'):
     score(Store([0, 5, 9]), [0, 1, 2], params=broken)
+
+
+def test_a_reference_of_another_corpus_is_refused(
+  small, store_workdir, tmp_path
+):
+  for name in ('token_store', 'vocabulary'):
+    (tmp_path / name).symlink_to(f'{store_workdir}/{name}')
+  artifacts.Artifact(
+    artifacts.reference_dir(str(tmp_path)),
+    'run',
+    'reference',
+    {},
+    {'token_store': 'f' * 16},
+  ).finish({}, step=12)
+  with pytest.raises(UserError) as error:
+    scorer.run(small, str(tmp_path))
+  store = TokenStore.open(store_workdir)
+  for word in ('reference model', 'f' * 16, store.fingerprint, 'Delete'):
+    assert word in str(error.value)
+  assert not list((tmp_path / 'scores').glob('part-*'))
 
 
 def test_tokens_are_reported_as_they_are_counted(small, mesh, params):
