@@ -150,9 +150,11 @@ def test_a_second_process_in_the_workdir_is_refused(config_path, tmp_path):
   first = start(config_path, tmp_path, '--job=reference')
   try:
     deadline = time.monotonic() + 60
-    while not (tmp_path / 'reference/.lock').exists():
+    lock = tmp_path / 'reference/.lock'
+    while not (lock.exists() and lock.read_text().strip()):
       assert time.monotonic() < deadline
       time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # It holds the lock for as long.
     second = start(config_path, tmp_path, '--job=reference')
     output, _ = second.communicate(timeout=60)
   finally:

@@ -68,8 +68,12 @@ def _select(
   with files.lock(path):
     finished = artifact.finished()
     # The summary of an arm that reads no score still shows the scores' deciles.
+    shows = {
+      'scores': scores['fingerprint'],
+      'num_examples': config.report.num_examples,
+    }
     shown = files.read_json(posixpath.join(path, SUMMARY)) or {}
-    if finished and shown.get('scores') == scores['fingerprint']:
+    if finished and shows.items() <= shown.items():
       logger.info('select: %s finished before, skipped', name)
       return
     artifact.begin()
@@ -81,9 +85,7 @@ def _select(
     found = summary.summarize(
       examples, kept, ranking, config.report.num_examples
     )
-    files.write_json(
-      posixpath.join(path, SUMMARY), {'scores': scores['fingerprint'], **found}
-    )
+    files.write_json(posixpath.join(path, SUMMARY), {**shows, **found})
     mask = np.zeros(sum(store.documents_per_part), bool)
     mask[examples.index[kept]] = True
     keep_set.write(artifact, mask, kept=found['kept'], total=found['total'])

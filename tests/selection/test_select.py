@@ -222,3 +222,16 @@ def test_a_keep_set_knows_its_place_in_the_store(experiment, workdir):
 def test_infinite_scores_are_refused(experiment, workdir):
   with pytest.raises(UserError, match='no finite number'):
     run(experiment, workdir, odd=base.arm('top', 'nll_sum / 0', 0.5))
+
+
+def test_more_examples_are_shown_when_asked_for(experiment, workdir):
+  edits = experiment.copy_and_resolve_references()
+  edits.report.num_examples = 1
+  run(edits, workdir)
+  few = opened(workdir, 'top_nll').manifest
+  assert len(shown(workdir, 'top_nll')['most']) == 1
+  edits.report.num_examples = 4
+  run(edits, workdir)
+  assert len(shown(workdir, 'top_nll')['most']) == 4
+  # What was trained on the keep set stays what it was trained on.
+  assert opened(workdir, 'top_nll').manifest == few
