@@ -26,11 +26,7 @@ PROBE = ' two  spaces\n\ttab e\u0301 \U0001f9ec'
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """Encodes any text, and decodes to the very same text.
-
-  >>> Vocabulary(model).decode(Vocabulary(model).encode('a b'))  # doctest: +SKIP
-  'a b'
-  """
+  """Encodes any text, and decodes to the very same text."""
 
   model: bytes = dataclasses.field(repr=False)  # a SentencePiece model proto
 
