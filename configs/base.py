@@ -42,6 +42,13 @@ def jsonl(
   )
 
 
+def parquet(*paths: str, **columns: str) -> ConfigDict:
+  """A source of Parquet: each row is a document; columns as in `jsonl`."""
+  source = jsonl(*paths, **columns)
+  source.format = 'parquet'
+  return source
+
+
 def arm(
   keep: str,
   score: str = '',

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 SPLITS = ('reference', 'scored', 'heldout')
-SOURCE_FORMATS = ('text', 'jsonl')
+SOURCE_FORMATS = ('text', 'jsonl', 'parquet')
 ON_BAD_ROW = ('refuse', 'drop')
 VOCABULARY_TYPES = ('unigram', 'bpe')
 DTYPES = ('float32', 'bfloat16')
@@ -60,17 +60,17 @@ def check_seeds(name: str, *seeds: int) -> None:
 class SourceConfig:
   """Where the documents of one source are."""
 
-  format: str  # 'text': a file is a document; 'jsonl': a line is one
+  format: str  # 'text': a file is a document; 'jsonl', 'parquet': a row is one
   paths: tuple[str, ...]  # files, folders or globs; .gz and .zst are unpacked
-  text_column: str  # jsonl: the column of the text
-  id_column: str  # jsonl: a unique string or integer; '' for file:line
-  source_column: str  # jsonl: overrides the source's name; '' for none
+  text_column: str  # of rows: the text; 'a.b' is field b of column a
+  id_column: str  # of rows: a unique string or integer; '' for file:row
+  source_column: str  # of rows: overrides the source's name; '' for none
 
   def __post_init__(self):
     check_choice('source.format', self.format, SOURCE_FORMATS)
     if not self.paths:
       raise UserError('source.paths is empty: give files, folders or globs.')
-    if self.format == 'jsonl' and not self.text_column:
+    if self.format != 'text' and not self.text_column:
       raise UserError('source.text_column is empty: name the text column.')
 
 

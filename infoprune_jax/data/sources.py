@@ -1,4 +1,4 @@
-"""Documents out of files: plain text and JSONL, also compressed.
+"""Documents out of files: plain text and JSONL, also compressed, and Parquet.
 
 Every row of a file comes out, good or bad, in the file's order, so that two
 passes over one file agree on what its n-th row is.
@@ -15,11 +15,13 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from infoprune_jax.config import SourceConfig, UserError
 
 CODECS = {'.gz': 'gzip', '.zst': 'zstd'}
 MAX_ID_BYTES = 4096
+PARQUET_BATCH = 1024  # rows held at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _matches(source: str, path: str) -> tuple[str, list[tuple[str, int]]]:
 
 
 def read_rows(file: InputFile) -> Iterator[tuple[int, Document | BadRow]]:
-  """The rows of a file, in order, each with its line (from 1).
+  """The rows of a file, in order, each with its line or number (from 1).
 
   Raises:
     UserError: the file cannot be read to its end.
@@ -132,10 +134,12 @@ def read_rows(file: InputFile) -> Iterator[tuple[int, Document | BadRow]]:
       stream = pa.CompressedInputStream(raw, codec) if codec else raw
       if file.config.format == 'text':
         yield 1, _text_file(file, stream.read())
+      elif file.config.format == 'parquet':
+        yield from _parquet_rows(file, raw)
       else:
         with io.BufferedReader(stream, 1 << 20) as lines:
           yield from _json_lines(file, lines)
-  except (OSError, pa.ArrowInvalid) as error:
+  except (OSError, pa.ArrowException) as error:
     raise UserError(f'{file.path} cannot be read: {error}') from None
 
 
@@ -161,7 +165,6 @@ def _json_lines(
 
 
 def _json_document(file: InputFile, number: int, line: bytes) -> Document:
-  config = file.config
   try:
     row = json.loads(_utf8(line))
   except RecursionError:
@@ -170,6 +173,46 @@ def _json_document(file: InputFile, number: int, line: bytes) -> Document:
     raise _Bad('broken JSON', str(error)) from None
   if not isinstance(row, dict):
     raise _Bad('not a JSON object', f'a {type(row).__name__}')
+  return _row_document(file, number, row)
+
+
+def _parquet_rows(
+  file: InputFile, raw: Any
+) -> Iterator[tuple[int, Document | BadRow]]:
+  config = file.config
+  wanted = (config.text_column, config.id_column, config.source_column)
+  columns = [name for name in wanted if name]
+  with pq.ParquetFile(raw) as parquet:
+    there = parquet.schema_arrow.names
+    for name in columns:
+      if name not in there and name.partition('.')[0] not in there:
+        raise UserError(
+          f'{file.path} has no column {name!r}; columns are '
+          f'{", ".join(there)}. Name another in corpus.sources.{file.source}.'
+        )
+    number = 0
+    for batch in parquet.iter_batches(PARQUET_BATCH, columns=columns):
+      for position in range(batch.num_rows):
+        number += 1
+        try:
+          row = _parquet_row(batch, position)
+          yield number, _row_document(file, number, row)
+        except _Bad as bad:
+          where = f'{file.path}:{number}'
+          yield number, BadRow(bad.args[0], where, bad.args[1])
+
+
+def _parquet_row(batch: pa.RecordBatch, position: int) -> dict[str, Any]:
+  try:
+    return {name: batch[name][position].as_py() for name in batch.schema.names}
+  except UnicodeDecodeError as error:
+    raise _Bad('not UTF-8', f'at byte {error.start}') from None
+
+
+def _row_document(
+  file: InputFile, number: int, row: dict[str, Any]
+) -> Document:
+  config = file.config
   text = _text(_column(row, config.text_column))
   example_id = f'{file.source}/{file.name}:{number}'
   if config.id_column:
@@ -190,10 +233,14 @@ def _json_document(file: InputFile, number: int, line: bytes) -> Document:
 
 
 def _column(row: dict[str, Any], name: str) -> Any:
-  if name not in row:
-    columns = ', '.join(sorted(row)[:20]) or 'none'
-    raise _Bad('no such column', f'no {name!r}, columns are {columns:.200}')
-  return row[name]
+  """The column `name`, or where there is none the field that 'a.b' names."""
+  if name in row:
+    return row[name]
+  outer, _, inner = name.partition('.')
+  if inner and isinstance(row.get(outer), dict):
+    return _column(row[outer], inner)
+  columns = ', '.join(sorted(row)[:20]) or 'none'
+  raise _Bad('no such column', f'no {name!r}, columns are {columns:.200}')
 
 
 def _utf8(data: bytes) -> str:
