@@ -35,11 +35,6 @@ class Plan:
     return len(self.row_offsets) - 1
 
   @property
-  def num_counted(self) -> int:
-    """Slots that count: each target of each document, once."""
-    return int(self.length.sum() - self.context.sum())
-
-  @property
   def fill(self) -> float:
     """The share of slots that hold a token."""
     return float(self.length.sum()) / max(self.num_rows * self.row_length, 1)

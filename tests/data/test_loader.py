@@ -124,4 +124,4 @@ def test_every_kept_token_and_its_eos_is_in_the_plan(store):
   keep = [np.array([3, 4]), np.array([], int)]
   rows = loader.packed_rows(store, keep, 16, 0)
   lengths = store.part(0).column('num_tokens')[[3, 4]]
-  assert rows.plan.num_counted == lengths.sum() + 2
+  assert rows.plan.length.sum() == lengths.sum() + 2

@@ -309,9 +309,9 @@ def test_bad_text_files(tmp_path, data, reason):
 def test_a_file_name_that_is_not_utf8(tmp_path):
   with open(os.fsencode(tmp_path) + b'/\xff.txt', 'w') as file:
     file.write('text')
-  for _, row in read(base.text(str(tmp_path))):
-    if isinstance(row, Document):
-      row.example_id.encode()
+  [(_, row)] = read(base.text(str(tmp_path)))
+  assert row.example_id.endswith('/\\xff.txt')
+  assert row.example_id.encode()
 
 
 def test_files_are_closed(tmp_path):
