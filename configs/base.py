@@ -6,6 +6,8 @@ see `demo.py` and `tiny.py`. Meanings, units and bounds are the fields' own, in
 `--config.train.seeds=0,1,2`.
 """
 
+import math
+
 from ml_collections import ConfigDict
 
 # The terms of arXiv 2406.14124, both a token, so that long and short examples
@@ -15,54 +17,71 @@ INFORMATION = 'nll_sum / num_tokens'
 INVERSE_FREQUENCY = 'unigram_nll_sum / num_tokens'
 
 
+def _source(format: str, paths: tuple[str, ...], **columns: str) -> ConfigDict:
+  fields = dict(
+    text_column='text',
+    id_column='',
+    source_column='',
+    split='',
+    data_dir='',
+    module='',
+  )
+  return ConfigDict({'format': format, 'paths': paths, **fields, **columns})
+
+
 def text(*paths: str) -> ConfigDict:
   """A source of plain text: each file is a document."""
-  return ConfigDict(
-    dict(
-      format='text', paths=paths, text_column='', id_column='', source_column=''
-    )
-  )
+  return _source('text', paths)
 
 
-def jsonl(
-  *paths: str,
-  text_column: str = 'text',
-  id_column: str = '',
-  source_column: str = '',
-) -> ConfigDict:
-  """A source of JSONL: each line is a document."""
-  return ConfigDict(
-    dict(
-      format='jsonl',
-      paths=paths,
-      text_column=text_column,
-      id_column=id_column,
-      source_column=source_column,
-    )
-  )
+def jsonl(*paths: str, **columns: str) -> ConfigDict:
+  """A source of JSONL: each line is a document.
+
+  Args:
+    *paths: Files, folders, globs or URLs.
+    **columns: `text_column`, `id_column`, `source_column`.
+  """
+  return _source('jsonl', paths, **columns)
 
 
 def parquet(*paths: str, **columns: str) -> ConfigDict:
   """A source of Parquet: each row is a document; columns as in `jsonl`."""
-  source = jsonl(*paths, **columns)
-  source.format = 'parquet'
-  return source
+  return _source('parquet', paths, **columns)
 
 
-def arm(
-  keep: str,
-  score: str = '',
-  fraction: float = 1.0,
-  unit: str = 'tokens',
-  per: str = '',
-  seed: int = 0,
-) -> ConfigDict:
-  """One rule of an arm; an arm of several is a tuple of them."""
-  return ConfigDict(
-    dict(
-      score=score, keep=keep, fraction=fraction, unit=unit, per=per, seed=seed
-    )
+def hf_dataset(*paths: str, **columns: str) -> ConfigDict:
+  """Folders of `datasets.Dataset.save_to_disk`; columns as in `jsonl`."""
+  return _source('hf_dataset', paths, **columns)
+
+
+def tfds(*names: str, split: str = 'train', **fields: str) -> ConfigDict:
+  """TFDS datasets, by name or folder; also `data_dir`, columns as in `jsonl`."""
+  return _source('tfds', names, split=split, **fields)
+
+
+def seqio(*names: str, split: str = 'train', **fields: str) -> ConfigDict:
+  """SeqIO tasks or mixtures; also `module`, columns as in `jsonl`."""
+  return _source('seqio', names, split=split, **fields)
+
+
+def arm(keep: str, score: str = '', **fields: str | float) -> ConfigDict:
+  """One rule of an arm; an arm of several is a tuple of them.
+
+  Args:
+    keep: What of the ranking, see `RuleConfig`.
+    score: The SQL expression to rank by.
+    **fields: Other fields of `RuleConfig`.
+  """
+  rule = dict(
+    fraction=1.0,
+    low=-math.inf,
+    high=math.inf,
+    temperature=1.0,
+    unit='tokens',
+    per='',
+    seed=0,
   )
+  return ConfigDict({'score': score, 'keep': keep, **rule, **fields})
 
 
 def model() -> ConfigDict:
@@ -104,6 +123,8 @@ def training() -> ConfigDict:
       eval_every=100,
       checkpoint_every=250,
       max_checkpoints=2,
+      mixture=ConfigDict(),
+      reader='grain',
     )
   )
 
@@ -131,11 +152,18 @@ def get_config() -> ConfigDict:
   )
   config.corpus.sources = ConfigDict(sort_keys=False)
   config.vocabulary = ConfigDict(
-    dict(path='', size=4096, type='unigram', train_bytes=2_000_000)
+    dict(
+      path='',
+      bos_id=-1,
+      eos_id=-1,
+      size=4096,
+      type='unigram',
+      train_bytes=2_000_000,
+    )
   )
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
   config.reference = ConfigDict(
-    dict(model=model(), training=training(), seed=0)
+    dict(model=model(), training=training(), seed=0, folds=1)
   )
   config.score = scoring()
   config.select = ConfigDict()

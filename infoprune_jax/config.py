@@ -5,66 +5,53 @@ names, types, units and what is refused. Standard library only.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
+
+from infoprune_jax.validation import (
+  UserError,
+  build,
+  check_choice,
+  check_positive,
+  check_range,
+  check_seeds,
+  to_plain as to_plain,
+)
 
 SPLITS = ('reference', 'scored', 'heldout')
-SOURCE_FORMATS = ('text', 'jsonl', 'parquet')
+FILE_FORMATS = ('text', 'jsonl', 'parquet', 'hf_dataset')
+SOURCE_FORMATS = (*FILE_FORMATS, 'tfds', 'seqio')
 ON_BAD_ROW = ('refuse', 'drop')
 VOCABULARY_TYPES = ('unigram', 'bpe')
 DTYPES = ('float32', 'bfloat16')
-KEEP_KINDS = ('top', 'bottom', 'middle', 'random', 'all')
+# What each keeps is said at `RuleConfig`.
+RANKED_KINDS = ('top', 'bottom', 'middle', 'band', 'threshold', 'sample')
+KEEP_KINDS = (*RANKED_KINDS, 'random', 'distinct', 'all', 'everything')
+BUDGET_KINDS = ('top', 'bottom', 'middle', 'sample', 'random')
+BOUND_KINDS = ('band', 'threshold')  # From `low` to `high`.
+READERS = ('grain', 'seqio')
 UNITS = ('tokens', 'examples', 'bytes')
 PER = ('', 'source')
 
 
-class UserError(ValueError):
-  """Something a user can mend: shown as one message, without a traceback."""
-
-
-def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-  """Raises `UserError` unless `value` is one of `choices`."""
-  if value in choices:
-    return
-  near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-  hint = f' Did you mean {near[0]!r}?' if near else ''
-  raise UserError(
-    f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}.'
-    + hint
-  )
-
-
-def check_range(name: str, value: float, low: float, high: float) -> None:
-  """Raises `UserError` unless low <= value <= high."""
-  if not low <= value <= high:
-    raise UserError(f'{name} must be in [{low:g}, {high:g}], got {value:g}.')
-
-
-def check_positive(section: str, instance: Any, *names: str) -> None:
-  """Raises `UserError` unless fields (all numbers if none is named) are > 0."""
-  for name, value in vars(instance).items():
-    meant = type(value) in (int, float) and (name in names or not names)
-    if meant and not 0 < value < math.inf:
-      raise UserError(f'{section}.{name} must be positive, got {value}.')
-
-
-def check_seeds(name: str, *seeds: int) -> None:
-  """Raises `UserError` unless seeds are what every generator takes."""
-  for seed in seeds:
-    check_range(name, seed, 0, 2**31 - 1)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-  """Where the documents of one source are."""
+  """Where the documents of one source are.
 
-  format: str  # 'text': a file is a document; 'jsonl', 'parquet': a row is one
-  paths: tuple[str, ...]  # files, folders or globs; .gz and .zst are unpacked
+  Formats: 'text', where a file is a document; 'jsonl' and 'parquet', where a
+  row is one; 'hf_dataset', a folder that `datasets.Dataset.save_to_disk` wrote;
+  'tfds', a TFDS dataset; 'seqio', a registered SeqIO task or mixture.
+  """
+
+  format: str
+  paths: tuple[str, ...]  # files, folders, globs, URLs; names of TFDS and SeqIO
   text_column: str  # of rows: the text; 'a.b' is field b of column a
-  id_column: str  # of rows: a unique string or integer; '' for file:row
+  id_column: str  # of rows: a unique string or integer; '' for the format's own
   source_column: str  # of rows: overrides the source's name; '' for none
+  split: str  # of a TFDS dataset or a SeqIO task; '' for files
+  data_dir: str  # of TFDS; '' for its own default
+  module: str  # of SeqIO: imported first, as it registers the task; '' for none
 
   def __post_init__(self):
     check_choice('source.format', self.format, SOURCE_FORMATS)
@@ -72,6 +59,11 @@ class SourceConfig:
       raise UserError('source.paths is empty: give files, folders or globs.')
     if self.format != 'text' and not self.text_column:
       raise UserError('source.text_column is empty: name the text column.')
+    if (self.split == '') != (self.format in FILE_FORMATS):
+      raise UserError(
+        f"source.split is {self.split!r}: format='{self.format}' "
+        + ('has none.' if self.split else "needs one, such as 'train'.")
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,18 +103,30 @@ class CorpusConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VocabularyConfig:
-  """A SentencePiece model: given, or trained on the reference split."""
+  """A vocabulary: given, or a SentencePiece model trained on the corpus."""
 
-  path: str  # an existing .model file; '' to train one
+  # A SentencePiece .model, a tokenizer.json of Hugging Face, or a folder with
+  # one or with GPT-2's vocab.json and merges.txt; '' to train one.
+  path: str
+  bos_id: int  # conditions a document's first token; -1 for what the files say
+  eos_id: int  # ends a document in training; -1 for what the files say
   size: int  # pieces, when trained
   type: str  # 'unigram' (encodes faster) or 'bpe' (trains faster)
   train_bytes: int  # of the reference split, when trained
 
   def __post_init__(self):
     check_choice('vocabulary.type', self.type, VOCABULARY_TYPES)
-    check_positive('vocabulary', self)
+    check_positive('vocabulary', self, 'size', 'train_bytes')
     # 256 byte pieces, four special ones, and something beyond them.
     check_range('vocabulary.size', self.size, 320, 2**20)
+    for name in ('bos_id', 'eos_id'):
+      value = getattr(self, name)
+      check_range(f'vocabulary.{name}', value, -1, 2**31 - 1)
+      if value >= 0 and not self.path:
+        raise UserError(
+          f'vocabulary.{name} is {value}, but a trained vocabulary has its own: '
+          'set it to -1, or name a vocabulary in vocabulary.path.'
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,8 +194,18 @@ class TrainingConfig:
   eval_every: int  # steps
   checkpoint_every: int  # steps
   max_checkpoints: int  # the newest are kept
+  # The share of tokens by source, however scaled; {} for natural sizes.
+  mixture: Mapping[str, float] = dataclasses.field(hash=False)
+  reader: str  # 'grain' over the token store, or 'seqio' over its task
 
   def __post_init__(self):
+    check_choice('training.reader', self.reader, READERS)
+    for source, weight in self.mixture.items():
+      if not 0.0 < weight < math.inf:
+        raise UserError(
+          f'training.mixture.{source} must be positive, got {weight}: leave '
+          'sources out of the corpus, not by weight zero.'
+        )
     sizes = ('num_steps', 'batch_size', 'row_length', 'max_checkpoints')
     every = ('log_every', 'eval_every', 'checkpoint_every')
     check_positive(
@@ -211,14 +225,20 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReferenceConfig:
-  """The model whose surprise is the score, trained on the reference split."""
+  """The model whose surprise is the score.
+
+  With one fold it trains on the reference split and scores the scored one; with
+  two, each of two models trains on one half of both and scores the other half.
+  """
 
   model: ModelConfig
   training: TrainingConfig
   seed: int
+  folds: int
 
   def __post_init__(self):
     check_seeds('reference.seed', self.seed)
+    check_choice('reference.folds', self.folds, (1, 2))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,11 +262,22 @@ class ScoringConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RuleConfig:
-  """One step of an arm's selection, over the examples of the scored split."""
+  """One step of an arm's selection, over the examples that were scored.
+
+  What is kept: 'top', 'bottom' and 'middle' of the ranking by `score`, up to
+  `fraction`; a 'band' of it, from `low` to `high` as fractions; every score from
+  `low` to `high` ('threshold'); a 'sample' without replacement, likelier by
+  exp(score / temperature); a 'random' part; the first of each text ('distinct');
+  'all'; or 'everything', which adds the reference split and trains for the FLOPs
+  that the reference model and scoring cost the other arms.
+  """
 
   score: str  # SQL expression over score-table columns; '' where none is read
-  keep: str  # 'top', 'bottom', 'middle', 'random' or 'all'
-  fraction: float  # of `unit` of the whole scored split, in (0, 1]
+  keep: str
+  fraction: float  # of `unit` of all that was scored, in (0, 1]
+  low: float  # of a band or threshold
+  high: float  # of a band or threshold
+  temperature: float  # of a sample, in units of the score
   unit: str  # 'tokens', 'examples' or 'bytes'
   per: str  # 'source' to spend the budget within each; '' over all
   seed: int  # of random draws and of ties
@@ -260,16 +291,45 @@ class RuleConfig:
       raise UserError(
         f'select.fraction must be in (0, 1], got {self.fraction}.'
       )
-    if self.needs_score and not self.score.strip():
+    if not 0.0 < self.temperature < math.inf:
       raise UserError(
-        f"select.score is empty, but keep='{self.keep}' ranks by it: give a "
-        "SQL expression such as 'nll_sum / num_tokens'."
+        f'select.temperature must be positive, got {self.temperature}.'
+      )
+    self._check_kind()
+
+  def _check_kind(self) -> None:
+    kind = f"keep='{self.keep}'"
+    if self.needs_score != bool(self.score.strip()):
+      raise UserError(
+        f'select.score is {self.score!r}, but {kind} '
+        + (
+          "ranks by it: give a SQL expression such as 'nll_sum / num_tokens'."
+          if self.needs_score
+          else 'reads none: leave it empty.'
+        )
+      )
+    if self.keep not in BUDGET_KINDS and self.fraction != 1.0:
+      raise UserError(
+        f'select.fraction is {self.fraction}, but {kind} keeps no fraction.'
+      )
+    if self.keep != 'sample' and self.temperature != 1.0:
+      raise UserError(f'select.temperature is for samples, not for {kind}.')
+    bounds = (self.low, self.high)
+    if self.keep not in BOUND_KINDS and bounds != (-math.inf, math.inf):
+      raise UserError(f'select.low and select.high are not for {kind}.')
+    if self.keep in BOUND_KINDS and not self.low < self.high:
+      raise UserError(
+        f'select.low must be below select.high, got {self.low} and {self.high}.'
+      )
+    if self.keep == 'band' and not 0.0 <= self.low < self.high <= 1.0:
+      raise UserError(
+        f'select.low and select.high of a band are fractions, got {bounds}.'
       )
 
   @property
   def needs_score(self) -> bool:
     """Whether the rule reads a score, rather than chance or nothing."""
-    return self.keep in ('top', 'bottom', 'middle')
+    return self.keep in RANKED_KINDS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -352,68 +412,6 @@ class Config:
     return self.train.arms or tuple(self.select.arms)
 
 
-def to_plain(value: Any) -> Any:
-  """Dataclasses, mappings and tuples as dicts and lists, ready for JSON."""
-  if dataclasses.is_dataclass(value):
-    return {
-      field.name: to_plain(getattr(value, field.name))
-      for field in dataclasses.fields(value)
-    }
-  if isinstance(value, Mapping):
-    return {key: to_plain(item) for key, item in value.items()}
-  if isinstance(value, tuple | list):
-    return [to_plain(item) for item in value]
-  return value
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-  """Builds a value of the annotated type `kind` out of nested mappings."""
-  origin, arguments = get_origin(kind), get_args(kind)
-  if dataclasses.is_dataclass(kind):
-    return _build_section(kind, value, where)
-  if origin is Mapping:
-    if not hasattr(value, 'items'):
-      raise UserError(f'In {where}: expected a section, got {value!r}.')
-    return {
-      name: _build(arguments[1], item, f'{where}.{name}')
-      for name, item in value.items()
-    }
-  if origin is tuple:
-    # One rule alone needs no tuple around it.
-    items = (value,) if hasattr(value, 'items') else value
-    if not isinstance(items, tuple | list):
-      raise UserError(f'In {where}: expected a tuple, got {value!r}.')
-    return tuple(_build(arguments[0], item, where) for item in items)
-  if kind is float and type(value) is int:
-    return float(value)
-  if type(value) is not kind:
-    raise UserError(
-      f'In {where}: expected {kind.__name__}, got {value!r} '
-      f'({type(value).__name__}).'
-    )
-  return value
-
-
-def _build_section(kind: Any, value: Any, where: str) -> Any:
-  """Builds the dataclass `kind`, naming the section in what it refuses."""
-  if not hasattr(value, 'items'):  # A ConfigDict is no Mapping.
-    raise UserError(f'In {where}: expected a section, got {value!r}.')
-  hints = get_type_hints(kind)
-  for key in value:
-    check_choice(f'A key of {where}', key, tuple(hints))
-  missing = [name for name in hints if name not in value]
-  if missing:
-    raise UserError(f'In {where}: {", ".join(missing)} missing.')
-  fields = {
-    name: _build(hint, value[name], f'{where}.{name}')
-    for name, hint in hints.items()
-  }
-  try:
-    return kind(**fields)
-  except UserError as error:
-    raise UserError(f'In {where}: {error}') from None
-
-
 def from_mapping(value: Mapping[str, Any]) -> Config:
   """The frozen config of nested mappings, such as a `ConfigDict`.
 
@@ -421,4 +419,4 @@ def from_mapping(value: Mapping[str, Any]) -> Config:
     UserError: a key is unknown or missing, or a value is out of range; the
       message names the section.
   """
-  return _build(Config, value, 'config')
+  return build(Config, value, 'config')

@@ -202,7 +202,7 @@ def test_a_choice_far_from_all_has_no_hint():
   with pytest.raises(UserError) as caught:
     config.from_mapping(edited('select.arms.random.keep', 'zzz'))
   assert 'Did you mean' not in str(caught.value)
-  assert "'top', 'bottom', 'middle', 'random', 'all'" in str(caught.value)
+  assert "'sample', 'random', 'distinct', 'all'" in str(caught.value)
 
 
 NAN = float('nan')

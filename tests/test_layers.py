@@ -26,10 +26,12 @@ LAYERS = (
   ('artifacts',),
   ('files',),
   ('config',),
+  ('validation',),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ANYONE = 'progress'
 WITHOUT_JAX = (
+  'validation',
   'config',
   'files',
   'artifacts',

@@ -110,7 +110,7 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
   Raises:
     UserError: one is missing, unfinished, damaged, or not made from the others.
   """
-  from infoprune_jax.selection.keep_set import selection_name
+  from infoprune_jax.data.keep_set import selection_name
 
   runs = [(arm, seed) for arm in config.arms for seed in config.train.seeds]
   selections = {

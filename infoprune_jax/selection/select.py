@@ -7,10 +7,11 @@ import numpy as np
 
 from infoprune_jax import artifacts, config as config_lib, files
 from infoprune_jax.config import Config, RuleConfig
+from infoprune_jax.data import keep_set
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.progress import logger
 from infoprune_jax.score import table
-from infoprune_jax.selection import keep_set, rules as rules_lib, summary
+from infoprune_jax.selection import rules as rules_lib, summary
 
 SUMMARY = 'summary.json'
 

@@ -7,11 +7,11 @@ import numpy as np
 from infoprune_jax import artifacts, config as config_lib, files
 from infoprune_jax.config import Config, ModelConfig, TrainingConfig, UserError
 from infoprune_jax.data import loader
+from infoprune_jax.data.keep_set import KeepSet, selection_name
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import partitioning
 from infoprune_jax.progress import logger
-from infoprune_jax.selection.keep_set import KeepSet, selection_name
 from infoprune_jax.train import loop
 
 # Cadence, and how far a run goes, do not change the steps it shares with

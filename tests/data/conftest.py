@@ -160,7 +160,12 @@ def words(request) -> vocabulary.Vocabulary:
   lines = [random_text(rng) for _ in range(200)]
   return vocabulary.train(
     config.VocabularyConfig(
-      path='', size=400, type=request.param, train_bytes=1
+      path='',
+      bos_id=-1,
+      eos_id=-1,
+      size=400,
+      type=request.param,
+      train_bytes=1,
     ),
     lines,
   )

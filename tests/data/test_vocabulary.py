@@ -39,7 +39,15 @@ texts = st.lists(pieces, max_size=5).map(''.join)
 
 def settings_of(**fields) -> config.VocabularyConfig:
   return config.VocabularyConfig(
-    **{'path': '', 'size': 340, 'type': 'bpe', 'train_bytes': 1, **fields}
+    **{
+      'path': '',
+      'bos_id': -1,
+      'eos_id': -1,
+      'size': 340,
+      'type': 'bpe',
+      'train_bytes': 1,
+      **fields,
+    }
   )
 
 

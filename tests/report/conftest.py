@@ -277,7 +277,7 @@ def make_workdir(
   tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., tuple[config.Config, str]]:
   """Writes a workdir of a given size, in a folder of its own."""
-  from infoprune_jax.selection.keep_set import selection_name
+  from infoprune_jax.data.keep_set import selection_name
 
   def make(**sizes) -> tuple[config.Config, str]:
     workdir = str(tmp_path_factory.mktemp('report') / 'demo')

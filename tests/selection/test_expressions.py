@@ -5,6 +5,7 @@ import glob
 import numpy as np
 import pytest
 
+from configs import base
 from infoprune_jax.config import RuleConfig, UserError
 from infoprune_jax.selection import rules
 
@@ -204,14 +205,7 @@ def test_order_is_kept_over_many_row_groups(make_examples):
 
 def arm(*expressions: str) -> list[RuleConfig]:
   return [
-    RuleConfig(
-      score=expression,
-      keep='top',
-      fraction=0.5,
-      unit='tokens',
-      per='',
-      seed=0,
-    )
+    RuleConfig(**base.arm('top', expression, fraction=0.5))
     for expression in expressions
   ]
 
@@ -228,6 +222,4 @@ def test_rules_are_checked_before_there_is_data(expression):
 
 def test_a_good_arm_passes_the_check():
   rules.check(arm('nll_sum / num_tokens', 'num_bytes'), 'select.arms.mine')
-  [chosen] = arm('nope')
-  random = RuleConfig(**{**vars(chosen), 'keep': 'random'})
-  rules.check([random], 'select.arms.mine')  # A score that nobody reads.
+  rules.check([RuleConfig(**base.arm('random'))], 'select.arms.mine')

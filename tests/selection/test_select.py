@@ -10,10 +10,10 @@ from configs import base
 from infoprune_jax import artifacts, config, files
 from infoprune_jax.config import UserError
 from infoprune_jax.data import tokenize
+from infoprune_jax.data.keep_set import KeepSet
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.score import table
 from infoprune_jax.selection import select
-from infoprune_jax.selection.keep_set import KeepSet
 
 NAMES = [
   'bottom_nll',
@@ -128,7 +128,7 @@ def test_running_again_does_nothing(experiment, workdir):
 def test_one_more_arm_leaves_the_others(experiment, workdir):
   run(experiment, workdir)
   before = times(workdir)
-  run(experiment, workdir, more=base.arm('middle', 'num_tokens', 0.2))
+  run(experiment, workdir, more=base.arm('middle', 'num_tokens', fraction=0.2))
   after = times(workdir)
   assert {name: after[name] for name in before} == before
   assert opened(workdir, 'more').kept.any()
@@ -137,7 +137,7 @@ def test_one_more_arm_leaves_the_others(experiment, workdir):
 def test_another_rule_under_the_same_name_is_refused(experiment, workdir):
   run(experiment, workdir)
   with pytest.raises(UserError, match='keep set top_nll') as caught:
-    run(experiment, workdir, top_nll=base.arm('top', 'num_bytes', 0.5))
+    run(experiment, workdir, top_nll=base.arm('top', 'num_bytes', fraction=0.5))
   assert "'nll_sum / num_tokens'" in str(caught.value)
   assert "'num_bytes'" in str(caught.value)
 
@@ -221,7 +221,7 @@ def test_a_keep_set_knows_its_place_in_the_store(experiment, workdir):
 
 def test_infinite_scores_are_refused(experiment, workdir):
   with pytest.raises(UserError, match='no finite number'):
-    run(experiment, workdir, odd=base.arm('top', 'nll_sum / 0', 0.5))
+    run(experiment, workdir, odd=base.arm('top', 'nll_sum / 0', fraction=0.5))
 
 
 def test_more_examples_are_shown_when_asked_for(experiment, workdir):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from configs import base
 from infoprune_jax import artifacts
-from infoprune_jax.config import RuleConfig, UserError
-from infoprune_jax.selection import keep_set
-from infoprune_jax.selection.keep_set import KeepSet
+from infoprune_jax.config import RANKED_KINDS, RuleConfig, UserError
+from infoprune_jax.data import keep_set
+from infoprune_jax.data.keep_set import KeepSet
 
 STORE = types.SimpleNamespace(
   manifest={'fingerprint': 'a' * 16}, documents_per_part=[3, 0, 10]
@@ -30,9 +31,8 @@ def write(workdir, mask=MASK, fingerprint='a' * 16) -> artifacts.Artifact:
 
 
 def rule(keep: str) -> RuleConfig:
-  return RuleConfig(
-    score='nll_sum', keep=keep, fraction=0.5, unit='tokens', per='', seed=0
-  )
+  score = 'nll_sum' if keep in RANKED_KINDS else ''
+  return RuleConfig(**base.arm(keep, score))
 
 
 @given(mask=st.lists(st.booleans(), min_size=1, max_size=40).filter(any))

@@ -1,0 +1,113 @@
+"""What every section of a config is checked and built with.
+
+Standard library only.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin, get_type_hints
+
+
+class UserError(ValueError):
+  """Something a user can mend: shown as one message, without a traceback."""
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+  """Raises `UserError` unless `value` is one of `choices`."""
+  if value in choices:
+    return
+  near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
+  hint = f' Did you mean {near[0]!r}?' if near else ''
+  raise UserError(
+    f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}.'
+    + hint
+  )
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+  """Raises `UserError` unless low <= value <= high."""
+  if not low <= value <= high:
+    raise UserError(f'{name} must be in [{low:g}, {high:g}], got {value:g}.')
+
+
+def check_positive(section: str, instance: Any, *names: str) -> None:
+  """Raises `UserError` unless fields (all numbers if none is named) are > 0."""
+  for name, value in vars(instance).items():
+    meant = type(value) in (int, float) and (name in names or not names)
+    if meant and not 0 < value < math.inf:
+      raise UserError(f'{section}.{name} must be positive, got {value}.')
+
+
+def check_seeds(name: str, *seeds: int) -> None:
+  """Raises `UserError` unless seeds are what every generator takes."""
+  for seed in seeds:
+    check_range(name, seed, 0, 2**31 - 1)
+
+
+def to_plain(value: Any) -> Any:
+  """Dataclasses, mappings and tuples as dicts and lists, ready for JSON.
+
+  Numbers that JSON has no word for become strings: 'inf', '-inf'.
+  """
+  if dataclasses.is_dataclass(value):
+    return {
+      field.name: to_plain(getattr(value, field.name))
+      for field in dataclasses.fields(value)
+    }
+  if isinstance(value, Mapping):
+    return {key: to_plain(item) for key, item in value.items()}
+  if isinstance(value, tuple | list):
+    return [to_plain(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return str(value)
+  return value
+
+
+def build(kind: Any, value: Any, where: str) -> Any:
+  """Builds a value of the annotated type `kind` out of nested mappings."""
+  origin, arguments = get_origin(kind), get_args(kind)
+  if dataclasses.is_dataclass(kind):
+    return _build_dataclass(kind, value, where)
+  if origin is Mapping:
+    if not hasattr(value, 'items'):
+      raise UserError(f'In {where}: expected a section, got {value!r}.')
+    return {
+      name: build(arguments[1], item, f'{where}.{name}')
+      for name, item in value.items()
+    }
+  if origin is tuple:
+    # One rule alone needs no tuple around it.
+    items = (value,) if hasattr(value, 'items') else value
+    if not isinstance(items, tuple | list):
+      raise UserError(f'In {where}: expected a tuple, got {value!r}.')
+    return tuple(build(arguments[0], item, where) for item in items)
+  if kind is float and (type(value) is int or value in ('inf', '-inf')):
+    return float(value)  # The strings are what `to_plain` writes.
+  if type(value) is not kind:
+    raise UserError(
+      f'In {where}: expected {kind.__name__}, got {value!r} '
+      f'({type(value).__name__}).'
+    )
+  return value
+
+
+def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
+  """Builds the dataclass `kind`, naming the section in what it refuses."""
+  if not hasattr(value, 'items'):  # A ConfigDict is no Mapping.
+    raise UserError(f'In {where}: expected a section, got {value!r}.')
+  hints = get_type_hints(kind)
+  for key in value:
+    check_choice(f'A key of {where}', key, tuple(hints))
+  missing = [name for name in hints if name not in value]
+  if missing:
+    raise UserError(f'In {where}: {", ".join(missing)} missing.')
+  fields = {
+    name: build(hint, value[name], f'{where}.{name}')
+    for name, hint in hints.items()
+  }
+  try:
+    return kind(**fields)
+  except UserError as error:
+    raise UserError(f'In {where}: {error}') from None
