@@ -312,6 +312,7 @@ def _write_part(
     columns,
     nll_sum=nll_sum,
     unigram_nll_sum=all_unigrams[rows],
+    fold=np.zeros(len(rows), np.int8),
   )
   return scores.finish_part(
     shard,

@@ -27,6 +27,7 @@ SCORE_SCHEMA = pa.schema(
     *LOSS_SCHEMA,
     ('unigram_nll_sum', pa.float64()),  # nats
     ('compressed_bytes', pa.int32()),
+    ('fold', pa.int8()),  # of the reference model that scored it
   ]
 )
 

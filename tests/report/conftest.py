@@ -125,6 +125,7 @@ def write_scores(
         'nll_sum': mean * tokens,
         'unigram_nll_sum': 7.0 * tokens,
         'compressed_bytes': columns['num_bytes'] // 2,
+        'fold': np.zeros(len(columns['num_bytes']), np.int8),
       }
     ),
     made_from,

@@ -19,6 +19,7 @@ def documents(count: int, source: str) -> pa.Table:
       'num_bytes': np.arange(count, dtype=np.int32) * 4,
       'content_hash': np.arange(count) * 7,
       'compressed_bytes': np.arange(count, dtype=np.int32) * 2,
+      'fold': np.zeros(count, np.int8),
     }
   )
 
@@ -48,6 +49,7 @@ def test_rows_are_the_documents_chosen():
     'content_hash': [49, 14, 63],
     'unigram_nll_sum': [21.0, 6.0, 27.0],
     'compressed_bytes': [14, 4, 18],
+    'fold': [0, 0, 0],
   }
 
 

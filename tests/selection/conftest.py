@@ -39,6 +39,7 @@ def examples(
     'content_hash': np.arange(count),
     'unigram_nll_sum': np.ones(count),
     'compressed_bytes': np.ones(count, np.int32),
+    'fold': np.zeros(count, np.int8),
   }
   return Examples(
     pa.table(columns, schema=table.SCORE_SCHEMA),
@@ -69,6 +70,7 @@ def write_scores(workdir: str, seed: int = 0) -> None:
       part.table(),
       nll_sum=part.column('num_tokens')[rows] * rng.gamma(4.0, 1.0, len(rows)),
       unigram_nll_sum=part.column('num_tokens')[rows] * 7.0,
+      fold=np.zeros(len(rows), np.int8),
     )
     marker = scores.finish_part(
       shard,
