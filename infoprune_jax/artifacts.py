@@ -37,9 +37,15 @@ def token_store_dir(workdir: str) -> str:
   return posixpath.join(workdir, 'token_store')
 
 
-def reference_dir(workdir: str) -> str:
-  """The reference model's training run."""
-  return posixpath.join(workdir, 'reference')
+def reference_dir(workdir: str, fold: int = 0, folds: int = 1) -> str:
+  """The training run of the reference model, or of a fold's."""
+  path = posixpath.join(workdir, 'reference')
+  return path if folds == 1 else posixpath.join(path, f'fold-{fold}')
+
+
+def reference_input(fold: int, folds: int) -> str:
+  """What a score table calls the reference model of a fold, in its inputs."""
+  return 'reference' if folds == 1 else f'reference_fold_{fold}'
 
 
 def scores_dir(workdir: str) -> str:

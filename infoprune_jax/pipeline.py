@@ -128,6 +128,8 @@ def _stages(
   )
   splits = store['splits'] if store else None
   runs_of = [(a, s) for a in config.arms for s in config.train.seeds]
+  folds = config.reference.folds
+  scored = ('scored',) if folds == 1 else ('scored', 'reference')
   size = quantity(sum(file.size for file in inputs))
   yield (
     'tokenize',
@@ -136,9 +138,11 @@ def _stages(
   )
   yield (
     'reference',
-    _state([artifacts.reference_dir(workdir)]),
+    _state(
+      [artifacts.reference_dir(workdir, fold, folds) for fold in range(folds)]
+    ),
     _training_cost(
-      config.reference.model, config.reference.training, vocab_size, 1
+      config.reference.model, config.reference.training, vocab_size, folds
     ),
   )
   yield (
@@ -148,7 +152,7 @@ def _stages(
       config.reference.model,
       config.score.row_length,
       vocab_size,
-      splits and splits['scored']['tokens'],
+      splits and sum(splits[name]['tokens'] for name in scored),
     ),
   )
   yield 'select', '', f'{len(config.arms)} arms: {", ".join(config.arms)}'

@@ -7,6 +7,7 @@ slots give context to the later window, which does not count them again.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numba
 import numpy as np
@@ -73,6 +74,26 @@ def pack(
     length[pieces],
     context[pieces],
     np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+  )
+
+
+def concatenate(plans: Sequence[Plan], documents: Sequence[np.ndarray]) -> Plan:
+  """One plan of the rows of several, in their order.
+
+  Args:
+    plans: Of equal row length.
+    documents: For each, the number of its documents in the plan to make.
+  """
+  rows = [np.diff(plan.row_offsets) for plan in plans]
+  return Plan(
+    plans[0].row_length,
+    np.concatenate(
+      [d[p.document] for p, d in zip(plans, documents, strict=True)]
+    ),
+    np.concatenate([plan.start for plan in plans]),
+    np.concatenate([plan.length for plan in plans]),
+    np.concatenate([plan.context for plan in plans]),
+    np.concatenate([[0], np.cumsum(np.concatenate(rows))]).astype(np.int64),
   )
 
 

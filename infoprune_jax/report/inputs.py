@@ -32,7 +32,7 @@ class Upstream:
 
   vocabulary: Mapping[str, Any]
   store: Mapping[str, Any]
-  reference: Mapping[str, Any]
+  references: tuple[Mapping[str, Any], ...]  # one a fold
   scores: Mapping[str, Any]
   keep_sets: Mapping[str, Mapping[str, Any]]  # by selection
   selections: Mapping[tuple[str, int], str]  # by arm and seed
@@ -45,9 +45,11 @@ class Upstream:
     manifests = {
       'vocabulary': self.vocabulary,
       'token_store': self.store,
-      'reference': self.reference,
       'scores': self.scores,
     }
+    for fold, manifest in enumerate(self.references):
+      path = artifacts.reference_dir('', fold, len(self.references))
+      manifests[path] = manifest
     for name, manifest in self.keep_sets.items():
       manifests[f'keep_sets/{name}'] = manifest
     for folder, by_run in (
@@ -57,6 +59,15 @@ class Upstream:
       for (arm, seed), manifest in by_run.items():
         manifests[f'{folder}/{arm}/seed-{seed}'] = manifest
     return {path: item['fingerprint'] for path, item in manifests.items()}
+
+  @property
+  def reference(self) -> dict[str, Any]:
+    """The first fold's manifest, with the totals over folds."""
+    totals = {
+      key: sum(manifest[key] for manifest in self.references)
+      for key in ('tokens', 'flops')
+    }
+    return {**self.references[0], **totals}
 
   def selections_of(self, arm: str) -> tuple[str, ...]:
     """The keep sets of an arm: one, or one a seed where it draws at random."""
@@ -68,7 +79,9 @@ class Upstream:
     check = artifacts.check_made_from
     table = (self.scores, 'score table')
     check(*table, 'token_store', self.store, 'token store')
-    check(*table, 'reference', self.reference, 'reference model')
+    for fold, manifest in enumerate(self.references):
+      name = artifacts.reference_input(fold, len(self.references))
+      check(*table, name, manifest, 'reference model')
     for name, manifest in self.keep_sets.items():
       keep_set = (manifest, f'keep set {name}')
       check(*keep_set, 'token_store', self.store, 'token store')
@@ -124,8 +137,13 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
     store=artifacts.open_finished(
       artifacts.token_store_dir(workdir), 'token store', 'tokenize'
     ),
-    reference=artifacts.open_finished(
-      artifacts.reference_dir(workdir), 'reference model', 'reference'
+    references=tuple(
+      artifacts.open_finished(
+        artifacts.reference_dir(workdir, fold, config.reference.folds),
+        'reference model',
+        'reference',
+      )
+      for fold in range(config.reference.folds)
     ),
     scores=artifacts.open_finished(
       artifacts.scores_dir(workdir), 'score table', 'score'

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from infoprune_jax import artifacts, config as config_lib, files
 from infoprune_jax.config import Config, ModelConfig, ScoringConfig, UserError
-from infoprune_jax.data import packing
+from infoprune_jax.data import folds as folds_lib, packing
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.model import checkpoints, flops, network, partitioning
 from infoprune_jax.progress import Progress, logger
@@ -193,20 +193,43 @@ def abstract_params(model: ModelConfig, vocab_size: int, mesh: Any) -> Any:
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Reference:
+  """The model of one fold, and how it speaks of words."""
+
+  fold: int
+  params: Any  # on the mesh
+  unigram_nll: np.ndarray  # [V] float64, nats
+
+
+def open_references(
+  config: Config, workdir: str, store: TokenStore
+) -> list[dict[str, Any]]:
+  """The manifest of each fold's reference model.
+
+  Raises:
+    UserError: one is missing, or trained on another token store.
+  """
+  manifests = []
+  for fold in range(config.reference.folds):
+    path = artifacts.reference_dir(workdir, fold, config.reference.folds)
+    manifest = artifacts.open_finished(path, 'reference model', 'reference')
+    artifacts.check_made_from(
+      manifest, 'reference model', 'token_store', store.manifest, 'token store'
+    )
+    manifests.append(manifest)
+  return manifests
+
+
 def run(config: Config, workdir: str) -> None:
-  """Writes the score table of the scored split.
+  """Writes the score table: of the scored split, or of both halves.
 
   Raises:
     UserError: an input is missing, or what is there belongs to another.
   """
   path = artifacts.scores_dir(workdir)
   store = TokenStore.open(workdir)
-  reference = artifacts.open_finished(
-    artifacts.reference_dir(workdir), 'reference model', 'reference'
-  )
-  artifacts.check_made_from(
-    reference, 'reference model', 'token_store', store.manifest, 'token store'
-  )
+  references = open_references(config, workdir, store)
   scores = artifacts.Artifact(
     path,
     'score table',
@@ -214,14 +237,19 @@ def run(config: Config, workdir: str) -> None:
     score_options(config),
     {
       'token_store': store.fingerprint,
-      'reference': reference['fingerprint'],
+      **{
+        artifacts.reference_input(fold, len(references)): manifest[
+          'fingerprint'
+        ]
+        for fold, manifest in enumerate(references)
+      },
     },
   )
   with files.lock(path):
     if scores.finished():
       logger.info('score: finished before, skipped')
       return
-    _write(config, workdir, store, reference, scores)
+    _write(config, workdir, store, references, scores)
 
 
 def score_options(config: Config) -> dict[str, Any]:
@@ -230,6 +258,7 @@ def score_options(config: Config) -> dict[str, Any]:
   del options['batch_size']
   return {
     **options,
+    'folds': config.reference.folds,
     'param_dtype': 'float32',
     'first_token': 'conditioned on BOS',
     'eos_counted': False,
@@ -240,7 +269,7 @@ def _write(
   config: Config,
   workdir: str,
   store: TokenStore,
-  reference: dict[str, Any],
+  manifests: list[dict[str, Any]],
   scores: artifacts.Artifact,
 ) -> None:
   """Scores the parts that are not done, then writes the manifest."""
@@ -255,24 +284,20 @@ def _write(
       'score: %d of %d parts were done before', len(markers), store.num_parts
     )
   mesh = partitioning.make_mesh(config.mesh)
-  model = config.reference.model
-  scorer = compile_scorer(model, config.score, store.vocab_size, mesh)
-  params = checkpoints.load_params(
-    artifacts.reference_dir(workdir),
-    reference['step'],
-    abstract_params(model, store.vocab_size, mesh),
+  scorer = compile_scorer(
+    config.reference.model, config.score, store.vocab_size, mesh
   )
+  references = _load_references(config, workdir, store, mesh, manifests)
   progress = Progress(
     'score',
     'tokens',
-    store.manifest['splits']['scored']['tokens'],
+    _tokens_to_score(store, len(references)),
     done=sum(marker['num_tokens'] for marker in markers.values()),
   )
-  unigram = statistics.unigram_nll(store.unigram_counts())
   for part in range(store.num_parts):
     if part not in markers:
       markers[part] = _write_part(
-        scorer, params, store, part, unigram, scores, progress
+        scorer, references, store, part, scores, progress
       )
   ordered = [markers[part] for part in range(store.num_parts)]
   scores.finish(
@@ -286,40 +311,78 @@ def _write(
   progress.finish()
 
 
+def _load_references(
+  config: Config,
+  workdir: str,
+  store: TokenStore,
+  mesh: Any,
+  manifests: list[dict[str, Any]],
+) -> list[_Reference]:
+  folds = len(manifests)
+  shapes = abstract_params(config.reference.model, store.vocab_size, mesh)
+  return [
+    _Reference(
+      fold,
+      checkpoints.load_params(
+        artifacts.reference_dir(workdir, fold, folds), manifest['step'], shapes
+      ),
+      statistics.unigram_nll(folds_lib.unigram_counts(store, fold, folds)),
+    )
+    for fold, manifest in enumerate(manifests)
+  ]
+
+
+def _tokens_to_score(store: TokenStore, folds: int) -> int:
+  splits = store.manifest['splits']
+  scored = ('scored',) if folds == 1 else ('scored', 'reference')
+  return sum(splits[name]['tokens'] for name in scored)
+
+
 def _write_part(
   scorer: Scorer,
-  params: Any,
+  references: list[_Reference],
   store: TokenStore,
   shard: int,
-  unigram: np.ndarray,
   scores: artifacts.Artifact,
   progress: Progress,
 ) -> dict[str, Any]:
   """Scores one part of the store, writes it, and returns its marker."""
   part = store.part(shard)
-  rows = part.rows_of('scored')
-  nll_sum, spent = scorer.document_nll(
-    params, store, np.full(len(rows), shard), rows, on_batch=progress.add
-  )
-  columns = part.table(*DOCUMENT_COLUMNS, 'compressed_bytes')
-  all_unigrams = statistics.sums_by_document(
-    unigram[part.tokens], part.column('num_tokens')
-  )
+  num_tokens = part.column('num_tokens')
+  fold = np.full(len(num_tokens), -1, np.int8)  # -1 is scored by none.
+  nll_sum = np.zeros(len(num_tokens))
+  unigram_sum = np.zeros(len(num_tokens))
+  spent = 0.0
+  for reference in references:
+    rows = folds_lib.scored_rows(part, reference.fold, len(references))
+    nll_sum[rows], flops_spent = scorer.document_nll(
+      reference.params,
+      store,
+      np.full(len(rows), shard),
+      rows,
+      on_batch=progress.add,
+    )
+    unigram_sum[rows] = statistics.sums_by_document(
+      reference.unigram_nll[part.tokens], num_tokens
+    )[rows]
+    fold[rows] = reference.fold
+    spent += flops_spent
+  rows = np.flatnonzero(fold >= 0)
   written = table.part_table(
     table.SCORE_SCHEMA,
     shard,
     rows,
-    columns,
-    nll_sum=nll_sum,
-    unigram_nll_sum=all_unigrams[rows],
-    fold=np.zeros(len(rows), np.int8),
+    part.table(*DOCUMENT_COLUMNS, 'compressed_bytes'),
+    nll_sum=nll_sum[rows],
+    unigram_nll_sum=unigram_sum[rows],
+    fold=fold[rows],
   )
   return scores.finish_part(
     shard,
     store.num_parts,
     {'.parquet': lambda file: pq.write_table(written, file)},
     num_examples=len(rows),
-    num_tokens=int(part.column('num_tokens')[rows].sum()),
+    num_tokens=int(num_tokens[rows].sum()),
     num_bytes=int(part.column('num_bytes')[rows].sum()),
     flops=spent,
   )

@@ -8,7 +8,7 @@ import jax
 
 from infoprune_jax import artifacts
 from infoprune_jax.config import ModelConfig, TrainingConfig, UserError
-from infoprune_jax.data import loader, packing
+from infoprune_jax.data import loader
 from infoprune_jax.evaluate.perplexity import Curve
 from infoprune_jax.model import checkpoints, flops
 from infoprune_jax.progress import Progress, logger
@@ -25,7 +25,7 @@ class Run:
   model: ModelConfig
   training: TrainingConfig
   seed: int
-  rows: packing.PackedRows
+  reader: loader.Reader
   curve: Curve
   vocab_size: int
   mesh: Any
@@ -37,10 +37,8 @@ def train(run: Run) -> None:
   Writes checkpoints, metrics and, last, the manifest.
 
   Raises:
-    UserError: the loss is not finite, or the arm has nothing to train on.
+    UserError: the loss is not finite.
   """
-  if not len(run.rows):
-    raise UserError(f'{run.name} has no document to train on.')
   run.artifact.begin()
   path, training = run.artifact.path, run.training
   program = state_lib.compile_program(
@@ -101,13 +99,7 @@ class _Loop:
   def run(self, state: state_lib.State) -> state_lib.State:
     """Takes the steps that are left."""
     training = self._run.training
-    batches = loader.batches(
-      self._run.rows,
-      seed=self._run.seed,
-      batch_size=training.batch_size,
-      first_step=self._first,
-      num_steps=training.num_steps,
-    )
+    batches = self._run.reader.batches(self._first, training.num_steps)
     for step, batch in enumerate(batches, self._first + 1):
       state, metrics = self._program.step(state, self._program.put(batch))
       self._read_previous()
@@ -176,10 +168,8 @@ def _finish(run: Run, state: state_lib.State, tokens: int) -> None:
     step=steps,
     params_hash=digest,
     num_params=flops.num_params(run.model, run.vocab_size),
-    num_rows=len(run.rows),
-    fill=run.rows.plan.fill,
+    **run.reader.facts(steps),
     tokens=tokens,
-    epochs=steps * run.training.batch_size / len(run.rows),
     flops=tokens * per_token,
     devices=jax.device_count(),
     platform=jax.devices()[0].platform,

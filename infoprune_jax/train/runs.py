@@ -1,17 +1,19 @@
 """The stages that train: the reference model, and the arms."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from infoprune_jax import artifacts, config as config_lib, files
 from infoprune_jax.config import Config, ModelConfig, TrainingConfig, UserError
-from infoprune_jax.data import loader
+from infoprune_jax.data import folds as folds_lib, loader
 from infoprune_jax.data.keep_set import KeepSet, selection_name
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.evaluate import perplexity
-from infoprune_jax.model import partitioning
+from infoprune_jax.model import flops, partitioning
 from infoprune_jax.progress import logger
+from infoprune_jax.score import scorer
 from infoprune_jax.train import loop
 
 # Cadence, and how far a run goes, do not change the steps it shares with
@@ -26,26 +28,30 @@ _NOT_DECISIVE = (
 
 
 def run_reference(config: Config, workdir: str) -> None:
-  """Trains the reference model on the reference split.
+  """Trains the reference model, or one for each fold.
 
   Raises:
     UserError: the token store is missing, or the run there is another's.
   """
   store = TokenStore.open(workdir)
-  keep = [store.part(p).rows_of('reference') for p in range(store.num_parts)]
   section = config.reference
-  _train(
-    config,
-    store,
-    'reference',
-    artifacts.reference_dir(workdir),
-    'reference',
-    section.model,
-    section.training,
-    section.seed,
-    keep,
-    {'token_store': store.fingerprint},
-  )
+  for fold in range(section.folds):
+    _train(
+      config,
+      workdir,
+      store,
+      'reference' if section.folds == 1 else f'reference fold {fold}',
+      artifacts.reference_dir(workdir, fold, section.folds),
+      'reference',
+      section.model,
+      section.training,
+      section.seed,
+      [
+        folds_lib.trained_rows(store.part(p), fold, section.folds)
+        for p in range(store.num_parts)
+      ],
+      {'token_store': store.fingerprint},
+    )
 
 
 def run_arms(config: Config, workdir: str) -> None:
@@ -55,6 +61,9 @@ def run_arms(config: Config, workdir: str) -> None:
     UserError: a keep set is missing or was made for another token store.
   """
   store = TokenStore.open(workdir)
+  training = {
+    arm: _training(config, workdir, store, arm) for arm in config.arms
+  }
   runs = [(arm, seed) for arm in config.arms for seed in config.train.seeds]
   keep_sets = {
     (arm, seed): KeepSet.open(
@@ -66,12 +75,13 @@ def run_arms(config: Config, workdir: str) -> None:
     keep_set = keep_sets[arm, seed]
     _train(
       config,
+      workdir,
       store,
       f'train {arm} seed {seed}',
       artifacts.run_dir(workdir, arm, seed),
       'train',
       config.model,
-      config.train.training,
+      training[arm],
       seed,
       [keep_set.rows(part) for part in range(store.num_parts)],
       {
@@ -81,8 +91,41 @@ def run_arms(config: Config, workdir: str) -> None:
     )
 
 
+def _training(
+  config: Config, workdir: str, store: TokenStore, arm: str
+) -> TrainingConfig:
+  """The budget of an arm: equal tokens, or for 'everything' equal total FLOPs.
+
+  An arm of everything also gets the steps that the reference models and scoring
+  cost the others.
+  """
+  training = config.train.training
+  if not any(rule.keep == 'everything' for rule in config.select.arms[arm]):
+    return training
+  scores = artifacts.open_finished(
+    artifacts.scores_dir(workdir), 'score table', 'score'
+  )
+  references = scorer.open_references(config, workdir, store)
+  spent = scores['flops'] + sum(manifest['flops'] for manifest in references)
+  a_step = (
+    training.batch_size
+    * training.row_length
+    * flops.training_flops_per_token(
+      config.model, store.vocab_size, training.row_length
+    )
+  )
+  extra = int(spent // a_step)
+  logger.info(
+    'train %s: %d more steps, for the FLOPs of reference and scoring',
+    arm,
+    extra,
+  )
+  return dataclasses.replace(training, num_steps=training.num_steps + extra)
+
+
 def _train(
   config: Config,
+  workdir: str,
   store: TokenStore,
   name: str,
   path: str,
@@ -108,7 +151,7 @@ def _train(
         f'{training.num_steps}: use another --workdir, or ask for as many.'
       )
     mesh = partitioning.make_mesh(config.mesh)
-    rows = loader.packed_rows(store, keep, training.row_length, seed)
+    reader = _reader(name, store, workdir, keep, training, seed)
     loop.train(
       loop.Run(
         name,
@@ -116,12 +159,38 @@ def _train(
         model,
         training,
         seed,
-        rows,
+        reader,
         perplexity.make_curve(config.evaluate, model, store, mesh),
         store.vocab_size,
         mesh,
       )
     )
+
+
+def _reader(
+  name: str,
+  store: TokenStore,
+  workdir: str,
+  keep: list[np.ndarray],
+  training: TrainingConfig,
+  seed: int,
+) -> loader.Reader:
+  """The reader that the config names, over the documents kept."""
+  options = {
+    'row_length': training.row_length,
+    'batch_size': training.batch_size,
+    'seed': seed,
+    'mixture': training.mixture,
+  }
+  try:
+    if training.reader == 'grain':
+      return loader.grain_reader(store, keep, **options)
+    # TensorFlow takes seconds to import, and a machine may do without it.
+    from infoprune_jax.data import seqio_reader
+
+    return seqio_reader.seqio_reader(name, store, workdir, keep, **options)
+  except UserError as error:
+    raise UserError(f'{name}: {error}') from None
 
 
 def run_options(

@@ -90,6 +90,7 @@ def write_store(
   splits: list[list[str]] | None = None,
   vocab_size: int = 1000,
   dtype: type[np.unsignedinteger] = np.uint16,
+  sources: list[list[str]] | None = None,
 ) -> TokenStore:
   """A token store of given token ids: parts of documents of ids."""
   artifact = artifacts.Artifact(
@@ -100,7 +101,7 @@ def write_store(
     rows = [
       {
         'example_id': f'{part}-{row}',
-        'source': 'mine',
+        'source': sources[part][row] if sources else 'mine',
         'split': config.SPLITS.index(splits[part][row] if splits else 'scored'),
         'num_tokens': len(ids),
         'num_bytes': 3 * len(ids),

@@ -1,11 +1,13 @@
 """Training batches: a pure function of the step."""
 
+import dataclasses
 import itertools
 
 import jax
 import numpy as np
 import pytest
 
+from infoprune_jax.config import UserError
 from infoprune_jax.data import loader
 
 NUM_ROWS = 13
@@ -25,19 +27,23 @@ def rows(make_store):
   """13 rows of one document each, which fills its row with its number."""
   documents = [[10 + n] * 7 for n in range(NUM_ROWS)]
   store = make_store([documents])
-  return loader.packed_rows(store, [np.arange(NUM_ROWS)], 8, 0)
+  return reader(store, [np.arange(NUM_ROWS)], row_length=8)
+
+
+def reader(store, keep, row_length=16, mixture=None) -> loader.GrainReader:
+  return loader.grain_reader(
+    store,
+    keep,
+    row_length=row_length,
+    batch_size=BATCH,
+    seed=0,
+    mixture=mixture or {},
+  )
 
 
 def batches(rows, first_step: int, num_steps: int, seed: int = 0) -> list:
-  return list(
-    loader.batches(
-      rows,
-      seed=seed,
-      batch_size=BATCH,
-      first_step=first_step,
-      num_steps=num_steps,
-    )
-  )
+  rows = dataclasses.replace(rows, seed=seed)
+  return list(rows.batches(first_step, num_steps))
 
 
 def numbers(found) -> list[int]:
@@ -108,9 +114,9 @@ def test_only_what_is_kept_is_ever_seen(store):
   keep = [
     np.sort(rng.choice(size, size // 2, replace=False)) for size in (25, 35)
   ]
-  rows = loader.packed_rows(store, keep, 16, 0)
+  rows = reader(store, keep)
   expected = {10 + int(n) for n in keep[0]} | {35 + int(n) for n in keep[1]}
-  steps = 3 * len(rows) // BATCH
+  steps = 3 * len(rows.rows) // BATCH
   seen = set()
   for batch in batches(rows, 0, steps):
     counted = batch['decoder_loss_weights'] > 0
@@ -122,6 +128,70 @@ def test_only_what_is_kept_is_ever_seen(store):
 
 def test_every_kept_token_and_its_eos_is_in_the_plan(store):
   keep = [np.array([3, 4]), np.array([], int)]
-  rows = loader.packed_rows(store, keep, 16, 0)
+  rows = reader(store, keep)
   lengths = store.part(0).column('num_tokens')[[3, 4]]
-  assert rows.plan.length.sum() == lengths.sum() + 2
+  assert rows.rows.plan.length.sum() == lengths.sum() + 2
+
+
+SOURCES = ['web', 'books', 'web', 'news', 'books'] * 12
+WEIGHTS = {'web': 1.0, 'books': 2.0, 'news': 5.0}
+
+
+@pytest.fixture
+def mixed(make_store):
+  """60 documents of three sources; tokens are 10, 20 or 30 by source."""
+  token = {'web': 10, 'books': 20, 'news': 30}
+  documents = [[token[name]] * (2 + n % 9) for n, name in enumerate(SOURCES)]
+  return make_store(
+    [documents[:30], documents[30:]], sources=[SOURCES[:30], SOURCES[30:]]
+  )
+
+
+def test_a_mixture_has_the_shares_asked_for(mixed):
+  rows = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS)
+  found = batches(rows, 0, 100)
+  tokens = np.concatenate([b['decoder_target_tokens'].ravel() for b in found])
+  shares = [np.mean(tokens == token) for token in (10, 20, 30)]
+  relative = np.array(shares) / shares[0]
+  assert relative == pytest.approx([1.0, 2.0, 5.0], rel=0.15)
+
+
+def test_a_row_of_a_mixture_has_one_source(mixed):
+  rows = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS)
+  for batch in batches(rows, 0, 20):
+    for row in batch['decoder_target_tokens']:
+      assert len(set(row.tolist()) - {0, mixed.eos_id}) == 1
+
+
+def test_a_mixture_can_start_late(mixed):
+  rows = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS)
+  assert same(batches(rows, 11, 20), batches(rows, 0, 20)[11:])
+
+
+def test_epochs_of_a_mixture(mixed):
+  rows = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS)
+  facts = rows.facts(100)
+  sizes = dict(zip(rows.sources, np.diff(rows.row_offsets), strict=True))
+  read = {
+    name: epochs * sizes[name]
+    for name, epochs in facts['epochs_by_source'].items()
+  }
+  assert sum(read.values()) == pytest.approx(100 * BATCH)
+  assert read['news'] == pytest.approx(5 * read['web'])
+
+
+@pytest.mark.parametrize(
+  'mixture, named',
+  [
+    ({'web': 1.0, 'books': 1.0}, r"leaves out \['news'\]"),
+    ({**WEIGHTS, 'blogs': 1.0}, r"of \['blogs'\] there is no document"),
+  ],
+)
+def test_a_mixture_names_the_sources(mixed, mixture, named):
+  with pytest.raises(UserError, match=named):
+    reader(mixed, [np.arange(30)] * 2, mixture=mixture)
+
+
+def test_nothing_to_read_is_refused(store):
+  with pytest.raises(UserError, match='no document to train on'):
+    reader(store, [np.zeros(0, int)] * 2)

@@ -152,23 +152,3 @@ def test_one_program_serves_every_seed(small, store):
     for tree in (first, second, program.init(0))
   }
   assert len(hashes) == 2
-
-
-def test_an_arm_without_documents_is_refused(small, store, tmp_path):
-  from infoprune_jax.data import loader
-
-  nothing = [np.zeros(0, np.int64)] * store.num_parts
-  rows = loader.packed_rows(store, nothing, 64, 0)
-  run = loop.Run(
-    'train none seed 0',
-    artifacts.Artifact(str(tmp_path), 'run', 'train', {}, {}),
-    small.model,
-    small.train.training,
-    0,
-    rows,
-    None,
-    store.vocab_size,
-    None,
-  )
-  with pytest.raises(UserError, match='train none seed 0 has no document'):
-    loop.train(run)

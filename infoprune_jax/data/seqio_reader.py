@@ -1,0 +1,204 @@
+"""Training batches with SeqIO: a stream of its task, packed as it comes.
+
+Resuming reads the stream again from its start: tf.data's own state would hold
+shuffle buffers, and ties a checkpoint to one version of TensorFlow. The batches
+are those of an uninterrupted run, and the time that it takes grows with the
+step. Another number of hosts gives another order, which the reader over Grain
+does not.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from infoprune_jax import artifacts
+from infoprune_jax.config import UserError
+from infoprune_jax.data import loader, packing, tasks, vocabulary
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.progress import logger
+
+# Documents packed together. More fill rows better, and wait longer.
+PACKED_TOGETHER = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+  """Documents in memory, as `packing.PackedRows` reads a store."""
+
+  documents: Sequence[np.ndarray]
+  bos_id: int
+  eos_id: int
+
+  def document(self, shard: int, row: int) -> np.ndarray:
+    """The token ids of one document; there is one shard."""
+    del shard
+    return self.documents[row]
+
+
+@dataclasses.dataclass(eq=False)
+class SeqIOReader:
+  """Packs what a task or mixture streams; see `loader.Reader`."""
+
+  name: str  # of the task or mixture, for the user
+  provider: seqio.Task | seqio.Mixture
+  bos_id: int
+  eos_id: int
+  num_documents: int  # in an epoch, of all hosts
+  row_length: int
+  batch_size: int
+  seed: int
+  _read: int = 0  # documents of this host, so far
+  _rows: int = 0
+  _tokens: int = 0
+
+  def batches(
+    self, first_step: int, num_steps: int
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """See `loader.Reader`."""
+    self._read = self._rows = self._tokens = 0
+    share = self.batch_size // jax.process_count()
+    start = time.monotonic()
+    rows: list[dict[str, np.ndarray]] = []
+    step = 0
+    for row in self._packed_rows():
+      rows.append(row)
+      if len(rows) < share:
+        continue
+      if step >= first_step:
+        yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+      rows = []
+      step += 1
+      if step == first_step:
+        logger.info(
+          '%s: read %d documents again to resume at step %d, in %.1f s',
+          self.name,
+          self._read,
+          step,
+          time.monotonic() - start,
+        )
+      if step == num_steps:
+        return
+
+  def _packed_rows(self) -> Iterator[dict[str, np.ndarray]]:
+    """This host's rows, without end."""
+    dataset = self.provider.get_dataset(
+      sequence_length=None,
+      split='train',
+      shuffle=True,
+      seed=self.seed,
+      shard_info=seqio.ShardInfo(jax.process_index(), jax.process_count()),
+      num_epochs=None,
+    ).map(lambda example: example['targets'])
+    stream = dataset.as_numpy_iterator()
+    number = 0
+    while True:
+      # EOS is packing's to place, as for the other reader.
+      documents = [next(stream)[:-1] for _ in range(PACKED_TOGETHER)]
+      plan = packing.pack(
+        np.array([len(ids) + 1 for ids in documents]),
+        self.row_length,
+        overlap=0,
+        seed=self.seed + number,
+      )
+      rows = packing.PackedRows(
+        _Chunk(documents, self.bos_id, self.eos_id),
+        np.zeros(len(documents), np.int64),
+        np.arange(len(documents)),
+        plan,
+      )
+      self._read += len(documents)
+      self._rows += len(rows)
+      self._tokens += int(plan.length.sum())
+      for row in range(len(rows)):
+        yield rows[row]
+      number += 1
+
+  def facts(self, num_steps: int) -> dict[str, Any]:
+    """See `loader.Reader`; an epoch's rows go by those read so far."""
+    rows_an_epoch = self.num_documents * self._rows / self._read
+    return {
+      'num_rows': round(rows_an_epoch),
+      'fill': self._tokens / (self._rows * self.row_length),
+      'epochs': num_steps * self.batch_size / rows_an_epoch,
+    }
+
+
+def seqio_reader(
+  name: str,
+  store: TokenStore,
+  workdir: str,
+  keep: Sequence[np.ndarray],
+  row_length: int,
+  batch_size: int,
+  seed: int,
+  mixture: Mapping[str, float],
+) -> SeqIOReader:
+  """A reader of the documents kept, through their SeqIO task.
+
+  Args:
+    name: Of the run.
+    store: Where the documents are.
+    workdir: Of the store and its vocabulary.
+    keep: For each part, the rows of the documents to train on, int.
+    row_length: Tokens a row.
+    batch_size: Rows of a global batch.
+    seed: Of the order and the packing.
+    mixture: The share of tokens of each source; {} for natural sizes.
+
+  Raises:
+    UserError: nothing is kept, the mixture does not name the sources kept, or
+      the store has fewer parts than there are hosts.
+  """
+  tf.config.set_visible_devices([], 'GPU')
+  if store.num_parts < jax.process_count():
+    raise UserError(
+      f"reader='seqio' gives each host parts of its own: {store.num_parts} "
+      f'parts are too few for {jax.process_count()} hosts. Raise '
+      "corpus.num_parts, or use reader='grain'."
+    )
+  words = vocabulary.Vocabulary.load(artifacts.vocabulary_dir(workdir))
+  corpus = tasks.Corpus(store, words)
+  preprocessor = tasks.keep_examples(tasks.ids_of(store, keep))
+  task = tasks.task_name('train', name)
+  provider = (
+    _mixture(corpus, task, store, keep, preprocessor, mixture)
+    if mixture
+    else corpus.task(task, preprocessor)
+  )
+  return SeqIOReader(
+    name,
+    provider,
+    store.bos_id,
+    store.eos_id,
+    sum(len(rows) for rows in keep),
+    row_length,
+    batch_size,
+    seed,
+  )
+
+
+def _mixture(
+  corpus: tasks.Corpus,
+  name: str,
+  store: TokenStore,
+  keep: Sequence[np.ndarray],
+  preprocessor: tasks.Preprocessor,
+  weights: Mapping[str, float],
+) -> seqio.Mixture:
+  """SeqIO mixes examples: rates of tokens are divided by their mean length."""
+  sizes = tasks.sizes_by_source(store, keep)
+  loader.check_mixture(weights, sizes)
+  by_source = corpus.tasks_by_source(name, preprocessor)
+  return seqio.Mixture(
+    name,
+    [
+      (by_source[source], weights[source] * size.documents / size.tokens)
+      for source, size in sizes.items()
+    ],
+  )
