@@ -342,6 +342,11 @@ class SelectConfig:
     for name, rules in self.arms.items():
       if not rules:
         raise UserError(f'select.arms.{name} has no rule.')
+      if len(rules) > 1 and any(rule.keep == 'everything' for rule in rules):
+        raise UserError(
+          f"select.arms.{name}: keep='everything' adds what was not scored, so "
+          "it stands alone: leave the other rules out, or use keep='all'."
+        )
       if not name.isidentifier():
         raise UserError(f'select.arms: {name!r} must be a Python identifier.')
 

@@ -14,7 +14,8 @@ from infoprune_jax.config import RuleConfig, UserError
 from infoprune_jax.data.token_store import TokenStore
 
 FILE = 'keep.npy'  # [ceil(documents / 8)] uint8, most significant bit first
-DRAWN = ('random',)  # Kinds that draw anew for each seed of the training.
+# Kinds that draw anew for each seed of the training.
+DRAWN = ('random', 'sample')
 
 
 def draws(rules: Sequence[RuleConfig]) -> bool:
@@ -82,7 +83,8 @@ def write(
   """
   if not mask.any():
     raise UserError(
-      f'The rules of {artifact.path} keep no example: raise the fraction.'
+      f'The rules of {artifact.path} keep no example: raise the fraction, or '
+      'widen low and high.'
     )
   written = files.write_file(
     posixpath.join(artifact.path, FILE),

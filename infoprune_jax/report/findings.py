@@ -16,6 +16,7 @@ import infoprune_jax
 from infoprune_jax.config import Config, UserError, to_plain
 from infoprune_jax.report import inputs, statistics, wording
 from infoprune_jax.report.statistics import HeldoutLosses
+from infoprune_jax.selection import rules
 
 _BOOTSTRAP_SEED = 0  # any: fixed, so that a page written again is the same
 _PACKAGES = (
@@ -98,15 +99,15 @@ def _arms(
   flops = [_flops(config, upstream, arm) for arm in config.arms]
   arms = []
   for a, arm in enumerate(config.arms):
-    rules = config.select.arms[arm]
+    applied = config.select.arms[arm]
     by_seed = {m: losses[m][a] for m in statistics.MEASURES}
     difference = by_seed['bits_per_byte'] - losses['bits_per_byte'][baseline]
     runs = [upstream.runs[arm, seed] for seed in config.train.seeds]
     arms.append(
       {
         'name': arm,
-        'rules': wording.rules_in_words(rules),
-        'keeps_everything': wording.keeps_everything(rules),
+        'rules': wording.rules_in_words(applied),
+        'keeps_everything': wording.keeps_everything(applied),
         'kept_tokens': _share(summaries[arm], 'kept', 'total'),
         'epochs': _mean(runs, 'epochs'),
         **{
@@ -153,7 +154,10 @@ def _flops(
 ) -> dict[str, float]:
   """What an arm costs: one run of it, and the scores that its rules read."""
   runs = [upstream.runs[arm, seed] for seed in config.train.seeds]
-  pays = wording.reads_reference(config.select.arms[arm])
+  # Only rules that rank by the reference model's NLL need it.
+  pays = any(
+    rules.reads_reference(rule.score) for rule in config.select.arms[arm]
+  )
   parts = {
     'training': _mean(runs, 'flops'),
     'reference': float(upstream.reference['flops']) if pays else 0.0,

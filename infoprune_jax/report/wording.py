@@ -1,10 +1,10 @@
 """Rules and results in sentences, for a reader who has not seen the code."""
 
-import re
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from infoprune_jax.config import RuleConfig
+from infoprune_jax.config import BUDGET_KINDS, RuleConfig
 from infoprune_jax.report.statistics import MIN_SEEDS_FOR_INTERVAL
 
 _MINUS = '\u2212'
@@ -25,13 +25,27 @@ def signed(value: float, digits: int = 4) -> str:
 def rule_in_words(rule: RuleConfig) -> str:
   """'the top 50 % of tokens by nll_sum / num_tokens, within each source'."""
   share = f'{100 * rule.fraction:g} % of {rule.unit}'
-  if rule.keep == 'all':
-    return 'everything'
-  if rule.keep == 'random':
-    words = f'a random {share}'
-  else:
-    words = f'the {rule.keep} {share} by {rule.score.strip()}'
+  score = rule.score.strip()
+  words = {
+    'all': 'everything scored',
+    'everything': 'everything scored, and the reference split',
+    'distinct': 'the first copy of each text',
+    'random': f'a random {share}',
+    'sample': f'a sample of {share}, likelier by exp(score / '
+    f'{rule.temperature:g}), where score is {score}',
+    'band': f'from {100 * rule.low:g} % to {100 * rule.high:g} % of '
+    f'{rule.unit} in ascending order of {score}',
+    'threshold': f'{score} {_bounds(rule.low, rule.high)}',
+  }.get(rule.keep, f'the {rule.keep} {share} by {score}')
   return words + (f', within each {rule.per}' if rule.per else '')
+
+
+def _bounds(low: float, high: float) -> str:
+  if math.isinf(high):
+    return f'of at least {low:g}'
+  if math.isinf(low):
+    return f'of at most {high:g}'
+  return f'from {low:g} to {high:g}'
 
 
 def rules_in_words(rules: Sequence[RuleConfig]) -> str:
@@ -39,20 +53,14 @@ def rules_in_words(rules: Sequence[RuleConfig]) -> str:
   return '; of these, '.join(rule_in_words(rule) for rule in rules)
 
 
-def reads_reference(rules: Sequence[RuleConfig]) -> bool:
-  """Whether a rule ranks by the reference model's NLL, and so must pay for it.
-
-  Word frequencies, lengths and compressed sizes need no model.
-  """
-  return any(
-    rule.needs_score and re.search(r'\bnll_sum\b', rule.score, re.IGNORECASE)
-    for rule in rules
-  )
-
-
 def keeps_everything(rules: Sequence[RuleConfig]) -> bool:
   """Whether the arm prunes nothing."""
-  return all(rule.keep == 'all' or rule.fraction == 1.0 for rule in rules)
+  return all(
+    rule.keep in ('all', 'everything')
+    or (rule.keep in BUDGET_KINDS and rule.fraction == 1.0)
+    or (rule.keep == 'band' and (rule.low, rule.high) == (0.0, 1.0))
+    for rule in rules
+  )
 
 
 def interval_in_words(difference: dict[str, float], digits: int = 4) -> str:

@@ -1,12 +1,13 @@
 """Selection rules: which examples of the scored split an arm keeps.
 
 A rule ranks by a SQL expression over the score table, or by chance, and keeps
-one end or the middle of the ranking up to a budget. No global sort: a radix
-selection finds the threshold in a few passes over histograms of weights, and
-what ties there goes by a seeded hash.
+one end, the middle or a band of the ranking up to a budget. No global sort: a
+radix selection finds the threshold in a few passes over histograms of weights,
+and what ties there goes by a seeded hash.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from infoprune_jax.config import RuleConfig, UserError
-from infoprune_jax.data.hashing import mix
+from infoprune_jax.data.hashing import mix, uniform
 from infoprune_jax.progress import logger
 from infoprune_jax.score.table import SCORE_SCHEMA
+from infoprune_jax.selection.ranks import mid_ranks
 
 WEIGHTS = {'tokens': 'num_tokens', 'bytes': 'num_bytes', 'examples': None}
 _DIGIT_BITS = 16
@@ -101,6 +103,47 @@ def score(examples: Examples, expression: str) -> np.ndarray:
   return result
 
 
+def reads_reference(expression: str) -> bool:
+  """Whether an expression reads the reference model's NLL.
+
+  Word frequencies, lengths and compressed sizes need no model.
+
+  >>> reads_reference('NLL_SUM / 2'), reads_reference('unigram_nll_sum / 2')
+  (True, False)
+  """
+  return bool(re.search(r'\bnll_sum\b', expression, re.IGNORECASE))
+
+
+def ranked_within_folds(examples: Examples, expression: str) -> bool:
+  """Whether an expression's values are in the scales of several models."""
+  folds = np.unique(examples.table['fold'].to_numpy())
+  return len(folds) > 1 and reads_reference(expression)
+
+
+def ranking(examples: Examples, expression: str) -> np.ndarray:
+  """What examples are ranked by: a score, or its rank within the fold.
+
+  Two reference models differ in scale, so what they say of their folds is made
+  comparable before it is joined: by mid-ranks, as shares of a fold's examples.
+
+  Args:
+    examples: Whose columns the expression may name.
+    expression: As for `score`.
+
+  Returns:
+    [examples] float64.
+
+  Raises:
+    UserError: as `score` does.
+  """
+  values = score(examples, expression)
+  if ranked_within_folds(examples, expression):
+    fold = examples.table['fold'].to_numpy()
+    for number in np.unique(fold):
+      values[fold == number] = mid_ranks(values[fold == number])
+  return values
+
+
 def check(rules: Sequence[RuleConfig], where: str) -> None:
   """Evaluates the expressions of rules over no example.
 
@@ -125,34 +168,88 @@ def apply(
     rules: Each keeps a fraction of the whole scored split, out of what the
       ones before it kept.
     examples: The scored split.
-    draw: Added to the seed of random rules: the run's seed.
+    draw: Added to the seed of rules that draw: the run's seed.
 
   Returns:
     [examples] bool.
+
+  Raises:
+    UserError: an expression cannot be evaluated, or a threshold would be in
+      the scales of two reference models.
   """
   kept = np.ones(len(examples), bool)
   for rule in rules:
-    kept = _apply_one(rule, examples, kept, draw)
+    if rule.keep == 'threshold':
+      kept = kept & _between(rule, examples)
+    elif rule.keep == 'distinct':
+      kept = _first_of_each_text(rule, examples, kept)
+    elif rule.keep not in ('all', 'everything'):
+      kept = _up_to_budget(rule, examples, kept, draw)
   return kept
 
 
-def _apply_one(
-  rule: RuleConfig, examples: Examples, candidates: np.ndarray, draw: int
+def _between(rule: RuleConfig, examples: Examples) -> np.ndarray:
+  """Which scores are within the bounds of a threshold."""
+  if ranked_within_folds(examples, rule.score):
+    raise UserError(
+      f"keep='threshold' with {rule.score!r} reads the NLL of two reference "
+      'models (reference.folds), whose scales differ, so that no bound fits '
+      "both: use keep='band', which goes by ranks within each fold, or "
+      'reference.folds=1.'
+    )
+  values = score(examples, rule.score)
+  return (values >= rule.low) & (values <= rule.high)
+
+
+def _first_of_each_text(
+  rule: RuleConfig, examples: Examples, candidates: np.ndarray
 ) -> np.ndarray:
-  if rule.keep == 'all':
-    return candidates
-  weight = examples.weight(rule.unit)
-  tie = mix(examples.index, rule.seed)
-  if rule.keep == 'random':
-    key = mix(examples.index, rule.seed + draw + 1)
-  else:
-    key = ordered_bits(score(examples, rule.score))
-  if rule.keep == 'top':
-    key = ~key
+  """The first candidate, in store order, of each content hash."""
+  content = examples.table['content_hash'].to_numpy()
   kept = np.zeros(len(examples), bool)
   for group in examples.groups(rule.per):
-    budget = int(rule.fraction * int(weight[group].sum()))
     left = group[candidates[group]]
+    left = left[np.argsort(examples.index[left])]
+    _, first = np.unique(content[left], return_index=True)
+    kept[left[first]] = True
+  return kept
+
+
+def _keys(rule: RuleConfig, examples: Examples, draw: int) -> np.ndarray:
+  """uint64 keys; what a rule keeps comes first in their order."""
+  if rule.keep == 'random':
+    return mix(examples.index, rule.seed + draw + 1)
+  values = ranking(examples, rule.score)
+  if rule.keep == 'sample':
+    # Kept in the order of score / temperature + Gumbel noise, examples are
+    # drawn without replacement, likelier by exp(score / temperature). The same
+    # order, times the temperature: a low one cannot overflow.
+    chance = uniform(examples.index, rule.seed + draw + 1)
+    noise = -np.log(-np.log(np.maximum(chance, 2.0**-54)))
+    values = values + rule.temperature * noise
+  key = ordered_bits(values)
+  return ~key if rule.keep in ('top', 'sample') else key
+
+
+def _up_to_budget(
+  rule: RuleConfig, examples: Examples, candidates: np.ndarray, draw: int
+) -> np.ndarray:
+  """The candidates of a rule's part of the ranking, as the budget allows."""
+  weight = examples.weight(rule.unit)
+  tie = mix(examples.index, rule.seed)
+  key = _keys(rule, examples, draw)
+  kept = np.zeros(len(examples), bool)
+  for group in examples.groups(rule.per):
+    total = int(weight[group].sum())
+    left = group[candidates[group]]
+    share = rule.high - rule.low if rule.keep == 'band' else rule.fraction
+    budget, skipped = int(share * total), 0
+    if rule.keep == 'band':
+      skipped = int(rule.low * total)
+    elif rule.keep == 'middle':
+      skipped = max((int(weight[left].sum()) - budget) // 2, 0)
+    if skipped:
+      left = left[~lowest(key[left], tie[left], weight[left], skipped)]
     if weight[left].sum() < budget:
       logger.warning(
         "select: earlier rules left %d of %s's budget of %d %s: all are kept",
@@ -161,10 +258,6 @@ def _apply_one(
         budget,
         rule.unit,
       )
-    if rule.keep == 'middle':
-      trimmed = (int(weight[left].sum()) - budget) // 2
-      low = lowest(key[left], tie[left], weight[left], max(trimmed, 0))
-      left = left[~low]
     kept[left[lowest(key[left], tie[left], weight[left], budget)]] = True
   return kept
 
@@ -213,5 +306,5 @@ def lowest(
 
 
 def needs_scores(rules: Sequence[Any]) -> bool:
-  """Whether any of the rules reads the score table."""
+  """Whether any of the rules ranks by a score."""
   return any(rule.needs_score for rule in rules)

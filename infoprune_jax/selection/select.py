@@ -2,11 +2,12 @@
 
 import posixpath
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from infoprune_jax import artifacts, config as config_lib, files
-from infoprune_jax.config import Config, RuleConfig
+from infoprune_jax.config import SPLITS, Config, RuleConfig
 from infoprune_jax.data import keep_set
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.progress import logger
@@ -14,6 +15,7 @@ from infoprune_jax.score import table
 from infoprune_jax.selection import rules as rules_lib, summary
 
 SUMMARY = 'summary.json'
+_VERSION = 2  # of what a summary holds: one of another is written again
 
 
 def run(config: Config, workdir: str) -> None:
@@ -70,6 +72,7 @@ def _select(
     finished = artifact.finished()
     # The summary of an arm that reads no score still shows the scores' deciles.
     shows = {
+      'version': _VERSION,
       'scores': scores['fingerprint'],
       'num_examples': config.report.num_examples,
     }
@@ -79,21 +82,79 @@ def _select(
       return
     artifact.begin()
     kept = rules_lib.apply(rules, examples, options['draw'])
-    scorable = [rule for rule in rules if rule.needs_score]
-    ranking = (
-      rules_lib.score(examples, scorable[-1].score) if scorable else None
-    )
-    found = summary.summarize(
-      examples, kept, ranking, config.report.num_examples
-    )
-    files.write_json(posixpath.join(path, SUMMARY), {**shows, **found})
+    found = _summary(rules, examples, kept, config.report.num_examples)
     mask = np.zeros(sum(store.documents_per_part), bool)
     mask[examples.index[kept]] = True
+    if any(rule.keep == 'everything' for rule in rules):
+      found['added'], mask = _with_reference_split(store, mask)
+    files.write_json(posixpath.join(path, SUMMARY), {**shows, **found})
     keep_set.write(artifact, mask, kept=found['kept'], total=found['total'])
+    _log(name, found)
+
+
+def _summary(
+  rules: Sequence[RuleConfig],
+  examples: rules_lib.Examples,
+  kept: np.ndarray,
+  num_examples: int,
+) -> dict[str, Any]:
+  """What rules keep, and both ends of what the last of them ranks by."""
+  read = [rule.score for rule in rules if rule.needs_score]
+  ranking = rules_lib.ranking(examples, read[-1]) if read else None
+  return {
+    **summary.summarize(examples, kept, ranking, num_examples),
+    'ranked_within_folds': any(
+      rules_lib.ranked_within_folds(examples, expression) for expression in read
+    ),
+  }
+
+
+def _log(name: str, found: dict[str, Any]) -> None:
+  logger.info(
+    'select: %s keeps %d of %d examples, %.1f%% of tokens',
+    name,
+    found['kept']['examples'],
+    found['total']['examples'],
+    100 * found['kept']['tokens'] / max(found['total']['tokens'], 1),
+  )
+  if 'added' in found:
     logger.info(
-      'select: %s keeps %d of %d examples, %.1f%% of tokens',
+      'select: %s adds %d examples, %d tokens, of the reference split',
       name,
-      found['kept']['examples'],
-      found['total']['examples'],
-      100 * found['kept']['tokens'] / max(found['total']['tokens'], 1),
+      found['added']['examples'],
+      found['added']['tokens'],
     )
+
+
+def _with_reference_split(
+  store: TokenStore, mask: np.ndarray
+) -> tuple[dict[str, Any], np.ndarray]:
+  """Adds to a mask what else is not held out: the reference split.
+
+  Args:
+    store: Of D documents.
+    mask: [D] bool.
+
+  Returns:
+    What was added, in all and by source, and the mask with it, [D] bool.
+  """
+  parts = [store.part(number) for number in range(store.num_parts)]
+  split, tokens, size = (
+    np.concatenate([part.column(name) for part in parts])
+    for name in ('split', 'num_tokens', 'num_bytes')
+  )
+  added = (split != SPLITS.index('heldout')) & ~mask
+  sources = np.concatenate(
+    [part.table('source')['source'].to_pylist() for part in parts]
+  )
+  names, code = np.unique(sources[added], return_inverse=True)
+  by_source = np.bincount(code, tokens[added], len(names))
+  return {
+    'examples': int(added.sum()),
+    'tokens': int(tokens[added].sum()),
+    'bytes': int(size[added].sum()),
+    'sources': {
+      str(name): int(count)
+      for name, count in zip(names, by_source, strict=True)
+    },
+  }, mask | added

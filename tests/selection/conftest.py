@@ -24,6 +24,8 @@ def examples(
   tokens: list[int] | None = None,
   sources: list[str] | None = None,
   index: list[int] | None = None,
+  content: list[int] | None = None,
+  folds: list[int] | None = None,
 ) -> Examples:
   """Scored examples; `nll_sum` is the score."""
   count = len(scores)
@@ -36,10 +38,10 @@ def examples(
     'num_tokens': np.array(tokens, np.int32),
     'num_bytes': 3 * np.array(tokens, np.int32),
     'nll_sum': np.array(scores, float),
-    'content_hash': np.arange(count),
+    'content_hash': np.arange(count) if content is None else content,
     'unigram_nll_sum': np.ones(count),
     'compressed_bytes': np.ones(count, np.int32),
-    'fold': np.zeros(count, np.int8),
+    'fold': np.array(folds or [0] * count, np.int8),
   }
   return Examples(
     pa.table(columns, schema=table.SCORE_SCHEMA),

@@ -16,17 +16,20 @@ from infoprune_jax.config import (
   RuleConfig,
   UserError,
 )
-from infoprune_jax.data.hashing import mix
+from infoprune_jax.data.hashing import mix, uniform
 from infoprune_jax.selection import rules
 from infoprune_jax.selection.rules import Examples
 
 SCORE = 'nll_sum'
-KINDS = ('top', 'bottom', 'middle', 'random')
+KINDS = ('top', 'bottom', 'middle', 'random', 'band', 'sample')
 
 
 def rule(keep: str, fraction: float = 0.5, **fields) -> RuleConfig:
   score = SCORE if keep in RANKED_KINDS else ''
   fields = {'fraction': fraction if keep in BUDGET_KINDS else 1.0, **fields}
+  if keep == 'band':  # As much, from lower down than the middle.
+    fields = {'low': (1 - fraction) / 4, **fields}
+    fields['high'] = fields['low'] + fraction
   return RuleConfig(**base.arm(keep, score, **fields))
 
 
@@ -83,10 +86,13 @@ def by_sorting(
   score = columns['nll_sum']
   tie = mix(examples.index, chosen.seed).tolist()
   chance = mix(examples.index, chosen.seed + draw + 1).tolist()
+  drawn = uniform(examples.index, chosen.seed + draw + 1).tolist()
   key = {
     'top': lambda i: (-score[i], tie[i]),
     'bottom': lambda i: (score[i], tie[i]),
     'middle': lambda i: (score[i], tie[i]),
+    'band': lambda i: (score[i], tie[i]),
+    'sample': lambda i: (-score[i] + math.log(-math.log(drawn[i])), tie[i]),
     'random': lambda i: chance[i],
   }[chosen.keep]
   kept: set[int] = set()
@@ -96,11 +102,16 @@ def by_sorting(
       for i in range(len(examples))
       if source is None or columns['source'][i] == source
     ]
-    budget = int(chosen.fraction * sum(weight[i] for i in group))
+    total = sum(weight[i] for i in group)
+    budget, skipped = int(chosen.fraction * total), 0
     order = sorted((i for i in group if i in candidates), key=key)
     if chosen.keep == 'middle':
-      left = sum(weight[i] for i in order)
-      order = order[len(prefix(order, weight, max((left - budget) // 2, 0))) :]
+      skipped = max((sum(weight[i] for i in order) - budget) // 2, 0)
+    if chosen.keep == 'band':
+      budget = int((chosen.high - chosen.low) * total)
+      skipped = int(chosen.low * total)
+    if skipped:
+      order = order[len(prefix(order, weight, skipped)) :]
     kept.update(prefix(order, weight, budget))
   return kept
 

@@ -235,3 +235,53 @@ def test_more_examples_are_shown_when_asked_for(experiment, workdir):
   assert len(shown(workdir, 'top_nll')['most']) == 4
   # What was trained on the keep set stays what it was trained on.
   assert opened(workdir, 'top_nll').manifest == few
+
+
+def test_everything_is_all_but_the_heldout_split(experiment, workdir):
+  run(experiment, workdir, everything=base.arm('everything'))
+  store, kept = TokenStore.open(workdir), opened(workdir, 'everything')
+  assert kept.kept.sum() > opened(workdir, 'full').kept.sum()
+  by_source: dict[str, int] = {}
+  for number in range(store.num_parts):
+    part = store.part(number)
+    reference = part.rows_of('reference')
+    expected = np.union1d(part.rows_of('scored'), reference)
+    assert kept.rows(number).tolist() == expected.tolist()
+    names = part.table('source')['source'].to_pylist()
+    for row in reference:
+      tokens = int(part.column('num_tokens')[row])
+      by_source[names[row]] = by_source.get(names[row], 0) + tokens
+  found = shown(workdir, 'everything')
+  sizes = store.manifest['splits']['reference']
+  assert found['added'] == {
+    'examples': sizes['documents'],
+    'tokens': sizes['tokens'],
+    'bytes': sizes['bytes'],
+    'sources': by_source,
+  }
+  # What it keeps is counted as every arm's is: of what was scored.
+  assert found['kept'] == found['total'] == shown(workdir, 'full')['kept']
+  assert 'added' not in shown(workdir, 'full')
+
+
+def test_bounds_that_hold_nothing_are_refused(experiment, workdir):
+  nothing = base.arm('threshold', 'num_tokens', low=1e9)
+  with pytest.raises(UserError, match='keep no example: .* widen low and high'):
+    run(experiment, workdir, nothing=nothing)
+
+
+def test_a_sample_is_drawn_anew_for_each_seed(experiment, workdir):
+  warm = base.arm('sample', 'nll_sum / num_tokens', fraction=0.5)
+  run(experiment, workdir, warm=warm)
+  first, second = (opened(workdir, f'warm-seed-{seed}') for seed in (0, 1))
+  assert (first.kept != second.kept).any()
+
+
+def test_summaries_of_an_earlier_version_are_written_again(experiment, workdir):
+  run(experiment, workdir)
+  path = pathlib.Path(artifacts.keep_set_dir(workdir, 'top_nll'))
+  current = (path / 'summary.json').read_bytes()
+  old = {**shown(workdir, 'top_nll'), 'version': 1}
+  files.write_json(str(path / 'summary.json'), old)
+  run(experiment, workdir)
+  assert (path / 'summary.json').read_bytes() == current

@@ -1,0 +1,45 @@
+"""Mid-ranks, and Spearman's correlation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from infoprune_jax.selection import ranks
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=20))
+def test_mid_ranks_count_what_is_below(values):
+  found = ranks.mid_ranks(np.array(values, float))
+  for value, share in zip(values, found, strict=True):
+    below = sum(other < value for other in values)
+    equal = sum(other == value for other in values)
+    assert share == pytest.approx((below + equal / 2) / len(values))
+    assert 0.0 < share < 1.0
+
+
+def test_spearman_by_hand():
+  """Ranks 1, 2.5, 2.5, 4 and 1, 2, 4, 3: 3 over the root of 4.5 x 5."""
+  rows = np.array([[10.0, 20.0, 20.0, 30.0], [1.0, 2.0, 9.0, 3.0]])
+  found = ranks.spearman(rows)
+  assert found[0, 1] == found[1, 0] == pytest.approx(3.0 / math.sqrt(22.5))
+  assert np.diag(found).tolist() == pytest.approx([1.0, 1.0])
+
+
+@given(
+  st.lists(
+    st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=15
+  )
+)
+def test_spearman_is_the_correlation_of_mid_ranks(pairs):
+  rows = np.array(pairs, float).T
+  found = ranks.spearman(rows)[0, 1]
+  if min(np.ptp(row) for row in rows) == 0.0:
+    assert np.isnan(found)
+    return
+  plain = [
+    [sum(o < v for o in row) + sum(o == v for o in row) / 2 for v in row]
+    for row in rows
+  ]
+  assert found == pytest.approx(np.corrcoef(plain)[0, 1])
