@@ -10,7 +10,7 @@ import jax
 
 from infoprune_jax import artifacts, config as config_lib, files
 from infoprune_jax.config import Config, ModelConfig, TrainingConfig
-from infoprune_jax.data import sources, tokenize, vocabulary
+from infoprune_jax.data import sources, tokenize, vocabulary_files
 from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import flops, network, partitioning
 from infoprune_jax.progress import duration, logger, quantity
@@ -65,8 +65,9 @@ def check(config: Config, job: str | None) -> None:
       ('evaluate.scoring', config.evaluate.scoring),
     ):
       partitioning.check_batch(mesh, section.batch_size, f'{name}.batch_size')
+    vocab_size = _vocab_size(config)
     for model in (config.reference.model, config.model):
-      scorer.abstract_params(model, _vocab_size(config), mesh)
+      scorer.abstract_params(model, vocab_size, mesh)
   if job in (None, 'select'):
     for arm in config.arms:
       rules.check(config.select.arms[arm], f'select.arms.{arm}')
@@ -74,7 +75,7 @@ def check(config: Config, job: str | None) -> None:
 
 def _vocab_size(config: Config) -> int:
   if config.vocabulary.path:
-    return vocabulary.from_file(config.vocabulary.path).size
+    return vocabulary_files.open_given(config.vocabulary).size
   return config.vocabulary.size
 
 

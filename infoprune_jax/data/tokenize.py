@@ -16,6 +16,7 @@ from infoprune_jax.data import (
   hashing,
   token_store,
   vocabulary,
+  vocabulary_files,
   workers,
 )
 from infoprune_jax.data.corpus_index import CorpusIndex
@@ -39,7 +40,8 @@ def run(config: Config, workdir: str) -> None:
       # The corpus may no longer be at hand; what was asked of it decides.
       inputs = dict(found['inputs'])
       if config.vocabulary.path:
-        inputs['vocabulary'] = vocabulary.from_file(config.vocabulary.path).hash
+        given = vocabulary_files.open_given(config.vocabulary)
+        inputs['vocabulary'] = given.hash
       store = artifacts.Artifact(
         path, 'token store', 'tokenize', options, inputs
       )
@@ -75,11 +77,10 @@ def _vocabulary(
   config: Config, workdir: str, index: CorpusIndex
 ) -> vocabulary.Vocabulary:
   """The vocabulary of the workdir: there already, given, or trained now."""
-  given = (
-    vocabulary.from_file(config.vocabulary.path)
-    if (config.vocabulary.path)
-    else None
-  )
+  given = None
+  if config.vocabulary.path:
+    given = vocabulary_files.open_given(config.vocabulary)
+    _warn(given, config.vocabulary.path)
   inputs = {'model': given.hash} if given else {'corpus': index.fingerprint()}
   path = artifacts.vocabulary_dir(workdir)
   artifact = artifacts.Artifact(
@@ -92,11 +93,25 @@ def _vocabulary(
   if artifact.finished():
     return vocabulary.Vocabulary.load(path)
   words = given or _train_vocabulary(config, index)
-  written = files.write_file(
-    f'{path}/{vocabulary.MODEL_FILE}', lambda file: file.write(words.model)
-  )
-  artifact.finish({vocabulary.MODEL_FILE: written}, hash=words.hash)
+  words.save(artifact)
   return words
+
+
+def _warn(given: vocabulary.Vocabulary, path: str) -> None:
+  """Tells what of a text a given vocabulary does not keep."""
+  if given.loses_text:
+    logger.warning(
+      'tokenize: the vocabulary %s does not keep every text as it is (it '
+      'normalises, or has no byte fallback): what it loses is not scored',
+      path,
+    )
+  for id_ in given.spelled:
+    logger.warning(
+      'tokenize: %d, which marks where documents start or end, is what the '
+      'vocabulary %s encodes some text with too',
+      id_,
+      path,
+    )
 
 
 def _train_vocabulary(
@@ -134,18 +149,18 @@ class _PartTask:
   part: int
   num_parts: int
   index: CorpusIndex  # of this part alone
-  model: bytes  # of the vocabulary
+  words: vocabulary.Vocabulary
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(model: bytes) -> vocabulary.Vocabulary:
-  """A vocabulary; a worker opens it once for all its parts."""
-  return vocabulary.Vocabulary(model)
+def _opened(words: vocabulary.Vocabulary) -> vocabulary.Vocabulary:
+  """The first of equal vocabularies; a worker opens it once for all parts."""
+  return words
 
 
 def _write_part(task: _PartTask) -> dict[str, Any]:
   """Tokenizes and writes one part, and returns its marker."""
-  words = _opened(task.model)
+  words = _opened(task.words)
   codec = pa.Codec('zstd', compression_level=3)
   documents: list[dict[str, Any]] = []
   tokens: list[np.ndarray] = []
@@ -210,7 +225,7 @@ def _write(
     )
   todo = [part for part in range(num_parts) if part not in markers]
   tasks = [
-    _PartTask(store, part, num_parts, index.restricted_to(part), words.model)
+    _PartTask(store, part, num_parts, index.restricted_to(part), words)
     for part in todo
   ]
   progress = Progress(

@@ -1,10 +1,9 @@
 """Vocabularies: any text comes back as it was."""
 
-import io
+import pickle
 
 import numpy as np
 import pytest
-import sentencepiece
 from hypothesis import example, given, settings, strategies as st
 
 from infoprune_jax import artifacts, config, files
@@ -49,19 +48,6 @@ def settings_of(**fields) -> config.VocabularyConfig:
       **fields,
     }
   )
-
-
-def trained(**options) -> bytes:
-  """A model of SentencePiece's own making."""
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(LINES),
-    model_writer=model,
-    vocab_size=40,
-    minloglevel=2,
-    **options,
-  )
-  return model.getvalue()
 
 
 @settings(max_examples=200, deadline=None)
@@ -121,64 +107,67 @@ def test_no_text_is_refused():
 )
 def test_token_dtype_holds_every_id(monkeypatch, size, dtype):
   monkeypatch.setattr(Vocabulary, 'size', size)
-  assert np.dtype(Vocabulary(b'').token_dtype) == dtype
+  words = Vocabulary(vocabulary.SENTENCEPIECE, b'', 1, 2)
+  assert np.dtype(words.token_dtype) == dtype
 
 
-def test_a_given_model(words, tmp_path):
-  path = tmp_path / 'given.model'
-  path.write_bytes(words.model)
-  given_words = vocabulary.from_file(str(path))
-  assert given_words.hash == words.hash
-  assert given_words.decode(given_words.encode('a  b ')) == 'a  b '
+def test_the_hash_sees_model_and_special_ids():
+  fields = ((vocabulary.SENTENCEPIECE, vocabulary.TOKENIZERS), (b'a', b'b'))
+  found = {
+    Vocabulary(kind, model, bos, eos).hash
+    for kind in fields[0]
+    for model in fields[1]
+    for bos in (1, 2, 11)
+    for eos in (1, 2, 11)
+  }
+  assert len(found) == 2 * 2 * 3 * 3
 
 
-def test_a_missing_model_is_named():
-  with pytest.raises(UserError, match=r"cannot read 'nowhere/x\.model'"):
-    vocabulary.from_file('nowhere/x.model')
+def test_a_pickle_holds_the_fields_alone(words):
+  words.encode('opened')
+  data = pickle.dumps(words)
+  assert len(data) < len(words.model) + 200
+  again = pickle.loads(data)
+  assert again == words
+  assert again.encode('the same').tolist() == words.encode('the same').tolist()
 
 
-def test_a_folder_is_no_model(tmp_path):
-  with pytest.raises(UserError, match=r'vocabulary\.path'):
-    vocabulary.from_file(str(tmp_path))
+def test_many_texts_are_encoded_like_each(words):
+  texts = ['the', '', 'a \u2581 b', 'naïve 北京 ' * 9, '\u2581']
+  together = words.encode_all(texts)
+  assert [ids.tolist() for ids in together] == [
+    words.encode(text).tolist() for text in texts
+  ]
+  assert {ids.dtype for ids in together} == {np.dtype(words.token_dtype)}
 
 
-@pytest.mark.parametrize('data', [b'', b'no model\n', b'\x0a\xff\xff'])
-def test_what_is_no_model_is_named(tmp_path, data):
-  path = tmp_path / 'x.model'
-  path.write_bytes(data)
-  with pytest.raises(
-    UserError, match=r"x\.model' (is not a SentencePiece model|has no bos)"
-  ):
-    vocabulary.from_file(str(path))
-
-
-@pytest.mark.parametrize('name', ['bos', 'eos'])
-def test_a_model_without_a_special_piece_is_refused(tmp_path, name):
-  path = tmp_path / 'x.model'
-  path.write_bytes(trained(**{f'{name}_id': -1}))
-  with pytest.raises(UserError, match=f'has no {name} piece.*--{name}_id'):
-    vocabulary.from_file(str(path))
-
-
-def test_a_model_that_loses_text_is_told_of(words, tmp_path, caplog):
-  path = tmp_path / 'x.model'
-  path.write_bytes(words.model)
-  vocabulary.from_file(str(path))
-  assert not caplog.records
-  path.write_bytes(trained())  # Normalises, and has no byte fallback.
-  vocabulary.from_file(str(path))
-  assert 'does not keep every text' in caplog.text
+def test_a_trained_vocabulary_loses_nothing(words):
+  assert not words.loses_text
+  assert words.spelled == []
 
 
 def test_load_checks_the_content(tmp_path, words):
   path = str(tmp_path / 'vocabulary')
   artifact = artifacts.Artifact(path, 'vocabulary', 'tokenize', {}, {})
-  name = f'{path}/{vocabulary.MODEL_FILE}'
-  written = files.write_file(name, lambda file: file.write(words.model))
+  name = f'{path}/sentencepiece.model'
+  files.write_file(name, lambda file: file.write(words.model))
   with pytest.raises(UserError, match=r'vocabulary .* is not there'):
     Vocabulary.load(path)
-  artifact.finish({vocabulary.MODEL_FILE: written})
+  words.save(artifact)
   assert Vocabulary.load(path) == words
   files.write_file(name, lambda file: file.write(words.model[:-1] + b'x'))
   with pytest.raises(UserError, match=r'sentencepiece\.model is damaged'):
     Vocabulary.load(path)
+
+
+def test_the_manifest_says_kind_and_special_ids(tmp_path, words):
+  path = str(tmp_path / 'vocabulary')
+  words.save(artifacts.Artifact(path, 'vocabulary', 'tokenize', {}, {}))
+  manifest = files.read_json(f'{path}/manifest.json')
+  names = ('kind', 'bos_id', 'eos_id', 'hash')
+  assert [manifest[name] for name in names] == [
+    'sentencepiece',
+    2,
+    1,
+    words.hash,
+  ]

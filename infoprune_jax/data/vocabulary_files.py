@@ -1,0 +1,202 @@
+"""A vocabulary out of files that others made.
+
+A SentencePiece .model, a tokenizer.json of Hugging Face, or a folder with one
+or with GPT-2's vocab.json and merges.txt.
+"""
+
+import json
+import posixpath
+from typing import Any
+
+import fsspec
+
+from infoprune_jax import files
+from infoprune_jax.config import UserError, VocabularyConfig
+from infoprune_jax.data import vocabulary
+from infoprune_jax.data.encoders import SentencePieceEncoder, TokenizersEncoder
+from infoprune_jax.data.vocabulary import Vocabulary
+
+TOKENIZER_FILE = 'tokenizer.json'
+GPT2_FILES = ('vocab.json', 'merges.txt')
+GPT2_SPECIAL = '<|endoftext|>'
+# Beside a tokenizer.json, in the order in which they are asked.
+SETTINGS_FILES = ('tokenizer_config.json', 'special_tokens_map.json')
+NAMES = ('bos', 'eos')
+MAX_LISTED = 30  # special tokens in a message
+Encoder = SentencePieceEncoder | TokenizersEncoder
+
+
+def open_given(config: VocabularyConfig) -> Vocabulary:
+  """The vocabulary that `config.path` names.
+
+  Special ids are the config's, or where they are -1, those the files name.
+
+  Raises:
+    UserError: there is none, it cannot be read, or nothing says which ids mark
+      the start and the end of a document.
+  """
+  try:
+    kind, model, named = _read(config.path)
+    encoder = (
+      SentencePieceEncoder(model)
+      if kind == vocabulary.SENTENCEPIECE
+      else TokenizersEncoder(model)
+    )
+  except OSError as error:
+    raise UserError(
+      f'vocabulary.path: cannot read {config.path!r}: {error}'
+    ) from None
+  except UserError:
+    raise
+  except ValueError as error:
+    raise UserError(
+      f'vocabulary.path: {config.path!r} cannot be opened ({error}): expected '
+      "a SentencePiece .model, or a tokenizer.json of Hugging Face's tokenizers."
+    ) from None
+  ids = _special_ids(config, encoder, named)
+  _check_ids(config, encoder, ids)
+  given = Vocabulary(kind, model, ids['bos'], ids['eos'])
+  try:
+    given.encode_all(vocabulary.PROBES)
+  except Exception as error:  # `tokenizers` raises no other class.
+    raise UserError(
+      f'vocabulary.path: {config.path!r} cannot encode every text: {error}. '
+      'Give it an unknown token, or byte fallback.'
+    ) from None
+  return given
+
+
+def _read(path: str) -> tuple[str, bytes, dict[str, str]]:
+  """Kind, model, and the text of the special tokens that the files name."""
+  filesystem, name = fsspec.core.url_to_fs(path)
+  if not filesystem.isdir(name):
+    model = files.read_bytes(path)
+    # No SentencePiece model starts like a JSON object.
+    if not (path.endswith('.json') or model.lstrip().startswith(b'{')):
+      return vocabulary.SENTENCEPIECE, model, {}
+    return vocabulary.TOKENIZERS, model, _named_in(posixpath.dirname(path))
+  if filesystem.exists(posixpath.join(name, TOKENIZER_FILE)):
+    model = files.read_bytes(posixpath.join(path, TOKENIZER_FILE))
+    return vocabulary.TOKENIZERS, model, _named_in(path)
+  if all(filesystem.exists(posixpath.join(name, f)) for f in GPT2_FILES):
+    model, named = _gpt2(path)
+    return vocabulary.TOKENIZERS, model, named
+  raise UserError(
+    f'vocabulary.path: the folder {path!r} has neither {TOKENIZER_FILE} nor '
+    f'{" and ".join(GPT2_FILES)}. A SentencePiece model is named by its file.'
+  )
+
+
+def _named_in(folder: str) -> dict[str, str]:
+  """The text of `bos` and `eos`, where settings beside a tokenizer name it."""
+  found = {}
+  for file in SETTINGS_FILES:
+    try:
+      settings = _json(posixpath.join(folder, file))
+    except FileNotFoundError:
+      continue
+    for name in NAMES:
+      token = settings.get(f'{name}_token')
+      text = token.get('content') if isinstance(token, dict) else token
+      if isinstance(text, str):
+        found.setdefault(name, text)
+  return found
+
+
+def _json(path: str) -> dict[str, Any]:
+  """The object in a JSON file."""
+  try:
+    found = json.loads(files.read_bytes(path))
+  except ValueError as error:
+    raise UserError(f'vocabulary.path: {path} is not JSON: {error}.') from None
+  if not isinstance(found, dict):
+    raise UserError(f'vocabulary.path: {path} is not a JSON object.')
+  return found
+
+
+def _gpt2(folder: str) -> tuple[bytes, dict[str, str]]:
+  """A tokenizer.json of a byte-level BPE, and the special tokens' text."""
+  vocab = _json(posixpath.join(folder, GPT2_FILES[0]))
+  text = files.read_bytes(posixpath.join(folder, GPT2_FILES[1])).decode()
+  merges = [x for x in text.splitlines() if x and not x.startswith('#version')]
+  named = _named_in(folder)
+  if GPT2_SPECIAL in vocab:
+    named = dict.fromkeys(NAMES, GPT2_SPECIAL) | named
+  special = sorted({vocab[text] for text in named.values() if text in vocab})
+  text_of = {id_: text for text, id_ in vocab.items()}
+  byte_level = {
+    'type': 'ByteLevel',
+    'add_prefix_space': False,
+    'trim_offsets': True,
+    'use_regex': True,
+  }
+  tokenizer = {
+    'version': '1.0',
+    'added_tokens': [
+      {
+        'id': id_,
+        'content': text_of[id_],
+        'single_word': False,
+        'lstrip': False,
+        'rstrip': False,
+        'normalized': False,
+        'special': True,
+      }
+      for id_ in special
+    ],
+    'pre_tokenizer': byte_level,
+    'decoder': byte_level,
+    'model': {'type': 'BPE', 'vocab': vocab, 'merges': merges},
+  }
+  return json.dumps(tokenizer).encode(), named
+
+
+def _special_ids(
+  config: VocabularyConfig,
+  encoder: Encoder,
+  named: dict[str, str],
+) -> dict[str, int]:
+  """BOS and EOS: what the config sets, then what the files say."""
+  ids = {}
+  for name in NAMES:
+    ids[name] = getattr(config, f'{name}_id')
+    if ids[name] < 0 and isinstance(encoder, SentencePieceEncoder):
+      ids[name] = getattr(encoder, f'{name}_id')
+    elif ids[name] < 0 and name in named:
+      id_ = encoder.id_of(named[name])
+      if id_ is None:
+        raise UserError(
+          f'vocabulary.path: the settings beside {config.path!r} name '
+          f'{named[name]!r} as {name}_token, but it has no such token. '
+          + _how_to_set(encoder, [name])
+        )
+      ids[name] = id_
+  missing = [name for name in NAMES if ids[name] < 0]
+  if missing:
+    meaning = {'bos': 'starts', 'eos': 'ends'}
+    raise UserError(
+      f'vocabulary.path: {config.path!r} does not say which token '
+      f'{" and which ".join(f"{meaning[n]} a document ({n})" for n in missing)}'
+      f'. {_how_to_set(encoder, missing)}'
+    )
+  return ids
+
+
+def _how_to_set(encoder: Encoder, names: list[str]) -> str:
+  """The special tokens, and the flags that choose among them."""
+  tokens = [f'{text!r} ({id_})' for text, id_ in encoder.special_tokens.items()]
+  more = f' and {len(tokens) - MAX_LISTED} more' * (len(tokens) > MAX_LISTED)
+  listed = ', '.join(tokens[:MAX_LISTED]) + more if tokens else 'none'
+  flags = ' and '.join(f'--config.vocabulary.{name}_id=ID' for name in names)
+  return f'Its special tokens, with their ids: {listed}. Set {flags}.'
+
+
+def _check_ids(
+  config: VocabularyConfig, encoder: Encoder, ids: dict[str, int]
+) -> None:
+  for name, id_ in ids.items():
+    if id_ >= encoder.size:
+      raise UserError(
+        f'vocabulary.{name}_id is {id_}, but {config.path!r} has ids from 0 to '
+        f'{encoder.size - 1}. {_how_to_set(encoder, [name])}'
+      )
