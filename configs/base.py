@@ -61,6 +61,8 @@ def tfds(*names: str, split: str = 'train', **fields: str) -> ConfigDict:
 
 def seqio(*names: str, split: str = 'train', **fields: str) -> ConfigDict:
   """SeqIO tasks or mixtures; also `module`, columns as in `jsonl`."""
+  # What `seqio.preprocessors.tokenize` leaves of T5's usual feature.
+  fields.setdefault('text_column', 'targets_pretokenized')
   return _source('seqio', names, split=split, **fields)
 
 

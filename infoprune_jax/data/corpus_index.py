@@ -94,7 +94,10 @@ class CorpusIndex:
 
   def restricted_to(self, part: int) -> 'CorpusIndex':
     """The documents of one part, with the files they are in."""
-    chosen = self.part == part
+    return self._only(np.flatnonzero(self.part == part))
+
+  def _only(self, chosen: np.ndarray) -> 'CorpusIndex':
+    """The documents at these positions, with the files they are in."""
     used = np.unique(self.file[chosen])
     return dataclasses.replace(
       self,
@@ -115,6 +118,11 @@ class CorpusIndex:
       UserError: a file is no longer what was indexed.
     """
     chosen = np.flatnonzero(chosen)
+    configs = [self.files[n].config for n in np.unique(self.file[chosen])]
+    if sources.needs_worker(*configs):
+      part = self._only(chosen)
+      yield from next(workers.run_all(_read_all, [part], 1, apart=True))
+      return
     for file in np.unique(self.file[chosen]).tolist():
       wanted = chosen[self.file[chosen] == file]
       lines = dict(
@@ -129,15 +137,29 @@ class CorpusIndex:
           if isinstance(row, sources.BadRow) or content_hash(row.text) != int(
             self.content_hash[index]
           ):
-            raise UserError(
-              f'{self.files[file].path} changed while it was being read: '
-              'start again when nothing writes to it.'
-            )
+            raise UserError(_changed(self.files[file]))
           yield row
           if not lines:
             break
       if lines:
         raise UserError(f'{self.files[file].path} shrank while being read.')
+
+
+def _changed(file: sources.InputFile) -> str:
+  if file.config.format == 'seqio':
+    return (
+      f'{file.path} gave another text when it was read again: what it reads '
+      'changed, or its preprocessors draw at random; if so, name a '
+      'text_column that they leave alone.'
+    )
+  return (
+    f'{file.path} changed while it was being read: start again when nothing '
+    'writes to it.'
+  )
+
+
+def _read_all(index: CorpusIndex) -> list[sources.Document]:
+  return list(index.documents(np.ones(len(index.split), bool)))
 
 
 def build(config: CorpusConfig) -> CorpusIndex:
@@ -151,9 +173,9 @@ def build(config: CorpusConfig) -> CorpusIndex:
   total = sum(file.size for file in files)
   progress = Progress('tokenize: index', 'B', total)
   indices = []
-  for index, file in zip(
-    workers.run_all(index_file, files, config.num_workers), files, strict=True
-  ):
+  apart = sources.needs_worker(*(file.config for file in files))
+  found = workers.run_all(index_file, files, config.num_workers, apart)
+  for index, file in zip(found, files, strict=True):
     if index.bad_rows and config.on_bad_row == 'refuse':
       raise UserError(
         f"{index.first_bad_row}. Mend it, or set corpus.on_bad_row='drop' to "
@@ -237,8 +259,9 @@ def _first_of_each_id(
     if config.on_bad_row == 'refuse':
       raise UserError(
         f'{_where(files, column, again)} has the id of '
-        f'{_where(files, column, original)}. Mend it, name another id_column, '
-        "or set corpus.on_bad_row='drop' to keep the first of each."
+        f'{_where(files, column, original)}. '
+        f'{sources.about_ids(files[column["file"][again]].config)} or set '
+        "corpus.on_bad_row='drop' to keep the first of each."
       )
     bad['duplicate id'] += int((~kept).sum())
   return kept

@@ -14,6 +14,7 @@ from infoprune_jax.config import SPLITS, Config, UserError
 from infoprune_jax.data import (
   corpus_index,
   hashing,
+  sources,
   token_store,
   vocabulary,
   vocabulary_files,
@@ -231,11 +232,11 @@ def _write(
   progress = Progress(
     'tokenize', 'B', size.sum(), done=size[list(markers)].sum()
   )
-  for part, marker in zip(
-    todo,
-    workers.run_all(_write_part, tasks, config.corpus.num_workers),
-    strict=True,
-  ):
+  apart = sources.needs_worker(*(file.config for file in index.files))
+  written = workers.run_all(
+    _write_part, tasks, config.corpus.num_workers, apart
+  )
+  for part, marker in zip(todo, written, strict=True):
     markers[part] = marker
     progress.add(size[part], f'{len(markers)} of {num_parts} parts')
   ordered = [markers[part] for part in range(num_parts)]

@@ -10,7 +10,10 @@ from typing import Any
 
 
 def run_all(
-  function: Callable[[Any], Any], tasks: Sequence[Any], num_workers: int
+  function: Callable[[Any], Any],
+  tasks: Sequence[Any],
+  num_workers: int,
+  apart: bool = False,
 ) -> Iterator[Any]:
   """The result of each task, in the tasks' order, as soon as it is there.
 
@@ -19,9 +22,10 @@ def run_all(
     tasks: Its arguments; they and the results must pickle.
     num_workers: Processes; 0 for one a core. With one, or one task, the work
       is done in this process.
+    apart: Whether it is to be done in another one even then.
   """
   num_workers = min(num_workers or os.cpu_count() or 1, len(tasks))
-  if num_workers <= 1:
+  if num_workers <= 1 and not (apart and tasks):
     yield from map(function, tasks)
     return
   with concurrent.futures.ProcessPoolExecutor(

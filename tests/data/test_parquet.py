@@ -7,7 +7,7 @@ import pytest
 from configs import base
 from infoprune_jax import config
 from infoprune_jax.config import UserError
-from infoprune_jax.data import sources
+from infoprune_jax.data import arrow_rows, sources
 from infoprune_jax.data.sources import BadRow, Document
 
 
@@ -26,7 +26,7 @@ def path(tmp_path):
 
 
 def test_rows_in_order_over_row_groups(path, monkeypatch):
-  monkeypatch.setattr(sources, 'PARQUET_BATCH', 7)
+  monkeypatch.setattr(arrow_rows, 'BATCH', 7)
   texts = [f'text {number}' for number in range(50)]
   table = pa.table({'text': texts, 'key': range(50), 'from': ['a', 'b'] * 25})
   pq.write_table(table, path, row_group_size=11)
