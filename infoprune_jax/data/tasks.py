@@ -5,11 +5,10 @@ preprocessor, `keep_examples`. Needs TensorFlow and SeqIO.
 """
 
 import dataclasses
-import functools
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import fsspec
 import numpy as np
@@ -20,148 +19,12 @@ from infoprune_jax import artifacts
 from infoprune_jax.config import UserError
 from infoprune_jax.data import vocabulary as vocabulary_lib
 from infoprune_jax.data.keep_set import KeepSet
-from infoprune_jax.data.token_store import Part, TokenStore
+from infoprune_jax.data.seqio_vocabulary import SeqIOVocabulary
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.data.token_store_source import TokenStoreSource
+from infoprune_jax.progress import logger
 
-# As SeqIO users call them; an arm's `train` is what its keep set keeps of it.
-SPLITS = {
-  'train': ('reference', 'scored'),
-  'validation': ('heldout',),
-  'reference': ('reference',),
-}
 Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
-_CHUNK = 256  # documents that one call into Python reads
-
-
-class SeqIOVocabulary(seqio.Vocabulary):
-  """Our vocabulary as SeqIO's; the same ids."""
-
-  def __init__(self, vocabulary: vocabulary_lib.Vocabulary):
-    super().__init__()
-    self._vocabulary = vocabulary
-
-  @property
-  def bos_id(self) -> int:
-    """What the first token of a document is conditioned on."""
-    return self._vocabulary.bos_id
-
-  @property
-  def eos_id(self) -> int:
-    """What ends a document."""
-    return self._vocabulary.eos_id
-
-  @property
-  def unk_id(self) -> None:
-    """None: every text has ids of its own."""
-    return None
-
-  @property
-  def _base_vocab_size(self) -> int:
-    return self._vocabulary.size
-
-  def _encode(self, s: str) -> list[int]:
-    return self._vocabulary.encode(s).tolist()
-
-  def _decode(self, ids: Iterable[int]) -> str:
-    return self._vocabulary.decode(ids)
-
-  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    def encode(text: bytes | np.ndarray) -> np.ndarray:
-      data = np.asarray(text).item()  # An array when called eagerly.
-      return self._vocabulary.encode(data.decode()).astype(np.int32)
-
-    ids = tf.numpy_function(encode, [s], tf.int32)
-    ids.set_shape([None])
-    return ids
-
-  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-    return tf.numpy_function(
-      lambda ids: self._vocabulary.decode(ids).encode(), [ids], tf.string
-    )
-
-  def __eq__(self, other: object) -> bool:
-    return (
-      isinstance(other, SeqIOVocabulary)
-      and self._vocabulary.hash == other._vocabulary.hash
-    )
-
-
-class TokenStoreSource(seqio.FileDataSource):
-  """The documents of a token store, for a SeqIO task; a shard is a part.
-
-  Examples hold `targets` ([tokens] int32, without BOS or EOS) and `example_id`.
-  """
-
-  def __init__(self, store: TokenStore, source: str | None = None):
-    """Reads a store.
-
-    Args:
-      store: Opened.
-      source: Only its documents; None for those of every source.
-    """
-    self.store, self._source = store, source
-    # One shard an open file of the interleaving below.
-    self._shard = functools.lru_cache(maxsize=32)(self._open_shard)
-    super().__init__(
-      self._documents,
-      {split: store.path for split in SPLITS},
-      {
-        split: sum(len(self._open_shard(s)[1]) for s in self.list_shards(split))
-        for split in SPLITS
-      },
-    )
-
-  def list_shards(self, split: str) -> list[str]:
-    """Split and part of each shard."""
-    return [f'{split}/{part}' for part in range(self.store.num_parts)]
-
-  def _open_shard(self, shard: str) -> tuple[Part, np.ndarray, np.ndarray]:
-    """A part of the store, and which rows of it, with their example ids."""
-    split, number = shard.split('/')
-    part = self.store.part(int(number))
-    chosen = np.sort(
-      np.concatenate([part.rows_of(name) for name in SPLITS[split]])
-    )
-    table = part.table('example_id', 'source').take(chosen)
-    if self._source is not None:
-      mine = np.array(
-        [name == self._source for name in table['source'].to_pylist()], bool
-      )
-      chosen, table = chosen[mine], table.filter(mine)
-    names = [name.encode() for name in table['example_id'].to_pylist()]
-    return part, chosen, np.array(names, object)
-
-  def _documents(self, shard: tf.Tensor) -> tf.data.Dataset:
-    """The documents of a shard, read a chunk at a time."""
-
-    def count(shard: bytes) -> np.int64:
-      return np.int64(-(-len(self._shard(shard.decode())[1]) // _CHUNK))
-
-    def read(shard: bytes, chunk: int) -> tuple[np.ndarray, ...]:
-      part, rows, names = self._shard(shard.decode())
-      here = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
-      starts, stops = part.offsets[rows[here]], part.offsets[rows[here] + 1]
-      tokens = np.concatenate(
-        [part.tokens[a:b] for a, b in zip(starts, stops, strict=True)]
-      )
-      ends = np.cumsum(stops - starts)
-      return tokens.astype(np.int32), ends - (stops - starts), ends, names[here]
-
-    def documents(chunk: tf.Tensor) -> tf.data.Dataset:
-      tokens, *places = tf.numpy_function(
-        read, [shard, chunk], (tf.int32, tf.int64, tf.int64, tf.string)
-      )
-      for tensor in (tokens, *places):
-        tensor.set_shape([None])
-      return tf.data.Dataset.from_tensor_slices(tuple(places)).map(
-        lambda first, last, name: {
-          'targets': tokens[first:last],
-          'example_id': name,
-        }
-      )
-
-    chunks = tf.numpy_function(count, [shard], tf.int64)
-    chunks.set_shape([])
-    return tf.data.Dataset.range(chunks).flat_map(documents)
 
 
 def keep_examples(
@@ -250,6 +113,13 @@ class Corpus:
 
   def __init__(self, store: TokenStore, vocabulary: vocabulary_lib.Vocabulary):
     """Tasks over a store, whose vocabulary this is."""
+    if vocabulary.decode([seqio.vocabularies.PAD_ID]):
+      logger.warning(
+        'seqio: SeqIO pads with id %d, which is %r here: its own feature '
+        'converters give that token no loss weight. Our readers do.',
+        seqio.vocabularies.PAD_ID,
+        vocabulary.decode([seqio.vocabularies.PAD_ID]),
+      )
     self._features = {
       'targets': seqio.Feature(
         SeqIOVocabulary(vocabulary), add_eos=True, dtype=tf.int32

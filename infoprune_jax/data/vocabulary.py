@@ -107,7 +107,7 @@ class Vocabulary:
     artifact.finish(
       {name: written},
       hash=self.hash,
-      kind=self.kind,
+      model_kind=self.kind,
       bos_id=self.bos_id,
       eos_id=self.eos_id,
     )
@@ -120,7 +120,7 @@ class Vocabulary:
       UserError: it is not there, or damaged.
     """
     manifest = artifacts.open_finished(path, 'vocabulary', 'tokenize')
-    kind = manifest['kind']
+    kind = manifest['model_kind']
     file = posixpath.join(path, MODEL_FILES[kind])
     model = files.read_bytes(file)
     artifacts.check_content(

@@ -12,7 +12,15 @@ import tensorflow as tf
 from configs import base
 from infoprune_jax import artifacts
 from infoprune_jax.config import UserError
-from infoprune_jax.data import keep_set, loader, seqio_reader, tasks, vocabulary
+from infoprune_jax.data import (
+  keep_set,
+  loader,
+  seqio_reader,
+  tasks,
+  token_store_source,
+  vocabulary,
+)
+from infoprune_jax.data.seqio_vocabulary import SeqIOVocabulary
 from infoprune_jax.data.token_store import TokenStore
 
 ARM = 'half'
@@ -94,7 +102,7 @@ def test_an_arm_is_what_its_keep_set_keeps(names, workdir, store):
 
 
 def test_splits(names, store):
-  for split, inside in tasks.SPLITS.items():
+  for split, inside in token_store_source.SPLITS.items():
     rows = [
       np.concatenate([part.rows_of(name) for name in inside])
       for part in parts_of(store)
@@ -185,7 +193,7 @@ def test_keep_examples_goes_by_any_feature():
 
 def test_the_vocabulary_is_ours(workdir):
   words = vocabulary.Vocabulary.load(artifacts.vocabulary_dir(workdir))
-  wrapped = tasks.SeqIOVocabulary(words)
+  wrapped = SeqIOVocabulary(words)
   text = 'Item 3: the naïve thing\n is in stock'
   ids = words.encode(text).tolist()
   assert list(wrapped.encode(text)) == ids
@@ -194,7 +202,7 @@ def test_the_vocabulary_is_ours(workdir):
   assert wrapped.decode_tf(tf.constant(ids)).numpy().decode() == text
   assert (wrapped.bos_id, wrapped.eos_id) == (words.bos_id, words.eos_id)
   assert wrapped.vocab_size == words.size
-  assert wrapped == tasks.SeqIOVocabulary(words)
+  assert wrapped == SeqIOVocabulary(words)
 
 
 def test_a_name_that_is_taken_is_refused(names, workdir, store, tmp_path):

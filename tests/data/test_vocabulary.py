@@ -164,7 +164,7 @@ def test_the_manifest_says_kind_and_special_ids(tmp_path, words):
   path = str(tmp_path / 'vocabulary')
   words.save(artifacts.Artifact(path, 'vocabulary', 'tokenize', {}, {}))
   manifest = files.read_json(f'{path}/manifest.json')
-  names = ('kind', 'bos_id', 'eos_id', 'hash')
+  names = ('model_kind', 'bos_id', 'eos_id', 'hash')
   assert [manifest[name] for name in names] == [
     'sentencepiece',
     2,
