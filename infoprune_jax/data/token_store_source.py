@@ -1,6 +1,12 @@
-"""A token store as a source of SeqIO tasks. Needs TensorFlow and SeqIO."""
+"""A token store as a source of SeqIO tasks. Needs TensorFlow and SeqIO.
+
+An element of tf.data costs more than what is done to it here, so the source
+gives batches of documents, and `unbatched` takes them apart after the filter.
+"""
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import seqio
@@ -14,13 +20,14 @@ SPLITS = {
   'validation': ('heldout',),
   'reference': ('reference',),
 }
-_CHUNK = 256  # documents that one call into Python reads
+_BATCH = 256  # documents
 
 
 class TokenStoreSource(seqio.FileDataSource):
   """The documents of a token store, for a SeqIO task; a shard is a part.
 
-  Examples hold `targets` ([tokens] int32, without BOS or EOS) and `example_id`.
+  Elements are batches: `targets`, [documents, tokens] int32 and ragged, without
+  BOS or EOS, and `example_id`, [documents].
   """
 
   def __init__(self, store: TokenStore, source: str | None = None):
@@ -34,7 +41,7 @@ class TokenStoreSource(seqio.FileDataSource):
     # One shard an open file of the interleaving below.
     self._shard = functools.lru_cache(maxsize=32)(self._open_shard)
     super().__init__(
-      self._documents,
+      self._batches,
       {split: store.path for split in SPLITS},
       {
         split: sum(len(self._open_shard(s)[1]) for s in self.list_shards(split))
@@ -62,35 +69,50 @@ class TokenStoreSource(seqio.FileDataSource):
     names = [name.encode() for name in table['example_id'].to_pylist()]
     return part, chosen, np.array(names, object)
 
-  def _documents(self, shard: tf.Tensor) -> tf.data.Dataset:
-    """The documents of a shard, read a chunk at a time."""
+  def _batches(self, shard: tf.Tensor) -> tf.data.Dataset:
+    """The documents of a shard, in order."""
 
     def count(shard: bytes) -> np.int64:
-      return np.int64(-(-len(self._shard(shard.decode())[1]) // _CHUNK))
+      return np.int64(-(-len(self._shard(shard.decode())[1]) // _BATCH))
 
-    def read(shard: bytes, chunk: int) -> tuple[np.ndarray, ...]:
+    def read(shard: bytes, number: int) -> tuple[np.ndarray, ...]:
       part, rows, names = self._shard(shard.decode())
-      here = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+      here = slice(number * _BATCH, (number + 1) * _BATCH)
       starts, stops = part.offsets[rows[here]], part.offsets[rows[here] + 1]
       tokens = np.concatenate(
         [part.tokens[a:b] for a, b in zip(starts, stops, strict=True)]
       )
-      ends = np.cumsum(stops - starts)
-      return tokens.astype(np.int32), ends - (stops - starts), ends, names[here]
+      return tokens.astype(np.int32), stops - starts, names[here]
 
-    def documents(chunk: tf.Tensor) -> tf.data.Dataset:
-      tokens, *places = tf.numpy_function(
-        read, [shard, chunk], (tf.int32, tf.int64, tf.int64, tf.string)
+    def batch(number: tf.Tensor) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+      tokens, lengths, names = tf.numpy_function(
+        read, [shard, number], (tf.int32, tf.int64, tf.string)
       )
-      for tensor in (tokens, *places):
+      for tensor in (tokens, lengths, names):
         tensor.set_shape([None])
-      return tf.data.Dataset.from_tensor_slices(tuple(places)).map(
-        lambda first, last, name: {
-          'targets': tokens[first:last],
-          'example_id': name,
-        }
+      # Checked lengths would cost as much again.
+      targets = tf.RaggedTensor.from_row_lengths(
+        tokens, lengths, validate=False
       )
+      return {'targets': targets, 'example_id': names}
 
-    chunks = tf.numpy_function(count, [shard], tf.int64)
-    chunks.set_shape([])
-    return tf.data.Dataset.range(chunks).flat_map(documents)
+    batches = tf.numpy_function(count, [shard], tf.int64)
+    batches.set_shape([])
+    return tf.data.Dataset.range(batches).map(batch)
+
+
+def unbatched(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """A preprocessor from the source's batches to documents one by one."""
+
+  def documents(batch: Mapping[str, Any]) -> tf.data.Dataset:
+    targets = batch['targets']
+    splits, values = targets.row_splits, targets.values
+    places = (splits[:-1], splits[1:], batch['example_id'])
+    return tf.data.Dataset.from_tensor_slices(places).map(
+      lambda first, last, name: {
+        'targets': values[first:last],
+        'example_id': name,
+      }
+    )
+
+  return dataset.flat_map(documents)

@@ -186,9 +186,10 @@ def test_a_mixture_draws_sources_by_their_size(names, store, workdir):
 def test_keep_examples_goes_by_any_feature():
   ids = [f'c4-train.tfrecord-{n:05d}' for n in range(500)]
   dataset = tf.data.Dataset.from_tensor_slices({'tfds_id': ids})
-  kept = tasks.keep_examples(ids[::7], 'tfds_id')(dataset)
-  found = [e['tfds_id'].decode() for e in kept.as_numpy_iterator()]
-  assert found == ids[::7]
+  keep = tasks.keep_examples(ids[::7], 'tfds_id')
+  for kept in (keep(dataset), keep(dataset.batch(64)).unbatch()):
+    found = [e['tfds_id'].decode() for e in kept.as_numpy_iterator()]
+    assert found == ids[::7]
 
 
 def test_the_vocabulary_is_ours(workdir):
