@@ -91,7 +91,7 @@ def make_dataset(folder) -> None:
 
     class ToldText(tfds.core.GeneratorBasedBuilder):
       VERSION = tfds.core.Version('1.0.0')
-      url_infos = {}  # Else it is looked for next to this file.
+      url_infos = None  # Else it is looked for next to this file.
 
       def _info(self):
         features = {
@@ -150,14 +150,13 @@ def list_files(**edits) -> list[sources.InputFile]:
   )
 
 
-def read(source) -> list[Document | BadRow]:
-  """The rows of a source named 'mine', read twice."""
-  files = list_files(mine=source)
-  first, second = (
-    [row for file in files for row in sources.read_rows(file)] for _ in '12'
-  )
-  assert first == second
-  return [row for _, row in first]
+def read(source, units: slice = slice(None)) -> list[Document | BadRow]:
+  """The rows of a source named 'mine'."""
+  files = list_files(mine=source)[units]
+  return [row for file in files for _, row in sources.read_rows(file)]
+
+
+FIRST = slice(1)  # A unit costs TensorFlow most of a second.
 
 
 def told(folder, **fields):
@@ -193,21 +192,23 @@ def test_a_shard_is_a_unit_and_ids_are_those_of_tfds(folder):
   assert len(expected) == 40
   assert {row.example_id: row.text for row in found} == expected
   assert {row.source for row in found} == {'mine'}
+  assert read(told(folder)) == found
 
 
 def test_a_folder_and_parts_of_splits(folder, tmp_path):
   shutil.copytree(folder / 'told_text' / '1.0.0', tmp_path / '1.0.0')
-  split = 'train[5:25]+validation[:50%]'
+  split = 'train[15:25]+validation[:30%]'
   found = read(base.tfds(f'{tmp_path}/1.0.0', split=split))
   assert {row.example_id: row.text for row in found} == tfds_ids(folder, split)
-  assert len(found) == 25
+  assert len(found) == 13
 
 
 def test_columns_of_tfds(folder):
   columns = {'text_column': 'meta.url', 'id_column': 'meta.n'}
-  found = read(told(folder, source_column='data', **columns))
-  rows = {(row.example_id, row.text, row.source) for row in found}
-  assert rows == {(str(n), f'train/{n}', 'raw') for n in range(40)}
+  found = read(told(folder, source_column='data', **columns), FIRST)
+  assert len(found) == 20
+  for row in found:
+    assert (row.text, row.source) == (f'train/{row.example_id}', 'raw')
 
 
 def test_bytes_that_are_no_utf8_cost_their_row_alone(folder):
@@ -251,10 +252,9 @@ def test_a_shard_that_is_gone_or_cut_is_named(folder, tmp_path):
   with open(files[0].path, 'r+b') as file:
     file.truncate(200)
   os.remove(files[1].path)
-  for file in files[:2]:
+  for file in files:
     with pytest.raises(UserError, match=f'{file.path} cannot be read'):
       list(sources.read_rows(file))
-  assert list(sources.read_rows(files[2]))
 
 
 def test_datasets_whose_files_have_one_name_need_ids(folder, tmp_path):
@@ -299,16 +299,16 @@ def test_examples_without_an_id_have_their_fingerprint(folder):
 
 
 def test_other_columns_of_a_task(folder):
-  found = read(task('told', id_column='meta.n', source_column='meta.url'))
-  ids = {row.example_id: row.source for row in found}
-  assert ids == {str(n): f'train/{n}' for n in range(40)}
+  columns = {'id_column': 'meta.n', 'source_column': 'meta.url'}
+  found = read(task('told', **columns), FIRST)
+  assert len(found) == 20
+  assert all(row.source == f'train/{row.example_id}' for row in found)
 
 
 def test_token_ids_are_decoded_with_a_warning(folder, caplog):
   with caplog.at_level('WARNING'):
-    found = read(task('lines_of_ids', text_column='targets'))
-  # Neither EOS nor padding is part of it.
-  assert found == read(task('lines'))
+    found = read(task('lines_of_ids', text_column='targets'), FIRST)
+  assert found[7].text == 'a7 Zürich'
   assert caplog.text.count('may not give the raw text back') == 1
 
 
@@ -338,6 +338,7 @@ def test_a_mixture_is_its_tasks(folder):
 
 def test_preprocessors_that_draw_draw_again(folder):
   texts = [row.text for row in read(task('noisy'))]
+  assert texts == [row.text for row in read(task('noisy'))]
   assert len({text.rpartition(' ')[2] for text in texts}) > 50
 
 
@@ -388,8 +389,7 @@ def test_other_text_in_the_second_pass_is_refused(folder, make_corpus):
 
 
 IN_A_PROCESS = """
-import hashlib, sys
-import numpy as np
+import sys
 from configs import base
 from infoprune_jax import config, progress
 from infoprune_jax.data import corpus_index
@@ -400,12 +400,11 @@ def digest(num_workers, folder):
   edits.corpus.sources.tfds = base.tfds('told_text:1.0.0', data_dir=folder)
   edits.corpus.sources.lines = base.seqio('lines', module='told_tasks')
   index = corpus_index.build(config.from_mapping(edits).corpus)
-  documents = list(index.documents(np.ones(len(index.line), bool)))
-  return index.fingerprint(), hashlib.sha256(repr(documents).encode()).hexdigest()
+  return index.fingerprint()  # Of every text and id, in their order.
 
 if __name__ == '__main__':
   progress.log_to_stderr()
-  print(*digest(2, sys.argv[1]), 'tensorflow' in sys.modules)
+  print(digest(2, sys.argv[1]), 'tensorflow' in sys.modules)
 """
 
 
@@ -422,7 +421,7 @@ def test_two_workers_and_a_main_process_without_tensorflow(folder, tmp_path):
     capture_output=True,
     text=True,
   )
-  assert found.stdout.split() == [*expected, 'False'], found.stderr
+  assert found.stdout.split() == [expected, 'False'], found.stderr
   # Nothing but our own lines: TensorFlow is quiet.
   lines = found.stderr.splitlines()
   assert lines and all(' tokenize: ' in line for line in lines)
