@@ -19,6 +19,19 @@ from infoprune_jax.config import UserError
 READ_ERRORS = (OSError, pa.ArrowException, zipfile.BadZipFile, zlib.error)
 
 
+class _Local(LocalFileSystem):
+  """Refuses folders that may not be listed, where fsspec leaves them out."""
+
+  def walk(self, path: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    """As fsspec's, of which `find` and `glob` are made."""
+    return super().walk(path, *args, **{**kwargs, 'on_error': _refuse})
+
+
+def _refuse(error: Exception) -> None:
+  if not isinstance(error, FileNotFoundError):
+    raise error
+
+
 def open_filesystem(field: str, path: str) -> tuple[Any, str]:
   """The fsspec file system of a path or URL, and the path on it.
 
@@ -30,7 +43,7 @@ def open_filesystem(field: str, path: str) -> tuple[Any, str]:
     UserError: there is no driver for it, or it does not answer.
   """
   try:
-    return fsspec.core.url_to_fs(os.path.expanduser(path))
+    filesystem, name = fsspec.core.url_to_fs(os.path.expanduser(path))
   except ImportError as error:
     package = getattr(error.__cause__, 'name', None) or 'what it names'
     raise UserError(
@@ -40,11 +53,14 @@ def open_filesystem(field: str, path: str) -> tuple[Any, str]:
   except ValueError as error:
     raise UserError(
       f'{field}: {path!r} is no path or URL that fsspec knows ({error}). URLs '
-      f'start with one of {", ".join(sorted(fsspec.available_protocols()))}; '
-      'install the package of another driver first.'
+      'start with file://, gs://, s3://, https://, zip:// and the like; another '
+      'scheme needs the package of its driver.'
     ) from None
   except READ_ERRORS as error:
     raise unreadable(field, path, error) from None
+  if isinstance(filesystem, LocalFileSystem):
+    filesystem = _Local()
+  return filesystem, name
 
 
 def unreadable(field: str, path: str, error: Exception) -> UserError:
@@ -114,16 +130,12 @@ def matches(field: str, path: str) -> tuple[str, list[tuple[str, int]]]:
     UserError: nothing matches, or it may not be listed.
   """
   filesystem, pattern = open_filesystem(field, path)
-  # Local folders that may not be listed would be left out without a word.
-  strict = (
-    {'on_error': 'raise'} if isinstance(filesystem, LocalFileSystem) else {}
-  )
   try:
     if is_glob(pattern):
       root = posixpath.dirname(re.split(r'[*?[]', pattern)[0])
-      found = filesystem.glob(pattern, detail=True, **strict)
+      found = filesystem.glob(pattern, detail=True)
     else:
-      root, found = _named(filesystem, pattern, strict)
+      root, found = _named(filesystem, pattern)
   except FileNotFoundError:
     root, found = '', {}
   except READ_ERRORS as error:
@@ -141,11 +153,9 @@ def matches(field: str, path: str) -> tuple[str, list[tuple[str, int]]]:
   return url(filesystem, root, path), files
 
 
-def _named(
-  filesystem: Any, path: str, strict: dict[str, str]
-) -> tuple[str, dict[str, Any]]:
+def _named(filesystem: Any, path: str) -> tuple[str, dict[str, Any]]:
   """The folder of one file or folder, and the files with what is known."""
   if filesystem.isdir(path):
     root = path.rstrip('/')
-    return root, filesystem.find(root, detail=True, **strict)
+    return root, filesystem.find(root, detail=True)
   return posixpath.dirname(path), {path: filesystem.info(path)}

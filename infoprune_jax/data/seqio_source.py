@@ -45,7 +45,7 @@ def list_units(
   _import_module(field, config.module)
   units: dict[str, InputFile] = {}  # A task may be in several mixtures.
   for name in config.paths:
-    for label, task in _tasks(field, name, source, config.split):
+    for label, task in _tasks(field, name, source, config.split, warnings):
       for unit in _shards(field, label, config, task):
         units.setdefault(unit.path, unit)
       if _vocabulary(field, task, config):
@@ -72,7 +72,7 @@ def _import_module(field: str, module: str) -> None:
 
 
 def _tasks(
-  field: str, name: str, source: str, split: str
+  field: str, name: str, source: str, split: str, warnings: list[str]
 ) -> Iterator[tuple[str, Any]]:
   """The tasks that a name stands for, with the source of their documents."""
   seqio = quiet_tensorflow.import_seqio()
@@ -100,6 +100,12 @@ def _tasks(
     raise UserError(
       f'{field}.split: {name!r} has no split {split!r}; splits are '
       f'{", ".join(splits)}.'
+    )
+  if len(there) < len(found):
+    lacking = sorted({t.name for _, t in found} - {t.name for _, t in there})
+    warnings.append(
+      f'{field}: {", ".join(lacking)} of the mixture {name!r} have no split '
+      f'{split!r} and are left out'
     )
   yield from there
 
@@ -184,7 +190,7 @@ def _dataset(field: str, task: Any, split: str, shard: tuple[int, int]) -> Any:
   seqio = quiet_tensorflow.import_seqio()
   with _users_code(field, task.name), _with_tfds_ids():
     # Preprocessors that draw do so again in the second pass.
-    tf.random.set_seed(0)
+    tf.random.set_seed(shard[0])
     return task.get_dataset(
       sequence_length=None,
       split=split,

@@ -44,10 +44,10 @@ def list_files(sources: Mapping[str, SourceConfig]) -> list[InputFile]:
   }
   datasets = [item for item in sources.items() if item[0] not in found]
   if datasets:
-    # The only task: in a process of its own where this one has no TensorFlow.
-    listing = workers.run_all(
-      _list_datasets, [datasets], 1, apart=needs_worker(datasets[0][1])
-    )
+    apart = needs_worker(datasets[0][1])
+    if apart:
+      logger.info('tokenize: TensorFlow starts, to list TFDS and SeqIO sources')
+    listing = workers.run_all(_list_datasets, [datasets], 1, apart)
     units, warnings = next(listing)
     found.update(units)
     for warning in warnings:

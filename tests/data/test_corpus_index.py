@@ -8,7 +8,7 @@ import pytest
 
 from configs import base
 from infoprune_jax.config import SPLITS, UserError
-from infoprune_jax.data import corpus_index
+from infoprune_jax.data import corpus_index, sources
 from infoprune_jax.data.hashing import content_hash
 
 
@@ -230,6 +230,17 @@ def test_parts_are_about_equal(make_index):
   index = make_index()
   size = np.bincount(index.part, index.num_bytes)
   assert np.abs(size - size.mean()).max() <= 2 * index.num_bytes.max()
+
+
+def test_documents_that_need_a_worker_are_read_by_one(make_index, monkeypatch):
+  index = make_index()
+  chosen = np.zeros(300, bool)
+  chosen[[2, 41, 45, 299]] = True
+  here = list(index.documents(chosen))
+  # In the worker the files are JSONL again, and read at once.
+  monkeypatch.setattr(sources, 'needs_worker', lambda *configs: True)
+  monkeypatch.setattr(sources, 'read_rows', None)
+  assert list(index.documents(chosen)) == here
 
 
 def test_a_choice_of_documents_is_read_in_order(make_index, make_rows):

@@ -42,6 +42,12 @@ def test_one_task_stays_in_this_process():
   assert list(workers.run_all(pid_of, [0], 8)) == [os.getpid()]
 
 
+def test_apart_is_another_process_whatever_the_numbers():
+  [pid] = workers.run_all(pid_of, [0], 1, apart=True)
+  assert pid != os.getpid()
+  assert list(workers.run_all(pid_of, [], 1, apart=True)) == []
+
+
 def pid_of(task) -> int:
   del task
   return os.getpid()
