@@ -13,8 +13,6 @@ from infoprune_jax.progress import logger
 from infoprune_jax.score import table
 from infoprune_jax.selection import rules as rules_lib, summary
 
-SUMMARY = 'summary.json'
-
 
 def run(config: Config, workdir: str) -> None:
   """Writes the keep sets of the arms, and what each keeps.
@@ -73,7 +71,7 @@ def _select(
       'scores': scores['fingerprint'],
       'num_examples': config.report.num_examples,
     }
-    shown = files.read_json(posixpath.join(path, SUMMARY)) or {}
+    shown = keep_set.read_summary(path) or {}
     if finished and shows.items() <= shown.items():
       logger.info('select: %s finished before, skipped', name)
       return
@@ -86,7 +84,9 @@ def _select(
     found = summary.summarize(
       examples, kept, ranking, config.report.num_examples
     )
-    files.write_json(posixpath.join(path, SUMMARY), {**shows, **found})
+    files.write_record(
+      posixpath.join(path, keep_set.SUMMARY), {**shows, **found}
+    )
     mask = np.zeros(sum(store.documents_per_part), bool)
     mask[examples.index[kept]] = True
     keep_set.write(artifact, mask, kept=found['kept'], total=found['total'])
