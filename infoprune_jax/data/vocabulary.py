@@ -83,6 +83,7 @@ class Vocabulary:
   def load(cls, path: str) -> 'Vocabulary':
     """The vocabulary in a folder that `train` or `import_model` wrote."""
     manifest = artifacts.open_finished(path, 'vocabulary', 'tokenize')
+    artifacts.check_sizes(path, manifest, 'vocabulary', 'tokenize')
     file = posixpath.join(path, MODEL_FILE)
     model = files.read_bytes(file)
     artifacts.check_content(
