@@ -5,22 +5,34 @@ renamed, then marked done with the checksums of its files; `manifest.json`
 comes last. A manifest says what decided the artifact's bytes (`options`, and
 `inputs` by fingerprint), and carries the fingerprint that the next stage
 names.
+
+Nothing is believed unseen: markers and manifests carry a checksum of their own
+content, and a file is compared with its checksum before a process first uses
+it.
 """
 
 import dataclasses
 import hashlib
 import json
 import posixpath
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import fsspec
 
 from infoprune_jax.config import UserError
-from infoprune_jax.files import read_json, write_file, write_json
+from infoprune_jax.files import (
+  facts_of,
+  local_copy,
+  read_record,
+  write_file,
+  write_record,
+)
 
 MANIFEST = 'manifest.json'
 BEGUN = 'begun.json'
+DONE = '.done'
 FORMAT_VERSION = 1
 
 
@@ -103,7 +115,7 @@ class Artifact:
     Raises:
       UserError: what is there was made from something else.
     """
-    manifest = read_json(posixpath.join(self.path, MANIFEST))
+    manifest = read_manifest(self.path, self.job)
     if manifest is not None:
       self._refuse_mismatch(manifest)
     return manifest
@@ -126,18 +138,34 @@ class Artifact:
       UserError: it was begun under other options or from other inputs.
     """
     name = posixpath.join(self.path, BEGUN)
-    begun = read_json(name)
+    begun = read_record(
+      name, f'Delete {self.path} and run --job={self.job} again.'
+    )
     if begun is not None:
       self._refuse_mismatch(begun)
       return
-    write_json(
-      name, {'options': dict(self.options), 'inputs': dict(self.inputs)}
+    write_record(
+      name,
+      {
+        'job': self.job,
+        'options': dict(self.options),
+        'inputs': dict(self.inputs),
+      },
     )
 
   def finished_part(self, part: int, num_parts: int) -> dict[str, Any] | None:
-    """The marker of a part that is done, or None."""
-    name = part_name(part, num_parts)
-    return read_json(posixpath.join(self.path, name + '.done'))
+    """The marker of a part that is done, or None.
+
+    Raises:
+      UserError: the marker or a file of the part is damaged.
+    """
+    name = part_name(part, num_parts) + DONE
+    marker = read_record(
+      posixpath.join(self.path, name), _mending(self.path, name, self.job)
+    )
+    for file, facts in (marker or {}).get('files', {}).items():
+      verify(self.path, file, facts, _mending(self.path, file, self.job))
+    return marker
 
   def finish_part(
     self,
@@ -155,7 +183,7 @@ class Artifact:
       for extension, write in files.items()
     }
     marker = {'files': written, **counts}
-    write_json(posixpath.join(self.path, name + '.done'), marker)
+    write_record(posixpath.join(self.path, name + DONE), marker)
     return marker
 
   def finish(
@@ -176,11 +204,12 @@ class Artifact:
     }
     manifest = {
       **decisive,
+      'job': self.job,
       'files': {name: dict(files[name]) for name in sorted(files)},
       'fingerprint': fingerprint(decisive),
       **facts,
     }
-    write_json(posixpath.join(self.path, MANIFEST), manifest)
+    write_record(posixpath.join(self.path, MANIFEST), manifest)
     return manifest
 
 
@@ -198,13 +227,24 @@ def first_difference(found: Any, expected: Any, where: str) -> str:
   return '' if found == expected else f'{where} is {found!r}, not {expected!r}'
 
 
+def read_manifest(path: str, job: str) -> dict[str, Any] | None:
+  """The manifest of the artifact in `path`, or None where it is not finished.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  return read_record(
+    posixpath.join(path, MANIFEST), _mending(path, MANIFEST, job)
+  )
+
+
 def open_finished(path: str, kind: str, job: str) -> dict[str, Any]:
   """The manifest of an artifact that an earlier stage must have finished.
 
   Raises:
     UserError: it is not there, or only some of its parts are.
   """
-  manifest = read_json(posixpath.join(path, MANIFEST))
+  manifest = read_manifest(path, job)
   if manifest is not None:
     if manifest['format_version'] != FORMAT_VERSION:
       raise UserError(
@@ -213,7 +253,7 @@ def open_finished(path: str, kind: str, job: str) -> dict[str, Any]:
       )
     return manifest
   filesystem, name = fsspec.core.url_to_fs(path)
-  parts = filesystem.glob(f'{name}/part-*-of-*.done')
+  parts = filesystem.glob(f'{name}/part-*-of-*{DONE}')
   state = (
     f'has {len(parts)} finished parts but no manifest'
     if parts
@@ -252,15 +292,69 @@ def check_made_from(
     )
 
 
+def _mending(path: str, name: str, job: str) -> str:
+  """What to do about a damaged file: as little as possible is made again."""
+  manifest = posixpath.join(path, MANIFEST)
+  part = re.match(r'part-\d+-of-\d+', name)
+  if part:
+    return (
+      f'Delete {posixpath.join(path, part[0] + DONE)} and {manifest} and run '
+      f'--job={job} again: only that part is made again.'
+    )
+  return (
+    f'Delete {manifest} and run --job={job} again: parts that are finished and '
+    'sound are kept.'
+  )
+
+
+def verify(path: str, name: str, facts: Mapping[str, Any], mend: str) -> str:
+  """A local copy of a file, compared with its checksum.
+
+  A file is read once a process for this, about a second a gigabyte.
+
+  Args:
+    path: The folder.
+    name: The file's, in it.
+    facts: As `write_file` returned them.
+    mend: What the user should do when they differ, as a sentence.
+
+  Raises:
+    UserError: the file is missing or damaged.
+  """
+  file = posixpath.join(path, name)
+  try:
+    local = local_copy(file)
+    found = facts_of(local)
+  except FileNotFoundError:
+    raise UserError(f'{file} is missing. {mend}') from None
+  _compare(file, found, facts, mend)
+  return local
+
+
+def _compare(
+  file: str, found: Mapping[str, Any], facts: Mapping[str, Any], mend: str
+) -> None:
+  if found['sha256'] != facts['sha256']:
+    raise UserError(
+      f'{file} is damaged: expected {facts["bytes"]} bytes with sha256 '
+      f'{facts["sha256"][:16]}, got {found["bytes"]} bytes with '
+      f'{found["sha256"][:16]}. {mend}'
+    )
+
+
+def verified(path: str, manifest: Mapping[str, Any], name: str) -> str:
+  """A local copy of a file that a manifest names, as `verify` gives it."""
+  mend = _mending(path, name, manifest['job'])
+  return verify(path, name, manifest['files'][name], mend)
+
+
 def check_content(
   path: str, data: bytes, facts: Mapping[str, Any], job: str
 ) -> None:
   """Raises `UserError` unless a file holds what its manifest says."""
-  if hashlib.sha256(data).hexdigest() != facts['sha256']:
-    raise UserError(
-      f'{path} is damaged: its checksum is not the one in its manifest. '
-      f'Delete {posixpath.dirname(path)} and run --job={job} again.'
-    )
+  found = {'sha256': hashlib.sha256(data).hexdigest(), 'bytes': len(data)}
+  folder, name = posixpath.split(path)
+  _compare(path, found, facts, _mending(folder, name, job))
 
 
 def check_sizes(
@@ -282,5 +376,5 @@ def check_sizes(
       state = f'has {found[name]} bytes' if name in found else 'is missing'
       raise UserError(
         f'{kind.capitalize()} {path}: {name} {state}, its manifest says '
-        f'{facts["bytes"]} bytes. Delete {path} and run --job={job} again.'
+        f'{facts["bytes"]} bytes. {_mending(path, name, job)}'
       )

@@ -6,12 +6,13 @@ Through fsspec; the kernel's locks where there are any.
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import posixpath
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import fsspec
@@ -113,10 +114,77 @@ def read_json(path: str) -> Any | None:
     ) from None
 
 
+def write_record(path: str, value: Mapping[str, Any]) -> dict[str, Any]:
+  """Writes a JSON object that carries a checksum of its own content."""
+  return write_text(path, _sealed(value)[0])
+
+
+def read_record(path: str, mend: str) -> dict[str, Any] | None:
+  """What `write_record` wrote, or None where there is no such file.
+
+  Args:
+    path: The file.
+    mend: What the user should do when it is damaged, as a sentence.
+
+  Raises:
+    UserError: a byte of it is not what was written.
+  """
+  try:
+    data = read_bytes(path)
+  except FileNotFoundError:
+    return None
+  try:
+    value = json.loads(data)
+    said = value.pop('checksum')
+    text, checksum = _sealed(value)
+  except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+    raise UserError(
+      f'{path} is damaged: {len(data)} bytes that are no JSON object with a '
+      f'checksum. {mend}'
+    ) from None
+  # To the byte: what JSON does not tell apart is damage as well.
+  if text.encode() != data:
+    raise UserError(
+      f'{path} is damaged: its content has checksum {checksum}, it says '
+      f'{said}. {mend}'
+    )
+  return value
+
+
+def _sealed(value: Mapping[str, Any]) -> tuple[str, str]:
+  """A record as text, and its checksum."""
+  text = json.dumps(value, indent=1, allow_nan=False)
+  checksum = hashlib.sha256(text.encode()).hexdigest()[:16]
+  sealed = json.dumps(
+    {**value, 'checksum': checksum}, indent=1, allow_nan=False
+  )
+  return sealed + '\n', checksum
+
+
+def facts_of(path: str) -> dict[str, Any]:
+  """Size and checksum of a local file, as `write_file` returns them.
+
+  A file is read once a process, in pieces, until it changes.
+
+  Raises:
+    FileNotFoundError: there is none.
+  """
+  status = os.stat(path)
+  digest = _sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+  return {'sha256': digest, 'bytes': status.st_size}
+
+
+@functools.cache
+def _sha256(path: str, *version: int) -> str:
+  del version  # Part of the key alone.
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
 def local_copy(path: str) -> str:
   """A local file with the content of `path`: itself, or a cached download."""
   if is_local(path):
-    return path
+    return path.removeprefix('file://')
   return fsspec.open_local(f'simplecache::{path}')
 
 
@@ -135,7 +203,7 @@ def lock(path: str) -> Iterator[None]:
     return
   os.makedirs(path, exist_ok=True)
   name = os.path.join(path, '.lock')
-  with open(name, 'a+') as file:
+  with open(name, 'a+', errors='replace') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -6,6 +6,7 @@ python -m infoprune_jax.main --config=configs/demo.py [--workdir=DIR] \
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
   progress.log_to_stderr()
   logging.set_verbosity(logging.WARNING)  # Orbax says much on every save.
   _hush_when_disk_is_full()
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  _leave_when_told()
   name = os.path.basename(
     config_flags.get_config_filename(flags.FLAGS['config'])
   )
@@ -86,9 +87,6 @@ def main(argv: Sequence[str]) -> int:
       pipeline.run(config, workdir, _JOB.value)
   except config_lib.UserError as error:
     return _exit(str(error))
-  except KeyboardInterrupt:
-    print('infoprune_jax: stopped; run it again to go on.', file=sys.stderr)
-    return 130
   except Exception as error:
     if not files.is_disk_full(error):
       raise
@@ -98,6 +96,32 @@ def main(argv: Sequence[str]) -> int:
     )
     _leave_at_once(USER_ERROR)
   return 0
+
+
+def _leave_when_told() -> None:
+  """SIGTERM and SIGINT end the process at once, with one line.
+
+  What is on disk is whole at any moment, so nothing needs the main thread,
+  which may be compiling for minutes, or waiting for workers: a thread reads
+  the signal from where the interpreter notes it.
+  """
+  reader, writer = socket.socketpair()
+  writer.setblocking(False)
+  for number in (signal.SIGTERM, signal.SIGINT):
+    if signal.getsignal(number) is not signal.SIG_IGN:  # As under nohup.
+      signal.signal(number, lambda *_: None)
+  signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+  def leave() -> None:
+    with writer:  # It must live until then.
+      number = 0
+      while number not in (signal.SIGTERM, signal.SIGINT):
+        number = reader.recv(1)[0]
+    message = 'infoprune_jax: stopped; run it again to go on.\n'
+    os.write(sys.stderr.fileno(), message.encode())
+    os._exit(128 + number)
+
+  threading.Thread(target=leave, daemon=True).start()
 
 
 def _hush_when_disk_is_full() -> None:

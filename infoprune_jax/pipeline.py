@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax import artifacts, config as config_lib
 from infoprune_jax.config import Config, ModelConfig, TrainingConfig
 from infoprune_jax.data import sources, tokenize, vocabulary_files
 from infoprune_jax.evaluate import perplexity
@@ -124,8 +124,8 @@ def _stages(
 ) -> Iterator[tuple[str, str, str]]:
   """Name, state and cost of each stage."""
   inputs = sources.list_files(config.corpus.sources)
-  store = files.read_json(
-    f'{artifacts.token_store_dir(workdir)}/{artifacts.MANIFEST}'
+  store = artifacts.read_manifest(
+    artifacts.token_store_dir(workdir), 'tokenize'
   )
   splits = store['splits'] if store else None
   runs_of = [(a, s) for a in config.arms for s in config.train.seeds]
@@ -134,13 +134,14 @@ def _stages(
   size = quantity(sum(file.size for file in inputs))
   yield (
     'tokenize',
-    _state([artifacts.token_store_dir(workdir)]),
+    _state('tokenize', [artifacts.token_store_dir(workdir)]),
     f'{len(inputs)} files, {size}B as stored',
   )
   yield (
     'reference',
     _state(
-      [artifacts.reference_dir(workdir, fold, folds) for fold in range(folds)]
+      'reference',
+      [artifacts.reference_dir(workdir, fold, folds) for fold in range(folds)],
     ),
     _training_cost(
       config.reference.model, config.reference.training, vocab_size, folds
@@ -148,7 +149,7 @@ def _stages(
   )
   yield (
     'score',
-    _state([artifacts.scores_dir(workdir)]),
+    _state('score', [artifacts.scores_dir(workdir)]),
     _scoring_cost(
       config.reference.model,
       config.score.row_length,
@@ -159,14 +160,16 @@ def _stages(
   yield 'select', '', f'{len(config.arms)} arms: {", ".join(config.arms)}'
   yield (
     'train',
-    _state([artifacts.run_dir(workdir, a, s) for a, s in runs_of]),
+    _state('train', [artifacts.run_dir(workdir, a, s) for a, s in runs_of]),
     _training_cost(
       config.model, config.train.training, vocab_size, len(runs_of)
     ),
   )
   yield (
     'evaluate',
-    _state([artifacts.evaluation_dir(workdir, a, s) for a, s in runs_of]),
+    _state(
+      'evaluate', [artifacts.evaluation_dir(workdir, a, s) for a, s in runs_of]
+    ),
     _scoring_cost(
       config.model,
       config.evaluate.scoring.row_length,
@@ -177,11 +180,8 @@ def _stages(
   yield 'report', '', os.path.join(artifacts.report_dir(workdir), 'index.html')
 
 
-def _state(paths: list[str]) -> str:
-  done = sum(
-    files.read_json(f'{path}/{artifacts.MANIFEST}') is not None
-    for path in paths
-  )
+def _state(job: str, paths: list[str]) -> str:
+  done = sum(artifacts.read_manifest(path, job) is not None for path in paths)
   if done == len(paths):
     return 'finished'
   return f'{done} of {len(paths)}' if done else 'to do'

@@ -31,6 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     action='store_true',
     help='Rewrite tests/golden/ from what the code gives now.',
   )
+  parser.addoption(
+    '--num-kills',
+    type=int,
+    default=10,
+    help='How often tests/test_pipeline.py kills the job.',
+  )
 
 
 @pytest.fixture(scope='session')

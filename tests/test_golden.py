@@ -44,9 +44,11 @@ def against(name: str, found: list[dict], request) -> list[dict]:
 
 
 def test_losses(workdir, request):
+  run = artifacts.reference_dir(workdir)
+  manifest = artifacts.read_manifest(run, 'reference')
   found = [
     {'step': line['step'], 'loss': line['loss']}
-    for line in metrics.read(artifacts.reference_dir(workdir))
+    for line in metrics.read(run, manifest['metrics'], 'reference')
     if 'loss' in line
   ]
   golden = against('losses.jsonl', found, request)

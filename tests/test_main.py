@@ -146,6 +146,7 @@ def test_a_full_disk_is_one_message(monkeypatch, capsys, tmp_path):
   monkeypatch.chdir(ROOT)
   main._parse(['main', f'--config={JSONL}', f'--workdir={tmp_path}'])
   left = []
+  monkeypatch.setattr(main, '_leave_when_told', lambda: None)
   monkeypatch.setattr(main, '_leave_at_once', left.append)
   main.main([])
   assert left == [main.USER_ERROR]

@@ -1,15 +1,23 @@
 """The whole job as a process of its own: killed, resumed, and what it loads."""
 
+import collections
+import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+
+from infoprune_jax.pipeline import JOBS
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """
@@ -18,6 +26,9 @@ from small_corpus import small_config
 
 def get_config():
   config = small_config({path!r})
+  config.corpus.num_workers = 2
+  config.train.seeds = (0,)
+  config.report.bootstrap_samples = 50
   config.reference.training.num_steps = 30
   config.score.batch_size = 1
   return config
@@ -33,6 +44,13 @@ finally:
   heavy = ('tensorflow', 'seqio', 'duckdb', 'matplotlib', 'jax')
   print('LOADED', [name for name in heavy if name in sys.modules])
 """
+# More for the stages with workers, or with parts.
+STAGES_OF_A_ROUND = sorted(
+  [*JOBS, 'tokenize', 'score', 'train'], key=list(JOBS).index
+)
+PROMPT = 10  # seconds; it takes a few hundredths where the machine is idle
+# What may differ: logs, and Orbax's times and random names.
+FREE = re.compile(r'/tensorboard/|\.lock$|/checkpoints/\d+/')
 
 
 @pytest.fixture(scope='module')
@@ -42,26 +60,40 @@ def config_path(corpus_path, tmp_path_factory):
   return str(path)
 
 
-def start(config_path: str, workdir, *arguments: str) -> subprocess.Popen:
-  return subprocess.Popen(
-    [
-      sys.executable,
-      '-c',
-      PROGRAM,
-      f'--config={config_path}',
-      f'--workdir={workdir}',
-      *arguments,
-    ],
-    cwd=ROOT,
-    env={
-      **os.environ,
-      'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
-      'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    },
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
+@pytest.fixture(scope='module')
+def compiled(tmp_path_factory):
+  """Where compiled programs are kept, so that a restart takes seconds."""
+  return tmp_path_factory.mktemp('compiled')
+
+
+@pytest.fixture(scope='module')
+def start(config_path, compiled):
+  """Starts the job, in a process group of its own."""
+
+  def start(workdir, *arguments: str, program=('-c', PROGRAM)):
+    return subprocess.Popen(
+      [
+        sys.executable,
+        *program,
+        f'--config={config_path}',
+        f'--workdir={workdir}',
+        *arguments,
+      ],
+      cwd=ROOT,
+      env={
+        **os.environ,
+        'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
+        'XLA_FLAGS': '--xla_backend_optimization_level=0',
+        'JAX_COMPILATION_CACHE_DIR': str(compiled),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      start_new_session=True,
+    )
+
+  return start
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -70,84 +102,170 @@ def finish(process: subprocess.Popen) -> str:
   return output
 
 
-def digests(workdir) -> dict[str, str]:
-  """Every file whose bytes are promised, by its path in the workdir."""
-  promised = ('.parquet', '.npy', '.model', 'manifest.json', 'metrics.jsonl')
+def digests(workdir: pathlib.Path) -> dict[str, str]:
+  """Every file whose name and bytes are promised; a checkpoint's name alone."""
   return {
-    str(path.relative_to(workdir)): hashlib.sha256(
-      path.read_bytes()
-    ).hexdigest()
-    for path in sorted(pathlib.Path(workdir).rglob('*'))
-    # The report names its workdir.
-    if path.name.endswith(promised)
-    and not {'checkpoints', 'report'} & set(path.parts)
+    str(path.relative_to(workdir)): (
+      hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ''
+    )
+    for path in workdir.rglob('*')
+    if not FREE.search(str(path))
   }
 
 
+class Watched:
+  """A job whose stages are followed by what it logs."""
+
+  def __init__(self, process: subprocess.Popen):
+    self.process = process
+    self.lines: list[str] = []
+    self.finished = {'': time.monotonic()}  # When each stage ended, by job.
+    self._news = threading.Condition()
+    self._reader = threading.Thread(target=self._read)
+    self._reader.start()
+
+  def _read(self) -> None:
+    for line in self.process.stdout:
+      with self._news:
+        self.lines.append(line)
+        ended = re.search(r' (\w+): took ', line)
+        if ended:
+          self.finished[ended[1]] = time.monotonic()
+        self._news.notify()
+
+  def wait_for_stage(self, job: str) -> None:
+    """Waits until a stage starts, which is when the one before it ends."""
+    before = ['', *JOBS][list(JOBS).index(job)]
+    with self._news:
+      assert self._news.wait_for(
+        lambda: before in self.finished or self.process.poll() is not None, 240
+      ), self.lines
+
+  def running(self) -> str:
+    """The stage that is under way."""
+    return [*JOBS, 'report'][len(self.finished) - 1]
+
+  def wait(self) -> int:
+    code = self.process.wait(timeout=240)
+    self._reader.join()
+    return code
+
+
+@dataclasses.dataclass(frozen=True)
+class Undisturbed:
+  workdir: pathlib.Path
+  output: str
+  durations: dict[str, float]  # seconds, by job
+
+
 @pytest.fixture(scope='module')
-def undisturbed(config_path, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp('undisturbed')
-  return workdir, finish(start(config_path, workdir))
-
-
-def kill_when(process: subprocess.Popen, pattern: str, workdir) -> None:
-  """SIGKILL as soon as a file matches."""
-  deadline = time.monotonic() + 120
-  while not list(pathlib.Path(workdir).glob(pattern)):
-    assert process.poll() is None, process.stdout.read()
-    assert time.monotonic() < deadline, f'{pattern} never came'
-    time.sleep(0.002)
-  process.send_signal(signal.SIGKILL)
-  process.wait()
+def undisturbed(start, tmp_path_factory) -> Undisturbed:
+  # The report shows the name of its workdir.
+  workdir = tmp_path_factory.mktemp('undisturbed') / 'work'
+  watched = Watched(start(workdir))
+  assert watched.wait() == 0, watched.lines
+  times = list(watched.finished.values())
+  durations = {
+    job: end - begin
+    for job, begin, end in zip(JOBS, times[:-1], times[1:], strict=True)
+  }
+  return Undisturbed(workdir, ''.join(watched.lines), durations)
 
 
 def test_report_stands_alone_and_is_complete(undisturbed):
-  workdir, _ = undisturbed
-  page = (workdir / 'report/index.html').read_text()
+  page = (undisturbed.workdir / 'report/index.html').read_text()
   assert '<svg' in page and 'http-equiv="refresh"' not in page
-  found = json.loads((workdir / 'report/report.json').read_text())
+  found = json.loads((undisturbed.workdir / 'report/report.json').read_text())
   assert {arm['name'] for arm in found['arms']} == {'full', 'random', 'top_nll'}
 
 
 def test_scoring_and_training_load_neither_tensorflow_nor_duckdb(
-  config_path, undisturbed
+  start, undisturbed
 ):
-  workdir, _ = undisturbed
   for job in ('reference', 'score', 'train', 'evaluate'):
-    output = finish(start(config_path, workdir, f'--job={job}'))
+    output = finish(start(undisturbed.workdir, f'--job={job}'))
     assert 'skipped' in output
     assert "LOADED ['jax']" in output, output
 
 
-def test_killed_at_many_moments_and_resumed(config_path, undisturbed, tmp_path):
-  expected, _ = undisturbed
-  for pattern in (
-    'token_store/part-00000-of-00003.done',
-    'reference/checkpoints/5',
-    'reference/checkpoints/15',
-    'scores/part-00000-of-00003.parquet',
-    'scores/part-00001-of-00003.done',
-    'train/full/seed-0/checkpoints/5',
-    'train/random/seed-1/metrics.jsonl',
-    'evaluate/full/seed-0/part-00001-of-00003.done',
-  ):
-    kill_when(start(config_path, tmp_path), pattern, tmp_path)
-  finish(start(config_path, tmp_path))
-  assert digests(tmp_path) == digests(expected)
-  assert not list(tmp_path.rglob('*.tmp'))
+def test_killed_at_random_moments_and_resumed(
+  start, undisturbed, tmp_path, request, capsys
+):
+  """Rounds of kills, each in a workdir of its own, through all the stages."""
+  num_kills = request.config.getoption('--num-kills')
+  rng = random.Random(num_kills)
+  expected = digests(undisturbed.workdir)
+  kills: collections.Counter[tuple[str, str]] = collections.Counter()
+  # Programs are compiled by now: stages are shorter than they were.
+  durations = {j: 0.5 * time for j, time in undisturbed.durations.items()}
+  begin = time.monotonic()
+  while kills.total() < num_kills:
+    workdir = tmp_path / str(kills.total()) / 'work'
+    for job in STAGES_OF_A_ROUND[: num_kills - kills.total()]:
+      watched = Watched(start(workdir, program=('-m', 'infoprune_jax.main')))
+      watched.wait_for_stage(job)
+      number = rng.choice([signal.SIGKILL, signal.SIGTERM])
+      time.sleep(rng.random() * durations[job])
+      running = watched.running()
+      if running != job:
+        durations[job] *= 0.7
+      if not kill(watched, number):
+        break
+      kills[running, number.name] += 1
+    finish(start(workdir, program=('-m', 'infoprune_jax.main')))
+    assert digests(workdir) == expected, f'{workdir} after {dict(kills)}'
+    shutil.rmtree(workdir)
+  with capsys.disabled():
+    print(f'\n{kills.total()} kills, {time.monotonic() - begin:.0f} s')
+    for (job, name), count in sorted(kills.items()):
+      print(f'  {job:10} {name} {count}')
+  # A stage of a tenth of a second may be over before the signal comes.
+  assert len({job for job, _ in kills}) >= min(num_kills, len(JOBS)) / 2
 
 
-def test_finished_stages_are_skipped(config_path, undisturbed):
-  workdir, _ = undisturbed
+def kill(watched: Watched, number: signal.Signals) -> bool:
+  """Kills a job; returns whether it was not at its end already."""
+  begin = time.monotonic()
+  watched.process.send_signal(number)
+  code = watched.wait()
+  output = ''.join(watched.lines)
+  assert 'Traceback' not in output, output
+  if code == 0:
+    return False
+  if number == signal.SIGTERM:
+    assert time.monotonic() - begin < PROMPT
+    # Before Python runs our code, a signal is the system's to handle.
+    assert code in (-signal.SIGTERM, 128 + signal.SIGTERM), output
+    assert code < 0 or 'stopped; run it again to go on' in output, output
+  else:
+    assert code == -signal.SIGKILL, output
+  deadline = begin + PROMPT
+  while alive(watched.process.pid):
+    assert time.monotonic() < deadline, 'processes are left'
+    time.sleep(0.02)
+  return True
+
+
+def alive(group: int) -> bool:
+  """Whether a process group has a process left."""
+  try:
+    os.killpg(group, 0)
+  except ProcessLookupError:
+    return False
+  return True
+
+
+def test_finished_stages_are_skipped(start, undisturbed):
+  workdir = undisturbed.workdir
   before = digests(workdir)
-  output = finish(start(config_path, workdir))
-  assert output.count('finished before') == 3 + 4 + 6 + 6
+  output = finish(start(workdir))
+  assert output.count('finished before') == 3 + 3 + 3 + 3
   assert digests(workdir) == before
 
 
-def test_a_second_process_in_the_workdir_is_refused(config_path, tmp_path):
-  finish(start(config_path, tmp_path, '--job=tokenize'))
-  first = start(config_path, tmp_path, '--job=reference')
+def test_a_second_process_in_the_workdir_is_refused(start, tmp_path):
+  finish(start(tmp_path, '--job=tokenize'))
+  first = start(tmp_path, '--job=reference')
   try:
     deadline = time.monotonic() + 60
     lock = tmp_path / 'reference/.lock'
@@ -155,7 +273,7 @@ def test_a_second_process_in_the_workdir_is_refused(config_path, tmp_path):
       assert time.monotonic() < deadline
       time.sleep(0.01)
     first.send_signal(signal.SIGSTOP)  # It holds the lock for as long.
-    second = start(config_path, tmp_path, '--job=reference')
+    second = start(tmp_path, '--job=reference')
     output, _ = second.communicate(timeout=60)
   finally:
     first.kill()

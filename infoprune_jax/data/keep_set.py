@@ -14,6 +14,7 @@ from infoprune_jax.config import RuleConfig, UserError
 from infoprune_jax.data.token_store import TokenStore
 
 FILE = 'keep.npy'  # [ceil(documents / 8)] uint8, most significant bit first
+SUMMARY = 'summary.json'  # what it keeps, for the user and the report
 # Kinds that draw anew for each seed of the training.
 DRAWN = ('random', 'sample')
 
@@ -57,6 +58,7 @@ class KeepSet:
     artifacts.check_made_from(
       manifest, f'keep set {name}', 'token_store', store.manifest, 'token store'
     )
+    artifacts.check_sizes(path, manifest, 'keep set', 'select')
     file = posixpath.join(path, FILE)
     data = files.read_bytes(file)
     artifacts.check_content(file, data, manifest['files'][FILE], 'select')
@@ -66,6 +68,18 @@ class KeepSet:
       store.documents_per_part,
       manifest,
     )
+
+
+def read_summary(path: str) -> dict[str, Any] | None:
+  """The selection report of the keep set in `path`, or None if there is none.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  file = posixpath.join(path, SUMMARY)
+  return files.read_record(
+    file, f'Delete {file} and run --job=select again: it is made again.'
+  )
 
 
 def write(

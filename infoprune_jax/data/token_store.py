@@ -4,19 +4,19 @@ A part is a flat array of token ids (`.tokens.npy`, uint16 or uint32), a table
 with one row a document (`.docs.parquet`), and the token counts of its
 reference documents (`.unigrams.npy`, int64). Documents are whole, without BOS
 or EOS; all splits stand in one store. An example is `(shard, row)`: the part
-and the position in it.
+and the position in it. A file is compared with its checksum when a process
+first opens it.
 """
 
 import dataclasses
 import functools
-import posixpath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infoprune_jax import artifacts, files
+from infoprune_jax import artifacts
 from infoprune_jax.config import SPLITS
 
 TOKENS, DOCUMENTS, UNIGRAMS = '.tokens.npy', '.docs.parquet', '.unigrams.npy'
@@ -80,7 +80,7 @@ class TokenStore:
   def part(self, number: int) -> 'Part':
     """One part, opened."""
     name = artifacts.part_name(number, self.num_parts)
-    return Part(posixpath.join(self.path, name))
+    return Part(self.path, self.manifest, name)
 
   def document(self, shard: int, row: int) -> np.ndarray:
     """The token ids of one example, [num_tokens]."""
@@ -91,8 +91,7 @@ class TokenStore:
     """How often each token occurs in the reference split, [V] int64."""
     counts = np.zeros(self.vocab_size, np.int64)
     for number in range(self.num_parts):
-      name = artifacts.part_name(number, self.num_parts) + UNIGRAMS
-      counts += np.load(files.local_copy(posixpath.join(self.path, name)))
+      counts += np.load(self.part(number).file(UNIGRAMS))
     return counts
 
 
@@ -100,12 +99,22 @@ class TokenStore:
 class Part:
   """One part of a store."""
 
-  prefix: str
+  path: str  # of the store
+  manifest: dict[str, Any]  # of the store
+  name: str
+
+  def file(self, extension: str) -> str:
+    """A local copy of a file of the part.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    return artifacts.verified(self.path, self.manifest, self.name + extension)
 
   @functools.cached_property
   def tokens(self) -> np.ndarray:
     """All token ids, [tokens], memory-mapped."""
-    return np.load(files.local_copy(self.prefix + TOKENS), mmap_mode='r')
+    return np.load(self.file(TOKENS), mmap_mode='r')
 
   @functools.cached_property
   def offsets(self) -> np.ndarray:
@@ -116,10 +125,7 @@ class Part:
 
   def table(self, *columns: str) -> pa.Table:
     """Columns of the documents, in order; all of them if none is named."""
-    return pq.read_table(
-      files.local_copy(self.prefix + DOCUMENTS),
-      columns=list(columns) or None,
-    )
+    return pq.read_table(self.file(DOCUMENTS), columns=list(columns) or None)
 
   @functools.lru_cache(maxsize=8)  # noqa: B019
   def column(self, name: str) -> np.ndarray:

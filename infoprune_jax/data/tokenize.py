@@ -36,8 +36,11 @@ def run(config: Config, workdir: str) -> None:
   path = artifacts.token_store_dir(workdir)
   with files.lock(path):
     options = _store_options(config)
-    found = files.read_json(f'{path}/{artifacts.MANIFEST}')
-    if found is not None:
+    found = artifacts.read_manifest(path, 'tokenize')
+    words_there = artifacts.read_manifest(
+      artifacts.vocabulary_dir(workdir), 'tokenize'
+    )
+    if found is not None and words_there is not None:
       # The corpus may no longer be at hand; what was asked of it decides.
       inputs = dict(found['inputs'])
       if config.vocabulary.path:

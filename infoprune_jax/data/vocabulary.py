@@ -120,6 +120,7 @@ class Vocabulary:
       UserError: it is not there, or damaged.
     """
     manifest = artifacts.open_finished(path, 'vocabulary', 'tokenize')
+    artifacts.check_sizes(path, manifest, 'vocabulary', 'tokenize')
     kind = manifest['model_kind']
     file = posixpath.join(path, MODEL_FILES[kind])
     model = files.read_bytes(file)

@@ -4,6 +4,7 @@ import concurrent.futures
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -43,7 +44,11 @@ def run_all(
 
 
 def _die_with_parent() -> None:
-  """Ends this worker when its parent is gone, so that none outlives a kill."""
+  """Ends this worker when its parent is gone, so that none outlives a kill.
+
+  Ctrl-C reaches every process of a terminal; the parent's word is enough.
+  """
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
   assert parent is not None  # It is a worker.
 

@@ -3,19 +3,28 @@
 Parameters and optimizer state are separate items, so that scoring reads the
 parameters alone. It stands beside the model, below both `train`, which writes,
 and `score` and `evaluate`, which read.
+
+Before a checkpoint gets its final name, the checksums of its files are written
+into it; before any of it is read back, they are compared.
 """
 
 import hashlib
 import os
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import fsspec
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from infoprune_jax import files
+from infoprune_jax import artifacts, files
 from infoprune_jax.config import UserError
+
+RECORD = 'checksums.json'
+# Orbax puts the time into it while it gives the checkpoint its name.
+_TIMED = '_CHECKPOINT_METADATA'
 
 
 def _directory(run: str) -> str:
@@ -33,10 +42,16 @@ class Checkpoints:
       run: The run's folder.
       max_to_keep: Older ones are deleted.
     """
+    self._run = run
+    self._saving: tuple[int, Mapping[str, Any]] = (0, {})
     self._manager = ocp.CheckpointManager(
       _directory(run),
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=max_to_keep, cleanup_tmp_directories=True
+        max_to_keep=max_to_keep,
+        cleanup_tmp_directories=True,
+        async_options=ocp.options.AsyncOptions(
+          post_finalization_callback=self._write_record
+        ),
       ),
     )
 
@@ -44,10 +59,23 @@ class Checkpoints:
     """The newest complete checkpoint's step, or None."""
     return self._manager.latest_step()
 
-  def save(self, step: int, items: Mapping[str, Any]) -> None:
-    """Starts to write trees of arrays, by item name; a step is written once."""
+  def save(
+    self,
+    step: int,
+    items: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+  ) -> None:
+    """Starts to write a checkpoint; a step is written once.
+
+    Args:
+      step: Its number.
+      items: Trees of arrays, by item name.
+      facts: A JSON object to keep with them.
+    """
     if step in self._manager.all_steps():
       return
+    self._manager.wait_until_finished()
+    self._saving = step, facts or {}
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -55,21 +83,39 @@ class Checkpoints:
       ),
     )
 
-  def restore(self, step: int, items: Mapping[str, Any]) -> dict[str, Any]:
+  def _write_record(self) -> None:
+    """Adds checksums to a checkpoint that has all but its final name."""
+    step, facts = self._saving
+    filesystem, root = fsspec.core.url_to_fs(_directory(self._run))
+    [folder] = filesystem.glob(f'{root}/{step}.*') or [f'{root}/{step}']
+    written = {}
+    for path in sorted(filesystem.find(folder)):
+      if posixpath.basename(path) == _TIMED:
+        continue
+      local = files.local_copy(filesystem.unstrip_protocol(path))
+      written[posixpath.relpath(path, folder)] = files.facts_of(local)
+    record = filesystem.unstrip_protocol(f'{folder}/{RECORD}')
+    files.write_record(record, {'facts': facts, 'files': written})
+
+  def restore(
+    self, step: int, items: Mapping[str, Any], job: str
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads items back.
 
     Args:
       step: Which checkpoint.
       items: By name, a tree of `jax.ShapeDtypeStruct` with shardings, which
         may be those of another mesh than the one that saved.
+      job: The stage that trains, for the message.
+
+    Returns:
+      The trees by name, and the facts that were saved with them.
+
+    Raises:
+      UserError: a file of the checkpoint is missing or damaged.
     """
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        **{name: ocp.args.StandardRestore(t) for name, t in items.items()}
-      ),
-    )
-    return {name: restored[name] for name in items}
+    facts = _verify(self._run, step, items, job)
+    return _restore(self._manager, step, items), facts
 
   def close(self) -> None:
     """Waits until everything is written."""
@@ -77,23 +123,67 @@ class Checkpoints:
     self._manager.close()
 
 
+def _verify(
+  run: str, step: int, items: Collection[str], job: str
+) -> dict[str, Any]:
+  """Compares the files of items with their checksums; returns the facts."""
+  folder = f'{_directory(run)}/{step}'
+  mend = (
+    f'Delete {folder} and {run}/{artifacts.MANIFEST} and run --job={job} '
+    'again: it goes on from the checkpoint before, or from the start.'
+  )
+  record = files.read_record(f'{folder}/{RECORD}', mend)
+  if record is None:
+    raise UserError(f'{folder}/{RECORD} is missing. {mend}')
+  for name, facts in record['files'].items():
+    item = name.partition('/')[0]
+    if item in items or item == name:  # Of Orbax itself, at the top.
+      artifacts.verify(folder, name, facts, mend)
+  return record['facts']
+
+
+def _restore(
+  manager: ocp.CheckpointManager, step: int, items: Mapping[str, Any]
+) -> dict[str, Any]:
+  restored = manager.restore(
+    step,
+    args=ocp.args.Composite(
+      **{name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
+    ),
+  )
+  return {name: restored[name] for name in items}
+
+
 def load_params(run: str, step: int, abstract: Any) -> Any:
-  """The parameters alone of a run's checkpoint, onto `abstract`'s shardings.
+  """The parameters alone of a finished run, onto `abstract`'s shardings.
 
   Raises:
-    UserError: there is no such checkpoint.
+    UserError: there is no such checkpoint, or it is damaged, or holds other
+      parameters than the manifest of the run says.
   """
-  checkpoints = Checkpoints(run, max_to_keep=1000)
+  manifest = artifacts.open_finished(run, 'training run', 'train')
+  # A reader leaves alone what a trainer may be writing there.
+  manager = ocp.CheckpointManager(
+    _directory(run), options=ocp.CheckpointManagerOptions(create=False)
+  )
   try:
-    if step not in checkpoints._manager.all_steps():
+    if step not in manager.all_steps():
       raise UserError(
         f'{_directory(run)} has no checkpoint of step {step}, which the '
-        f'manifest of {run} names (there are: '
-        f'{sorted(checkpoints._manager.all_steps())}).'
+        f'manifest of {run} names (there are: {sorted(manager.all_steps())}).'
       )
-    return checkpoints.restore(step, {'params': abstract})['params']
+    _verify(run, step, {'params'}, manifest['job'])
+    params = _restore(manager, step, {'params': abstract})['params']
   finally:
-    checkpoints.close()
+    manager.close()
+  found = params_hash(params)
+  if found != manifest['params_hash']:
+    raise UserError(
+      f'The parameters of step {step} in {_directory(run)} have the hash '
+      f'{found}, the manifest of {run} says {manifest["params_hash"]}. Delete '
+      f'{run} and run --job={manifest["job"]} again.'
+    )
+  return params
 
 
 def params_hash(params: Any) -> str:

@@ -1,15 +1,13 @@
 """What the report reads: manifests, losses, scores, curves and texts."""
 
 import dataclasses
-import json
 import math
-import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts, files
+from infoprune_jax import artifacts
 from infoprune_jax.config import Config, UserError
 from infoprune_jax.report.statistics import HeldoutLosses
 
@@ -268,28 +266,24 @@ def score_histogram(workdir: str) -> dict[str, Any]:
 def heldout_curve(workdir: str, arm: str, seed: int) -> dict[str, list[float]]:
   """Held-out loss while training: `tokens` and `bits_per_byte`, by step.
 
-  A resumed run repeats the steps since its last checkpoint; the last line of
-  a step counts. A last line that a kill cut short is left out.
-
   Raises:
-    UserError: a line is not JSON, or a loss is not finite.
+    UserError: the metrics are missing or damaged, or a loss is not finite.
   """
-  path = posixpath.join(artifacts.run_dir(workdir, arm, seed), 'metrics.jsonl')
+  from infoprune_jax.train import metrics
+
+  path = artifacts.run_dir(workdir, arm, seed)
+  manifest = artifacts.open_finished(path, 'training run', 'train')
   points = {}
-  *lines, _ = files.read_bytes(path).decode().split('\n')
-  for number, line in enumerate(lines, start=1):
-    try:
-      metrics = json.loads(line)
-    except ValueError as error:
-      raise UserError(
-        f'{path}:{number} is not JSON ({error}): delete that line.'
-      ) from None
-    if 'heldout_bits_per_byte' not in metrics:
+  for line in metrics.read(path, manifest['metrics'], 'train'):
+    if 'heldout_bits_per_byte' not in line:
       continue
-    value = metrics['heldout_bits_per_byte']
+    value = line['heldout_bits_per_byte']
     if not math.isfinite(value):
-      raise UserError(f'{path}:{number}: the held-out loss is {value}.')
-    points[metrics['step']] = (metrics['tokens'], value)
+      raise UserError(
+        f'{path}/{metrics.FILE}: the held-out loss of step {line["step"]} is '
+        f'{value}.'
+      )
+    points[line['step']] = (line['tokens'], value)
   ordered = [points[step] for step in sorted(points)]
   return {
     'tokens': [tokens for tokens, _ in ordered],
@@ -305,13 +299,15 @@ def keep_summaries(
   Raises:
     UserError: one is missing, or was made with another score table.
   """
+  from infoprune_jax.data.keep_set import read_summary
+
   summaries: dict[str, list[dict[str, Any]]] = {}
   first = None
   for arm in dict.fromkeys(arm for arm, _ in upstream.selections):
     summaries[arm] = []
     for name in upstream.selections_of(arm):
       folder = artifacts.keep_set_dir(workdir, name)
-      summary = files.read_json(posixpath.join(folder, 'summary.json'))
+      summary = read_summary(folder)
       if summary is None:
         raise UserError(
           f'{folder}/summary.json is missing: delete {folder} and run '

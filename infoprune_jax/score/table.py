@@ -5,10 +5,11 @@ Sums and counts, never means; any Parquet reader opens it.
 
 from collections.abc import Sequence
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from infoprune_jax import artifacts
 
 LOSS_SCHEMA = pa.schema(
   [
@@ -58,26 +59,22 @@ def part_table(
   return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def parts(path: str) -> list[str]:
-  """The files of a table, in order."""
-  filesystem, root = fsspec.core.url_to_fs(path)
-  return [
-    filesystem.unstrip_protocol(name) if '://' in path else name
-    for name in sorted(filesystem.glob(f'{root}/part-*.parquet'))
-  ]
-
-
 def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
-  """All parts of a table as one, in order.
+  """All parts of a finished table as one, in order.
 
   Args:
     path: Its folder.
     columns: Names; all of them if None.
+
+  Raises:
+    UserError: the table is not finished, or a part is missing or damaged.
   """
-  tables = []
-  for name in parts(path):
-    with fsspec.open(name, 'rb') as file:
-      tables.append(
-        pq.read_table(file, columns=list(columns) if columns else None)
-      )
+  manifest = artifacts.open_finished(path, 'table', 'score or --job=evaluate')
+  tables = [
+    pq.read_table(
+      artifacts.verified(path, manifest, name),
+      columns=list(columns) if columns else None,
+    )
+    for name in sorted(manifest['files'])
+  ]
   return pa.concat_tables(tables).unify_dictionaries().combine_chunks()

@@ -14,7 +14,6 @@ from infoprune_jax.progress import logger
 from infoprune_jax.score import table
 from infoprune_jax.selection import rules as rules_lib, summary
 
-SUMMARY = 'summary.json'
 _VERSION = 2  # of what a summary holds: one of another is written again
 
 
@@ -76,7 +75,7 @@ def _select(
       'scores': scores['fingerprint'],
       'num_examples': config.report.num_examples,
     }
-    shown = files.read_json(posixpath.join(path, SUMMARY)) or {}
+    shown = keep_set.read_summary(path) or {}
     if finished and shows.items() <= shown.items():
       logger.info('select: %s finished before, skipped', name)
       return
@@ -87,7 +86,9 @@ def _select(
     mask[examples.index[kept]] = True
     if any(rule.keep == 'everything' for rule in rules):
       found['added'], mask = _with_reference_split(store, mask)
-    files.write_json(posixpath.join(path, SUMMARY), {**shows, **found})
+    files.write_record(
+      posixpath.join(path, keep_set.SUMMARY), {**shows, **found}
+    )
     keep_set.write(artifact, mask, kept=found['kept'], total=found['total'])
     _log(name, found)
 

@@ -46,27 +46,33 @@ def train(run: Run) -> None:
   )
   saved = checkpoints.Checkpoints(path, training.max_checkpoints)
   first = saved.latest_step() or 0
-  state = (
-    _restore(saved, first, program.shapes) if first else program.init(run.seed)
-  )
   if first:
+    state, metrics = _restore(saved, first, program.shapes, run.artifact.job)
     logger.info('%s: resumed at step %d', run.name, first)
-  writer = MetricsWriter(path, first)
+  else:
+    state, metrics = program.init(run.seed), None
+  writer = MetricsWriter(path, first, metrics, run.artifact.job)
   loop = _Loop(run, program, saved, writer, first)
   try:
     state = loop.run(state)
   finally:
     saved.close()
     writer.close()
-  _finish(run, state, loop.tokens_before(training.num_steps))
+  _finish(run, state, loop.tokens_before(training.num_steps), writer.facts())
 
 
 def _restore(
-  saved: checkpoints.Checkpoints, step: int, shapes: state_lib.State
-) -> state_lib.State:
+  saved: checkpoints.Checkpoints,
+  step: int,
+  shapes: state_lib.State,
+  job: str,
+) -> tuple[state_lib.State, dict[str, Any]]:
+  """The state, and what the metrics were."""
   rest = {name: shapes[name] for name in ('opt_state', 'step')}
-  items = saved.restore(step, {'params': shapes['params'], 'rest': rest})
-  return {'params': items['params'], **items['rest']}
+  items, metrics = saved.restore(
+    step, {'params': shapes['params'], 'rest': rest}, job
+  )
+  return {'params': items['params'], **items['rest']}, metrics
 
 
 class _Loop:
@@ -149,14 +155,18 @@ class _Loop:
   def _checkpoint(self, step: int, state: state_lib.State) -> None:
     self._read_previous()  # Never a checkpoint of a state that is not finite.
     rest = {name: state[name] for name in ('opt_state', 'step')}
-    self._saved.save(step, {'params': state['params'], 'rest': rest})
+    self._saved.save(
+      step, {'params': state['params'], 'rest': rest}, self._writer.facts()
+    )
 
 
 def _due(step: int, every: int, last: int) -> bool:
   return step % every == 0 or step == last
 
 
-def _finish(run: Run, state: state_lib.State, tokens: int) -> None:
+def _finish(
+  run: Run, state: state_lib.State, tokens: int, metrics: dict[str, Any]
+) -> None:
   """Writes the manifest of a finished run."""
   steps = run.training.num_steps
   digest = checkpoints.params_hash(state['params'])
@@ -167,6 +177,7 @@ def _finish(run: Run, state: state_lib.State, tokens: int) -> None:
     {'params': {'sha256': digest}},
     step=steps,
     params_hash=digest,
+    metrics=metrics,
     num_params=flops.num_params(run.model, run.vocab_size),
     **run.reader.facts(steps),
     tokens=tokens,

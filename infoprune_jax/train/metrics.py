@@ -1,11 +1,18 @@
-"""Metrics of a run, as JSON lines and for TensorBoard."""
+"""Metrics of a run, as JSON lines and for TensorBoard.
 
+Checkpoints and the manifest of a run carry size and checksum of the lines that
+were written before them: a file that has grown since is as good, one that has
+changed is refused.
+"""
+
+import hashlib
 import json
 from collections.abc import Mapping
-
-import tensorboardX
+from typing import Any
 
 from infoprune_jax import files
+from infoprune_jax.config import UserError
+from infoprune_jax.progress import logger
 
 FILE = 'metrics.jsonl'
 
@@ -13,28 +20,50 @@ FILE = 'metrics.jsonl'
 class MetricsWriter:
   """Appends to `metrics.jsonl`, one object a line, and to `tensorboard/`."""
 
-  def __init__(self, run: str, restored_step: int):
+  def __init__(
+    self,
+    run: str,
+    restored_step: int,
+    written: Mapping[str, Any] | None,
+    job: str,
+  ):
     """Opens the files of a run; what came after the restored step is dropped.
 
     Args:
       run: The run's folder, on a local file system.
       restored_step: Where the run goes on; 0 for a new one.
+      written: The `facts` of that step; None for a new run.
+      job: The stage that trains, for the message.
+
+    Raises:
+      UserError: what was written is damaged.
     """
-    self._path = f'{run}/{FILE}'
-    kept = [line for line in read(run) if line['step'] <= restored_step]
-    text = ''.join(json.dumps(line) + '\n' for line in kept)
-    files.write_text(self._path, text)
-    self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115
+    import tensorboardX
+
+    data = _beginning(run, written, job) if written else b''
+    if data is None:
+      logger.warning('%s/%s is gone: the curve starts here', run, FILE)
+    self._sha256 = hashlib.sha256(data or b'')
+    self._bytes = len(data or b'')
+    files.write_file(f'{run}/{FILE}', lambda file: file.write(data or b''))
+    self._file = open(f'{run}/{FILE}', 'ab')  # noqa: SIM115
     self._tensorboard = tensorboardX.SummaryWriter(
       f'{run}/tensorboard', purge_step=restored_step + 1
     )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes the values of one step."""
-    self._file.write(json.dumps({'step': step, **values}) + '\n')
+    line = (json.dumps({'step': step, **values}) + '\n').encode()
+    self._file.write(line)
     self._file.flush()
+    self._sha256.update(line)
+    self._bytes += len(line)
     for name, value in values.items():
       self._tensorboard.add_scalar(name, value, step)
+
+  def facts(self) -> dict[str, Any]:
+    """Size and checksum of the lines so far."""
+    return {'sha256': self._sha256.hexdigest(), 'bytes': self._bytes}
 
   def close(self) -> None:
     """Flushes and closes."""
@@ -42,14 +71,43 @@ class MetricsWriter:
     self._tensorboard.close()
 
 
-def read(run: str) -> list[dict[str, float]]:
-  """The lines of a run's metrics; a last line cut by a kill is left out."""
+def read(
+  run: str, written: Mapping[str, Any], job: str
+) -> list[dict[str, float]]:
+  """The lines of a run's metrics.
+
+  Args:
+    run: The run's folder.
+    written: The `facts` of the writer, from the run's manifest.
+    job: The stage that trains, for the message.
+
+  Raises:
+    UserError: the file is missing or damaged.
+  """
+  data = _beginning(run, written, job)
+  if data is None:
+    raise UserError(f'{run}/{FILE} is missing. {_mending(run, job)}')
+  return [json.loads(line) for line in data.splitlines()]
+
+
+def _beginning(run: str, written: Mapping[str, Any], job: str) -> bytes | None:
+  """What was written, of a file that may have grown; None if it is gone."""
   try:
-    data = files.read_bytes(f'{run}/{FILE}').decode()
+    data = files.read_bytes(f'{run}/{FILE}')[: written['bytes']]
   except FileNotFoundError:
-    return []
-  return [
-    json.loads(line)
-    for line in data.splitlines(keepends=True)
-    if line.endswith('\n')
-  ]
+    return None
+  digest = hashlib.sha256(data).hexdigest()
+  if digest != written['sha256']:
+    raise UserError(
+      f'{run}/{FILE} is damaged: expected {written["bytes"]} bytes with sha256 '
+      f'{written["sha256"][:16]}, got {len(data)} bytes with {digest[:16]}. '
+      + _mending(run, job)
+    )
+  return data
+
+
+def _mending(run: str, job: str) -> str:
+  return (
+    f'Delete {run}/{FILE} and {run}/manifest.json and run --job={job} again to '
+    f'go on without the curve so far, or delete {run} to train again.'
+  )

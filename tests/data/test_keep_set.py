@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from configs import base
 from infoprune_jax import artifacts
@@ -35,6 +35,7 @@ def rule(keep: str) -> RuleConfig:
   return RuleConfig(**base.arm(keep, score))
 
 
+@settings(deadline=None)
 @given(mask=st.lists(st.booleans(), min_size=1, max_size=40).filter(any))
 def test_masks_come_back(mask):
   workdir = 'memory://keep_sets'

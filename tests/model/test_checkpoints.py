@@ -1,8 +1,12 @@
+import pathlib
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from infoprune_jax import artifacts, files
 from infoprune_jax.config import MeshConfig, UserError
 from infoprune_jax.model import checkpoints, network, partitioning
 from infoprune_jax.score import scorer
@@ -26,6 +30,8 @@ def saved(small, tmp_path_factory):
   for step in (5, 10, 15):
     writer.save(step, {'params': params, 'rest': {'step': jnp.int32(step)}})
   writer.close()
+  made = artifacts.Artifact(run, 'run', 'train', {}, {})
+  made.finish({}, params_hash=checkpoints.params_hash(params))
   return run, params
 
 
@@ -61,3 +67,41 @@ def test_hash_sees_values_names_and_dtypes():
     )
   }
   assert len(hashes) == 6
+
+
+def test_what_was_saved_comes_back_with_its_facts(saved):
+  run, _ = saved
+  writer = checkpoints.Checkpoints(run, max_to_keep=3)
+  writer.save(20, {'rest': {'step': jnp.int32(20)}}, {'lines': 7})
+  writer.close()
+  reader = checkpoints.Checkpoints(run, max_to_keep=3)
+  shape = {'step': jax.ShapeDtypeStruct((), jnp.int32)}
+  items, facts = reader.restore(20, {'rest': shape}, 'train')
+  reader.close()
+  assert items['rest']['step'] == 20
+  assert facts == {'lines': 7}
+
+
+def test_a_checkpoint_is_whole_with_its_checksums(saved):
+  """They are there before the checkpoint has its name, of every file."""
+  folder = pathlib.Path(saved[0]) / 'checkpoints' / '15'
+  record = files.read_record(str(folder / checkpoints.RECORD), '')
+  names = {
+    str(path.relative_to(folder))
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+  # Orbax adds these two while it gives the name; they hold no value of ours.
+  added = {checkpoints._TIMED, 'commit_success.txt'}
+  assert names - added == {*record['files'], checkpoints.RECORD}
+
+
+def test_other_parameters_than_the_manifest_says_are_refused(
+  small, saved, tmp_path
+):
+  run = shutil.copytree(saved[0], tmp_path / 'run')
+  made = artifacts.Artifact(str(run), 'run', 'train', {}, {})
+  made.finish({}, params_hash='0' * 16)
+  shapes = scorer.abstract_params(small.model, 64, mesh_of(2, 2, 2))
+  with pytest.raises(UserError, match=r'manifest of .* says 0{16}'):
+    checkpoints.load_params(str(run), 15, shapes)

@@ -213,10 +213,10 @@ def write_run(
       {**line, 'heldout_nll': bits * 2.5, 'heldout_bits_per_byte': bits},
     ]
   text = ''.join(json.dumps(line) + '\n' for line in lines)
-  files.write_text(posixpath.join(path, 'metrics.jsonl'), text)
+  metrics = files.write_text(posixpath.join(path, 'metrics.jsonl'), text)
   epochs = 1.0 if arm == 'full' else 2.0
   return write_artifact(
-    path, [], {'keep_set': keep_set}, epochs=epochs, **TRAINED
+    path, [], {'keep_set': keep_set}, epochs=epochs, metrics=metrics, **TRAINED
   )
 
 
@@ -255,7 +255,7 @@ def write_workdir(
       path = artifacts.keep_set_dir(
         workdir, selection_name(shown.select.arms[arm], arm, seed)
       )
-      files.write_json(
+      files.write_record(
         posixpath.join(path, 'summary.json'), keep_summary(arm, columns, mean)
       )
       made_from = {'token_store': store}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import posixpath
 import shutil
 
@@ -52,8 +53,8 @@ def test_a_missing_run_is_named_with_its_job(copied):
 def test_an_artifact_of_another_lineage_is_refused(copied):
   config, workdir = copied
   path = posixpath.join(artifacts.run_dir(workdir, 'full', 0), 'manifest.json')
-  manifest = files.read_json(path)
-  files.write_json(path, {**manifest, 'fingerprint': 'f' * 16})
+  manifest = files.read_record(path, '')
+  files.write_record(path, {**manifest, 'fingerprint': 'f' * 16})
   with pytest.raises(UserError, match=r'evaluation of full, seed 0 .* f{16}'):
     inputs.open_upstream(config, workdir)
 
@@ -91,29 +92,39 @@ def test_a_loss_that_is_not_finite_is_refused(small, monkeypatch):
     inputs.heldout_losses(config, workdir)
 
 
-def test_curve_takes_the_last_line_of_a_step(copied):
+def write_metrics(workdir: str, *lines: dict) -> str:
+  """Other metrics for a run; returns their file."""
+  run = artifacts.run_dir(workdir, 'full', 0)
+  path = posixpath.join(run, 'metrics.jsonl')
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  manifest = artifacts.read_manifest(run, 'train')
+  manifest['metrics'] = files.write_text(path, text)
+  files.write_record(posixpath.join(run, 'manifest.json'), manifest)
+  return path
+
+
+def test_curve_is_by_step(copied):
   _, workdir = copied
-  path = posixpath.join(artifacts.run_dir(workdir, 'full', 0), 'metrics.jsonl')
-  lines = [
+  path = write_metrics(
+    workdir,
     {'step': 0, 'tokens': 0, 'heldout_nll': 1, 'heldout_bits_per_byte': 4.0},
     {'step': 5, 'tokens': 50, 'loss': 3.0},
-    {'step': 10, 'tokens': 100, 'heldout_bits_per_byte': 3.0},
     {'step': 10, 'tokens': 100, 'heldout_bits_per_byte': 2.0},
-  ]
-  files.write_text(
-    path, ''.join(json.dumps(line) + '\n' for line in lines) + '{"step'
   )
-  assert inputs.heldout_curve(workdir, 'full', 0) == {
-    'tokens': [0, 100],
-    'bits_per_byte': [4.0, 2.0],
-  }
-  files.write_text(path, json.dumps(lines[0]) + '\n{"step": 1\n')
-  with pytest.raises(UserError, match=r'jsonl:2 is not JSON'):
-    inputs.heldout_curve(workdir, 'full', 0)
-  files.write_text(
-    path, '{"step": 0, "tokens": 0, "heldout_bits_per_byte": NaN}\n'
+  curve = {'tokens': [0, 100], 'bits_per_byte': [4.0, 2.0]}
+  assert inputs.heldout_curve(workdir, 'full', 0) == curve
+  text = files.read_bytes(path).decode()
+  # A run that went on since, and was killed.
+  files.write_text(path, text + '{"step": 15, "tok')
+  assert inputs.heldout_curve(workdir, 'full', 0) == curve
+  for damaged in (text.replace('4.0', '4.1'), text[:-1]):
+    files.write_text(path, damaged)
+    with pytest.raises(UserError, match=r'metrics\.jsonl is damaged'):
+      inputs.heldout_curve(workdir, 'full', 0)
+  write_metrics(
+    workdir, {'step': 7, 'tokens': 0, 'heldout_bits_per_byte': math.nan}
   )
-  with pytest.raises(UserError, match='nan'):
+  with pytest.raises(UserError, match='of step 7 is nan'):
     inputs.heldout_curve(workdir, 'full', 0)
 
 
@@ -142,9 +153,9 @@ def test_deciles_of_another_score_table_are_refused(copied):
   config, workdir = copied
   path = artifacts.keep_set_dir(workdir, 'full')
   path = posixpath.join(path, 'summary.json')
-  summary = files.read_json(path)
+  summary = files.read_record(path, '')
   summary['deciles'][3]['high'] += 1.0
-  files.write_json(path, summary)
+  files.write_record(path, summary)
   with pytest.raises(UserError, match='other score deciles'):
     inputs.keep_summaries(workdir, inputs.open_upstream(config, workdir))
 

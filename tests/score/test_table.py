@@ -1,11 +1,12 @@
 """The score table: rows in store order, read as one."""
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infoprune_jax import artifacts, files
+from infoprune_jax.config import UserError
 from infoprune_jax.score import table
 
 
@@ -73,19 +74,19 @@ def folder(request, tmp_path):
   """Three parts; the second is empty, the third knows another source."""
   path = f'{request.param}{tmp_path}/scores'
   written = [part(0, [1, 2], 'web'), part(1, [], 'web'), part(2, [0], 'books')]
+  made = artifacts.Artifact(path, 'score table', 'score', {}, {})
+  names = {}
   for number in (2, 0, 1):
-    name = f'{path}/part-{number:05d}-of-00003'
-    with fsspec.open(f'{name}.parquet', 'wb', auto_mkdir=True) as file:
-      pq.write_table(written[number], file)
-    with fsspec.open(f'{name}.done', 'wb') as file:
-      file.write(b'{}')
+    names |= made.finish_part(
+      number,
+      3,
+      {'.parquet': lambda file, n=number: pq.write_table(written[n], file)},
+    )['files']
+  made.finish(names)
   return path
 
 
 def test_parts_are_read_in_order(folder):
-  assert [name.rsplit('/', 1)[-1] for name in table.parts(folder)] == [
-    f'part-{number:05d}-of-00003.parquet' for number in range(3)
-  ]
   found = table.read_table(folder)
   assert found.schema.equals(table.SCORE_SCHEMA)
   assert found['shard'].to_pylist() == [0, 0, 2]
@@ -99,3 +100,17 @@ def test_columns_by_name(folder):
   found = table.read_table(folder, ('nll_sum', 'row'))
   assert found.column_names == ['nll_sum', 'row']
   assert found['nll_sum'].to_pylist() == [0.5, 1.0, 0.0]
+
+
+def test_a_part_is_compared_with_its_checksum(folder):
+  name = f'{folder}/part-00002-of-00003.parquet'
+  data = bytearray(files.read_bytes(name))
+  data[100] ^= 1
+  files.write_file(name, lambda file: file.write(data))
+  with pytest.raises(UserError, match=r'00002-of-00003\.parquet is damaged'):
+    table.read_table(folder)
+
+
+def test_a_table_without_a_manifest_is_refused(tmp_path):
+  with pytest.raises(UserError, match='is not there'):
+    table.read_table(str(tmp_path))

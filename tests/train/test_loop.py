@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax import artifacts, config as config_lib
 from infoprune_jax.config import UserError
 from infoprune_jax.model import checkpoints
 from infoprune_jax.train import loop, metrics, runs, state
@@ -23,7 +23,12 @@ def copy_of_store(store_workdir: str, workdir: str) -> str:
 
 
 def manifest_of(workdir: str) -> dict:
-  return files.read_json(f'{artifacts.reference_dir(workdir)}/manifest.json')
+  return artifacts.read_manifest(artifacts.reference_dir(workdir), 'reference')
+
+
+def metrics_of(workdir: str) -> list[dict]:
+  run = artifacts.reference_dir(workdir)
+  return metrics.read(run, manifest_of(workdir)['metrics'], 'reference')
 
 
 @pytest.fixture(scope='module')
@@ -36,7 +41,7 @@ def uninterrupted(small, store_workdir, tmp_path_factory):
 
 
 def test_loss_falls_and_metrics_are_whole(small, uninterrupted):
-  lines = metrics.read(artifacts.reference_dir(uninterrupted))
+  lines = metrics_of(uninterrupted)
   training = [line for line in lines if 'loss' in line]
   heldout = [line for line in lines if 'heldout_nll' in line]
   assert [line['step'] for line in training] == [3, 6, 9, 12]
@@ -71,23 +76,45 @@ def test_resumed_equals_uninterrupted(
   assert manifest_of(workdir) is None
   runs.run_reference(small, workdir)
   assert manifest_of(workdir) == manifest_of(uninterrupted)
-  found, expected = (
-    metrics.read(artifacts.reference_dir(path))
-    for path in (workdir, uninterrupted)
-  )
-  assert found == expected
+  assert metrics_of(workdir) == metrics_of(uninterrupted)
 
 
 def test_metrics_after_the_last_checkpoint_are_dropped(tmp_path):
   run = str(tmp_path)
-  lines = [{'step': step, 'loss': 1.0} for step in (1, 2, 3)]
-  text = ''.join(json.dumps(line) + '\n' for line in lines) + '{"step": 4, "lo'
-  files.write_text(f'{run}/{metrics.FILE}', text)
-  assert metrics.read(run) == lines
-  writer = metrics.MetricsWriter(run, restored_step=2)
+  writer = metrics.MetricsWriter(run, 0, None, 'train')
+  writer.write(1, {'loss': 1.0})
+  writer.write(2, {'loss': 1.5})
+  written = writer.facts()
+  writer.write(3, {'loss': 1.7})
+  writer.close()
+  path = tmp_path / metrics.FILE
+  path.write_text(path.read_text() + '{"step": 4, "lo')
+  lines = [{'step': 1, 'loss': 1.0}, {'step': 2, 'loss': 1.5}]
+  assert metrics.read(run, written, 'train') == lines
+  writer = metrics.MetricsWriter(run, 2, written, 'train')
+  assert path.read_text() == ''.join(json.dumps(line) + '\n' for line in lines)
   writer.write(3, {'loss': 2.0})
   writer.close()
-  assert metrics.read(run) == [*lines[:2], {'step': 3, 'loss': 2.0}]
+  lines.append({'step': 3, 'loss': 2.0})
+  assert metrics.read(run, writer.facts(), 'train') == lines
+
+
+def test_damaged_metrics_are_refused_and_missing_ones_given_up(tmp_path):
+  run = str(tmp_path)
+  writer = metrics.MetricsWriter(run, 0, None, 'train')
+  writer.write(1, {'loss': 1.0})
+  writer.close()
+  path = tmp_path / metrics.FILE
+  path.write_text(path.read_text().replace('1.0', '1.1'))
+  with pytest.raises(UserError, match=r'metrics\.jsonl is damaged: expected'):
+    metrics.MetricsWriter(run, 1, writer.facts(), 'train')
+  path.unlink()
+  with pytest.raises(UserError, match=r'metrics\.jsonl is missing'):
+    metrics.read(run, writer.facts(), 'train')
+  again = metrics.MetricsWriter(run, 1, writer.facts(), 'train')
+  again.write(2, {'loss': 0.5})
+  again.close()
+  assert metrics.read(run, again.facts(), 'train') == [{'step': 2, 'loss': 0.5}]
 
 
 def test_more_steps_go_on_from_where_a_run_ended(
