@@ -80,7 +80,7 @@ def _forest(
     axes.locator_params(axis='x', nbins=5)
     figure.supxlabel(f'bits a byte, minus those of {baseline}', fontsize=9)
 
-  width = 1.7 + min(2.4 * len(panels) + 1.5, 7.4)
+  width = 1.7 + min(2.4 * len(panels) + 1.2, 9.6)
   return plots.svg(name, draw, (width, 0.9 + _LINE * (lines + 2)))
 
 

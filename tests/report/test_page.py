@@ -109,8 +109,8 @@ def test_is_always_rewritten_to_the_same_bytes(written, caplog):
   [
     (
       dict(arms=('random',), seeds=(3,), num_sources=1),
-      ['Only one arm', '1 arm, 1 seed each'],
-      ['What two arms share', 'How the mix of sources shifts', 'better than'],
+      ['Only one arm', '1 arm, 1 seed, on texts'],
+      ['What two arms share', 'How the mix of', 'better than', 'three ways'],
     ),
     (dict(arms=('random', 'full')), ['prunes nothing'], ['FLOPs in total']),
     (
