@@ -14,24 +14,35 @@ import numpy as np
 
 import infoprune_jax
 from infoprune_jax.config import Config, UserError, to_plain
-from infoprune_jax.report import inputs, statistics, wording
+from infoprune_jax.report import inputs, selections, statistics, wording
 from infoprune_jax.report.statistics import HeldoutLosses
 from infoprune_jax.selection import rules
 
 _BOOTSTRAP_SEED = 0  # any: fixed, so that a page written again is the same
+# Those of pyproject.toml, and what they stand on.
 _PACKAGES = (
+  'absl-py',
+  'duckdb',
+  'flax',
+  'fsspec',
+  'grain',
   'jax',
   'jaxlib',
-  'flax',
+  'jaxtyping',
+  'jinja2',
+  'matplotlib',
+  'ml-collections',
+  'numba',
+  'numpy',
   'optax',
   'orbax-checkpoint',
-  'grain',
-  'numpy',
   'pyarrow',
-  'duckdb',
   'sentencepiece',
-  'matplotlib',
-  'jinja2',
+  'tensorboardX',
+  'tokenizers',
+  'seqio',
+  'tensorflow',
+  'tensorflow-datasets',
 )
 
 
@@ -49,7 +60,10 @@ def gather(config: Config, workdir: str) -> dict[str, Any]:
   upstream = inputs.open_upstream(config, workdir)
   choose, report = statistics.halves(inputs.heldout_losses(config, workdir))
   summaries = inputs.keep_summaries(workdir, upstream)
+  sources = _sources(config, report)
   arms = _arms(config, upstream, summaries, choose, report)
+  for a, arm in enumerate(arms):
+    arm['wins'] = _wins(sources, a)
   return {
     'name': posixpath.basename(workdir.rstrip('/')),
     'baseline': config.report.baseline,
@@ -68,14 +82,13 @@ def gather(config: Config, workdir: str) -> dict[str, Any]:
     'model': _model(config, upstream),
     'bootstrap_samples': config.report.bootstrap_samples,
     'arms': arms,
-    'sources': _sources(report, config.report.baseline),
+    'sources': sources,
     'curves': [
       {'arm': arm, 'seed': seed, **inputs.heldout_curve(workdir, arm, seed)}
       for arm, seed in upstream.runs
     ],
     'score_histogram': inputs.score_histogram(workdir),
-    'kept': _kept(summaries),
-    'examples': _examples(config, workdir, summaries),
+    **selections.gather(config, workdir, upstream, summaries),
     'config': to_plain(config),
     'versions': _versions(),
     'fingerprints': upstream.fingerprints,
@@ -108,7 +121,9 @@ def _arms(
         'name': arm,
         'rules': wording.rules_in_words(applied),
         'keeps_everything': wording.keeps_everything(applied),
-        'kept_tokens': _share(summaries[arm], 'kept', 'total'),
+        **_selected(summaries[arm]),
+        'step': runs[0]['step'],
+        'tokens': round(_mean(runs, 'tokens')),
         'epochs': _mean(runs, 'epochs'),
         **{
           measure: {
@@ -142,11 +157,17 @@ def _perplexity(nats_per_token: float) -> float:
   return float(np.exp(min(nats_per_token, 700.0)))
 
 
-def _share(summaries: list[Mapping[str, Any]], kept: str, total: str) -> float:
-  """Kept tokens over all, across the keep sets of an arm."""
-  return sum(s[kept]['tokens'] for s in summaries) / max(
-    sum(s[total]['tokens'] for s in summaries), 1
+def _selected(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+  """What an arm kept, across its keep sets."""
+  kept, total = (
+    sum(item[key]['tokens'] for item in summaries) for key in ('kept', 'total')
   )
+  return {
+    'kept_tokens': kept / max(total, 1),
+    # Only where the reference split is trained on too: tokens of it.
+    'added_tokens': summaries[0].get('added', {}).get('tokens'),
+    'ranked_within_folds': summaries[0]['ranked_within_folds'],
+  }
 
 
 def _flops(
@@ -185,6 +206,35 @@ def _found(
     'compared': compared['name'],
     'found': wording.found(arms, chosen, compared['name'], baseline),
     'cautions': wording.cautions(compared, baseline, len(report.sources)),
+    'equal_flops': _equal_flops(config, arms, compared, report),
+  }
+
+
+def _equal_flops(
+  config: Config,
+  arms: list[dict[str, Any]],
+  compared: dict[str, Any],
+  report: HeldoutLosses,
+) -> dict[str, Any] | None:
+  """The compared arm against one of as many FLOPs in total that needs no score.
+
+  None without such an arm, or where the compared one reads no score either.
+  """
+  longer = [arm['name'] for arm in arms if arm['added_tokens'] is not None]
+  if not longer or not compared['flops']['reference']:
+    return None
+  intervals = statistics.difference_intervals(
+    report,
+    config.arms.index(longer[0]),
+    config.report.bootstrap_samples,
+    _BOOTSTRAP_SEED,
+  )['bits_per_byte']
+  at = config.arms.index(compared['name'])
+  difference = {key: float(values[at]) for key, values in intervals.items()}
+  return {
+    'arm': longer[0],
+    'difference': difference,
+    'found': wording.at_equal_flops(compared['name'], longer[0], difference),
   }
 
 
@@ -213,38 +263,46 @@ def _corpus(store: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model(config: Config, upstream: inputs.Upstream) -> dict[str, Any]:
-  """The budget and size that every arm shares."""
+  """The size that every arm shares, and where it was trained."""
   training = config.train.training
   runs = list(upstream.runs.values())
   return {
     'num_params': runs[0]['num_params'],
     'steps': training.num_steps,
     'tokens_per_step': training.batch_size * training.row_length,
-    'tokens': sorted({run['tokens'] for run in runs}),
-    'flops': _mean(runs, 'flops'),
+    'devices': sorted({f'{run["devices"]} {run["platform"]}' for run in runs}),
   }
 
 
-def _sources(report: HeldoutLosses, baseline: str) -> list[dict[str, Any]]:
+def _sources(config: Config, report: HeldoutLosses) -> list[dict[str, Any]]:
   """Losses of each held-out source, of all arms, averaged over seeds."""
   nll = report.by_source(report.nll_sum.mean(axis=1))  # [A, K]
   tokens = report.by_source(report.num_tokens)
   size = report.by_source(report.num_bytes)
   documents = report.by_source(report.num_documents)
-  bits = nll / size / np.log(2.0)
-  difference = bits - bits[report.arms.index(baseline)]
+  texts = np.diff(np.append(report.starts, len(report.source)))
+  intervals = statistics.source_intervals(
+    report,
+    report.arms.index(config.report.baseline),
+    config.report.bootstrap_samples,
+    _BOOTSTRAP_SEED,
+  )
   return [
     {
       'source': source,
       'documents': int(documents[k]),
+      'texts': int(texts[k]),
       'tokens': int(tokens[k]),
       'bytes': int(size[k]),
       'arms': [
         {
           'nats_per_token': float(nll[a, k] / tokens[k]),
           'perplexity': _perplexity(nll[a, k] / tokens[k]),
-          'bits_per_byte': float(bits[a, k]),
-          'difference': float(difference[a, k]),
+          'bits_per_byte': float(nll[a, k] / size[k] / np.log(2.0)),
+          'difference': {
+            key: None if np.isnan(values[a, k]) else float(values[a, k])
+            for key, values in intervals.items()
+          },
         }
         for a in range(len(report.arms))
       ],
@@ -253,100 +311,17 @@ def _sources(report: HeldoutLosses, baseline: str) -> list[dict[str, Any]]:
   ]
 
 
-def _kept(
-  summaries: Mapping[str, list[dict[str, Any]]],
-) -> dict[str, Any]:
-  """Shares of tokens kept, by score decile and by source, for each arm."""
-  any_summary = next(iter(summaries.values()))[0]
-  tokens = {item['source']: item['tokens'] for item in any_summary['sources']}
-  shares: dict[str, dict[str, float]] = {}
-  for arm, items in summaries.items():
-    kept = dict.fromkeys(tokens, 0)
-    for summary in items:
-      for item in summary['sources']:
-        kept[item['source']] += item['kept_tokens']
-    shares[arm] = {
-      source: kept[source] / max(tokens[source] * len(items), 1)
-      for source in tokens
-    }
+def _wins(sources: list[dict[str, Any]], arm: int) -> dict[str, int]:
+  """On how many sources an arm's loss is below, and above, the baseline's."""
+  found = [source['arms'][arm]['difference'] for source in sources]
+  told = [d for d in found if d['low'] is not None]
   return {
-    'deciles': [
-      {
-        'low': decile['low'],
-        'high': decile['high'],
-        'arms': {
-          arm: _decile_share(items, d) for arm, items in summaries.items()
-        },
-      }
-      for d, decile in enumerate(any_summary['deciles'])
-    ],
-    'sources': [
-      {
-        'source': source,
-        'tokens': tokens[source],
-        'arms': {arm: shares[arm][source] for arm in summaries},
-      }
-      for source in sorted(tokens)
-    ],
+    'sources': len(found),
+    'better': sum(d['estimate'] < 0.0 for d in found),
+    'worse': sum(d['estimate'] > 0.0 for d in found),
+    'surely_better': sum(d['high'] < 0.0 for d in told),
+    'surely_worse': sum(d['low'] > 0.0 for d in told),
   }
-
-
-def _decile_share(summaries: list[dict[str, Any]], decile: int) -> float:
-  items = [summary['deciles'][decile] for summary in summaries]
-  return sum(item['kept_tokens'] for item in items) / max(
-    sum(item['tokens'] for item in items), 1
-  )
-
-
-def _examples(
-  config: Config,
-  workdir: str,
-  summaries: Mapping[str, list[dict[str, Any]]],
-) -> list[dict[str, Any]]:
-  """The beginnings of the examples at both ends of each score.
-
-  Arms that rank alike, such as top and bottom by one score, are listed once.
-  """
-  shown: list[dict[str, Any]] = []
-  for arm, items in summaries.items():
-    # Where an arm has a keep set a seed, the first speaks for all.
-    ends = {
-      end: items[0].get(end, [])[: config.report.num_examples]
-      for end in ('most', 'least')
-    }
-    if not (ends['most'] or ends['least']):
-      continue
-    read = [rule.score for rule in config.select.arms[arm] if rule.needs_score]
-    alike = [s for s in shown if s['score'] == read[-1] and s['ends'] == ends]
-    if alike:
-      alike[0]['arms'].append(arm)
-    else:
-      shown.append({'arms': [arm], 'score': read[-1], 'ends': ends})
-  return [
-    {
-      'arms': item['arms'],
-      'score': item['score'],
-      **{
-        end: _with_texts(workdir, examples)
-        for end, examples in item['ends'].items()
-      },
-    }
-    for item in shown
-  ]
-
-
-def _with_texts(
-  workdir: str, examples: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-  """Adds the beginning of each example's text, and whether it goes on."""
-  texts = inputs.texts_of(
-    workdir, [(example['shard'], example['row']) for example in examples]
-  )
-  most = inputs.MAX_TEXT_CHARS
-  return [
-    {**example, 'text': text[:most], 'cut': len(text) > most}
-    for example, text in zip(examples, texts, strict=True)
-  ]
 
 
 def _versions() -> dict[str, str]:
@@ -354,6 +329,7 @@ def _versions() -> dict[str, str]:
   versions = {
     'infoprune_jax': infoprune_jax.__version__,
     'python': platform.python_version(),
+    'platform': platform.platform(),
   }
   for package in _PACKAGES:
     try:

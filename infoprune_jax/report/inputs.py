@@ -13,6 +13,7 @@ from infoprune_jax.report.statistics import HeldoutLosses
 
 MAX_TEXT_CHARS = 400
 _NUM_BINS = 60
+_ROUNDING = 1e-6  # of a step
 _DOCUMENT_COLUMNS = (
   'shard',
   'row',
@@ -103,13 +104,22 @@ class Upstream:
         'training run',
       )
 
-  def check_budget(self, num_steps: int) -> None:
+  def check_budget(self, config: Config) -> None:
     """Raises `UserError` unless each run has gone as far as the config asks."""
+    num_steps = config.train.training.num_steps
     for (arm, seed), run in self.runs.items():
-      if run['step'] != num_steps:
+      why, more = 'train.training.num_steps is', 0.0
+      if any(rule.keep == 'everything' for rule in config.select.arms[arm]):
+        why = 'for the FLOPs of the other arms in total it should go'
+        scored = self.reference['flops'] + self.scores['flops']
+        more = scored * run['step'] / max(run['flops'], 1.0)
+      # Whole steps only; a hair's breadth for sums in another order.
+      slack = _ROUNDING if more else 0.0
+      short = num_steps + more - run['step']
+      if not -slack <= short < 1.0 + slack:
         raise UserError(
           f'The training run of {arm}, seed {seed} has gone {run["step"]} '
-          f'steps, but train.training.num_steps is {num_steps}: run '
+          f'steps, but {why} {math.floor(num_steps + more)}: run '
           '--job=train and --job=evaluate again, so that arms are compared at '
           'an equal budget.'
         )
@@ -167,7 +177,7 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
     },
   )
   upstream.check_lineage()
-  upstream.check_budget(config.train.training.num_steps)
+  upstream.check_budget(config)
   artifacts.check_sizes(
     artifacts.scores_dir(workdir), upstream.scores, 'score table', 'score'
   )

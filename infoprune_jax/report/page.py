@@ -3,13 +3,19 @@
 import json
 import os
 import posixpath
-from collections.abc import Sequence
 from typing import Any
 
 from infoprune_jax import artifacts, files
 from infoprune_jax.config import Config, to_plain
 from infoprune_jax.progress import logger, quantity
-from infoprune_jax.report import findings, inputs, plots
+from infoprune_jax.report import (
+  findings,
+  inputs,
+  plots,
+  source_plots,
+  statistics,
+)
+from infoprune_jax.report.terminal import text
 from infoprune_jax.report.wording import signed
 
 _TEMPLATE = 'page.html.jinja'
@@ -36,61 +42,8 @@ def run(config: Config, workdir: str) -> None:
     },
     inputs=found['fingerprints'],
   ).finish(written, chosen=found['chosen'])
-  logger.info('report: on the held-out texts kept for it\n%s', table(found))
-  for sentence in (*found['found'], *found['cautions']):
-    logger.info('report: %s', sentence)
+  logger.info('report: on the held-out texts kept for it\n%s', text(found))
   logger.info('report: wrote %s', posixpath.join(path, 'index.html'))
-
-
-def table(found: dict[str, Any]) -> str:
-  """The final table as aligned text.
-
-  Args:
-    found: As returned by `findings.gather`.
-  """
-  rows = [
-    (
-      'arm',
-      'kept',
-      'epochs',
-      'nats/token',
-      'perplexity',
-      'bits/byte',
-      f'minus {found["baseline"]}',
-      '95 % interval',
-      'by seed',
-      'FLOPs',
-    )
-  ]
-  for arm in found['arms']:
-    difference = arm['difference']['bits_per_byte']
-    rows.append(
-      (
-        arm['name'] + (' *' if arm['name'] == found['chosen'] else ''),
-        f'{100 * arm["kept_tokens"]:.1f} %',
-        f'{arm["epochs"]:.2f}',
-        f'{arm["nats_per_token"]["mean"]:.4f}',
-        f'{arm["perplexity"]:.2f}',
-        f'{arm["bits_per_byte"]["mean"]:.4f}',
-        signed(difference['estimate']),
-        f'{signed(difference["low"])} to {signed(difference["high"])}',
-        ' '.join(f'{value:.4f}' for value in arm['bits_per_byte']['values']),
-        f'{quantity(arm["flops"]["total"])} (x{arm["flops"]["ratio"]:.2f})',
-      )
-    )
-  return _aligned(rows) + '\n* chosen on the other half of the held-out texts'
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-  """Columns of text: the first to the left, the others to the right."""
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  return '\n'.join(
-    '  '.join(
-      cell.rjust(width) if i else cell.ljust(width)
-      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
-    for row in rows
-  )
 
 
 def render(found: dict[str, Any]) -> str:
@@ -103,7 +56,6 @@ def render(found: dict[str, Any]) -> str:
     found: As returned by `findings.gather`.
   """
   import jinja2
-  import markupsafe
 
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
@@ -121,25 +73,47 @@ def render(found: dict[str, Any]) -> str:
   )
   colours = plots.arm_colours([arm['name'] for arm in found['arms']])
   largest = max(
-    (abs(a['difference']) for s in found['sources'] for a in s['arms']),
-    default=0.0,
+    abs(arm['difference']['estimate'])
+    for source in found['sources']
+    for arm in source['arms']
   )
-  svg = {
-    'differences': plots.differences(found['arms'], found['baseline'], colours),
-    'curves': plots.curves(found['curves'], found['seeds'], colours),
-    'scores': plots.scores(
-      found['score_histogram'], found['kept']['deciles'], colours
-    ),
-  }
   return environment.get_template(_TEMPLATE).render(
     **found,
     colours=colours,
     max_text_chars=inputs.MAX_TEXT_CHARS,
     seed_marks=plots.seed_marks(found['seeds']),
-    figures={name: markupsafe.Markup(s) for name, s in svg.items()},
-    shade=lambda difference: _shade(difference, largest),
+    max_lines=source_plots.MAX_LINES,
+    max_shifts=source_plots.MAX_SHIFTS,
+    min_texts=statistics.MIN_TEXTS_FOR_INTERVAL,
+    figures=_figures(found, colours),
+    largest=largest,
+    shade=_shade,
     config_text=json.dumps(found['config'], indent=2, ensure_ascii=False),
   )
+
+
+def _figures(found: dict[str, Any], colours: dict[str, str]) -> dict[str, Any]:
+  """The figures by name; those that would compare nothing are left out."""
+  import markupsafe
+
+  arms, sources = found['arms'], found['mix']['sources']
+  svg = {
+    'curves': plots.curves(found['curves'], found['seeds'], colours),
+    'scores': plots.scores(
+      found['score_histogram'], found['kept']['deciles'], colours
+    ),
+  }
+  if len(arms) > 1:
+    svg['differences'] = plots.differences(arms, found['baseline'], colours)
+  if len(sources) > 1:
+    svg['shifts'] = source_plots.shifts(sources, colours)
+  forests = source_plots.forests(
+    arms, found['sources'], found['baseline'], found['compared'], colours
+  )
+  return {
+    **{name: markupsafe.Markup(drawn) for name, drawn in svg.items()},
+    'forests': [markupsafe.Markup(drawn) for drawn in forests],
+  }
 
 
 def _count(value: int) -> str:

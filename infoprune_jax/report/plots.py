@@ -73,7 +73,7 @@ def seed_marks(seeds: Sequence[int]) -> list[dict[str, Any]]:
   ]
 
 
-def _svg(name: str, draw: Callable[[Any], None], size: tuple[float, float]):
+def svg(name: str, draw: Callable[[Any], None], size: tuple[float, float]):
   """Draws a figure of `size` inches; every id in it starts with `name`."""
   import matplotlib
   from matplotlib.figure import Figure
@@ -91,11 +91,11 @@ def _svg(name: str, draw: Callable[[Any], None], size: tuple[float, float]):
         transparent=True,
         metadata={key: None for key in ('Creator', 'Date', 'Format', 'Type')},
       )
-  svg = buffer.getvalue()
-  svg = svg[svg.index('<svg') :]
-  svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
+  text = buffer.getvalue()
+  text = text[text.index('<svg') :]
+  text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
   # Figures share a page: 'axes_1' must not be there twice.
-  return re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{name}-', svg)
+  return re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{name}-', text)
 
 
 def differences(
@@ -142,7 +142,7 @@ def differences(
       '(left of zero: better than the baseline)'
     )
 
-  return _svg('differences', draw, (8.6, 0.8 + 0.42 * max(len(shown), 1)))
+  return svg('differences', draw, (8.6, 0.8 + 0.42 * len(shown)))
 
 
 def curves(
@@ -157,7 +157,8 @@ def curves(
     seeds: In the config's order, which gives each its dash.
     colours: By arm.
   """
-  last = max((run['tokens'][-1] for run in runs if run['tokens']), default=0)
+  # An arm may go on for longer than the others: all of them are in both halves.
+  last = min((run['tokens'][-1] for run in runs if run['tokens']), default=0)
 
   def draw(figure: Any) -> None:
     whole, end = figure.subplots(1, 2)
@@ -178,13 +179,13 @@ def curves(
           markersize=3,
         )
     whole.set_title('the whole run', loc='left', fontsize=9)
-    end.set_title('its second half, enlarged', loc='left', fontsize=9)
+    end.set_title('from the middle on, enlarged', loc='left', fontsize=9)
     for axes in (whole, end):
       axes.set_xlabel('training tokens')
       axes.xaxis.set_major_formatter(_tokens_formatter())
     whole.set_ylabel('held-out bits a byte')
 
-  return _svg('curves', draw, (8.6, 3.3))
+  return svg('curves', draw, (8.6, 3.3))
 
 
 def _tokens_formatter() -> Any:
@@ -245,4 +246,4 @@ def scores(
     )
     bottom.set_xlim(edges[0], edges[-1])
 
-  return _svg('scores', draw, (8.6, 2.6 + 0.34 * len(colours)))
+  return svg('scores', draw, (8.6, 2.6 + 0.34 * len(colours)))

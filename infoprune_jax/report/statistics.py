@@ -8,6 +8,7 @@ given apart, never folded into that interval.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from infoprune_jax.config import UserError
 MEASURES = ('bits_per_byte', 'nats_per_token', 'macro_bits_per_byte')
 CONFIDENCE = 0.95
 MIN_SEEDS_FOR_INTERVAL = 3
+MIN_TEXTS_FOR_INTERVAL = 5  # of one source
 
 _LN2 = float(np.log(2.0))
 # Odd and without pattern (2**64 over the golden ratio): the top bit of a
@@ -258,16 +260,68 @@ def resampled_sums(
   sums = np.empty((len(drawn), values.shape[1]))
   # A source's texts are drawn anew for each time the source is drawn.
   for k, block in enumerate(np.split(values, starts[1:])):
-    size = len(block)
     slots = np.flatnonzero(drawn == k)
-    at_once = max(1, _DRAWS_AT_ONCE // size)
-    for first in range(0, len(slots), at_once):
-      chunk = slots[first : first + at_once]
-      picks = rng.integers(size, size=(len(chunk), size))
-      picks += size * np.arange(len(chunk))[:, None]
-      counts = np.bincount(picks.ravel(), minlength=picks.size)
-      sums[chunk] = counts.reshape(picks.shape).astype(np.float64) @ block
+    sums[slots] = _sums_of_draws(block, len(slots), rng)
   return sums.reshape(num_samples, num_sources, -1)
+
+
+def _sums_of_draws(
+  block: np.ndarray, num_samples: int, rng: np.random.Generator
+) -> np.ndarray:
+  """[B, F] sums of as many rows of [n, F], drawn with replacement."""
+  size = len(block)
+  sums = np.empty((num_samples, block.shape[1]))
+  at_once = max(1, _DRAWS_AT_ONCE // size)
+  for first in range(0, num_samples, at_once):
+    count = min(at_once, num_samples - first)
+    picks = rng.integers(size, size=(count, size))
+    picks += size * np.arange(count)[:, None]
+    counts = np.bincount(picks.ravel(), minlength=picks.size)
+    counts = counts.reshape(picks.shape).astype(np.float64)
+    sums[first : first + count] = counts @ block
+  return sums
+
+
+def source_intervals(
+  losses: HeldoutLosses, baseline: int, num_samples: int, seed: int
+) -> dict[str, np.ndarray]:
+  """Arm minus baseline in bits a byte within each source, with intervals.
+
+  The bootstrap draws a source's own texts with replacement, so the intervals are
+  about other texts of the same source. Percentiles lie further out the fewer
+  the texts (Hesterberg's expanded percentile interval). In simulations with
+  skewed differences, 95 % intervals held the truth in 90, 92 and 93 % of 2,000
+  sources of 5, 15 and 60 texts.
+
+  Args:
+    losses: Of A arms on K sources.
+    baseline: Index of the arm that is subtracted.
+    num_samples: Of the bootstrap.
+    seed: Of the bootstrap.
+
+  Returns:
+    `{'estimate', 'low', 'high'}`, each [A, K]; bounds are NaN for sources of
+    fewer than `MIN_TEXTS_FOR_INTERVAL` texts.
+  """
+  rng = np.random.default_rng(seed)
+  difference = paired_differences(losses, baseline)
+  columns = np.concatenate([difference, losses.num_bytes[None]]).T
+  found = np.full((3, len(difference), len(losses.sources)), np.nan)
+  for k, block in enumerate(np.split(columns, losses.starts[1:])):
+    sums = block.sum(axis=0)
+    found[0, :, k] = sums[:-1] / sums[-1] / _LN2
+    if len(block) >= MIN_TEXTS_FOR_INTERVAL:
+      sums = _sums_of_draws(block, num_samples, rng)
+      samples = sums[:, :-1] / sums[:, -1:] / _LN2
+      tail = _expanded_tail(len(block))
+      found[1:, :, k] = np.quantile(samples, [tail, 1.0 - tail], axis=0)
+  return dict(zip(('estimate', 'low', 'high'), found, strict=True))
+
+
+def _expanded_tail(size: int) -> float:
+  """The tail of a normal where Student's t of so few values has 2.5 %."""
+  distance = student_quantile(size - 1) * math.sqrt(size / (size - 1))
+  return math.erfc(distance / math.sqrt(2.0)) / 2.0
 
 
 def student_quantile(degrees: int) -> float:

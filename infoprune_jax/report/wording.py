@@ -126,6 +126,18 @@ def _verdict(difference: dict[str, float], compared: str, baseline: str) -> str:
   )
 
 
+def at_equal_flops(
+  compared: str, longer: str, difference: dict[str, float]
+) -> str:
+  """What is left of a gain once the FLOPs of its scores are given back."""
+  return (
+    f'At equal FLOPs in total, against {longer}, which trains on the reference '
+    f'split too and for as many steps more as the reference model and scoring '
+    f'cost: bits a byte of {compared} differ by {interval_in_words(difference)}. '
+    + _verdict(difference, compared, longer)
+  )
+
+
 def cautions(
   compared: dict[str, Any], baseline: str, num_sources: int
 ) -> list[str]:
@@ -156,11 +168,17 @@ def cautions(
         'zero: other seeds might turn it round.'
       )
     ratio = compared['flops']['ratio']
-    if ratio > _COSTLIER:
+    if ratio > _COSTLIER and compared['added_tokens'] is None:
       words.append(
         f'Arms are compared at equal training tokens. With the reference model '
         f'and scoring, {compared["name"]} cost {ratio:.2f} times the FLOPs of '
         f'{baseline}.'
+      )
+    if compared['added_tokens'] is not None:
+      words.append(
+        f'{compared["name"]} trains on the reference split too and goes '
+        f'{compared["step"]:,} steps: it has the FLOPs that other arms have '
+        'in total, with the reference model and scoring.'
       )
     if compared['keeps_everything']:
       words.append(

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from infoprune_jax import artifacts
 from infoprune_jax.config import RuleConfig, UserError
 from infoprune_jax.data.hashing import mix, uniform
+from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.progress import logger
-from infoprune_jax.score.table import SCORE_SCHEMA
+from infoprune_jax.score import table
 from infoprune_jax.selection.ranks import mid_ranks
 
 WEIGHTS = {'tokens': 'num_tokens', 'bytes': 'num_bytes', 'examples': None}
@@ -54,6 +56,14 @@ class Examples:
     order = np.argsort(codes, kind='stable')
     starts = np.flatnonzero(np.diff(codes[order])) + 1
     yield from np.split(order, starts)
+
+
+def scored_examples(workdir: str, store: TokenStore) -> Examples:
+  """The score table of a workdir, in the order of its store."""
+  scored = table.read_table(artifacts.scores_dir(workdir))
+  offsets = np.concatenate([[0], np.cumsum(store.documents_per_part)])
+  index = offsets[scored['shard'].to_numpy()] + scored['row'].to_numpy()
+  return Examples(scored, index.astype(np.int64))
 
 
 def score(examples: Examples, expression: str) -> np.ndarray:
@@ -150,7 +160,7 @@ def check(rules: Sequence[RuleConfig], where: str) -> None:
   Raises:
     UserError: one cannot be evaluated; `where` and the expression are named.
   """
-  nothing = Examples(SCORE_SCHEMA.empty_table(), np.zeros(0, np.int64))
+  nothing = Examples(table.SCORE_SCHEMA.empty_table(), np.zeros(0, np.int64))
   for rule in rules:
     if rule.needs_score:
       try:

@@ -11,7 +11,6 @@ from infoprune_jax.config import SPLITS, Config, RuleConfig
 from infoprune_jax.data import keep_set
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.progress import logger
-from infoprune_jax.score import table
 from infoprune_jax.selection import rules as rules_lib, summary
 
 _VERSION = 2  # of what a summary holds: one of another is written again
@@ -31,10 +30,7 @@ def run(config: Config, workdir: str) -> None:
     scores, 'score table', 'token_store', store.manifest, 'token store'
   )
   artifacts.check_sizes(path, scores, 'score table', 'score')
-  scored = table.read_table(path)
-  offsets = np.concatenate([[0], np.cumsum(store.documents_per_part)])
-  index = offsets[scored['shard'].to_numpy()] + scored['row'].to_numpy()
-  examples = rules_lib.Examples(scored, index.astype(np.int64))
+  examples = rules_lib.scored_examples(workdir, store)
   done: set[str] = set()
   for arm in config.arms:
     rules = config.select.arms[arm]

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from infoprune_jax.data.hashing import mix
+from infoprune_jax.selection.ranks import mid_ranks
 from infoprune_jax.selection.rules import Examples
 
 NUM_DECILES = 10
@@ -26,13 +28,15 @@ def summarize(
     num_examples: Shown at each end of the ranking.
 
   Returns:
-    A JSON value: totals, and shares by source and by decile of the mean NLL.
+    A JSON value: totals; shares by source, by decile of the mean NLL and by
+    decile of length; examples at both ends of the ranking.
   """
   return {
     'total': _counts(examples, np.ones(len(examples), bool)),
     'kept': _counts(examples, kept),
     'sources': _by_source(examples, kept),
     'deciles': _by_decile(examples, kept),
+    'lengths': _by_length(examples, kept),
     **_extremes(examples, ranking, num_examples),
   }
 
@@ -60,28 +64,76 @@ def _by_source(examples: Examples, kept: np.ndarray) -> list[dict[str, Any]]:
   return sorted(rows, key=lambda row: row['source'])
 
 
+def mean_nll(examples: Examples) -> np.ndarray:
+  """Nats a token, [examples]; zero where there is none."""
+  tokens = np.maximum(examples.weight('tokens'), 1)
+  return examples.table['nll_sum'].to_numpy() / tokens
+
+
+def nll_deciles(examples: Examples) -> np.ndarray:
+  """Which tenth of the tokens by mean NLL each example is in, [examples]."""
+  tokens = examples.weight('tokens')
+  order = np.argsort(mean_nll(examples), kind='stable')
+  middle = np.cumsum(tokens[order]) - tokens[order] / 2
+  decile = np.empty(len(examples), int)
+  decile[order] = middle * NUM_DECILES / max(tokens.sum(), 1)
+  return np.minimum(decile, NUM_DECILES - 1)
+
+
 def _by_decile(examples: Examples, kept: np.ndarray) -> list[dict[str, Any]]:
   """Deciles of the mean NLL that hold equal tokens."""
+  mean, decile = mean_nll(examples), nll_deciles(examples)
+  return [
+    {'decile': number, **_part(examples, mean, decile == number, kept)}
+    for number in np.unique(decile).tolist()
+  ]
+
+
+def _by_length(examples: Examples, kept: np.ndarray) -> list[dict[str, Any]]:
+  """Deciles of documents by tokens; equal lengths are in one decile."""
   tokens = examples.weight('tokens')
-  mean = examples.table['nll_sum'].to_numpy() / np.maximum(tokens, 1)
-  order = np.argsort(mean, kind='stable')
-  middle = np.cumsum(tokens[order]) - tokens[order] / 2
-  decile = (middle * NUM_DECILES / max(tokens.sum(), 1)).astype(int)
-  decile = np.minimum(decile, NUM_DECILES - 1)
-  rows = []
-  for number in range(NUM_DECILES):
-    inside = order[decile == number]
-    if len(inside):
-      rows.append(
-        {
-          'decile': number,
-          'low': float(mean[inside].min()),
-          'high': float(mean[inside].max()),
-          'tokens': int(tokens[inside].sum()),
-          'kept_tokens': int(tokens[inside][kept[inside]].sum()),
-        }
-      )
-  return rows
+  decile = (mid_ranks(tokens) * NUM_DECILES).astype(int)
+  return [
+    {'decile': number, **_part(examples, tokens, decile == number, kept)}
+    for number in np.unique(decile).tolist()
+  ]
+
+
+def _part(
+  examples: Examples, values: np.ndarray, inside: np.ndarray, kept: np.ndarray
+) -> dict[str, Any]:
+  """The bounds of a part of the examples, and what is kept of it."""
+  of_all, of_kept = _counts(examples, inside), _counts(examples, inside & kept)
+  return {
+    'low': values[inside].min().item(),
+    'high': values[inside].max().item(),
+    **of_all,
+    **{f'kept_{unit}': count for unit, count in of_kept.items()},
+  }
+
+
+def examples_by_decile(
+  examples: Examples, num_examples: int
+) -> list[list[dict[str, Any]]]:
+  """Some examples of each decile of the mean NLL, by chance but always the same.
+
+  Args:
+    examples: The scored split.
+    num_examples: Of each decile, at most.
+
+  Returns:
+    For each decile that has examples, rows as at the ends of a ranking, whose
+    score is the mean NLL, ascending.
+  """
+  mean, decile = mean_nll(examples), nll_deciles(examples)
+  chance = mix(examples.index, 0)
+  found = []
+  for number in np.unique(decile):
+    inside = np.flatnonzero(decile == number)
+    drawn = inside[np.argsort(chance[inside])[:num_examples]]
+    ordered = drawn[np.argsort(mean[drawn], kind='stable')]
+    found.append(_rows(examples, ordered, mean))
+  return found
 
 
 def _extremes(
@@ -90,16 +142,19 @@ def _extremes(
   if ranking is None:
     return {'most': [], 'least': []}
   order = np.argsort(ranking, kind='stable')
-
-  def rows(positions: np.ndarray) -> list[dict[str, Any]]:
-    columns = ['shard', 'row', 'example_id', 'source', 'num_tokens']
-    taken = examples.table.select(columns).take(positions).to_pylist()
-    return [
-      {**row, 'score': float(ranking[position])}
-      for row, position in zip(taken, positions, strict=True)
-    ]
-
   return {
-    'most': rows(order[::-1][:num_examples]),
-    'least': rows(order[:num_examples]),
+    'most': _rows(examples, order[::-1][:num_examples], ranking),
+    'least': _rows(examples, order[:num_examples], ranking),
   }
+
+
+def _rows(
+  examples: Examples, positions: np.ndarray, scores: np.ndarray
+) -> list[dict[str, Any]]:
+  """Which examples they are, each with its score."""
+  columns = ['shard', 'row', 'example_id', 'source', 'num_tokens']
+  taken = examples.table.select(columns).take(positions).to_pylist()
+  return [
+    {**row, 'score': float(scores[position])}
+    for row, position in zip(taken, positions, strict=True)
+  ]

@@ -13,11 +13,22 @@ import pytest
 
 from configs import base
 from infoprune_jax import artifacts, config, files
+from infoprune_jax.data import keep_set
+from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.report import inputs
+from infoprune_jax.selection import rules, summary
 
+SCORED = 300  # documents of each source
 HOSTILE_TEXT = '<script>alert("text")</script>\n\t<img src=x onerror=alert(1)>'
 HOSTILE_SOURCE = '<script>alert("source")</script>'
-TRAINED = dict(step=500, tokens=500 * 4096, flops=2e13, num_params=1_200_000)
+TRAINED = dict(
+  step=500,
+  tokens=500 * 4096,
+  flops=2e13,
+  num_params=1_200_000,
+  devices=1,
+  platform='cpu',
+)
 # Nats a token above the random arm's.
 EFFECT = {
   'full': -0.01,
@@ -25,6 +36,7 @@ EFFECT = {
   'top_nll': -0.03,
   'top_sum': -0.05,
   'bottom_nll': 0.12,
+  'everything': -0.02,
 }
 
 
@@ -35,13 +47,18 @@ class Corpus:
   num_sources: int = 3
   num_documents: int = 40  # held out, in each source
   seeds: tuple[int, ...] = (0, 1)
+  arms: tuple[str, ...] = ()  # of the base config, in its order; () for all
+  everything: bool = False  # adds an arm of that name
 
 
 def experiment(corpus: Corpus) -> config.Config:
-  """Five arms of the base config."""
+  """Arms of the base config."""
   edits = base.get_config()
   edits.corpus.sources.web = base.text('web/*.txt')
   edits.train.seeds = corpus.seeds
+  edits.train.arms = corpus.arms
+  if corpus.everything:
+    edits.select.arms.everything = base.arm('everything')
   edits.report.bootstrap_samples = 200
   edits.report.num_examples = 3
   return config.from_mapping(edits)
@@ -111,13 +128,13 @@ def write_scores(
   corpus: Corpus,
   rng: np.random.Generator,
   made_from: dict[str, str],
-) -> tuple[str, dict, np.ndarray]:
-  """The score table: its fingerprint, its columns, and mean NLLs."""
-  columns = documents(corpus, 300, rng)
+) -> str:
+  """The score table; returns its fingerprint."""
+  columns = documents(corpus, SCORED, rng)
   tokens = columns['num_tokens']
-  mean = np.repeat(rng.normal(3.4, 0.3, corpus.num_sources), 300)
+  mean = np.repeat(rng.normal(3.4, 0.3, corpus.num_sources), SCORED)
   mean = mean + rng.gamma(3.0, 0.25, len(tokens)) - 0.7
-  fingerprint = write_artifact(
+  return write_artifact(
     artifacts.scores_dir(workdir),
     split_in_two(
       {
@@ -133,73 +150,46 @@ def write_scores(
     num_tokens=int(tokens.sum()),
     flops=4e12,
   )
-  return fingerprint, columns, mean
 
 
-def keep_summary(arm: str, columns: dict, mean: np.ndarray) -> dict:
-  """What an arm keeps, by a smooth rule of its own."""
-  tokens, size = columns['num_tokens'], columns['num_bytes']
-  order = np.argsort(mean)
-  decile = np.empty(len(mean), int)
-  decile[order] = np.minimum(10 * np.cumsum(tokens[order]) // tokens.sum(), 9)
+def write_keep_set(
+  workdir: str,
+  arm: str,
+  name: str,
+  rules_: tuple[config.RuleConfig, ...],
+  made_from: dict[str, str],
+) -> str:
+  """A keep set by a smooth rule of the arm's own; returns its fingerprint."""
+  store = TokenStore.open(workdir)
+  examples = rules.scored_examples(workdir, store)
+  decile, number = summary.nll_deciles(examples), np.arange(len(examples))
   kept = {
     'full': decile >= 0,
-    'random': np.arange(len(mean)) % 2 == 0,
+    'random': number % 2 == int(name[-1] == '1'),
     'top_nll': decile >= 5,
-    'top_sum': (decile >= 5) ^ (np.arange(len(mean)) % 7 == 0),
+    'top_sum': (decile >= 5) ^ (number % 7 == 0),
     'bottom_nll': decile < 5,
+    'everything': decile >= 0,
   }[arm]
-  names = np.array(columns['source'].to_pylist())
-
-  def counts(mask: np.ndarray) -> dict[str, int]:
-    return {
-      'examples': int(mask.sum()),
-      'tokens': int(tokens[mask].sum()),
-      'bytes': int(size[mask].sum()),
-    }
-
-  def example(i: int) -> dict:
-    return {
-      'shard': int(columns['shard'][i]),
-      'row': int(columns['row'][i]),
-      'example_id': str(columns['example_id'][i]),
-      'source': str(names[i]),
-      'score': float(mean[i]),
-      'num_tokens': int(tokens[i]),
-    }
-
-  scored = arm not in ('full', 'random')
-  return {
-    'total': counts(tokens >= 0),
-    'kept': counts(kept),
-    'sources': [
-      {
-        'source': name,
-        **counts(names == name),
-        **{
-          f'kept_{unit}': value
-          for unit, value in counts(kept & (names == name)).items()
-        },
-      }
-      for name in sorted(set(names.tolist()))
-    ],
-    'deciles': [
-      {
-        'decile': d,
-        'low': float(mean[decile == d].min()),
-        'high': float(mean[decile == d].max()),
-        'tokens': int(tokens[decile == d].sum()),
-        'kept_tokens': int(tokens[kept & (decile == d)].sum()),
-      }
-      for d in range(10)
-    ],
-    'most': [example(i) for i in order[::-1][:3]] if scored else [],
-    'least': [example(i) for i in order[:3]] if scored else [],
-  }
+  ranked = any(rule.needs_score for rule in rules_)
+  found = summary.summarize(
+    examples, kept, summary.mean_nll(examples) if ranked else None, 3
+  )
+  found['ranked_within_folds'] = False
+  mask = np.zeros(sum(store.documents_per_part), bool)
+  mask[examples.index[kept]] = True
+  if arm == 'everything':
+    added = {source_names(1)[0]: 60_000}
+    found['added'] = dict(examples=70, tokens=60_000, bytes=9, sources=added)
+    mask[:] = True
+  path = artifacts.keep_set_dir(workdir, name)
+  files.write_record(posixpath.join(path, 'summary.json'), found)
+  artifact = artifacts.Artifact(path, 'test', 'test', {}, made_from)
+  return keep_set.write(artifact, mask)['fingerprint']
 
 
 def write_run(
-  workdir: str, arm: str, seed: int, rng: np.random.Generator, keep_set: str
+  workdir: str, arm: str, seed: int, rng: np.random.Generator, keep_set_: str
 ) -> str:
   """A training run; step 100 was logged twice, by a resume."""
   path = artifacts.run_dir(workdir, arm, seed)
@@ -214,9 +204,11 @@ def write_run(
     ]
   text = ''.join(json.dumps(line) + '\n' for line in lines)
   metrics = files.write_text(posixpath.join(path, 'metrics.jsonl'), text)
-  epochs = 1.0 if arm == 'full' else 2.0
+  facts = {'epochs': 1.0 if arm == 'full' else 2.0, **TRAINED}
+  if arm == 'everything':  # 500 steps more for the reference, 100 for scoring.
+    facts.update(step=1100, tokens=1100 * 4096, flops=4.4e13)
   return write_artifact(
-    path, [], {'keep_set': keep_set}, epochs=epochs, metrics=metrics, **TRAINED
+    path, [], {'keep_set': keep_set_}, metrics=metrics, **facts
   )
 
 
@@ -233,6 +225,8 @@ def write_workdir(
     [],
     {},
     num_documents=3000,
+    num_parts=2,
+    documents_per_part=[SCORED * corpus.num_sources] * 2,
     num_tokens=600_000,
     num_bytes=2_100_000,
     splits=dict.fromkeys(config.SPLITS, counts),
@@ -242,7 +236,7 @@ def write_workdir(
   reference = write_artifact(
     artifacts.reference_dir(workdir), [], {'token_store': store}, **TRAINED
   )
-  scores, columns, mean = write_scores(
+  scores = write_scores(
     workdir, corpus, rng, {'token_store': store, 'reference': reference}
   )
   heldout = documents(corpus, corpus.num_documents, rng)
@@ -252,17 +246,13 @@ def write_workdir(
   tilt = np.repeat(tilt, corpus.num_documents)
   for arm in shown.arms:
     for seed in corpus.seeds:
-      path = artifacts.keep_set_dir(
-        workdir, selection_name(shown.select.arms[arm], arm, seed)
-      )
-      files.write_record(
-        posixpath.join(path, 'summary.json'), keep_summary(arm, columns, mean)
-      )
+      rules_ = shown.select.arms[arm]
       made_from = {'token_store': store}
-      if arm not in ('full', 'random'):
+      if rules.needs_scores(rules_):
         made_from['scores'] = scores
-      keep_set = write_artifact(path, [], made_from)
-      run = write_run(workdir, arm, seed, rng, keep_set)
+      name = selection_name(rules_, arm, seed)
+      kept = write_keep_set(workdir, arm, name, rules_, made_from)
+      run = write_run(workdir, arm, seed, rng, kept)
       mean_nll = nats + EFFECT[arm] * tilt + rng.normal(0.0, 0.01)
       mean_nll = mean_nll + rng.normal(0.0, 0.05, len(tokens))
       write_artifact(

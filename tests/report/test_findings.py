@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import pathlib
+import re
+import tomllib
 
 import pytest
 
@@ -123,3 +126,70 @@ def test_the_baseline_alone(small):
   )
   found = findings.gather(config, workdir)
   assert found['chosen'] == found['compared'] == 'random'
+
+
+def test_one_arm_one_seed_one_source(make_workdir):
+  found = findings.gather(
+    *make_workdir(num_sources=1, seeds=(3,), arms=('random',))
+  )
+  assert found['equal_flops'] is None
+  assert found['overlaps']['tokens'] == [[1.0]]
+  assert len(found['sources']) == len(found['mix']['sources']) == 1
+  assert found['arms'][0]['wins']['better'] == 0
+  assert json.dumps(found, allow_nan=False)
+
+
+@pytest.fixture(scope='module')
+def longer(make_workdir):
+  return findings.gather(*make_workdir(everything=True))
+
+
+def test_everything_pays_for_no_score(longer):
+  arms = {arm['name']: arm for arm in longer['arms']}
+  flops = arms['everything']['flops']
+  assert flops['reference'] == flops['scoring'] == 0.0
+  assert flops['total'] == arms['top_nll']['flops']['total'] == 4.4e13
+  assert arms['everything']['step'] == 1100
+  assert arms['everything']['added_tokens'] == 60_000
+  assert arms['full']['added_tokens'] is None
+
+
+def test_the_compared_arm_meets_its_equal_in_flops(longer):
+  assert longer['compared'] == 'top_sum'
+  arms = {arm['name']: arm for arm in longer['arms']}
+  difference = longer['equal_flops']['difference']
+  assert difference['estimate'] == pytest.approx(
+    arms['top_sum']['bits_per_byte']['mean']
+    - arms['everything']['bits_per_byte']['mean']
+  )
+  assert longer['equal_flops']['arm'] == 'everything'
+  assert difference['low'] < difference['estimate'] < difference['high']
+
+
+def test_wins_count_sources(found):
+  for a, arm in enumerate(found['arms']):
+    told = [source['arms'][a]['difference'] for source in found['sources']]
+    wins = arm['wins']
+    assert wins['sources'] == len(told) == 3
+    assert wins['better'] == sum(d['estimate'] < 0 for d in told)
+    assert wins['surely_better'] == sum(d['high'] < 0 for d in told)
+    assert wins['worse'] == sum(d['estimate'] > 0 for d in told)
+    assert wins['surely_worse'] == sum(d['low'] > 0 for d in told)
+  assert found['arms'][4]['wins']['surely_worse'] == 3  # bottom_nll.
+
+
+def test_differences_of_sources_are_those_of_their_losses(found):
+  baseline = [arm['name'] for arm in found['arms']].index(found['baseline'])
+  for source in found['sources']:
+    for arm in source['arms']:
+      assert arm['difference']['estimate'] == pytest.approx(
+        arm['bits_per_byte'] - source['arms'][baseline]['bits_per_byte'],
+        abs=1e-12,
+      )
+
+
+def test_versions_of_all_that_is_needed(found):
+  path = pathlib.Path(__file__).parents[2] / 'pyproject.toml'
+  project = tomllib.loads(path.read_text())['project']
+  for line in project['dependencies']:
+    assert re.match(r'[\w-]+', line)[0] in found['versions'], line

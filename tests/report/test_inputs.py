@@ -166,3 +166,56 @@ def test_runs_short_of_the_budget_are_refused(small):
   train = dataclasses.replace(config.train, training=training)
   with pytest.raises(UserError, match=r'has gone 500 steps, but .* is 600'):
     inputs.open_upstream(dataclasses.replace(config, train=train), workdir)
+
+
+@pytest.fixture(scope='module')
+def longer(make_workdir):
+  return make_workdir(num_documents=10, everything=True)
+
+
+def test_everything_goes_on_for_the_flops_of_the_others(longer):
+  """500 steps for 2e13 FLOPs, so 500 for the reference, 100 for scoring."""
+  config, workdir = longer
+  upstream = inputs.open_upstream(config, workdir)
+  assert upstream.runs['everything', 0]['step'] == 1100
+
+
+@pytest.mark.parametrize(
+  'step, scoring, accepted',
+  [
+    (1100, 4e12, True),
+    (1100, 4e12 * (1 + 1e-12), True),  # Summed in another order.
+    (1100, 4e12 * (1 - 1e-12), True),
+    (1100, 4.039e12, True),  # Not enough for one step more.
+    (1099, 3.99e12, True),
+    (1099, 4e12 * 1.001, False),
+    (1101, 4e12, False),
+    (500, 4e12, False),
+  ],
+)
+def test_steps_of_everything(longer, step, scoring, accepted):
+  config, workdir = longer
+  upstream = inputs.open_upstream(config, workdir)
+  run = dict(upstream.runs['everything', 0], step=step, flops=step * 4e10)
+  upstream = dataclasses.replace(
+    upstream,
+    scores={**upstream.scores, 'flops': scoring},
+    runs={**upstream.runs, ('everything', 0): run, ('everything', 1): run},
+  )
+  if accepted:
+    upstream.check_budget(config)
+  else:
+    with pytest.raises(UserError, match=r'should go 1100: run --job=train'):
+      upstream.check_budget(config)
+
+
+def test_other_arms_may_not_be_a_step_short(longer):
+  config, workdir = longer
+  upstream = inputs.open_upstream(config, workdir)
+  for step in (499, 501):
+    run = dict(upstream.runs['full', 0], step=step)
+    short = dataclasses.replace(
+      upstream, runs={**upstream.runs, ('full', 0): run}
+    )
+    with pytest.raises(UserError, match=f'full, seed 0 has gone {step} steps'):
+      short.check_budget(config)

@@ -92,6 +92,58 @@ def test_interval_is_wider_when_sources_differ():
   assert widths[1] > 3 * widths[0]
 
 
+@pytest.mark.parametrize('texts, least', [(5, 0.86), (15, 0.89), (60, 0.9)])
+def test_intervals_of_sources_cover_the_truth(texts, least):
+  """Each of 400 sources is a trial; effects are skewed, lengths are not one."""
+  rng = np.random.default_rng(6)
+  total = 400 * texts
+  columns = simulated(rng, num_sources=400, num_documents=texts)
+  tokens = rng.lognormal(5.0, 0.8, total).astype(int) + 1
+  effect = rng.gamma(2.0, 0.05, total) - 0.1
+  columns.update(
+    num_tokens=tokens,
+    num_bytes=4 * tokens,
+    nll_sum=np.stack([0.0 * effect, effect])[:, None] * tokens,
+  )
+  found = statistics.source_intervals(losses_of(columns), 0, 400, 0)
+  covered = (found['low'][1] <= 0.0) & (found['high'][1] >= 0.0)
+  assert least <= covered.mean() <= 0.99
+  assert found['low'][0].tolist() == found['high'][0].tolist() == [0.0] * 400
+
+
+def test_intervals_of_sources_equal_a_slow_bootstrap():
+  columns = simulated(np.random.default_rng(7), num_sources=2, num_documents=50)
+  losses = losses_of(columns)
+  found = statistics.source_intervals(losses, 0, 2000, 0)
+  rng = np.random.default_rng(8)
+  for k in range(2):
+    inside = losses.source == k
+    nats = (losses.nll_sum[1, 0] - losses.nll_sum[0, 0])[inside]
+    size = losses.num_bytes[inside]
+    means = []
+    for _ in range(2000):
+      picks = rng.integers(50, size=50)
+      means.append(nats[picks].sum() / size[picks].sum() / np.log(2.0))
+    assert found['estimate'][1, k] == pytest.approx(
+      nats.sum() / size.sum() / np.log(2.0)
+    )
+    low, high = np.quantile(means, [0.025, 0.975])
+    for key, plain in (('low', low), ('high', high)):
+      wide = (found[key][1, k] - found['estimate'][1, k]) / (
+        plain - found['estimate'][1, k]
+      )
+      assert 0.95 < wide < 1.2  # Expanded, for 50 texts by about 4 %.
+
+
+def test_sources_of_few_texts_have_no_interval():
+  for texts, told in ((4, False), (5, True)):
+    columns = simulated(np.random.default_rng(9), num_documents=texts)
+    found = statistics.source_intervals(losses_of(columns), 0, 50, 0)
+    assert np.isfinite(found['estimate']).all()
+    assert np.isfinite(found['low']).all() == told
+    assert np.isnan(found['high']).any() != told
+
+
 def test_bootstrap_is_a_function_of_its_seed():
   columns = simulated(np.random.default_rng(4))
   first, again, other = (

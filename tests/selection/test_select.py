@@ -282,6 +282,6 @@ def test_summaries_of_an_earlier_version_are_written_again(experiment, workdir):
   path = pathlib.Path(artifacts.keep_set_dir(workdir, 'top_nll'))
   current = (path / 'summary.json').read_bytes()
   old = {**shown(workdir, 'top_nll'), 'version': 1}
-  files.write_json(str(path / 'summary.json'), old)
+  files.write_record(str(path / 'summary.json'), old)
   run(experiment, workdir)
   assert (path / 'summary.json').read_bytes() == current

@@ -116,3 +116,43 @@ def test_examples_without_a_token(make_examples):
   examples = make_examples([0.0, 0.0], tokens=[0, 0])
   found = summary.summarize(examples, np.ones(2, bool), None, 1)
   assert found['kept']['tokens'] == 0
+
+
+def test_lengths_by_hand(make_examples):
+  """Twenty lengths, of which one is there twice: both are in one decile."""
+  tokens = [5, 5, *range(6, 24)]
+  examples = make_examples([1.0] * 20, tokens=tokens)
+  kept = np.arange(20) % 2 == 0
+  rows = summary.summarize(examples, kept, None, 1)['lengths']
+  assert [row['decile'] for row in rows] == list(range(10))
+  assert rows[0] == {
+    'decile': 0,
+    'low': 5,
+    'high': 5,
+    'examples': 2,
+    'tokens': 10,
+    'bytes': 30,
+    'kept_examples': 1,
+    'kept_tokens': 5,
+    'kept_bytes': 15,
+  }
+  assert (rows[9]['low'], rows[9]['high']) == (22, 23)
+  one = make_examples([1.0] * 20, tokens=[7] * 20)
+  [row] = summary.summarize(one, kept, None, 1)['lengths']
+  assert row['examples'] == 20
+
+
+def test_examples_of_deciles_by_hand(make_examples):
+  """One token each: the mean NLL is the score, two examples a decile."""
+  scores = [float(n) for n in range(20)]
+  examples = make_examples(scores[::-1], tokens=[1] * 20)
+  deciles = summary.examples_by_decile(examples, 5)
+  assert [[row['score'] for row in rows] for rows in deciles] == [
+    [2.0 * d, 2.0 * d + 1] for d in range(10)
+  ]
+  assert deciles[0][0]['example_id'] == 'id-19'
+  few = summary.examples_by_decile(examples, 1)
+  assert all(len(rows) == 1 for rows in few)
+  assert few == summary.examples_by_decile(examples, 1)
+  # By chance: neither always the lower nor always the higher.
+  assert {row['score'] % 2 for [row] in few} == {0.0, 1.0}
