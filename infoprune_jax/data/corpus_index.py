@@ -28,6 +28,7 @@ class FileIndex:
   line: np.ndarray  # int64, from 1
   num_bytes: np.ndarray  # int64, of the text in UTF-8
   content_hash: np.ndarray  # int64
+  text_hash: np.ndarray  # int64, of the very text
   id_hash: np.ndarray  # int64
   source: np.ndarray  # int32, into source_names
   source_names: tuple[str, ...]
@@ -49,14 +50,15 @@ def index_file(file: sources.InputFile) -> FileIndex:
         line,
         len(row.text.encode()),
         content_hash(row.text),
+        text_hash(row.text),
         text_hash(row.example_id),
         names.setdefault(row.source, len(names)),
       )
     )
-  columns = np.array(rows, np.int64).reshape(-1, 5).T
+  columns = np.array(rows, np.int64).reshape(-1, 6).T
   return FileIndex(
-    *columns[:4],
-    columns[4].astype(np.int32),
+    *columns[:5],
+    columns[5].astype(np.int32),
     tuple(names),
     dict(bad),
     first_bad,
@@ -72,6 +74,7 @@ class CorpusIndex:
   line: np.ndarray  # int64, from 1
   num_bytes: np.ndarray  # int64
   content_hash: np.ndarray  # int64
+  text_hash: np.ndarray  # int64, of the very text
   id_hash: np.ndarray  # int64
   split: np.ndarray  # int8, into SPLITS
   part: np.ndarray  # int32, ascending
@@ -106,6 +109,7 @@ class CorpusIndex:
       line=self.line[chosen],
       num_bytes=self.num_bytes[chosen],
       content_hash=self.content_hash[chosen],
+      text_hash=self.text_hash[chosen],
       id_hash=self.id_hash[chosen],
       split=self.split[chosen],
       part=self.part[chosen],
@@ -134,8 +138,8 @@ class CorpusIndex:
           index = lines.pop(line, None)
           if index is None:
             continue
-          if isinstance(row, sources.BadRow) or content_hash(row.text) != int(
-            self.content_hash[index]
+          if isinstance(row, sources.BadRow) or (
+            text_hash(row.text) != self.text_hash[index]
           ):
             raise UserError(_changed(self.files[file]))
           yield row
@@ -213,6 +217,7 @@ def _assemble(
     column['line'],
     column['num_bytes'],
     column['content_hash'],
+    column['text_hash'],
     column['id_hash'],
     _split(config, column['content_hash']),
     part.astype(np.int32),
@@ -227,7 +232,7 @@ def _columns(
   number = {name: position for position, name in enumerate(names)}
   column = {
     name: np.concatenate([getattr(index, name) for index in indices])
-    for name in ('line', 'num_bytes', 'content_hash', 'id_hash')
+    for name in ('line', 'num_bytes', 'content_hash', 'text_hash', 'id_hash')
   }
   column['file'] = np.repeat(
     np.arange(len(indices), dtype=np.int32), [len(i.line) for i in indices]

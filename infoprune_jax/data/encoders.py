@@ -7,15 +7,19 @@ nor takes the text of a special token for that token.
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import sentencepiece
 import tokenizers
 
+from infoprune_jax.data import pretokens
+
 # SentencePiece writes spaces as this character, and decodes it to a space.
 META_SPACE = '\u2581'
+# Words whose ids are remembered: enough for what recurs, in some tens of MB.
+MAX_WORDS, MAX_WORD_LENGTH = 1 << 18, 64
 
 
 class SentencePieceEncoder:
@@ -132,6 +136,7 @@ class TokenizersEncoder:
     unknown = _unknown(settings['model'])
     self._forbidden = set(self.special_tokens.values()) | set(special_ids)
     self._forbidden -= {self.special_tokens.get(unknown, unknown)}
+    self._words = _Words.of(self._tokenizer, settings, self._ids)
 
   @functools.cached_property
   def special_tokens(self) -> dict[str, int]:
@@ -165,12 +170,21 @@ class TokenizersEncoder:
     """Ids by the model alone, without what cuts and normalises before it."""
     return [token.id for token in self._tokenizer.model.tokenize(text)]
 
+  def _ids(self, piece: str) -> list[int]:
+    """Ids of what the pre-tokenizer cut, by the model alone."""
+    return self._respell(self._pieces(piece))
+
   def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-    """The ids of each text, int64 [num_tokens]."""
-    found = self._tokenizer.encode_batch_fast(
-      list(texts), add_special_tokens=False
+    """The ids of each text, int32 [num_tokens]."""
+    words = self._words
+    found = [None if words is None else words.encode(text) for text in texts]
+    missing = [number for number, ids in enumerate(found) if ids is None]
+    encoded = self._tokenizer.encode_batch_fast(
+      [texts[number] for number in missing], add_special_tokens=False
     )
-    return [np.array(self._respell(one.ids), np.int64) for one in found]
+    for number, one in zip(missing, encoded, strict=True):
+      found[number] = np.array(self._respell(one.ids), np.int32)
+    return found
 
   def _respell(self, ids: list[int]) -> list[int]:
     respelled = self._respelled
@@ -185,13 +199,85 @@ class TokenizersEncoder:
   def spelled(self, id_: int) -> bool:
     """Whether some text is encoded with this id, as far as can be told."""
     piece = self._tokenizer.id_to_token(id_)
-    return bool(piece) and id_ in self._respell(self._pieces(piece))
+    return bool(piece) and id_ in self._ids(piece)
+
+
+class _Words(dict):
+  """The ids of words, int32 as bytes; what a byte-level tokenizer gives them.
+
+  Most of a tokenizer's time goes into cutting; that is done by `pretokens`.
+  """
+
+  def __init__(
+    self,
+    cut: pretokens.Cutter,
+    normalizer: tokenizers.normalizers.Normalizer | None,
+    loud: list[str],
+    ids_of: Callable[[str], list[int]],
+  ):
+    """Cuts, normalises and encodes a word; `loud` tokens cut text themselves."""
+    super().__init__()
+    self._cut, self._normalizer, self._loud = cut, normalizer, loud
+    self._ids_of = ids_of
+    self._byte_level = tokenizers.pre_tokenizers.ByteLevel(
+      add_prefix_space=False, use_regex=False
+    ).pre_tokenize_str
+
+  @classmethod
+  def of(
+    cls,
+    tokenizer: tokenizers.Tokenizer,
+    settings: dict[str, Any],
+    ids_of: Callable[[str], list[int]],
+  ) -> '_Words | None':
+    """Of a tokenizer with its settings; None where it is of no known kind."""
+    cut = pretokens.cutter(
+      tokenizer.pre_tokenizer, settings.get('pre_tokenizer')
+    )
+    if cut is None or settings.get('normalizer') not in (None, {'type': 'NFC'}):
+      return None
+    added = tokenizer.get_added_tokens_decoder().values()
+    loud = [token.content for token in added if not token.special]
+    # Where a text has a token, it has what that token contains.
+    loud = [
+      content
+      for content in loud
+      if not any(other in content for other in loud if other != content)
+    ]
+    return cls(cut, tokenizer.normalizer, loud, ids_of)
+
+  def encode(self, text: str) -> np.ndarray | None:
+    """The ids of a text, or None where the library must encode it."""
+    for content in self._loud:
+      if content in text:
+        return None
+    if self._normalizer and not text.isascii():
+      normalized = self._normalizer.normalize_str(text)
+      if normalized != text:
+        return None
+    words = self._cut(text)
+    if words is None:
+      return None
+    return np.frombuffer(b''.join(map(self.__getitem__, words)), np.int32)
+
+  def __missing__(self, word: str) -> bytes:
+    ids = [
+      id_ for piece, _ in self._byte_level(word) for id_ in self._ids_of(piece)
+    ]
+    data = np.array(ids, np.int32).tobytes()
+    if len(word) <= MAX_WORD_LENGTH:
+      if len(self) >= MAX_WORDS:
+        self.clear()
+      self[word] = data
+    return data
 
 
 def _open(model: str) -> tokenizers.Tokenizer:
   try:
     return tokenizers.Tokenizer.from_str(model)
-  except Exception as error:  # The library raises no other class.
+  except Exception as error:
+    if type(error) is not Exception:  # The class that the library raises.
+      raise
     raise ValueError(str(error)) from None
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,13 @@ from infoprune_jax.data import (
   workers,
 )
 from infoprune_jax.data.corpus_index import CorpusIndex
+from infoprune_jax.data.sources import Document
 from infoprune_jax.progress import Progress, logger
 
 # A document of 2^31 tokens would not fit the columns of the score table.
 MAX_DOCUMENT_BYTES = 2**31 - 1
+# Encoded in one call; more would gain nothing, and take memory.
+BATCH_DOCUMENTS, BATCH_BYTES = 256, 1 << 20
 
 
 def run(config: Config, workdir: str) -> None:
@@ -162,6 +165,25 @@ def _opened(words: vocabulary.Vocabulary) -> vocabulary.Vocabulary:
   return words
 
 
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+  """Documents to encode in one call, which is faster than one by one."""
+  batch, size = [], 0
+  for document in documents:
+    num_bytes = len(document.text.encode())
+    if num_bytes > MAX_DOCUMENT_BYTES:
+      raise UserError(
+        f'Document {document.example_id!r} has {num_bytes} bytes, the most is '
+        f'{MAX_DOCUMENT_BYTES}: cut it before.'
+      )
+    batch.append(document)
+    size += num_bytes
+    if len(batch) == BATCH_DOCUMENTS or size >= BATCH_BYTES:
+      yield batch
+      batch, size = [], 0
+  if batch:
+    yield batch
+
+
 def _write_part(task: _PartTask) -> dict[str, Any]:
   """Tokenizes and writes one part, and returns its marker."""
   words = _opened(task.words)
@@ -169,25 +191,22 @@ def _write_part(task: _PartTask) -> dict[str, Any]:
   documents: list[dict[str, Any]] = []
   tokens: list[np.ndarray] = []
   everything = np.ones(len(task.index.split), bool)
-  for position, document in enumerate(task.index.documents(everything)):
-    data = document.text.encode()
-    if len(data) > MAX_DOCUMENT_BYTES:
-      raise UserError(
-        f'Document {document.example_id!r} has {len(data)} bytes, the most is '
-        f'{MAX_DOCUMENT_BYTES}: cut it before.'
+  for batch in _batches(task.index.documents(everything)):
+    tokens += words.encode_all([document.text for document in batch])
+    for document in batch:
+      position = len(documents)
+      data = document.text.encode()
+      documents.append(
+        {
+          'example_id': document.example_id,
+          'source': document.source,
+          'split': int(task.index.split[position]),
+          'num_tokens': len(tokens[position]),
+          'num_bytes': len(data),
+          'compressed_bytes': codec.compress(data).size,
+          'content_hash': int(task.index.content_hash[position]),
+        }
       )
-    tokens.append(words.encode(document.text))
-    documents.append(
-      {
-        'example_id': document.example_id,
-        'source': document.source,
-        'split': int(task.index.split[position]),
-        'num_tokens': len(tokens[-1]),
-        'num_bytes': len(data),
-        'compressed_bytes': codec.compress(data).size,
-        'content_hash': int(task.index.content_hash[position]),
-      }
-    )
   return task.store.finish_part(
     task.part,
     task.num_parts,

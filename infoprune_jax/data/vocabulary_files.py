@@ -58,7 +58,9 @@ def open_given(config: VocabularyConfig) -> Vocabulary:
   given = Vocabulary(kind, model, ids['bos'], ids['eos'])
   try:
     given.encode_all(vocabulary.PROBES)
-  except Exception as error:  # `tokenizers` raises no other class.
+  except Exception as error:
+    if type(error) is not Exception:  # The class that `tokenizers` raises.
+      raise
     raise UserError(
       f'vocabulary.path: {config.path!r} cannot encode every text: {error}. '
       'Give it an unknown token, or byte fallback.'

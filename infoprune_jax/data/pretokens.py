@@ -1,0 +1,150 @@
+"""Text cut into words as `tokenizers` cuts it, by `re`, in a tenth of the time.
+
+Byte-level tokenizers cut by regular expressions over letters (L), numbers (N),
+white space and the rest. A word's ids do not depend on its neighbours, so that
+they are looked up. What the library makes of a character beyond ASCII, the
+library is asked, once for each character.
+"""
+
+import bisect
+import itertools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import tokenizers
+
+# As they stand in files: of GPT-2, Llama 3 and Qwen 2. ByteLevel has the first.
+_GPT2 = (
+  r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+)
+_LLAMA3 = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+  r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+)
+_QWEN2 = _LLAMA3.replace('{1,3}', '')
+# GPT-2's behind single digits, which end what stands before them.
+_DIGITS = _GPT2.replace(r' ?\p{N}+', r'\p{N}').replace(
+  r'(?!\S)', r'(?![^\s\p{N}])'
+)
+_DIGITS_FIRST = {'type': 'Digits', 'individual_digits': True}
+
+# A letter, a number, white space and a sign: any other character is like one.
+_ALIKE = 'a0\v!'
+_BEYOND_ASCII = re.compile('[^\x00-\x7f]+')
+_NEIGHBOURS = ('', 'a', '0', '\v', '!', ' ', '\n', "'")
+# Folds to the 's' of a contraction.
+_LONG_S = '\u017f'
+
+
+def cutter(
+  pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer | None,
+  settings: Any,
+) -> 'Cutter | None':
+  """What cuts like a pre-tokenizer, or None where it is of no known kind.
+
+  Args:
+    pre_tokenizer: The library's.
+    settings: The same, as a tokenizer.json has it.
+  """
+  pattern = _pattern(settings)
+  if pre_tokenizer is None or pattern is None:
+    return None
+  return Cutter(pre_tokenizer, pattern)
+
+
+def _pattern(settings: Any) -> str | None:
+  """The regular expression behind the settings of a pre-tokenizer."""
+  if not isinstance(settings, dict):
+    return None
+  if settings['type'] != 'Sequence':
+    return _GPT2 if _is_byte_level(settings, use_regex=True) else None
+  if len(settings['pretokenizers']) != 2:
+    return None
+  first, second = settings['pretokenizers']
+  if first == _DIGITS_FIRST and _is_byte_level(second, use_regex=True):
+    return _DIGITS
+  if _is_byte_level(second, use_regex=False):
+    for pattern in (_GPT2, _LLAMA3, _QWEN2):
+      if first == {
+        'type': 'Split',
+        'pattern': {'Regex': pattern},
+        'behavior': 'Isolated',
+        'invert': False,
+      }:
+        return pattern
+  return None
+
+
+def _is_byte_level(settings: dict[str, Any], use_regex: bool) -> bool:
+  return (
+    settings['type'] == 'ByteLevel'
+    and not settings['add_prefix_space']
+    and settings['use_regex'] == use_regex
+  )
+
+
+class Cutter:
+  """Cuts text into words."""
+
+  def __init__(
+    self,
+    pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer,
+    pattern: str,
+  ):
+    """Cuts as `pre_tokenizer` does, by `pattern` in the library's syntax."""
+    ascii_ = pattern.replace(r'[^\r\n\p{L}\p{N}]', r'[^\r\nA-Za-z0-9]')
+    ascii_ = ascii_.replace(r'[^\s\p{L}\p{N}]', r'[^\sA-Za-z0-9]')
+    ascii_ = ascii_.replace(r'[^\s\p{N}]', r'[^\s0-9]')
+    ascii_ = ascii_.replace(r'\p{L}', '[A-Za-z]').replace(r'\p{N}', '[0-9]')
+    self._words = re.compile(ascii_, re.ASCII).findall
+    self._classes = _Classes(pre_tokenizer)
+
+  def __call__(self, text: str) -> list[str] | None:
+    """The words of a text, or None where the library must cut it."""
+    if text.isascii():
+      return self._words(text)
+    try:
+      words = self._words(_BEYOND_ASCII.sub(self._alike, text))
+    except _OddCharacter:
+      return None
+    ends = list(itertools.accumulate(map(len, words)))
+    for match in _BEYOND_ASCII.finditer(text):
+      number = bisect.bisect_right(ends, match.start())
+      last = ends[number] - len(words[number])
+      while last < match.end():
+        first, last = last, ends[number]
+        words[number] = text[first:last]
+        number += 1
+    return words
+
+  def _alike(self, match: re.Match[str]) -> str:
+    return match[0].translate(self._classes)
+
+
+class _OddCharacter(Exception):
+  """A character that is like no ASCII one."""
+
+
+class _Classes(dict):
+  """Which ASCII character the library treats like another one."""
+
+  def __init__(self, pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer):
+    super().__init__()
+    self._cut: Callable[[str], Any] = pre_tokenizer.pre_tokenize_str
+    self._cuts = {self._around(alike): alike for alike in _ALIKE}
+
+  def _around(self, character: str) -> tuple[tuple[int, int], ...]:
+    """Where the library cuts around a character, between any neighbours."""
+    text = '\n\n'.join(
+      f'{other}{character}\n\na{character}{other}' for other in _NEIGHBOURS
+    )
+    return tuple(span for _, span in self._cut(text))
+
+  def __missing__(self, code: int) -> str:
+    character = chr(code)
+    alike = self._cuts.get(self._around(character))
+    if alike is None or character == _LONG_S:
+      raise _OddCharacter
+    self[code] = alike
+    return alike

@@ -1,0 +1,186 @@
+"""Who `bench_input.py` compares: each imports its packages, and returns the work.
+
+The work returns facts: how many `tokens` it wrote, and what else is to be shown.
+"""
+
+import dataclasses
+import glob
+import json
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+Work = Callable[[], dict[str, Any]]
+# Packages that make a contender's own.
+NEEDS = {
+  'ours': ('infoprune_jax',),
+  'reader': ('infoprune_jax', 'grain'),
+  'datasets': ('datasets', 'tokenizers'),
+  'datasets_threads': ('datasets', 'tokenizers'),
+  'seqio': ('seqio', 'apache_beam', 'tensorflow', 'tensorflow_text'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What all contenders share."""
+
+  folder: str  # `input/*.jsonl` are rows of `text`; the rest is for output
+  tokenizer: str  # a SentencePiece .model or a tokenizer.json
+  bos_id: int
+  eos_id: int
+  workers: int  # processes, or threads of one process
+
+  @property
+  def files(self) -> list[str]:
+    """The input, in order."""
+    return sorted(glob.glob(f'{self.folder}/input/*.jsonl'))
+
+
+def ours(settings: Settings) -> Work:
+  """`--job=tokenize`, with the index, the statistics and the token store."""
+  from configs import base
+  from infoprune_jax import config as config_lib, progress
+  from infoprune_jax.data import token_store, tokenize
+
+  progress.log_to_stderr()
+  edits = base.get_config()
+  edits.corpus.sources.bench = base.jsonl(f'{settings.folder}/input/*.jsonl')
+  edits.corpus.num_workers = settings.workers
+  edits.vocabulary.update(
+    path=settings.tokenizer, bos_id=settings.bos_id, eos_id=settings.eos_id
+  )
+  workdir = tempfile.mkdtemp(dir=settings.folder, prefix='ours-')
+
+  def work() -> dict[str, Any]:
+    tokenize.run(config_lib.from_mapping(edits), workdir)
+    store = token_store.TokenStore.open(workdir)
+    return {'tokens': store.manifest['num_tokens'], 'workdir': workdir}
+
+  return work
+
+
+def _datasets(settings: Settings, processes: int) -> Work:
+  os.environ['TOKENIZERS_PARALLELISM'] = 'false' if processes > 1 else 'true'
+  os.environ['RAYON_NUM_THREADS'] = str(settings.workers)
+  os.environ['HF_DATASETS_OFFLINE'] = '1'
+  import datasets
+
+  path = settings.tokenizer
+  if path.endswith('.json'):
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(path)
+
+    def encode(texts: list[str]) -> list[list[int]]:
+      tokenizer.encode_special_tokens = True  # A pickle would lose it.
+      found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+      return [one.ids for one in found]
+  else:
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=path)
+    threads = 1 if processes > 1 else settings.workers
+
+    def encode(texts: list[str]) -> list[list[int]]:
+      return processor.encode(texts, num_threads=threads)
+
+  def work() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=settings.folder) as cache:
+      rows = datasets.load_dataset(
+        'json',
+        data_files=settings.files,
+        split='train',
+        cache_dir=cache,
+        num_proc=processes if processes > 1 else None,
+      )
+      done = rows.map(
+        lambda batch: {'ids': encode(batch['text'])},
+        batched=True,
+        num_proc=processes if processes > 1 else None,
+        remove_columns=rows.column_names,
+      )
+      seconds = time.monotonic()
+      tokens = sum(
+        len(chunk.values) for chunk in done.data.column('ids').chunks
+      )
+      # Counting is for this comparison, not part of the work.
+      return {'tokens': tokens, 'counting': time.monotonic() - seconds}
+
+  return work
+
+
+def seqio(settings: Settings) -> Work:
+  """`seqio_cache_tasks` on Beam's DirectRunner, in several processes."""
+  os.environ['BENCH_INPUT'] = json.dumps(
+    {
+      'files': settings.files,
+      'tokenizer': settings.tokenizer,
+    }
+  )
+  import bench_seqio_task  # noqa: F401
+  from seqio.scripts import cache_tasks_main
+
+  output = tempfile.mkdtemp(dir=settings.folder, prefix='seqio-')
+  flags.FLAGS(
+    [
+      'seqio_cache_tasks',
+      '--tasks=bench_input',
+      f'--output_cache_dir={output}',
+      '--module_import=bench_seqio_task',
+      '--pipeline_options=--runner=DirectRunner,'
+      '--direct_running_mode=multi_processing,'
+      f'--direct_num_workers={settings.workers}',
+    ]
+  )
+
+  def work() -> dict[str, Any]:
+    cache_tasks_main.main([])
+    stats = json.loads(
+      pathlib.Path(f'{output}/bench_input/stats.train.json').read_text()
+    )
+    return {'tokens': stats['targets_tokens']}
+
+  return work
+
+
+def reader(settings: Settings) -> Work:
+  """The grain reader alone, over the store that we wrote."""
+  from infoprune_jax.data import loader
+  from infoprune_jax.data.token_store import TokenStore
+
+  store = TokenStore.open(sorted(glob.glob(f'{settings.folder}/ours-*'))[-1])
+  keep = [store.part(p).rows_of('scored') for p in range(store.num_parts)]
+  batch_tokens = 1 << 16
+
+  def rate(row_length: int) -> float:
+    """Tokens a second of one core."""
+    rows = loader.packed_rows(store, keep, row_length, seed=0)
+    size = batch_tokens // row_length
+    steps = max(2, 2 * len(rows) // size)
+    for _ in loader.batches(
+      rows, seed=0, batch_size=size, first_step=0, num_steps=2
+    ):
+      pass
+    start = time.process_time()
+    for _ in loader.batches(
+      rows, seed=0, batch_size=size, first_step=0, num_steps=steps
+    ):
+      pass
+    return steps * batch_tokens / (time.process_time() - start)
+
+  return lambda: {f'rows of {n}': rate(n) for n in (256, 1024)}
+
+
+CONTENDERS: dict[str, Callable[[Settings], Work]] = {
+  'ours': ours,
+  'datasets': lambda settings: _datasets(settings, settings.workers),
+  'datasets_threads': lambda settings: _datasets(settings, 1),
+  'seqio': seqio,
+  'reader': reader,
+}
