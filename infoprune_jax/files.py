@@ -219,11 +219,48 @@ def lock(path: str) -> Iterator[None]:
     yield
 
 
-def is_disk_full(error: BaseException) -> bool:
-  """Whether an error of the file system or of a library says so."""
-  if isinstance(error, OSError) and error.errno in (
-    errno.ENOSPC,
-    errno.EDQUOT,
-  ):
-    return True
-  return 'No space left on device' in str(error)
+def check_writable(path: str) -> None:
+  """Creates the folder `path`, and tries it, before work starts on it.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  if not is_local(path):
+    return
+  try:
+    os.makedirs(path, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+      pass
+  except OSError as error:
+    raise UserError(
+      f'The workdir {path} cannot be written: {error.strerror}. Make it '
+      'writable, or name another with --workdir.'
+    ) from None
+
+
+# What a file system refuses, and what the user can do about it.
+_REFUSALS = {
+  errno.ENOSPC: 'Free some space',
+  errno.EDQUOT: 'Free some space, or raise the quota',
+  errno.EFBIG: 'Allow larger files (ulimit -f)',
+  errno.EROFS: 'Make it writable',
+  errno.EACCES: 'Make it accessible',
+  errno.EPERM: 'Make it accessible',
+  errno.EIO: 'Look after the device',
+}
+# Libraries put these into errors of their own, in the system's words.
+_QUOTED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def refusal(error: BaseException | None) -> str:
+  """What the file system refused, and what to do; '' for any other error."""
+  if isinstance(error, OSError) and error.errno is not None:
+    numbers = [number for number in _REFUSALS if number == error.errno]
+  else:
+    text = str(error)
+    numbers = [number for number in _QUOTED if os.strerror(number) in text]
+  if not numbers:
+    return ''
+  name = getattr(error, 'filename', None)
+  where = f': {os.fsdecode(name)}' if name else ''
+  return f'{os.strerror(numbers[0])}{where}. {_REFUSALS[numbers[0]]}'

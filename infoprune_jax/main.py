@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
   del argv
   progress.log_to_stderr()
   logging.set_verbosity(logging.WARNING)  # Orbax says much on every save.
-  _hush_when_disk_is_full()
+  _hush_refusals()
   _leave_when_told()
   name = os.path.basename(
     config_flags.get_config_filename(flags.FLAGS['config'])
@@ -88,11 +88,11 @@ def main(argv: Sequence[str]) -> int:
   except config_lib.UserError as error:
     return _exit(str(error))
   except Exception as error:
-    if not files.is_disk_full(error):
+    refusal = files.refusal(error)
+    if not refusal:
       raise
     _exit(
-      f'No space is left on the device of {workdir}. What is finished is '
-      'kept: free some space and run it again.'
+      f'{refusal}, and run it again: what is finished in {workdir} is kept.'
     )
     _leave_at_once(USER_ERROR)
   return 0
@@ -124,22 +124,20 @@ def _leave_when_told() -> None:
   threading.Thread(target=leave, daemon=True).start()
 
 
-def _hush_when_disk_is_full() -> None:
+def _hush_refusals() -> None:
   """Threads of libraries print what the main thread raises again anyway."""
   hook = threading.excepthook
 
   def in_thread(args: threading.ExceptHookArgs) -> None:
-    if args.exc_value is None or not files.is_disk_full(args.exc_value):
+    if not files.refusal(args.exc_value):
       hook(args)
 
   threading.excepthook = in_thread
   # A handler's filter sees what child loggers send up, a logger's does not.
   logging.get_absl_handler().addFilter(
     lambda record: (
-      not (
-        'No space left on device' in record.getMessage()
-        or (record.exc_info and files.is_disk_full(record.exc_info[1]))
-      )
+      not files.refusal(Exception(record.getMessage()))
+      and not (record.exc_info and files.refusal(record.exc_info[1]))
     )
   )
 

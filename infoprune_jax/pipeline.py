@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from infoprune_jax import artifacts, config as config_lib
+from infoprune_jax import artifacts, config as config_lib, files
 from infoprune_jax.config import Config, ModelConfig, TrainingConfig
 from infoprune_jax.data import sources, tokenize, vocabulary_files
 from infoprune_jax.evaluate import perplexity
@@ -44,6 +44,7 @@ def run(config: Config, workdir: str, job: str | None) -> None:
   if job is not None:
     config_lib.check_choice('--job', job, tuple(JOBS))
   check(config, job)
+  files.check_writable(workdir)
   for name in (job,) if job else JOBS:
     start = time.monotonic()
     JOBS[name](config, workdir)

@@ -199,17 +199,22 @@ def test_object_stores_have_no_locks():
 
 
 @pytest.mark.parametrize(
-  'error, full',
+  'error, expected',
   [
-    (OSError(errno.ENOSPC, 'x'), True),
-    (OSError(errno.EDQUOT, 'x'), True),
-    (OSError(errno.EACCES, 'x'), False),
-    (RuntimeError('UNAVAILABLE: No space left on device [type.googl'), True),
-    (ValueError('No such file'), False),
+    (OSError(errno.ENOSPC, 'x'), 'No space left on device. Free some space'),
+    (OSError(errno.EROFS, 'x', '/a/b'), 'Read-only file system: /a/b. Make it'),
+    (OSError(errno.ENOENT, 'No space left on device'), ''),
+    (
+      RuntimeError('UNAVAILABLE: No space left on device [type.googl'),
+      'No space left on device. Free',
+    ),
+    (ValueError('No such file'), ''),
+    (None, ''),
   ],
 )
-def test_is_disk_full(error, full):
-  assert files.is_disk_full(error) is full
+def test_refusals_of_the_file_system(error, expected):
+  found = files.refusal(error)
+  assert found.startswith(expected) and bool(found) == bool(expected)
 
 
 def test_a_full_disk_is_told_as_such():
@@ -217,4 +222,54 @@ def test_a_full_disk_is_told_as_such():
     pytest.skip('no /dev/full here')
   with pytest.raises(OSError) as caught, open('/dev/full', 'wb', 0) as file:
     file.write(b'x')
-  assert files.is_disk_full(caught.value)
+  assert files.refusal(caught.value)
+
+
+def test_a_workdir_is_tried_and_left_empty(tmp_path):
+  files.check_writable(str(tmp_path / 'new' / 'er'))
+  assert [path.name for path in tmp_path.rglob('*')] == ['new', 'er']
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match='file cannot be written: File exists'):
+    files.check_writable(str(tmp_path / 'file'))
+
+
+def test_a_record_is_held_to_the_byte(folder):
+  path = f'{folder}/record.json'
+  value = {'b': 1.5, 'a': ['\u00e9', None, {'c': 2**70}]}
+  files.write_record(path, value)
+  assert files.read_record(path, '') == value
+  data = files.read_bytes(path)
+  for bit in range(8 * len(data)):
+    damaged = bytearray(data)
+    damaged[bit // 8] ^= 1 << bit % 8
+    files.write_file(path, lambda file, d=damaged: file.write(d))
+    with pytest.raises(UserError, match=r'record\.json is damaged.* Mend it\.'):
+      files.read_record(path, 'Mend it.')
+
+
+@pytest.mark.parametrize(
+  'text', ['', '[]', '7', '{}', '{"a": 1}', '[' * 100_000, '{"checksum": NaN}']
+)
+def test_what_is_no_record_is_damaged(folder, text):
+  files.write_text(f'{folder}/record.json', text)
+  with pytest.raises(UserError, match=r'record\.json is damaged'):
+    files.read_record(f'{folder}/record.json', '')
+
+
+def test_no_record_is_none(folder):
+  assert files.read_record(f'{folder}/record.json', '') is None
+
+
+def test_facts_follow_a_file(tmp_path):
+  path = tmp_path / 'name'
+  for text in ('one', 'two', 'three'):
+    facts = files.write_text(str(path), text)
+    assert files.facts_of(str(path)) == facts
+
+
+def test_a_file_is_digested_once(tmp_path, monkeypatch):
+  path = str(tmp_path / 'name')
+  files.write_text(path, 'text')
+  first = files.facts_of(path)
+  monkeypatch.setattr(files.hashlib, 'file_digest', None)
+  assert files.facts_of(path) == first

@@ -150,7 +150,7 @@ def test_a_full_disk_is_one_message(monkeypatch, capsys, tmp_path):
   monkeypatch.setattr(main, '_leave_at_once', left.append)
   main.main([])
   assert left == [main.USER_ERROR]
-  assert 'No space is left' in capsys.readouterr().err
+  assert 'No space left on device. Free some space' in capsys.readouterr().err
 
 
 def test_every_config_does_a_dry_run(corpus_path, tmp_path):
