@@ -74,7 +74,8 @@ def _wins(found: dict[str, Any]) -> Iterator[str]:
       wins = arm['wins']
       yield (
         f'{arm["name"]} is better than {found["baseline"]} on {wins["better"]} '
-        f'of {wins["sources"]} sources ({wins["surely_better"]} with an interval '
+        f'of {wins["sources"]} source{"s" if wins["sources"] > 1 else ""} '
+        f'({wins["surely_better"]} with an interval '
         f'below zero) and worse on {wins["worse"]} ({wins["surely_worse"]} above)'
       )
 

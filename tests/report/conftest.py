@@ -49,6 +49,7 @@ class Corpus:
   seeds: tuple[int, ...] = (0, 1)
   arms: tuple[str, ...] = ()  # of the base config, in its order; () for all
   everything: bool = False  # adds an arm of that name
+  folds: int = 1  # that scored the examples in turn
 
 
 def experiment(corpus: Corpus) -> config.Config:
@@ -142,7 +143,7 @@ def write_scores(
         'nll_sum': mean * tokens,
         'unigram_nll_sum': 7.0 * tokens,
         'compressed_bytes': columns['num_bytes'] // 2,
-        'fold': np.zeros(len(columns['num_bytes']), np.int8),
+        'fold': (np.arange(len(tokens)) % corpus.folds).astype(np.int8),
       }
     ),
     made_from,
@@ -175,7 +176,9 @@ def write_keep_set(
   found = summary.summarize(
     examples, kept, summary.mean_nll(examples) if ranked else None, 3
   )
-  found['ranked_within_folds'] = False
+  found['ranked_within_folds'] = any(
+    rules.ranked_within_folds(examples, rule.score) for rule in rules_
+  )
   mask = np.zeros(sum(store.documents_per_part), bool)
   mask[examples.index[kept]] = True
   if arm == 'everything':

@@ -123,6 +123,15 @@ def test_is_always_rewritten_to_the_same_bytes(written, caplog):
       [],
     ),
     (
+      dict(folds=2, arms=('random', 'top_nll')),
+      [
+        'num_tokens; scores are ranked within the fold of each reference model',
+        '2 reference models scored a fold each',
+        'are ranks within their fold',
+      ],
+      ['random 50 % of tokens; scores'],
+    ),
+    (
       dict(num_sources=90, seeds=(0, 1, 2), arms=('random', 'top_nll')),
       ['of 90, the 40 lowest and the 40 highest', "by Student's t"],
       [],

@@ -24,7 +24,7 @@ def sources(count: int) -> list[dict]:
       'arms': [
         {
           'difference': {
-            'estimate': -0.01 * k * (a or 1),
+            'estimate': -0.01 * k * a,
             **(few if k % 3 else {'low': -1.0, 'high': 1.0}),
           }
         }

@@ -236,7 +236,7 @@ def test_samples_differ_by_draw_and_by_seed(many):
 def test_inclusion_follows_the_weights(make_examples, monkeypatch):
   """Two of three, without replacement, by weights 1, 2 and 5."""
   weights = [1.0, 2.0, 5.0]
-  temperature, draws, total = 0.25, 2000, sum(weights)
+  temperature, draws, total = 0.25, 1000, sum(weights)
   counts = collections.Counter()
   scores = [temperature * math.log(weight) for weight in weights]
   monkeypatch.setattr(rules, 'score', lambda *_: np.array(scores))
