@@ -10,7 +10,12 @@ import jax
 
 from infoprune_jax import artifacts, config as config_lib, files
 from infoprune_jax.config import Config, ModelConfig, TrainingConfig
-from infoprune_jax.data import sources, tokenize, vocabulary_files
+from infoprune_jax.data import (
+  quiet_tensorflow,
+  sources,
+  tokenize,
+  vocabulary_files,
+)
 from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import flops, network, partitioning
 from infoprune_jax.progress import duration, logger, quantity
@@ -69,6 +74,12 @@ def check(config: Config, job: str | None) -> None:
     vocab_size = _vocab_size(config)
     for model in (config.reference.model, config.model):
       scorer.abstract_params(model, vocab_size, mesh)
+    for name, section in (
+      ('reference', config.reference.training),
+      ('train', config.train.training),
+    ):
+      if section.reader == 'seqio' and job in (None, name):
+        quiet_tensorflow.import_seqio()
   if job in (None, 'select'):
     for arm in config.arms:
       rules.check(config.select.arms[arm], f'select.arms.{arm}')

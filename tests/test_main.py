@@ -46,7 +46,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     (
       [f'--config={JSONL}', '--config.select.arms.top_nll.keep=topp'],
       "In config.select.arms.top_nll: select.keep must be one of 'top', "
-      "'bottom', 'middle', 'random', 'all', got 'topp'. Did you mean 'top'?",
+      "'bottom', 'middle', 'band', 'threshold', 'sample', 'random', "
+      "'distinct', 'all', 'everything', got 'topp'. Did you mean 'top'?",
     ),
     (
       [f'--config={JSONL}', '--job=scroe'],

@@ -58,7 +58,7 @@ def _importing(what: str) -> Iterator[None]:
     yield
   except ImportError as error:
     raise UserError(
-      f'A source of the corpus needs {what}, which cannot be imported '
+      f'What the config asks for needs {what}, which cannot be imported '
       f"({error}): pip install 'infoprune_jax[seqio]'."
     ) from None
   finally:

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 import seqio
-import tensorflow as tf
 
 from infoprune_jax import artifacts
 from infoprune_jax.config import UserError
@@ -155,7 +154,6 @@ def seqio_reader(
     UserError: nothing is kept, the mixture does not name the sources kept, or
       the store has fewer parts than there are hosts.
   """
-  tf.config.set_visible_devices([], 'GPU')
   if store.num_parts < jax.process_count():
     raise UserError(
       f"reader='seqio' gives each host parts of its own: {store.num_parts} "

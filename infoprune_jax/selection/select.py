@@ -56,6 +56,8 @@ def _select(
   options = {
     'rules': config_lib.to_plain(tuple(rules)),
     'draw': seed if keep_set.draws(rules) else 0,
+    # Which examples there are to keep: also of rules that read no score.
+    'folds': config.reference.folds,
   }
   inputs = {'token_store': store.fingerprint}
   if rules_lib.needs_scores(rules):

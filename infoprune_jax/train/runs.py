@@ -7,7 +7,7 @@ import numpy as np
 
 from infoprune_jax import artifacts, config as config_lib, files
 from infoprune_jax.config import Config, ModelConfig, TrainingConfig, UserError
-from infoprune_jax.data import folds as folds_lib, loader
+from infoprune_jax.data import folds as folds_lib, loader, quiet_tensorflow
 from infoprune_jax.data.keep_set import KeepSet, selection_name
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.evaluate import perplexity
@@ -186,6 +186,7 @@ def _reader(
     if training.reader == 'grain':
       return loader.grain_reader(store, keep, **options)
     # TensorFlow takes seconds to import, and a machine may do without it.
+    quiet_tensorflow.import_seqio()
     from infoprune_jax.data import seqio_reader
 
     return seqio_reader.seqio_reader(name, store, workdir, keep, **options)

@@ -10,7 +10,7 @@ from configs import base
 from infoprune_jax import artifacts, config, files
 from infoprune_jax.config import UserError
 from infoprune_jax.data import tokenize
-from infoprune_jax.data.keep_set import KeepSet
+from infoprune_jax.data.keep_set import KeepSet, read_summary
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.score import table
 from infoprune_jax.selection import select
@@ -38,9 +38,7 @@ def opened(workdir: str, name: str) -> KeepSet:
 
 
 def shown(workdir: str, name: str) -> dict:
-  return files.read_json(
-    f'{artifacts.keep_set_dir(workdir, name)}/summary.json'
-  )
+  return read_summary(artifacts.keep_set_dir(workdir, name))
 
 
 def times(workdir: str, below: str = 'keep_sets') -> dict[str, int]:
