@@ -8,6 +8,7 @@ import re
 import pytest
 
 from infoprune_jax import artifacts, files
+from infoprune_jax.config import UserError
 from infoprune_jax.report import page
 
 
@@ -114,3 +115,12 @@ def test_table_is_aligned(written):
   lines = page.table(found).splitlines()[:-1]
   assert len(lines) == 1 + len(found['arms'])
   assert len({len(line) for line in lines}) == 1
+
+
+def test_one_process_writes_a_report(written):
+  config, workdir, _ = written
+  with (
+    files.lock(artifacts.report_dir(workdir)),
+    pytest.raises(UserError, match='written by another process'),
+  ):
+    page.run(config, workdir)
