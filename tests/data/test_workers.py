@@ -42,6 +42,17 @@ def test_one_task_stays_in_this_process():
   assert list(workers.run_all(pid_of, [0], 8)) == [os.getpid()]
 
 
+def handler_of(task):
+  del task
+  return signal.getsignal(signal.SIGINT)
+
+
+def test_ctrl_c_is_for_the_parent():
+  """A terminal sends it to workers too, which would each print a traceback."""
+  found = set(workers.run_all(handler_of, range(4), 2))
+  assert found == {signal.SIG_IGN}
+
+
 def pid_of(task) -> int:
   del task
   return os.getpid()
