@@ -150,6 +150,11 @@ class ModelConfig:
   def __post_init__(self):
     check_choice('model.dtype', self.dtype, DTYPES)
     check_positive('model', self)
+    # Larger than any, and the sizes of all arrays still fit 64 bits.
+    for name in ('num_layers', 'num_heads', 'num_kv_heads', 'head_dim'):
+      check_range(f'model.{name}', getattr(self, name), 1, 2**14)
+    for name in ('embed_dim', 'mlp_dim', 'scan_unroll', 'loss_tile'):
+      check_range(f'model.{name}', getattr(self, name), 1, 2**20)
     if self.num_heads % self.num_kv_heads:
       raise UserError(
         'model.num_kv_heads must divide model.num_heads, got '
