@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 
 from absl import app, flags, logging
@@ -50,10 +51,27 @@ def _parse(argv: Sequence[str]) -> list[str]:
         f'{config_flags.get_config_filename(flags.FLAGS["config"])!r}.'
       )
     return rest
-  except (flags.Error, AttributeError, KeyError, TypeError) as error:
-    _fail(' '.join(str(error).replace('\\n', ' ').split()))
   except config_lib.UserError as error:
     _fail(str(error))
+  except Exception as error:  # A config file is code of the user's.
+    where = _line_of(error, argv)
+    usual = (flags.Error, AttributeError, KeyError, SyntaxError, TypeError)
+    if not where and not isinstance(error, usual):
+      raise
+    _fail(where + ' '.join(str(error).replace('\\n', ' ').split()))
+
+
+def _line_of(error: Exception, argv: Sequence[str]) -> str:
+  """Where in the config file an error arose; '' if elsewhere."""
+  given = {os.path.abspath(word.split('=', 1)[-1]) for word in argv}
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [(frame.filename, frame.lineno) for frame in frames]
+  if isinstance(error, SyntaxError) and error.filename:
+    lines.append((error.filename, error.lineno))
+  for name, line in reversed(lines):
+    if os.path.abspath(name) in given:
+      return f'{name}, line {line}: {type(error).__name__}: '
+  return ''
 
 
 def _fail(message: str) -> None:

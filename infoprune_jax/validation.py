@@ -9,9 +9,19 @@ import math
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
+MAX_MESSAGE = 4000  # characters; a config may hold a value of any length
+
 
 class UserError(ValueError):
   """Something a user can mend: shown as one message, without a traceback."""
+
+  def __str__(self) -> str:
+    """The message; of one that quotes too much, the beginning and the end."""
+    text = super().__str__()
+    if len(text) <= MAX_MESSAGE:
+      return text
+    half = MAX_MESSAGE // 2
+    return f'{text[:half]} ... {text[-half:]}'
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
@@ -68,13 +78,20 @@ def to_plain(value: Any) -> Any:
 def build(kind: Any, value: Any, where: str) -> Any:
   """Builds a value of the annotated type `kind` out of nested mappings."""
   origin, arguments = get_origin(kind), get_args(kind)
+  if type(value) is str:
+    _check_text(value, where)
+  if type(value) is int and value.bit_length() > 63:
+    raise UserError(
+      f'In {where}: an integer must fit 64 bits, got one of '
+      f'{value.bit_length() + 1}.'
+    )
   if dataclasses.is_dataclass(kind):
     return _build_dataclass(kind, value, where)
   if origin is Mapping:
     if not hasattr(value, 'items'):
       raise UserError(f'In {where}: expected a section, got {value!r}.')
     return {
-      name: build(arguments[1], item, f'{where}.{name}')
+      build(str, name, where): build(arguments[1], item, f'{where}.{name}')
       for name, item in value.items()
     }
   if origin is tuple:
@@ -91,6 +108,17 @@ def build(kind: Any, value: Any, where: str) -> Any:
       f'({type(value).__name__}).'
     )
   return value
+
+
+def _check_text(value: str, where: str) -> None:
+  """Raises `UserError` for what no file name and no UTF-8 file can hold."""
+  try:
+    # As Python itself writes file names that are no UTF-8.
+    value.encode('utf-8', 'surrogateescape')
+  except UnicodeEncodeError:
+    raise UserError(f'In {where}: {value!a} is no Unicode text.') from None
+  if '\0' in value:
+    raise UserError(f'In {where}: {value!r} holds a NUL character.')
 
 
 def _build_dataclass(kind: Any, value: Any, where: str) -> Any:

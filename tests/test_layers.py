@@ -26,12 +26,14 @@ LAYERS = (
   ('artifacts',),
   ('files',),
   ('config',),
+  ('rule_config',),
   ('validation',),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ANYONE = 'progress'
 WITHOUT_JAX = (
   'validation',
+  'rule_config',
   'config',
   'files',
   'artifacts',

@@ -24,6 +24,11 @@ _TEMPLATE = 'page.html.jinja'
 def run(config: Config, workdir: str) -> None:
   """Writes `report.json` and `index.html`, always anew: it takes seconds."""
   path = artifacts.report_dir(workdir)
+  with files.lock(path):
+    _write(config, workdir, path)
+
+
+def _write(config: Config, workdir: str, path: str) -> None:
   found = findings.gather(config, workdir)
   written = {
     'report.json': files.write_json(posixpath.join(path, 'report.json'), found),

@@ -8,9 +8,10 @@ from hypothesis import given, settings, strategies as st
 
 from configs import base
 from infoprune_jax import artifacts
-from infoprune_jax.config import RANKED_KINDS, RuleConfig, UserError
+from infoprune_jax.config import UserError
 from infoprune_jax.data import keep_set
 from infoprune_jax.data.keep_set import KeepSet
+from infoprune_jax.rule_config import RANKED_KINDS, RuleConfig
 
 STORE = types.SimpleNamespace(
   manifest={'fingerprint': 'a' * 16}, documents_per_part=[3, 0, 10]

@@ -48,6 +48,17 @@ def test_apart_is_another_process_whatever_the_numbers():
   assert list(workers.run_all(pid_of, [], 1, apart=True)) == []
 
 
+def handler_of(task):
+  del task
+  return signal.getsignal(signal.SIGINT)
+
+
+def test_ctrl_c_is_for_the_parent():
+  """A terminal sends it to workers too, which would each print a traceback."""
+  found = set(workers.run_all(handler_of, range(4), 2))
+  assert found == {signal.SIG_IGN}
+
+
 def pid_of(task) -> int:
   del task
   return os.getpid()

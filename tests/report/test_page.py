@@ -8,6 +8,7 @@ import re
 import pytest
 
 from infoprune_jax import artifacts, files
+from infoprune_jax.config import UserError
 from infoprune_jax.report import page
 
 
@@ -165,3 +166,12 @@ def test_every_table_sorts(written):
     r'<td([^>]*)>([^<]*\u202f[^<]*)<', ''.join(bodies)
   ):
     assert 'data-value' in attributes, shown  # 1 234 sorts as a number.
+
+
+def test_one_process_writes_a_report(written):
+  config, workdir, _ = written
+  with (
+    files.lock(artifacts.report_dir(workdir)),
+    pytest.raises(UserError, match='written by another process'),
+  ):
+    page.run(config, workdir)

@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 
 from configs import base
 from infoprune_jax import config
-from infoprune_jax.config import UNITS, RuleConfig, UserError
+from infoprune_jax.config import UserError
+from infoprune_jax.rule_config import UNITS, RuleConfig
 from infoprune_jax.selection import rules
 from infoprune_jax.selection.rules import Examples
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from configs import base
-from infoprune_jax.config import (
+from infoprune_jax.config import UserError
+from infoprune_jax.data.hashing import mix, uniform
+from infoprune_jax.rule_config import (
   BUDGET_KINDS,
   RANKED_KINDS,
   UNITS,
   RuleConfig,
-  UserError,
 )
-from infoprune_jax.data.hashing import mix, uniform
 from infoprune_jax.selection import rules
 from infoprune_jax.selection.rules import Examples
 
