@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -151,6 +152,14 @@ def _hush_refusals() -> None:
       hook(args)
 
   threading.excepthook = in_thread
+  unraisable = sys.unraisablehook
+
+  def in_callback(args: Any) -> None:
+    # What Orbax was still waiting for when its first write failed.
+    if str(args.exc_value) != 'Event loop is closed':
+      unraisable(args)
+
+  sys.unraisablehook = in_callback
   # A handler's filter sees what child loggers send up, a logger's does not.
   logging.get_absl_handler().addFilter(
     lambda record: (
