@@ -133,7 +133,9 @@ class CorpusIndex:
         zip(self.line[wanted].tolist(), wanted.tolist(), strict=True)
       )
       # Closed at once when the last wanted row is out, not when collected.
-      with contextlib.closing(sources.read_rows(self.files[file])) as rows:
+      with contextlib.closing(
+        sources.read_rows(self.files[file], lines)
+      ) as rows:
         for line, row in rows:
           index = lines.pop(line, None)
           if index is None:

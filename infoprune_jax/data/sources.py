@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import posixpath
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import fsspec
 import pyarrow as pa
@@ -107,8 +107,15 @@ def _list_datasets(
   return units, warnings
 
 
-def read_rows(file: InputFile) -> Iterator[tuple[int, Document | BadRow]]:
+def read_rows(
+  file: InputFile, wanted: Container[int] | None = None
+) -> Iterator[tuple[int, Document | BadRow]]:
   """The rows of a unit, in order, each with its line or number (from 1).
+
+  Args:
+    file: The unit.
+    wanted: The numbers of the rows that are asked for; others may be left out,
+      and are where parsing them is most of the work. None for all.
 
   Raises:
     UserError: the unit cannot be read to its end.
@@ -129,7 +136,7 @@ def read_rows(file: InputFile) -> Iterator[tuple[int, Document | BadRow]]:
         yield _text_row(file, stream.read())
       else:
         with io.BufferedReader(stream, 1 << 20) as lines:
-          yield from _json_rows(file, lines)
+          yield from _json_rows(file, lines, wanted)
 
 
 def _text_row(file: InputFile, data: bytes) -> tuple[int, Document | BadRow]:
@@ -141,9 +148,11 @@ def _text_row(file: InputFile, data: bytes) -> tuple[int, Document | BadRow]:
 
 
 def _json_rows(
-  file: InputFile, stream: io.BufferedReader
+  file: InputFile, stream: io.BufferedReader, wanted: Container[int] | None
 ) -> Iterator[tuple[int, Document | BadRow]]:
   for number, line in enumerate(stream, 1):
+    if wanted is not None and number not in wanted:
+      continue
     if line.strip():  # A blank line is no row.
       document = functools.partial(_json_document, file, number, line)
       yield rows.read_row(file, number, document)

@@ -322,3 +322,13 @@ def test_files_are_closed(tmp_path):
     read(base.jsonl(str(path)))
     gc.collect()
   assert not caught
+
+
+def test_lines_that_nobody_asks_for_are_not_parsed(tmp_path):
+  path = tmp_path / 'some.jsonl'
+  good = json.dumps({'text': 'a text'})
+  path.write_text(f'{good}\n{{broken\n\n{good}\n')
+  [file] = sources.list_files(source(base.jsonl(str(path))))
+  assert [number for number, _ in sources.read_rows(file)] == [1, 2, 4]
+  found = list(sources.read_rows(file, {3, 4}))
+  assert [(number, row.text) for number, row in found] == [(4, 'a text')]
