@@ -16,6 +16,7 @@ def lines(monkeypatch):
   handler.emit = lambda record: found.append(record.getMessage())
   monkeypatch.setattr(progress.logger, 'handlers', [handler])
   monkeypatch.setattr(progress.logger, 'level', logging.INFO)
+  progress.logger.manager._clear_cache()  # What other tests asked it.
   yield found
   progress.logger.manager._clear_cache()
 
