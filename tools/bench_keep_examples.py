@@ -16,7 +16,7 @@ from absl import app, flags
 
 from infoprune_jax import artifacts
 from infoprune_jax.config import UserError
-from infoprune_jax.data import tasks, vocabulary
+from infoprune_jax.data import quiet_tensorflow, vocabulary
 from infoprune_jax.data.token_store import TokenStore
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'With a finished token store.')
@@ -27,6 +27,9 @@ def main(_) -> None:
   """Prints seconds, documents a second, and the share that a filter adds."""
   if not _WORKDIR.value:
     raise UserError('Give --workdir, with a finished token store.')
+  quiet_tensorflow.import_seqio()
+  from infoprune_jax.data import tasks
+
   store = TokenStore.open(_WORKDIR.value)
   words = vocabulary.Vocabulary.load(artifacts.vocabulary_dir(_WORKDIR.value))
   corpus = tasks.Corpus(store, words)
