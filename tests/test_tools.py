@@ -1,6 +1,7 @@
 """The tools start, with nothing installed beside the package."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -26,6 +27,17 @@ def test_help(path):
   assert not result.stderr
   flag = '--files' if path.stem == 'bench_input' else '--'
   assert flag in result.stdout
+
+
+def test_the_bench_of_the_input_runs(corpus_path, store_workdir):
+  command = [
+    *(sys.executable, 'tools/bench_input.py', f'--files={corpus_path}'),
+    f'--tokenizer={store_workdir}/vocabulary/sentencepiece.model',
+    '--peers=',
+  ]
+  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert re.search(r'^ours .* 1\.00x as fast$', result.stdout, re.M), result
+  assert result.stdout.count('tokens/s a core') == 2
 
 
 def test_every_tool_is_python():

@@ -166,17 +166,13 @@ def reader(settings: Settings) -> Work:
 
   def rate(row_length: int) -> float:
     """Tokens a second of one core."""
-    rows = loader.packed_rows(store, keep, row_length, seed=0)
     size = batch_tokens // row_length
-    steps = max(2, 2 * len(rows) // size)
-    for _ in loader.batches(
-      rows, seed=0, batch_size=size, first_step=0, num_steps=2
-    ):
+    rows = loader.grain_reader(store, keep, row_length, size, 0, {})
+    steps = max(2, 2 * len(rows.rows) // size)
+    for _ in rows.batches(0, 2):
       pass
     start = time.process_time()
-    for _ in loader.batches(
-      rows, seed=0, batch_size=size, first_step=0, num_steps=steps
-    ):
+    for _ in rows.batches(0, steps):
       pass
     return steps * batch_tokens / (time.process_time() - start)
 

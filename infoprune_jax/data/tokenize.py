@@ -58,16 +58,17 @@ def run(config: Config, workdir: str) -> None:
         found['num_documents'],
       )
       return
-    index = corpus_index.build(config.corpus)
-    words = _vocabulary(config, workdir, index)
-    store = artifacts.Artifact(
-      path,
-      'token store',
-      'tokenize',
-      options,
-      {'corpus': index.fingerprint(), 'vocabulary': words.hash},
-    )
-    _write(config, store, index, words)
+    with workers.kept(config.corpus.num_workers):
+      index = corpus_index.build(config.corpus)
+      words = _vocabulary(config, workdir, index)
+      store = artifacts.Artifact(
+        path,
+        'token store',
+        'tokenize',
+        options,
+        {'corpus': index.fingerprint(), 'vocabulary': words.hash},
+      )
+      _write(config, store, index, words)
 
 
 def _store_options(config: Config) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def _write_part(task: _PartTask) -> dict[str, Any]:
           'split': int(task.index.split[position]),
           'num_tokens': len(tokens[position]),
           'num_bytes': len(data),
-          'compressed_bytes': codec.compress(data).size,
+          'compressed_bytes': len(codec.compress(data, asbytes=True)),
           'content_hash': int(task.index.content_hash[position]),
         }
       )

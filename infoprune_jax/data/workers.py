@@ -1,6 +1,7 @@
 """Processes for host work."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -8,6 +9,27 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+# Those of a block of `kept`.
+_kept: concurrent.futures.ProcessPoolExecutor | None = None
+
+
+@contextlib.contextmanager
+def kept(num_workers: int) -> Iterator[None]:
+  """Lets all calls of `run_all` in this block share their processes.
+
+  A process takes half a second to start, and ten where it needs TensorFlow.
+
+  Args:
+    num_workers: The most processes of the block; 0 for one a core.
+  """
+  global _kept
+  with _open_pool(num_workers or os.cpu_count() or 1) as pool:
+    _kept = pool
+    try:
+      yield
+    finally:
+      _kept = None
 
 
 def run_all(
@@ -22,13 +44,24 @@ def run_all(
     function: A module-level function of one argument.
     tasks: Its arguments; they and the results must pickle.
     num_workers: Processes; 0 for one a core. With one, or one task, the work
-      is done in this process.
+      is done in this process. In a block of `kept` its number counts instead.
     apart: Whether it is to be done in another one even then.
   """
   num_workers = min(num_workers or os.cpu_count() or 1, len(tasks))
   if num_workers <= 1 and not (apart and tasks):
     yield from map(function, tasks)
     return
+  shared = contextlib.nullcontext(_kept) if _kept else _open_pool(num_workers)
+  with shared as pool:
+    chunk = max(1, len(tasks) // (num_workers * 16))
+    yield from pool.map(function, tasks, chunksize=chunk)
+
+
+@contextlib.contextmanager
+def _open_pool(
+  num_workers: int,
+) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+  """Processes that start when there is work for them."""
   with concurrent.futures.ProcessPoolExecutor(
     num_workers,
     # A fork of a process that runs JAX would inherit locks without owners.
@@ -36,8 +69,7 @@ def run_all(
     initializer=_die_with_parent,
   ) as pool:
     try:
-      chunk = max(1, len(tasks) // (num_workers * 16))
-      yield from pool.map(function, tasks, chunksize=chunk)
+      yield pool
     except BaseException:
       pool.shutdown(wait=False, cancel_futures=True)
       raise
