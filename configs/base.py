@@ -103,6 +103,10 @@ def model() -> ConfigDict:
       scan_unroll=4,
       remat=False,
       loss_tile=2048,
+      # 'splash' on a TPU, 'cudnn' on an NVIDIA GPU, 'xla' anywhere.
+      attention='auto',
+      # 'hopper' (H100, H200; bfloat16) never writes logits; 'xla' anywhere.
+      kernels='auto',
     )
   )
 

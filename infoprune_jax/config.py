@@ -27,6 +27,8 @@ ON_BAD_ROW = ('refuse', 'drop')
 VOCABULARY_TYPES = ('unigram', 'bpe')
 DTYPES = ('float32', 'bfloat16')
 READERS = ('grain', 'seqio')
+ATTENTION = ('auto', 'xla', 'cudnn', 'splash')
+KERNELS = ('auto', 'xla', 'hopper')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,9 +142,13 @@ class ModelConfig:
   scan_unroll: int  # layers a step of the scan over layers
   remat: bool  # recompute each layer's activations in the backward pass
   loss_tile: int  # tokens whose logits are held at once
+  attention: str  # whose; 'auto' for the fastest that the device has
+  kernels: str  # of the loss and the MLP when scoring; 'auto' likewise
 
   def __post_init__(self):
     check_choice('model.dtype', self.dtype, DTYPES)
+    check_choice('model.attention', self.attention, ATTENTION)
+    check_choice('model.kernels', self.kernels, KERNELS)
     check_positive('model', self)
     # Larger than any, and the sizes of all arrays still fit 64 bits.
     for name in ('num_layers', 'num_heads', 'num_kv_heads', 'head_dim'):

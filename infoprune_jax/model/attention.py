@@ -1,28 +1,150 @@
-"""Causal attention within the segments of packed rows."""
+"""Causal attention within the segments of packed rows, by several backends."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from infoprune_jax.model import partitioning
+
 # Queries go in blocks, each against the keys up to its end: the products that
 # the causal mask would throw away are mostly never computed.
 MIN_BLOCK = 64
 MAX_BLOCKS = 8
+QUERY = ('batch', 'length', 'heads', 'head_dim')
+KEY = ('batch', 'length', 'kv_heads', 'head_dim')
+ROWS = ('batch', 'length')
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Segments:
+  """Which tokens of packed rows belong together, as a backend wants to know."""
+
+  ids: Int[Array, 'B T']  # from 1 in each row; 0 is padding, at its end
+  # Of cuDNN: of each segment, where padding is one as well; -1 for no more.
+  lengths: Int[Array, 'B S'] | None
+  offsets: Int[Array, 'B S+1'] | None
+
+
+def segments(
+  ids: Int[Array, 'B T'], backend: str, max_segments: int
+) -> Segments:
+  """What `attention` needs, once for all layers.
+
+  Args:
+    ids: Segments count from 1 in each row; 0 is padding, at the row's end.
+    backend: As for `attention`.
+    max_segments: At least the segments of any row, with padding; of cuDNN.
+  """
+  if backend != 'cudnn':
+    return Segments(ids, None, None)
+  last = ids.max(axis=1, keepdims=True) + 1
+  numbered = jnp.where(ids == 0, last, ids)[:, None]
+  number = jnp.arange(1, max_segments + 1)[:, None]
+  lengths = (numbered == number).sum(axis=2, dtype=jnp.int32)
+  ends = jnp.cumsum(lengths, axis=1)
+  starts = jnp.where(lengths > 0, ends - lengths, -1)
+  offsets = jnp.pad(starts, ((0, 0), (0, 1)), constant_values=-1)
+  return Segments(ids, jnp.where(lengths > 0, lengths, -1), offsets)
 
 
 def attention(
   query: Float[Array, 'B T N H'],
   key: Float[Array, 'B T K H'],
   value: Float[Array, 'B T K H'],
-  segment_ids: Int[Array, 'B T'],
+  segments: Segments,
+  backend: str,
 ) -> Float[Array, 'B T N H']:
   """Scaled dot-product attention; a token sees its own segment, up to itself.
 
   N query heads share K key and value heads, N / K each. Softmax in float32.
   Padding (segment 0) attends among itself, so that no row of the softmax is
   empty; nothing reads the result.
+
+  Args:
+    query: Of the dtype of the computation, as are the others.
+    key: Likewise.
+    value: Likewise.
+    segments: As `segments` gives them.
+    backend: 'xla', 'cudnn' (packed; NVIDIA), or 'splash' (TPU).
   """
+  if backend == 'xla':
+    return _xla(query, key, value, segments.ids)
+  if backend == 'splash':
+    return partitioning.per_device(_splash, (QUERY, KEY, KEY, ROWS), QUERY)(
+      query, key, value, segments.ids
+    )
+  return partitioning.per_device(
+    _cudnn, (QUERY, KEY, KEY, ('batch', None), ('batch', None)), QUERY
+  )(query, key, value, segments.lengths, segments.offsets)
+
+
+def _splash(
+  query: Float[Array, 'B T N H'],
+  key: Float[Array, 'B T K H'],
+  value: Float[Array, 'B T K H'],
+  ids: Int[Array, 'B T'],
+) -> Float[Array, 'B T N H']:
+  """JAX's splash attention: blocks of other segments and the future skipped."""
+  from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+  length, heads = query.shape[1:3]
+  causal = splash.CausalMask((length, length))
+  block = min(length, 512)
+  kernel = splash.make_splash_mha(
+    splash.MultiHeadMask([causal] * heads),
+    head_shards=1,
+    q_seq_shards=1,
+    block_sizes=splash.BlockSizes(
+      block_q=block,
+      block_kv=block,
+      block_kv_compute=block,
+      block_q_dkv=block,
+      block_kv_dkv=block,
+      block_kv_dkv_compute=block,
+      block_q_dq=block,
+      block_kv_dq=block,
+    ),
+  )
+  query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+  mixed = jax.vmap(kernel)(
+    query * query.shape[-1] ** -0.5, key, value, splash.SegmentIds(ids, ids)
+  )
+  return mixed.swapaxes(1, 2)
+
+
+def _cudnn(
+  query: Float[Array, 'B T N H'],
+  key: Float[Array, 'B T K H'],
+  value: Float[Array, 'B T K H'],
+  lengths: Int[Array, 'B S'],
+  offsets: Int[Array, 'B S+1'],
+) -> Float[Array, 'B T N H']:
+  """Packed sequences by cuDNN; JAX's own door to them is private."""
+  from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+  return cudnn.dot_product_attention(
+    query,
+    key,
+    value,
+    q_seqlen=lengths,
+    kv_seqlen=lengths,
+    q_offsets=offsets,
+    kv_offsets=offsets,
+    scale=query.shape[-1] ** -0.5,
+    mask_type=cudnn.MaskType.PADDING_CAUSAL,
+  )
+
+
+def _xla(
+  query: Float[Array, 'B T N H'],
+  key: Float[Array, 'B T K H'],
+  value: Float[Array, 'B T K H'],
+  segment_ids: Int[Array, 'B T'],
+) -> Float[Array, 'B T N H']:
   heads, dim = query.shape[2:]
   repeats = heads // key.shape[2]
   # [B, N, T, H], with keys and values repeated: XLA's CPU products are three

@@ -14,11 +14,17 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from infoprune_jax.config import ModelConfig
-from infoprune_jax.model import partitioning
-from infoprune_jax.model.attention import attention, matmul_precision
+from infoprune_jax.model import attention as attention_lib, partitioning
+from infoprune_jax.model.attention import Segments, matmul_precision
 from infoprune_jax.model.losses import token_nll
 
 ACTIVATION = ('batch', 'length', 'activation_embed')
+GATE = ('activation_embed', 'mlp')  # as a kernel wants it: gathered over `fsdp`
+
+
+def concrete(choice: str) -> str:
+  """A backend that runs anywhere, where none was chosen for a device."""
+  return 'xla' if choice == 'auto' else choice
 
 
 def _param(
@@ -67,6 +73,7 @@ class Attention(nnx.Module):
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     self.theta = config.rope_theta
+    self.backend = concrete(config.attention)
     width, dim = config.embed_dim, config.head_dim
     heads, kv_heads = config.num_heads, config.num_kv_heads
     kv_axes = ('embed', 'kv_heads', 'head_dim')
@@ -87,7 +94,7 @@ class Attention(nnx.Module):
     self,
     x: Float[Array, 'B T D'],
     positions: Int[Array, 'B T'],
-    segment_ids: Int[Array, 'B T'],
+    segments: Segments,
   ) -> Float[Array, 'B T D']:
     """Mixes positions within segments, causally."""
     project = functools.partial(
@@ -96,11 +103,12 @@ class Attention(nnx.Module):
     query = project(self.query[...].astype(x.dtype))
     key = project(self.key[...].astype(x.dtype))
     value = project(self.value[...].astype(x.dtype))
-    mixed = attention(
+    mixed = attention_lib.attention(
       rotary(query, positions, self.theta),
       rotary(key, positions, self.theta),
       value,
-      segment_ids,
+      segments,
+      self.backend,
     )
     return jnp.einsum(
       'BTNH,NHD->BTD',
@@ -114,6 +122,7 @@ class MLP(nnx.Module):
   """SwiGLU: silu(x gate) * (x up), projected down."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.kernels = concrete(config.kernels)
     width, hidden = config.embed_dim, config.mlp_dim
     axes = ('embed', 'mlp')
     self.gate = _param(rngs, (width, hidden), width**-0.5, axes)
@@ -128,9 +137,23 @@ class MLP(nnx.Module):
   def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     """Transforms each position by itself."""
     matmul = functools.partial(jnp.matmul, precision=matmul_precision(x.dtype))
-    gate = matmul(x, self.gate[...].astype(x.dtype))
-    up = matmul(x, self.up[...].astype(x.dtype))
-    return matmul(jax.nn.silu(gate) * up, self.down[...].astype(x.dtype))
+    gate, up = self.gate[...].astype(x.dtype), self.up[...].astype(x.dtype)
+    if self.kernels == 'hopper':
+      inner = partitioning.per_device(
+        _gated_by_kernel, (ACTIVATION, GATE, GATE), (*ACTIVATION[:2], 'mlp')
+      )(x, gate, up)
+    else:
+      inner = jax.nn.silu(matmul(x, gate)) * matmul(x, up)
+    return matmul(inner, self.down[...].astype(x.dtype))
+
+
+def _gated_by_kernel(
+  x: Float[Array, 'B T D'], gate: Float[Array, 'D F'], up: Float[Array, 'D F']
+) -> Float[Array, 'B T F']:
+  from infoprune_jax.model import hopper  # Imports what only a GPU needs.
+
+  inner = hopper.gated(x.reshape(-1, x.shape[-1]), gate, up)
+  return inner.reshape(*x.shape[:2], -1)
 
 
 class Block(nnx.Module):
@@ -146,10 +169,10 @@ class Block(nnx.Module):
     self,
     x: Float[Array, 'B T D'],
     positions: Int[Array, 'B T'],
-    segment_ids: Int[Array, 'B T'],
+    segments: Segments,
   ) -> Float[Array, 'B T D']:
     """Adds both branches to the residual stream."""
-    x = x + self.attention(self.attention_norm(x), positions, segment_ids)
+    x = x + self.attention(self.attention_norm(x), positions, segments)
     x = x + self.mlp(self.mlp_norm(x))
     return partitioning.constrain(x, ACTIVATION)
 
@@ -179,7 +202,7 @@ class Decoder(nnx.Module):
     self,
     tokens: Int[Array, 'B T'],
     positions: Int[Array, 'B T'],
-    segment_ids: Int[Array, 'B T'],
+    segments: Segments,
   ) -> Float[Array, 'B T D']:
     """Final hidden states, in the dtype of the computation."""
     dtype = jnp.dtype(self.config.dtype)
@@ -188,7 +211,7 @@ class Decoder(nnx.Module):
     graph, stacked = nnx.split(self.layers)
 
     def one_layer(x, layer):
-      return nnx.merge(graph, layer)(x, positions, segment_ids), None
+      return nnx.merge(graph, layer)(x, positions, segments), None
 
     if self.config.remat:
       one_layer = jax.checkpoint(one_layer)
@@ -251,8 +274,22 @@ def init_params(
   return nnx.to_pure_dict(nnx.state(_build(config, vocab_size, key)))
 
 
+def cast_params(params: dict[str, Any], dtype: str) -> dict[str, Any]:
+  """Matrices in the dtype of the computation, norms in float32.
+
+  The network casts them so wherever it uses them; done once it costs nothing.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: leaf if path[-1].key == 'scale' else leaf.astype(dtype),
+    params,
+  )
+
+
 def batch_nll(
-  config: ModelConfig, params: dict[str, Any], batch: dict[str, Array]
+  config: ModelConfig,
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  max_segments: int = 0,
 ) -> Float[Array, 'B T']:
   """The NLL of each target of packed rows, nats, float32; padding included.
 
@@ -260,6 +297,8 @@ def batch_nll(
     config: The model.
     params: As `init_params`.
     batch: `decoder_*` arrays of shape [B, T], see `data.packing`.
+    max_segments: At least the segments of any row, with padding; 0 if unknown.
+      cuDNN's attention is slower the larger it is; others need it not.
   """
   vocab_size = params['embedding'].shape[0]
   graph, state = abstract(config, vocab_size)
@@ -269,11 +308,16 @@ def batch_nll(
   hidden = model(
     batch['decoder_input_tokens'],
     batch['decoder_positions'],
-    batch['decoder_segment_ids'],
+    attention_lib.segments(
+      batch['decoder_segment_ids'],
+      concrete(config.attention),
+      max_segments or batch['decoder_segment_ids'].shape[1],
+    ),
   )
   return token_nll(
     hidden,
     model.output_head(),
     batch['decoder_target_tokens'],
     tile=config.loss_tile,
+    kernels=concrete(config.kernels),
   )

@@ -7,7 +7,7 @@ every parameter's shape before anything compiles.
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -134,6 +134,49 @@ def check_batch(mesh: Mesh, batch_size: int, name: str) -> None:
 def constrain(x: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
   """Pins an activation's sharding, inside `use_mesh` and `jit`."""
   return jax.lax.with_sharding_constraint(x, spec(logical_axes))
+
+
+def per_device(
+  function: Callable[..., Any],
+  in_axes: tuple[tuple[str | None, ...], ...],
+  out_axes: tuple[str | None, ...],
+) -> Callable[..., Any]:
+  """A function that runs on each device's share of its arrays.
+
+  For kernels, which XLA cannot partition, and for what it would partition
+  badly. Axes mapped to nothing come whole. Outside `use_mesh` it is the
+  function itself, on whole arrays.
+
+  Args:
+    function: Of as many arrays as `in_axes`; `axis_index` and `across` tell it
+      of the other devices.
+    in_axes: Logical axes of each argument.
+    out_axes: Logical axes of the result.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return function
+  return jax.shard_map(
+    function,
+    in_specs=tuple(spec(axes) for axes in in_axes),
+    out_specs=spec(out_axes),
+    check_vma=False,  # A kernel does not tell how its results vary.
+  )
+
+
+def axis_index(logical_axis: str) -> jax.Array | int:
+  """Within `per_device`: which share of a logical axis this device has."""
+  if jax.sharding.get_abstract_mesh().empty or not RULES[logical_axis]:
+    return 0
+  return jax.lax.axis_index(RULES[logical_axis])
+
+
+def across(
+  reduce: Callable[..., jax.Array], x: jax.Array, logical_axis: str
+) -> jax.Array:
+  """Within `per_device`: `jax.lax.psum` or `pmax` over a logical axis."""
+  if jax.sharding.get_abstract_mesh().empty or not RULES[logical_axis]:
+    return x
+  return reduce(x, RULES[logical_axis])
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infoprune_jax.model.attention import attention
+from infoprune_jax.model import attention
 
 
 def oracle(query, key, value, segments):
@@ -29,7 +30,46 @@ def test_equals_the_definition(length, kv_heads):
   key = rng.normal(size=(2, length, kv_heads, 8)).astype(np.float32)
   value = rng.normal(size=(2, length, kv_heads, 8)).astype(np.float32)
   segments = np.sort(rng.integers(0, 4, (2, length)), axis=1)[:, ::-1].copy()
-  found = attention(*map(jnp.asarray, (query, key, value, segments)))
+  found = attention.attention(
+    *map(jnp.asarray, (query, key, value)),
+    attention.segments(jnp.asarray(segments), 'xla', 0),
+    'xla',
+  )
   np.testing.assert_allclose(
     found, oracle(query, key, value, segments), atol=2e-5
   )
+
+
+def test_cudnn_gets_every_token_in_one_segment():
+  ids = jnp.array([[1, 1, 2, 3, 3, 3], [1, 1, 1, 1, 0, 0], [0] * 6])
+  found = attention.segments(ids, 'cudnn', 5)
+  assert found.lengths.tolist() == [
+    [2, 1, 3, -1, -1],
+    [4, 2, -1, -1, -1],
+    [6, -1, -1, -1, -1],
+  ]
+  assert found.offsets.tolist() == [
+    [0, 2, 3, -1, -1, -1],
+    [0, 4, -1, -1, -1, -1],
+    [0, -1, -1, -1, -1, -1],
+  ]
+
+
+@pytest.mark.skipif(
+  jax.default_backend() != 'gpu', reason='needs an NVIDIA GPU'
+)
+@pytest.mark.parametrize('max_segments', [8, 32])
+@pytest.mark.parametrize('kv_heads', [2, 4])
+def test_cudnn_equals_the_definition(max_segments, kv_heads):
+  rng = np.random.default_rng(0)
+  query = rng.normal(size=(2, 256, 4, 64)).astype(np.float32)
+  key = rng.normal(size=(2, 256, kv_heads, 64)).astype(np.float32)
+  value = rng.normal(size=(2, 256, kv_heads, 64)).astype(np.float32)
+  ids = np.sort(rng.integers(1, 7, (2, 256)), axis=1)
+  ids[1, 200:] = 0
+  half = [jnp.asarray(x, jnp.bfloat16) for x in (query, key, value)]
+  found = attention.attention(
+    *half, attention.segments(jnp.asarray(ids), 'cudnn', max_segments), 'cudnn'
+  )
+  exact = oracle(*[np.asarray(x, np.float32) for x in half], ids)
+  np.testing.assert_allclose(np.asarray(found, np.float32), exact, atol=2e-2)

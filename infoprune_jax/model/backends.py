@@ -1,0 +1,114 @@
+"""Which kernels a model runs with on a mesh: the fastest that fit, said once."""
+
+import dataclasses
+import math
+from typing import Any
+
+from infoprune_jax.config import ModelConfig, UserError
+from infoprune_jax.model import partitioning
+from infoprune_jax.progress import logger
+
+LANES = 128  # of a TPU
+
+
+def resolve(
+  config: ModelConfig, mesh: Any, batch_size: int, row_length: int
+) -> ModelConfig:
+  """The config with 'auto' replaced, for a forward pass on a mesh.
+
+  Args:
+    config: The model, in the dtype of the computation.
+    mesh: Its devices decide.
+    batch_size: Rows of the global batch.
+    row_length: Tokens of a row.
+
+  Raises:
+    UserError: what the config names does not run there; the reason is given.
+  """
+  chosen = {
+    'attention': _choose(
+      'attention',
+      config.attention,
+      {'tpu': 'splash', 'gpu': 'cudnn'},
+      mesh,
+      {
+        'splash': _no_splash(config, row_length),
+        'cudnn': _no_cudnn(config),
+      },
+    ),
+    'kernels': _choose(
+      'kernels',
+      config.kernels,
+      {'gpu': 'hopper'},
+      mesh,
+      {'hopper': _no_hopper(config, mesh, batch_size * row_length)},
+    ),
+  }
+  return dataclasses.replace(config, **chosen)
+
+
+def _choose(
+  name: str,
+  wanted: str,
+  best: dict[str, str],
+  mesh: Any,
+  obstacles: dict[str, str],
+) -> str:
+  """What is wanted, or for 'auto' the best of the platform that runs."""
+  platform = mesh.devices.flat[0].platform
+  choice = best.get(platform, 'xla') if wanted == 'auto' else wanted
+  if choice == 'xla':
+    return choice
+  home = next(where for where, what in best.items() if what == choice)
+  obstacle = obstacles[choice]
+  if platform != home:
+    obstacle = f'it runs on a {home.upper()}, the mesh is of {platform} devices'
+  if not obstacle:
+    logger.info('model.%s: %s', name, choice)
+    return choice
+  if wanted != 'auto':
+    raise UserError(
+      f"model.{name}='{choice}' does not run here: {obstacle}. Use 'auto'."
+    )
+  logger.warning(
+    "model.%s: 'xla', which is slower than '%s': %s", name, choice, obstacle
+  )
+  return 'xla'
+
+
+def _no_splash(config: ModelConfig, row_length: int) -> str:
+  """Why splash attention cannot run; '' if it can."""
+  if row_length % LANES:
+    return f'rows of {row_length} tokens are no multiple of {LANES}'
+  if config.head_dim % LANES and config.head_dim != LANES // 2:
+    return f'head_dim={config.head_dim} is not 64, nor a multiple of {LANES}'
+  return ''
+
+
+def _no_cudnn(config: ModelConfig) -> str:
+  """Why cuDNN's attention cannot run; '' if it can."""
+  if config.dtype != 'bfloat16':
+    return f'it computes in bfloat16, the dtype here is {config.dtype}'
+  if config.head_dim % 8 or config.head_dim > 128:
+    return f'head_dim={config.head_dim} is no multiple of 8 up to 128'
+  return ''
+
+
+def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
+  """Why the kernels of `hopper` cannot run; '' if they can."""
+  from infoprune_jax.model import hopper
+
+  device = mesh.devices.flat[0]
+  kind = getattr(device, 'compute_capability', 'unknown')
+  if config.dtype != 'bfloat16':
+    return f'they compute in bfloat16, the dtype here is {config.dtype}'
+  if str(kind) != '9.0':
+    return f'they need compute capability 9.0, {device.device_kind} has {kind}'
+  ways = math.prod(mesh.shape[axis] for axis in partitioning.RULES['batch'])
+  columns = config.mlp_dim // mesh.shape['tensor']
+  if not hopper.supports(tokens // ways, config.embed_dim, columns):
+    return (
+      f'{tokens // ways} tokens a device, embed_dim={config.embed_dim} and '
+      f'mlp_dim={columns} a device must be multiples of 256, 64 and 64'
+    )
+  return ''

@@ -1,0 +1,91 @@
+"""The choice of kernels."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+from infoprune_jax.config import UserError
+from infoprune_jax.model import backends
+
+H100 = types.SimpleNamespace(
+  platform='gpu', compute_capability='9.0', device_kind='NVIDIA H100'
+)
+A100 = types.SimpleNamespace(
+  platform='gpu', compute_capability='8.0', device_kind='NVIDIA A100'
+)
+TPU = types.SimpleNamespace(platform='tpu', device_kind='TPU v5e')
+CPU = types.SimpleNamespace(platform='cpu', device_kind='cpu')
+
+
+def mesh_of(device):
+  return types.SimpleNamespace(
+    devices=np.array([[[device]]]), shape=dict(data=1, fsdp=1, tensor=1)
+  )
+
+
+@pytest.fixture
+def model(small):
+  return dataclasses.replace(
+    small.model,
+    embed_dim=128,
+    mlp_dim=256,
+    head_dim=64,
+    dtype='bfloat16',
+  )
+
+
+@pytest.mark.parametrize(
+  'device, edits, attention, kernels',
+  [
+    (CPU, {}, 'xla', 'xla'),
+    (TPU, {}, 'splash', 'xla'),
+    (H100, {}, 'cudnn', 'hopper'),
+    (A100, {}, 'cudnn', 'xla'),
+    (H100, {'dtype': 'float32'}, 'xla', 'xla'),
+    (H100, {'mlp_dim': 200}, 'cudnn', 'xla'),
+    (H100, {'attention': 'xla', 'kernels': 'xla'}, 'xla', 'xla'),
+    (TPU, {'head_dim': 32}, 'xla', 'xla'),
+  ],
+)
+def test_auto_takes_the_fastest_that_runs(
+  model, device, edits, attention, kernels
+):
+  model = dataclasses.replace(model, **edits)
+  found = backends.resolve(model, mesh_of(device), 8, 1024)
+  assert (found.attention, found.kernels) == (attention, kernels)
+
+
+def test_a_fallback_is_said_with_its_reason(model, caplog):
+  model = dataclasses.replace(model, dtype='float32')
+  backends.resolve(model, mesh_of(H100), 8, 1024)
+  warnings = [
+    r.getMessage() for r in caplog.records if r.levelname == 'WARNING'
+  ]
+  assert len(warnings) == 2
+  assert "model.attention: 'xla', which is slower than 'cudnn'" in warnings[0]
+  assert 'bfloat16, the dtype here is float32' in warnings[1]
+
+
+@pytest.mark.parametrize(
+  'device, edits, message',
+  [
+    (CPU, {'attention': 'cudnn'}, 'runs on a GPU, the mesh is of cpu devices'),
+    (H100, {'attention': 'splash'}, 'runs on a TPU'),
+    (
+      A100,
+      {'kernels': 'hopper'},
+      'compute capability 9.0, NVIDIA A100 has 8.0',
+    ),
+    (
+      H100,
+      {'kernels': 'hopper', 'embed_dim': 96},
+      'embed_dim=96 .* multiples of 256, 64 and 64',
+    ),
+  ],
+)
+def test_what_was_asked_for_is_not_replaced(model, device, edits, message):
+  model = dataclasses.replace(model, **edits)
+  with pytest.raises(UserError, match=message):
+    backends.resolve(model, mesh_of(device), 8, 1024)
