@@ -22,6 +22,12 @@ META_SPACE = '\u2581'
 MAX_WORDS, MAX_WORD_LENGTH = 1 << 18, 64
 
 
+@functools.lru_cache(maxsize=1)
+def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
+  """Parses a model once, though it is checked first and used then."""
+  return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
 class SentencePieceEncoder:
   """A SentencePiece model."""
 
@@ -35,7 +41,7 @@ class SentencePieceEncoder:
       ValueError: it is none.
     """
     try:
-      self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+      self._processor = _processor(model)
     except RuntimeError as error:
       raise ValueError(str(error)) from None
     self.size: int = self._processor.get_piece_size()

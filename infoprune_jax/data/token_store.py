@@ -20,6 +20,8 @@ from infoprune_jax import artifacts
 from infoprune_jax.config import SPLITS
 
 TOKENS, DOCUMENTS, UNIGRAMS = '.tokens.npy', '.docs.parquet', '.unigrams.npy'
+MAX_STRING_BYTES = 2**31 - 1  # of all strings of an array
+PIECE_TOKENS = 1 << 20  # counted in one call
 
 SCHEMA = pa.schema(
   [
@@ -29,7 +31,7 @@ SCHEMA = pa.schema(
     ('num_tokens', pa.int32()),
     ('num_bytes', pa.int32()),  # of the text in UTF-8
     ('compressed_bytes', pa.int32()),  # of the text under zstd, alone
-    ('content_hash', pa.int64()),  # corpus_index.content_hash
+    ('content_hash', pa.int64()),  # hashing.content_hashes
   ]
 )
 
@@ -145,13 +147,55 @@ def part_files(
 ) -> dict[str, Any]:
   """The files of a part, by extension, for `Artifact.finish_part`."""
   flat = np.concatenate(tokens).astype(dtype) if tokens else np.zeros(0, dtype)
-  counts = np.zeros(vocab_size, np.int64)
-  for document, ids in zip(documents, tokens, strict=True):
-    if document['split'] == SPLITS.index('reference'):
-      counts += np.bincount(ids, minlength=vocab_size)
-  table = pa.Table.from_pylist(documents, schema=SCHEMA)
+  reference = [
+    ids
+    for document, ids in zip(documents, tokens, strict=True)
+    if document['split'] == SPLITS.index('reference')
+  ]
+  columns = [
+    _column(field.type, [document[field.name] for document in documents])
+    for field in SCHEMA
+  ]
+  table = pa.Table.from_arrays(columns, schema=SCHEMA)
   return {
     TOKENS: lambda file: np.save(file, flat),
     DOCUMENTS: lambda file: pq.write_table(table, file, compression='zstd'),
-    UNIGRAMS: lambda file: np.save(file, counts),
+    UNIGRAMS: lambda file: np.save(file, _unigrams(reference, vocab_size)),
   }
+
+
+def _unigrams(tokens: list[np.ndarray], vocab_size: int) -> np.ndarray:
+  """How often each token occurs, [V] int64."""
+  counts = np.zeros(vocab_size, np.int64)
+  flat = np.concatenate([np.zeros(0, np.uint16), *tokens])
+  # Few pieces, as each makes V counts; not one, as that copies to int64.
+  for start in range(0, len(flat), PIECE_TOKENS):
+    piece = flat[start : start + PIECE_TOKENS]
+    counts += np.bincount(piece, minlength=vocab_size)
+  return counts
+
+
+def _column(type_: pa.DataType, values: list[Any]) -> pa.Array:
+  """What `pa.array` makes of a column of SCHEMA.
+
+  That imports pandas where there is one: half a second in each worker.
+  """
+  if pa.types.is_dictionary(type_):
+    codes = {value: code for code, value in enumerate(dict.fromkeys(values))}
+    return pa.DictionaryArray.from_arrays(
+      _column(type_.index_type, [codes[value] for value in values]),
+      _column(type_.value_type, list(codes)),
+    )
+  if not pa.types.is_string(type_):
+    data = np.array(values, str(type_))
+    return pa.Array.from_buffers(type_, len(values), [None, pa.py_buffer(data)])
+  data = [value.encode() for value in values]
+  ends = np.cumsum([0, *map(len, data)])
+  if ends[-1] > MAX_STRING_BYTES:
+    return pa.array(values, type_)  # Of several chunks.
+  buffers = [
+    None,
+    pa.py_buffer(ends.astype(np.int32)),
+    pa.py_buffer(b''.join(data)),
+  ]
+  return pa.Array.from_buffers(type_, len(values), buffers)

@@ -9,7 +9,7 @@ import pytest
 from configs import base
 from infoprune_jax.config import SPLITS, UserError
 from infoprune_jax.data import corpus_index, sources
-from infoprune_jax.data.hashing import content_hash
+from infoprune_jax.data.hashing import content_hashes
 
 
 @pytest.fixture
@@ -306,6 +306,12 @@ def test_text_files_are_named_without_a_line(tmp_path, make_corpus):
 
 def test_hashes_are_of_the_text(make_index):
   index = make_index()
-  assert index.content_hash.tolist() == [
-    content_hash(document.text) for document in documents(index)
-  ]
+  assert index.content_hash.tolist() == content_hashes(
+    [document.text for document in documents(index)]
+  )
+
+
+def test_hashing_in_batches_changes_nothing(monkeypatch, make_index):
+  whole = make_index().content_hash.tolist()
+  monkeypatch.setattr(corpus_index, 'BATCH_BYTES', 100)
+  assert make_index().content_hash.tolist() == whole

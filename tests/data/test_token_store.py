@@ -1,6 +1,13 @@
 """The token store: what is written comes back."""
 
+import io
+import os
+import subprocess
+import sys
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infoprune_jax.config import UserError
@@ -9,6 +16,18 @@ from infoprune_jax.data.token_store import TokenStore
 
 PARTS = [[[5, 6, 7], [], [9]], [], [[999, 5], [1]]]
 SPLITS = [['reference', 'scored', 'heldout'], [], ['reference', 'scored']]
+ROWS = [
+  {
+    'example_id': f'é{row}',
+    'source': source,
+    'split': row % 3,
+    'num_tokens': 0,
+    'num_bytes': 2**31 - 1,
+    'compressed_bytes': row,
+    'content_hash': row - 2**63,
+  }
+  for row, source in enumerate(['web', 'books', 'web', 'ü'])
+]
 
 
 def test_documents_come_back(make_store):
@@ -45,7 +64,9 @@ def test_rows_of_each_split(make_store):
   assert store.part(0).rows_of('heldout').tolist() == [2]
 
 
-def test_unigrams_are_of_the_reference_split(make_store):
+@pytest.mark.parametrize('piece', [1, 3, token_store.PIECE_TOKENS])
+def test_unigrams_are_of_the_reference_split(monkeypatch, make_store, piece):
+  monkeypatch.setattr(token_store, 'PIECE_TOKENS', piece)
   counts = make_store(PARTS, SPLITS).unigram_counts()
   assert counts.dtype == np.int64 and len(counts) == 1000
   assert {i: int(counts[i]) for i in np.flatnonzero(counts)} == {
@@ -92,3 +113,33 @@ def test_a_damaged_store_is_refused(make_store, tmp_path):
   path.unlink()
   with pytest.raises(UserError, match=r'tokens\.npy is missing'):
     TokenStore.open(str(tmp_path))
+
+
+@pytest.mark.parametrize('rows', [ROWS, ROWS[:1], []])
+@pytest.mark.parametrize('limit', [token_store.MAX_STRING_BYTES, 8])
+def test_the_table_is_the_one_that_arrow_makes(monkeypatch, rows, limit):
+  monkeypatch.setattr(token_store, 'MAX_STRING_BYTES', limit)
+  tokens = [np.zeros(0, np.int64) for _ in rows]
+  files = token_store.part_files(rows, tokens, 3, np.uint16)
+  ours, arrows = io.BytesIO(), io.BytesIO()
+  files[token_store.DOCUMENTS](ours)
+  table = pa.Table.from_pylist(rows, token_store.SCHEMA)
+  pq.write_table(table, arrows, compression='zstd')
+  assert ours.getvalue() == arrows.getvalue()
+
+
+def test_writing_a_part_imports_no_pandas(tmp_path):
+  (tmp_path / 'pandas.py').write_text('print("Imported.")\nraise ImportError')
+  code = f"""
+import io
+import numpy as np
+from infoprune_jax.data import token_store
+tokens = [np.zeros(1, np.int64)] * {len(ROWS)}
+files = token_store.part_files({ROWS!r}, tokens, 3, np.uint16)
+for write in files.values():
+  write(io.BytesIO())
+"""
+  path = os.pathsep.join([str(tmp_path), *sys.path])
+  environment = {**os.environ, 'PYTHONPATH': path}
+  command = [sys.executable, '-c', code]
+  assert subprocess.check_output(command, env=environment) == b''

@@ -12,7 +12,7 @@ import pytest
 from infoprune_jax import artifacts, config, files
 from infoprune_jax.config import UserError
 from infoprune_jax.data import tokenize
-from infoprune_jax.data.hashing import content_hash, uniform
+from infoprune_jax.data.hashing import content_hashes, uniform
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.data.vocabulary import Vocabulary
 
@@ -246,7 +246,7 @@ def test_the_vocabulary_sees_the_reference_split_alone(
 
 def others(rows, edits) -> list:
   """Those of the rows that fall outside the reference split."""
-  hashes = np.array([content_hash(row['text']) for row in rows])
+  hashes = np.array(content_hashes([row['text'] for row in rows]))
   point = uniform(hashes, edits.corpus.seed)
   outside = point >= edits.corpus.reference_share
   assert outside.any()
