@@ -92,5 +92,5 @@ def test_size_that_does_not_divide_is_named():
 
 
 def test_batch_that_does_not_divide_is_named():
-  with pytest.raises(UserError, match=r'score.batch_size=6 .* by 8'):
-    partitioning.check_batch(mesh_of(4, 2, 1), 6, 'score.batch_size')
+  with pytest.raises(UserError, match=r'training.batch_size=6 .* by 8'):
+    partitioning.check_batch(mesh_of(4, 2, 1), 6, 'training.batch_size')
