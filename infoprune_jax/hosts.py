@@ -25,8 +25,8 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed
 
-from infoprune_jax.progress import logger
 from infoprune_jax.config import UserError
+from infoprune_jax.progress import logger
 
 PROCESS_TIMEOUT = 60  # seconds without a sign of life; JAX itself waits for 100
 # For work of one process that the others wait for, such as reading checksums.

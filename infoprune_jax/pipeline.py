@@ -82,11 +82,6 @@ def check(config: Config, job: str | None) -> None:
   """
   if job in (None, 'reference', 'score', 'train', 'evaluate'):
     mesh = partitioning.make_mesh(config.mesh)
-    for name, section in (
-      ('reference.training', config.reference.training),
-      ('train.training', config.train.training),
-    ):
-      partitioning.check_batch(mesh, section.batch_size, f'{name}.batch_size')
     vocab_size = _vocab_size(config)
     for model in (config.reference.model, config.model):
       scorer.abstract_params(model, vocab_size, mesh)
@@ -94,7 +89,12 @@ def check(config: Config, job: str | None) -> None:
       ('reference', config.reference.training),
       ('train', config.train.training),
     ):
-      if section.reader == 'seqio' and job in (None, name):
+      if job not in (None, name):
+        continue
+      partitioning.check_batch(
+        mesh, section.batch_size, f'{name}.training.batch_size'
+      )
+      if section.reader == 'seqio':
         quiet_tensorflow.import_seqio()
   if job in (None, 'select'):
     for arm in config.arms:
@@ -116,6 +116,8 @@ def dry_run(config: Config, workdir: str) -> None:
   check(config, None)
   vocab_size = _vocab_size(config)
   stages = list(_stages(config, workdir, vocab_size))
+  if hosts.index():
+    return  # One of them prints it.
   print(json.dumps(config_lib.to_plain(config), indent=1))
   mesh = partitioning.make_mesh(config.mesh)
   print(f'\nMesh {dict(mesh.shape)} of {jax.devices()[0].platform} devices')

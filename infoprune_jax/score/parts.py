@@ -222,7 +222,8 @@ class PartScorer:
       padding = packing.empty_rows(size, length)
       for _ in range(segment.steps - steps):
         yield lambda nll: None, params, padding
-      self._slots += max(steps, segment.steps) * size * length
+      if self._writes:
+        self._slots += max(steps, segment.steps) * size * length
 
   def _taker(
     self, documents: scorer_lib.Documents, chosen: np.ndarray
