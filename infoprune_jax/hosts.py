@@ -32,13 +32,12 @@ PROCESS_TIMEOUT = 60  # seconds without a sign of life; JAX itself waits for 100
 # For work of one process that the others wait for, such as reading checksums.
 BARRIER_TIMEOUT = 1800  # seconds
 _START_TIMEOUT = 300  # seconds: hosts of a large job do not start at once
-_INTERVAL = 1.0  # seconds between signs of life
 _FOLDER = 'infoprune_jax'
 EXIT_CODE = 2
 
 _stop = threading.Event()
 _calls: dict[str, int] = {}
-_timeout = [0.0]
+_watch: '_Watch | None' = None
 
 
 def count() -> int:
@@ -96,10 +95,10 @@ def initialize(
       'count, and each index once.'
     ) from None
   _stop.clear()
-  _timeout[:] = [timeout]
-  watch = _Watch(_client(), index(), count(), timeout, stop_process)
-  _on_abort(watch)
-  threading.Thread(target=watch.run, args=(_stop,), daemon=True).start()
+  global _watch
+  _watch = _Watch(_client(), index(), count(), timeout, stop_process)
+  _on_abort(_watch)
+  threading.Thread(target=_watch.run, args=(_stop,), daemon=True).start()
 
 
 def _client() -> Any:
@@ -197,6 +196,8 @@ def leave() -> None:
   if count() > 1:
     barrier('the end')
     _stop.set()
+    # It waits once more: who leaves early takes the store from the others.
+    jax.distributed.shutdown()
 
 
 def abandon(reason: str | Exception) -> NoReturn:
@@ -206,7 +207,7 @@ def abandon(reason: str | Exception) -> NoReturn:
   waited for first.
   """
   if isinstance(reason, jax.errors.JaxRuntimeError):
-    time.sleep(_timeout[0] + 5 * _INTERVAL)
+    time.sleep(_watch.timeout + 5 * _watch.interval)
   _stop.set()
   message = (
     reason if isinstance(reason, str) else f'{type(reason).__name__}: {reason}'
@@ -217,7 +218,7 @@ def abandon(reason: str | Exception) -> NoReturn:
       f'{_FOLDER}/failed/{index()}', f'process {index()} stopped: {message}'
     )
   if index() == 0:  # The store goes with it.
-    time.sleep(3 * _INTERVAL)
+    time.sleep(3 * _watch.interval)
   if isinstance(reason, Exception):
     traceback.print_exception(reason)
     sys.stderr.flush()
@@ -246,8 +247,10 @@ class _Watch:
     clock: Callable[[], float] = time.monotonic,
   ):
     """Calls `stop` with what is wrong."""
-    self._client, self._process, self._timeout = client, process, timeout
+    self._client, self._process = client, process
     self._stop, self._clock = stop, clock
+    self.timeout = timeout  # seconds
+    self.interval = min(1.0, timeout / 20)  # seconds between signs of life
     self._beat = 0
     now = clock()
     # The last sign of each process, and when it came.
@@ -256,7 +259,7 @@ class _Watch:
 
   def run(self, stop: threading.Event) -> None:
     """Looks again and again, until it is told to stop."""
-    while not stop.wait(_INTERVAL):
+    while not stop.wait(self.interval):
       # Without its store JAX ends the process, see `_on_abort`.
       with contextlib.suppress(jax.errors.JaxRuntimeError):
         self.look(stop)
@@ -282,17 +285,17 @@ class _Watch:
       if self._seen[name][0] != beat:
         self._seen[name] = beat, now
     late = [
-      name for name, (_, at) in self._seen.items() if now - at > self._timeout
+      name for name, (_, at) in self._seen.items() if now - at > self.timeout
     ]
     if not late:
       return {}
     message = (
       f'process {", ".join(late)} of {len(self._seen)} gave no sign of life '
-      f'for {self._timeout:.0f} s: look at its log. Start the job again, on '
+      f'for {self.timeout:.0f} s: look at its log. Start the job again, on '
       'any number of hosts: what is finished is kept.'
     )
     self._client.key_value_set(f'{_FOLDER}/failed/late', message)
-    time.sleep(3 * _INTERVAL)  # The store goes with this process.
+    time.sleep(3 * self.interval)  # The store goes with this process.
     return {'failed': message}
 
 
@@ -306,7 +309,7 @@ def _on_abort(watch: _Watch) -> None:
 
   def handler(number: int) -> None:
     silent = time.monotonic() - watch.answered
-    if silent > 10 * _INTERVAL or not _reachable(address):
+    if silent > 10 * watch.interval or not _reachable(address):
       stop_process(
         f'process 0, at {address}, is gone: look at its log. Start the job '
         'again, on any number of hosts: what is finished is kept.'
