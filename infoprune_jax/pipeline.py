@@ -28,6 +28,7 @@ from infoprune_jax.report import page
 from infoprune_jax.score import scorer, stage
 from infoprune_jax.selection import rules, select
 from infoprune_jax.train import runs
+from infoprune_jax.verify import workdir as verify_workdir
 
 JOBS: dict[str, Callable[[Config, str], None]] = {
   'tokenize': tokenize.run,
@@ -39,7 +40,9 @@ JOBS: dict[str, Callable[[Config, str], None]] = {
   'report': page.run,
 }
 # On request alone.
-CHECKS: dict[str, Callable[[Config, str], None]] = {}
+CHECKS: dict[str, Callable[[Config, str], None]] = {
+  'verify': verify_workdir.run
+}
 # What several processes can do together.
 MANY_HOSTS = ('score', 'verify')
 
