@@ -24,6 +24,7 @@ class Found:
   job: str
   manifest: dict[str, Any] | None
   num_files: int
+  note: str = ''
 
   def summary(self) -> str:
     """What it is, in a few words."""
@@ -35,7 +36,9 @@ class Found:
       if name in self.manifest
     )
     fingerprint = self.manifest['fingerprint']
-    return f'{self.kind} {fingerprint}, {self.num_files} files{counts}'
+    return (
+      f'{self.kind} {fingerprint}, {self.num_files} files{counts}{self.note}'
+    )
 
   def mend(self, name: str = artifacts.MANIFEST) -> str:
     """What to do about a file with the wrong content."""
@@ -140,10 +143,13 @@ def input_problems(found: Found, workdir: str) -> Iterator[str]:
   """What an artifact was made from is what is in the workdir."""
   inputs = json.loads(json.dumps(found.manifest['inputs']))
   for name, path in _input_paths(found, workdir).items():
-    source = files.read_record(
-      posixpath.join(path, artifacts.MANIFEST), 'See its own line.'
-    )
-    if source is None or name not in inputs:
+    if name not in inputs:
+      continue
+    try:
+      source = artifacts.read_manifest(path, found.job)
+    except UserError:  # Its own line says so.
+      continue
+    if source is None:
       continue
     if inputs[name] != source['fingerprint']:
       yield (
