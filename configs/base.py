@@ -138,7 +138,12 @@ def training() -> ConfigDict:
 def scoring() -> ConfigDict:
   """Rows as long as in training: a model has seen no longer context."""
   return ConfigDict(
-    dict(batch_size=32, row_length=256, window_overlap=64, dtype='float32')
+    dict(
+      per_device_batch_size=32,
+      row_length=256,
+      window_overlap=64,
+      dtype='float32',
+    )
   )
 
 

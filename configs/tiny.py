@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     training.eval_every = 6
     training.checkpoint_every = 5
   for scoring in (config.score, config.evaluate.scoring):
-    scoring.batch_size = 8
+    scoring.per_device_batch_size = 8
     scoring.row_length = 64
     scoring.window_overlap = 16
   config.evaluate.curve_tokens = 2_000

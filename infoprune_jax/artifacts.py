@@ -161,10 +161,10 @@ class Artifact:
     """
     name = part_name(part, num_parts) + DONE
     marker = read_record(
-      posixpath.join(self.path, name), _mending(self.path, name, self.job)
+      posixpath.join(self.path, name), mending(self.path, name, self.job)
     )
     for file, facts in (marker or {}).get('files', {}).items():
-      verify(self.path, file, facts, _mending(self.path, file, self.job))
+      verify(self.path, file, facts, mending(self.path, file, self.job))
     return marker
 
   def finish_part(
@@ -234,7 +234,7 @@ def read_manifest(path: str, job: str) -> dict[str, Any] | None:
     UserError: it is damaged.
   """
   return read_record(
-    posixpath.join(path, MANIFEST), _mending(path, MANIFEST, job)
+    posixpath.join(path, MANIFEST), mending(path, MANIFEST, job)
   )
 
 
@@ -292,8 +292,14 @@ def check_made_from(
     )
 
 
-def _mending(path: str, name: str, job: str) -> str:
-  """What to do about a damaged file: as little as possible is made again."""
+def mending(path: str, name: str, job: str) -> str:
+  """What to do about a damaged file: as little as possible is made again.
+
+  Args:
+    path: The artifact.
+    name: The file's, in it.
+    job: The stage that writes it.
+  """
   manifest = posixpath.join(path, MANIFEST)
   part = re.match(r'part-\d+-of-\d+', name)
   if part:
@@ -344,7 +350,7 @@ def _compare(
 
 def verified(path: str, manifest: Mapping[str, Any], name: str) -> str:
   """A local copy of a file that a manifest names, as `verify` gives it."""
-  mend = _mending(path, name, manifest['job'])
+  mend = mending(path, name, manifest['job'])
   return verify(path, name, manifest['files'][name], mend)
 
 
@@ -354,7 +360,7 @@ def check_content(
   """Raises `UserError` unless a file holds what its manifest says."""
   found = {'sha256': hashlib.sha256(data).hexdigest(), 'bytes': len(data)}
   folder, name = posixpath.split(path)
-  _compare(path, found, facts, _mending(folder, name, job))
+  _compare(path, found, facts, mending(folder, name, job))
 
 
 def check_sizes(
@@ -376,5 +382,5 @@ def check_sizes(
       state = f'has {found[name]} bytes' if name in found else 'is missing'
       raise UserError(
         f'{kind.capitalize()} {path}: {name} {state}, its manifest says '
-        f'{facts["bytes"]} bytes. {_mending(path, name, job)}'
+        f'{facts["bytes"]} bytes. {mending(path, name, job)}'
       )

@@ -250,13 +250,15 @@ class ReferenceConfig:
 class ScoringConfig:
   """How documents are laid out and run through a model to get their NLL."""
 
-  batch_size: int  # rows
+  # Rows on each device along the mesh axes `data` and `fsdp`: what a device
+  # computes at once does not depend on how many devices and hosts there are.
+  per_device_batch_size: int
   row_length: int  # tokens
   window_overlap: int  # context tokens shared by windows of a long document
   dtype: str  # of the computation
 
   def __post_init__(self):
-    check_positive('scoring', self, 'batch_size', 'row_length')
+    check_positive('scoring', self, 'per_device_batch_size', 'row_length')
     check_choice('scoring.dtype', self.dtype, DTYPES)
     if not 0 <= self.window_overlap < self.row_length:
       raise UserError(

@@ -1,15 +1,17 @@
 r"""The command line: flags to config, config to stages.
 
 python -m infoprune_jax.main --config=configs/demo.py [--workdir=DIR] \
-    [--job=NAME] [--dry_run] [--config.a.b=value]
+    [--job=NAME] [--dry_run] [--config.a.b=value] [--multiprocess]
 """
 
 import os
+import re
 import signal
 import socket
 import sys
 import threading
 import traceback
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +35,27 @@ _JOB = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Print what would be done and what it costs, and stop.'
 )
+_MULTIPROCESS = flags.DEFINE_bool(
+  'multiprocess',
+  False,
+  'Join the other hosts of a TPU pod, a SLURM or an Open MPI job.',
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator_address',
+  None,
+  'HOST:PORT where process 0 can be reached, to join hosts by hand.',
+)
+_PROCESS_COUNT = flags.DEFINE_integer(
+  'process_count', None, 'How many processes, with --coordinator_address.'
+)
+_PROCESS_INDEX = flags.DEFINE_integer(
+  'process_index', None, 'Which of them this is, from 0.'
+)
+_PROCESS_TIMEOUT = flags.DEFINE_float(
+  'process_timeout',
+  60.0,
+  'Seconds without a sign of life after which a process counts as lost.',
+)
 USER_ERROR = 2  # The exit code; 1 is a defect of ours.
 
 
@@ -51,6 +74,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         'There is no config file '
         f'{config_flags.get_config_filename(flags.FLAGS["config"])!r}.'
       )
+    _check_processes()
     return rest
   except config_lib.UserError as error:
     _fail(str(error))
@@ -60,6 +84,48 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if not where and not isinstance(error, usual):
       raise
     _fail(where + ' '.join(str(error).replace('\\n', ' ').split()))
+
+
+def _check_processes() -> None:
+  """Raises `UserError` for half of what it takes to join the other hosts."""
+  given = {
+    f'--{flag.name}': flag.value
+    for flag in (_COORDINATOR, _PROCESS_COUNT, _PROCESS_INDEX)
+  }
+  missing = [name for name, value in given.items() if value is None]
+  if 0 < len(missing) < len(given):
+    raise config_lib.UserError(
+      f'{" and ".join(missing)} must be given too: {", ".join(given)} name the '
+      'job together; a TPU pod or a SLURM job needs only --multiprocess.'
+    )
+  if missing:
+    return
+  address, count, index = given.values()
+  if not re.fullmatch(r'.+:\d+', address):
+    raise config_lib.UserError(
+      f'--coordinator_address must be HOST:PORT, got {address!r}.'
+    )
+  if not 0 <= index < count:
+    raise config_lib.UserError(
+      f'--process_index must be from 0 to {count - 1}, with --process_count='
+      f'{count}, got {index}.'
+    )
+
+
+def _join() -> types.ModuleType | None:
+  """Starts JAX for several hosts, if that is asked for; who then knows them."""
+  if not _MULTIPROCESS.value and _COORDINATOR.value is None:
+    return None
+  from infoprune_jax import hosts
+
+  hosts.initialize(
+    _COORDINATOR.value,
+    _PROCESS_COUNT.value,
+    _PROCESS_INDEX.value,
+    _PROCESS_TIMEOUT.value,
+  )
+  progress.log_to_stderr(hosts.index())
+  return hosts
 
 
 def _line_of(error: Exception, argv: Sequence[str]) -> str:
@@ -95,8 +161,10 @@ def main(argv: Sequence[str]) -> int:
     config_flags.get_config_filename(flags.FLAGS['config'])
   )
   workdir = _WORKDIR.value or os.path.join('runs', name.removesuffix('.py'))
+  hosts = None
   try:
     config = config_lib.from_mapping(_CONFIG.value)
+    hosts = _join()
 
     from infoprune_jax import pipeline
 
@@ -104,10 +172,16 @@ def main(argv: Sequence[str]) -> int:
       pipeline.dry_run(config, workdir)
     else:
       pipeline.run(config, workdir, _JOB.value)
+    if hosts:
+      hosts.leave()
   except config_lib.UserError as error:
+    if hosts:
+      hosts.abandon(str(error))
     return _exit(str(error))
   except Exception as error:
     refusal = files.refusal(error)
+    if hosts:
+      hosts.abandon(refusal or error)
     if not refusal:
       raise
     _exit(

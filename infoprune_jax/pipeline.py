@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from infoprune_jax import artifacts, config as config_lib, files
-from infoprune_jax.config import Config, ModelConfig, TrainingConfig
+from infoprune_jax import artifacts, config as config_lib, files, hosts
+from infoprune_jax.config import (
+  Config,
+  ModelConfig,
+  TrainingConfig,
+  UserError,
+)
 from infoprune_jax.data import (
   quiet_tensorflow,
   sources,
@@ -20,19 +25,26 @@ from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import flops, network, partitioning
 from infoprune_jax.progress import duration, logger, quantity
 from infoprune_jax.report import page
-from infoprune_jax.score import scorer
+from infoprune_jax.score import scorer, stage
 from infoprune_jax.selection import rules, select
 from infoprune_jax.train import runs
+from infoprune_jax.verify import workdir as verify_workdir
 
 JOBS: dict[str, Callable[[Config, str], None]] = {
   'tokenize': tokenize.run,
   'reference': runs.run_reference,
-  'score': scorer.run,
+  'score': stage.run,
   'select': select.run,
   'train': runs.run_arms,
   'evaluate': perplexity.run,
   'report': page.run,
 }
+# On request alone.
+CHECKS: dict[str, Callable[[Config, str], None]] = {
+  'verify': verify_workdir.run
+}
+# What several processes can do together.
+MANY_HOSTS = ('score', 'verify')
 
 
 def run(config: Config, workdir: str, job: str | None) -> None:
@@ -47,8 +59,17 @@ def run(config: Config, workdir: str, job: str | None) -> None:
     UserError: as the stages do.
   """
   if job is not None:
-    config_lib.check_choice('--job', job, tuple(JOBS))
+    config_lib.check_choice('--job', job, (*JOBS, *CHECKS))
+  if hosts.count() > 1 and job not in MANY_HOSTS:
+    raise UserError(
+      f'--job={job or "(all)"} does not run on {hosts.count()} processes yet: '
+      f'{" and ".join(f"--job={name}" for name in MANY_HOSTS)} do. Run the '
+      'others on one host, in a --workdir that all hosts see.'
+    )
   check(config, job)
+  if job in CHECKS:
+    CHECKS[job](config, workdir)
+    return
   files.check_writable(workdir)
   for name in (job,) if job else JOBS:
     start = time.monotonic()
@@ -64,13 +85,6 @@ def check(config: Config, job: str | None) -> None:
   """
   if job in (None, 'reference', 'score', 'train', 'evaluate'):
     mesh = partitioning.make_mesh(config.mesh)
-    for name, section in (
-      ('reference.training', config.reference.training),
-      ('score', config.score),
-      ('train.training', config.train.training),
-      ('evaluate.scoring', config.evaluate.scoring),
-    ):
-      partitioning.check_batch(mesh, section.batch_size, f'{name}.batch_size')
     vocab_size = _vocab_size(config)
     for model in (config.reference.model, config.model):
       scorer.abstract_params(model, vocab_size, mesh)
@@ -78,7 +92,12 @@ def check(config: Config, job: str | None) -> None:
       ('reference', config.reference.training),
       ('train', config.train.training),
     ):
-      if section.reader == 'seqio' and job in (None, name):
+      if job not in (None, name):
+        continue
+      partitioning.check_batch(
+        mesh, section.batch_size, f'{name}.training.batch_size'
+      )
+      if section.reader == 'seqio':
         quiet_tensorflow.import_seqio()
   if job in (None, 'select'):
     for arm in config.arms:
@@ -100,6 +119,8 @@ def dry_run(config: Config, workdir: str) -> None:
   check(config, None)
   vocab_size = _vocab_size(config)
   stages = list(_stages(config, workdir, vocab_size))
+  if hosts.index():
+    return  # One of them prints it.
   print(json.dumps(config_lib.to_plain(config), indent=1))
   mesh = partitioning.make_mesh(config.mesh)
   print(f'\nMesh {dict(mesh.shape)} of {jax.devices()[0].platform} devices')

@@ -8,12 +8,20 @@ from collections.abc import Callable
 logger = logging.getLogger('infoprune_jax')
 
 
-def log_to_stderr() -> None:
-  """Sends this package's messages to standard error with a time stamp."""
+def log_to_stderr(process: int = 0) -> None:
+  """Sends this package's messages to standard error with a time stamp.
+
+  Args:
+    process: Which of the job this is; others than the first say only what is
+      wrong, and who they are.
+  """
   handler = logging.StreamHandler(sys.stderr)
-  handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  who = f'process {process}: ' if process else ''
+  handler.setFormatter(
+    logging.Formatter(f'%(asctime)s {who}%(message)s', '%H:%M:%S')
+  )
   logger.handlers[:] = [handler]
-  logger.setLevel(logging.INFO)
+  logger.setLevel(logging.WARNING if process else logging.INFO)
   logger.propagate = False
 
 

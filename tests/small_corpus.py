@@ -46,4 +46,6 @@ def small_config(path: str) -> ConfigDict:
   config.vocabulary.train_bytes = 20_000
   for model in (config.model, config.reference.model):
     model.num_heads, model.num_kv_heads, model.head_dim = 4, 2, 8
+  for scoring in (config.score, config.evaluate.scoring):
+    scoring.per_device_batch_size = 1
   return config

@@ -240,7 +240,11 @@ REFUSED = [
   ('score.window_overlap', 256, r'got 256 at row_length 256'),
   ('score.window_overlap', -1, r'must be in \[0, row_length\)'),
   ('score.dtype', 'int8', r'scoring\.dtype must be one of'),
-  ('evaluate.scoring.batch_size', 0, 'batch_size must be positive'),
+  (
+    'evaluate.scoring.per_device_batch_size',
+    0,
+    'per_device_batch_size must be positive',
+  ),
   ('select.arms.random.keep', 'tpo', "mean 'top'"),
   ('select.arms.random.unit', 'byte', "mean 'bytes'"),
   ('select.arms.random.per', 'sources', "mean 'source'"),

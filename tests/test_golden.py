@@ -11,7 +11,7 @@ import pathlib
 import pytest
 
 from infoprune_jax import artifacts
-from infoprune_jax.score import scorer, table
+from infoprune_jax.score import stage, table
 from infoprune_jax.train import metrics, runs
 
 FOLDER = pathlib.Path(__file__).parent / 'golden'
@@ -30,7 +30,7 @@ def workdir(small, store_workdir):
     small, reference=dataclasses.replace(small.reference, training=training)
   )
   runs.run_reference(config, store_workdir)
-  scorer.run(config, store_workdir)
+  stage.run(config, store_workdir)
   return store_workdir
 
 

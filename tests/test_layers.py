@@ -17,6 +17,7 @@ FILES = sorted(ROOT.rglob('*.py'))
 LAYERS = (
   ('main',),
   ('pipeline',),
+  ('verify',),
   ('report',),
   ('train',),
   ('evaluate',),
@@ -24,7 +25,7 @@ LAYERS = (
   ('score',),
   ('data', 'model'),
   ('artifacts',),
-  ('files',),
+  ('files', 'hosts'),
   ('config',),
   ('rule_config',),
   ('validation',),
@@ -96,6 +97,13 @@ def test_high_imports_low(path):
       continue
     assert unit != ANYONE, f'{unit} imports {name}'
     assert RANK[unit] < RANK[other], f'{unit} imports {name}'
+
+
+@pytest.mark.parametrize('path', FILES, ids=name_of)
+def test_one_module_knows_the_inside_of_jax_distributed(path):
+  names = list(imports(parsed(path)))
+  if name_of(path) != 'hosts.py':
+    assert not [name for name in names if is_below(name, 'jax._src')]
 
 
 def test_every_unit_has_a_layer():

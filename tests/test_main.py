@@ -52,7 +52,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     (
       [f'--config={JSONL}', '--job=scroe'],
       "--job must be one of 'tokenize', 'reference', 'score', 'select', "
-      "'train', 'evaluate', 'report', got 'scroe'. Did you mean 'score'?",
+      "'train', 'evaluate', 'report', 'verify', got 'scroe'. Did you mean 'score'?",
     ),
     (
       [f'--config={JSONL}', '--config.mesh.data=3'],
@@ -74,6 +74,29 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
       'nll_sums',
     ),
     ([f'--config={JSONL}', '--job=score'], 'Run --job=tokenize first'),
+    (
+      [f'--config={JSONL}', '--process_count=2', '--process_index=0'],
+      '--coordinator_address must be given too',
+    ),
+    (
+      [
+        f'--config={JSONL}',
+        '--coordinator_address=localhost:1',
+        '--process_count=2',
+        '--process_index=2',
+      ],
+      '--process_index must be from 0 to 1, with --process_count=2, got 2',
+    ),
+    (
+      [
+        f'--config={JSONL}',
+        '--coordinator_address=localhost',
+        '--process_count=2',
+        '--process_index=1',
+      ],
+      "--coordinator_address must be HOST:PORT, got 'localhost'",
+    ),
+    ([f'--config={JSONL}', '--multiprocess'], '--multiprocess finds no'),
   ],
 )
 def test_a_mistake_is_one_message(arguments, expected, tmp_path):

@@ -30,7 +30,7 @@ def get_config():
   config.train.seeds = (0,)
   config.report.bootstrap_samples = 50
   config.reference.training.num_steps = 30
-  config.score.batch_size = 1
+  config.score.per_device_batch_size = 1
   return config
 """
 # Runs the command line, then says which modules it has loaded.

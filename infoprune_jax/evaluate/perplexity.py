@@ -117,7 +117,7 @@ def _evaluate_run(
   """Evaluates one arm and seed, unless that is done."""
   path = artifacts.evaluation_dir(workdir, arm, seed)
   options = config_lib.to_plain(config.evaluate.scoring)
-  del options['batch_size']
+  del options['per_device_batch_size']
   artifact = artifacts.Artifact(
     path,
     'evaluation',

@@ -121,9 +121,66 @@ def shardings(mesh: Mesh, shapes: Any, logical_axes: Any, what: str) -> Any:
   return jax.tree_util.tree_map_with_path(one, shapes, logical_axes)
 
 
+def batch_ways(mesh: Mesh) -> int:
+  """Over how many shards a batch is spread."""
+  return math.prod(mesh.shape[axis] for axis in RULES['batch'])
+
+
+def row_groups(mesh: Mesh) -> list[tuple[list[int], list[int]]]:
+  """Which processes hold which rows of a batch.
+
+  Processes whose devices hold the same rows, as with `tensor` across hosts, are
+  one group: they feed the same rows.
+
+  Returns:
+    For each group its processes and its shards of the batch, both ascending;
+    groups are in the order of their first processes.
+
+  Raises:
+    UserError: two processes share some of their rows, not all.
+  """
+  shards: dict[int, set[int]] = {}
+  for device, shard in _shard_of_device(mesh).items():
+    shards.setdefault(device.process_index, set()).add(shard)
+  groups: dict[frozenset[int], list[int]] = {}
+  for process in sorted(shards):
+    groups.setdefault(frozenset(shards[process]), []).append(process)
+  owner: dict[int, list[int]] = {}
+  for held, processes in groups.items():
+    for shard in held:
+      other = owner.setdefault(shard, processes)
+      if other is not processes:
+        raise UserError(
+          f'The mesh {dict(mesh.shape)} gives processes {other[0]} and '
+          f'{processes[0]} some rows of the batch in common, and others not: '
+          'choose mesh.tensor so that it divides the devices of a host or is a '
+          'multiple of them.'
+        )
+  return [(processes, sorted(held)) for held, processes in groups.items()]
+
+
+def _shard_of_device(mesh: Mesh) -> dict[Any, int]:
+  """Which shard of a batch each device of the mesh holds."""
+  ways = batch_ways(mesh)
+  indices = batch_sharding(mesh).devices_indices_map((ways, 1))
+  return {device: index[0].start or 0 for device, index in indices.items()}
+
+
+def _own_shards(mesh: Mesh) -> list[int]:
+  """The shards of a batch that this process holds, ascending."""
+  own = jax.process_index()
+  return sorted(
+    {
+      shard
+      for device, shard in _shard_of_device(mesh).items()
+      if device.process_index == own
+    }
+  )
+
+
 def check_batch(mesh: Mesh, batch_size: int, name: str) -> None:
   """Raises `UserError` unless a batch spreads evenly over the mesh."""
-  ways = math.prod(mesh.shape[axis] for axis in RULES['batch'])
+  ways = batch_ways(mesh)
   if batch_size % ways:
     raise UserError(
       f'{name}={batch_size} must be divisible by {ways}, the product of the '
@@ -189,9 +246,49 @@ def use_mesh(mesh: Mesh) -> Iterator[None]:
 def global_batch(
   mesh: Mesh, batch: Mapping[str, np.ndarray]
 ) -> dict[str, jax.Array]:
-  """Puts this host's rows of a [B, T] batch on its devices."""
-  target = batch_sharding(mesh)
-  return {
-    name: jax.make_array_from_process_local_data(target, values)
-    for name, values in batch.items()
+  """Puts this host's rows of a [B, T] batch on its devices.
+
+  Args:
+    mesh: The mesh.
+    batch: The rows of the shards that this process holds, in their order.
+  """
+  target, ways, own = batch_sharding(mesh), batch_ways(mesh), _own_shards(mesh)
+
+  def put(values: np.ndarray) -> jax.Array:
+    rows = len(values) // len(own)  # of a shard
+
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+      first = own.index((index[0].start or 0) // rows) * rows
+      return values[first : first + rows]
+
+    shape = (rows * ways, *values.shape[1:])
+    return jax.make_array_from_callback(shape, target, shard)
+
+  return {name: put(values) for name, values in batch.items()}
+
+
+def own_rows(x: jax.Array) -> np.ndarray:
+  """This process's rows of a [B, T] array, in their order, without a gather."""
+  shards = {
+    shard.index[0].start or 0: shard.data for shard in x.addressable_shards
   }
+  if len(shards) == 1:
+    return np.asarray(*shards.values())
+  return np.concatenate([np.asarray(shards[row]) for row in sorted(shards)])
+
+
+def spread(x: np.ndarray, target: NamedSharding) -> jax.Array:
+  """A value that every process holds whole, spread over the mesh."""
+  return jax.make_array_from_callback(x.shape, target, lambda index: x[index])
+
+
+def own_mesh(mesh: Mesh) -> Mesh:
+  """A mesh of this process's devices of `mesh` alone.
+
+  Its axes are those of `mesh`, as far as the devices go: first `fsdp`.
+  """
+  devices = list(mesh.local_devices)
+  fsdp = math.gcd(len(devices), mesh.shape['fsdp'])
+  tensor = math.gcd(len(devices) // fsdp, mesh.shape['tensor'])
+  sizes = (len(devices) // (fsdp * tensor), fsdp, tensor)
+  return Mesh(np.array(devices).reshape(sizes), MESH_AXES)

@@ -1,4 +1,4 @@
-"""The NLL of documents under a model, and the stage that scores a corpus.
+"""The NLL of documents under a model.
 
 Packed rows go through the compiled program; per-token NLL comes back in
 float32, is put in token order on the host, and is summed there in float64. BOS
@@ -12,15 +12,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import pyarrow.parquet as pq
 
-from infoprune_jax import artifacts, config as config_lib, files
-from infoprune_jax.config import Config, ModelConfig, ScoringConfig, UserError
-from infoprune_jax.data import folds as folds_lib, packing
+from infoprune_jax import hosts
+from infoprune_jax.config import ModelConfig, ScoringConfig, UserError
+from infoprune_jax.data import packing
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.model import checkpoints, flops, network, partitioning
-from infoprune_jax.progress import Progress, logger
-from infoprune_jax.score import statistics, table
+from infoprune_jax.score import statistics, stream
 
 # What every table of losses takes over from the store.
 DOCUMENT_COLUMNS = (
@@ -32,6 +30,66 @@ DOCUMENT_COLUMNS = (
 )
 
 
+class Documents:
+  """Documents laid out in rows, and the NLL of their tokens as it comes."""
+
+  def __init__(
+    self,
+    store: TokenStore,
+    shard: np.ndarray,
+    row: np.ndarray,
+    scoring: ScoringConfig,
+  ):
+    """Packs documents.
+
+    Args:
+      store: Where they are.
+      shard: [documents] int, the part of each.
+      row: [documents] int, its row in the part.
+      scoring: Length and overlap of rows.
+    """
+    self._store, self._shard, self._row = store, shard, row
+    self._num_tokens = _num_tokens(store, shard, row)
+    self._offsets = np.cumsum(self._num_tokens) - self._num_tokens
+    plan = packing.pack(
+      self._num_tokens, scoring.row_length, scoring.window_overlap, seed=0
+    )
+    self.rows = packing.PackedRows(store, shard, row, plan)
+    # NaN marks a token not scored yet: each must be reached, exactly once.
+    self._nll = np.full(self._num_tokens.sum(), np.nan, np.float32)
+
+  def batches(
+    self, size: int
+  ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Which rows, and the rows themselves, padded to `size`."""
+    for first in range(0, len(self.rows), size):
+      chosen = np.arange(first, min(first + size, len(self.rows)))
+      yield chosen, self.rows.batch(chosen, size)
+
+  def add(self, chosen: np.ndarray, nll: np.ndarray) -> int:
+    """Takes the NLL of rows, [size, T] float32; returns how many tokens."""
+    return _scatter(self.rows.plan, chosen, nll, self._offsets, self._nll)
+
+  def sums(self) -> np.ndarray:
+    """The NLL of each document, [documents] float64, in nats.
+
+    Raises:
+      UserError: the model gave a token no finite NLL; the document is named.
+    """
+    finite = np.isfinite(self._nll)
+    if not finite.all():
+      bad = np.searchsorted(
+        self._offsets, np.flatnonzero(~finite)[0], side='right'
+      )
+      raise UserError(
+        f'The model gives no finite NLL to document (shard '
+        f'{self._shard[bad - 1]}, row {self._row[bad - 1]}) of '
+        f'{self._store.path}: is its checkpoint sound, and its dtype wide '
+        'enough?'
+      )
+    return statistics.sums_by_document(self._nll, self._num_tokens)
+
+
 @dataclasses.dataclass(frozen=True)
 class Scorer:
   """A model's NLL program, compiled for a mesh and a batch shape."""
@@ -41,6 +99,33 @@ class Scorer:
   flops_per_token: float
   _nll: Any  # (params, batch) -> [B, T] float32
 
+  @functools.cached_property
+  def groups(self) -> list[tuple[list[int], list[int]]]:
+    """As `partitioning.row_groups`."""
+    return partitioning.row_groups(self.mesh)
+
+  @functools.cached_property
+  def group(self) -> int:
+    """Which of the groups this process is in."""
+    return [hosts.index() in processes for processes, _ in self.groups].index(
+      True
+    )
+
+  @property
+  def batch_size(self) -> int:
+    """Rows that this process feeds at once."""
+    _, shards = self.groups[self.group]
+    return len(shards) * self.scoring.per_device_batch_size
+
+  def flops(self, documents: Documents) -> float:
+    """What its rows cost; rows of padding are no part of the work."""
+    slots = len(documents.rows) * self.scoring.row_length
+    return slots * self.flops_per_token
+
+  def run(self, items: Iterator[stream.Item], times: stream.Times) -> None:
+    """Runs batches through the program, see `stream.run`."""
+    stream.run(self.mesh, self._nll, items, times)
+
   def document_nll(
     self,
     params: Any,
@@ -49,7 +134,7 @@ class Scorer:
     row: np.ndarray,
     on_batch: Callable[[int], None] = lambda tokens: None,
   ) -> tuple[np.ndarray, float]:
-    """The NLL of whole documents.
+    """The NLL of whole documents, on the devices of one process.
 
     Args:
       params: The model's parameters, on the mesh.
@@ -65,52 +150,18 @@ class Scorer:
     Raises:
       UserError: the model gave a token no finite NLL; the document is named.
     """
-    num_tokens = _num_tokens(store, shard, row)
-    plan = packing.pack(
-      num_tokens,
-      self.scoring.row_length,
-      self.scoring.window_overlap,
-      seed=0,
-    )
-    rows = packing.PackedRows(store, shard, row, plan)
-    offsets = np.cumsum(num_tokens) - num_tokens
-    # NaN marks a token not scored yet: each must be reached, exactly once.
-    flat = np.full(num_tokens.sum(), np.nan, np.float32)
-    batches = 0
-    for chosen, nll in self._batches(params, rows):
-      counted = _scatter(plan, chosen, nll, offsets, flat)
-      batches += 1
-      on_batch(counted)
-    if not np.isfinite(flat).all():
-      bad = np.searchsorted(
-        offsets, np.flatnonzero(~np.isfinite(flat))[0], side='right'
-      )
-      raise UserError(
-        f'The model gives no finite NLL to document (shard '
-        f'{shard[bad - 1]}, row {row[bad - 1]}) of {store.path}: is its '
-        'checkpoint sound, and its dtype wide enough?'
-      )
-    slots = batches * self.scoring.batch_size * self.scoring.row_length
-    return (
-      statistics.sums_by_document(flat, num_tokens),
-      slots * self.flops_per_token,
-    )
+    documents = Documents(store, shard, row, self.scoring)
 
-  def _batches(
-    self, params: Any, rows: packing.PackedRows
-  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows and their NLL; the device runs one batch ahead of the host."""
-    size = self.scoring.batch_size
-    ahead = None
-    for first in range(0, len(rows), size):
-      chosen = np.arange(first, min(first + size, len(rows)))
-      batch = partitioning.global_batch(self.mesh, rows.batch(chosen, size))
-      nll = self._nll(params, batch)
-      if ahead is not None:
-        yield ahead[0], np.asarray(ahead[1])
-      ahead = chosen, nll
-    if ahead is not None:
-      yield ahead[0], np.asarray(ahead[1])
+    def items() -> Iterator[stream.Item]:
+      for chosen, batch in documents.batches(self.batch_size):
+        yield (
+          lambda nll, c=chosen: on_batch(documents.add(c, nll)),
+          params,
+          batch,
+        )
+
+    self.run(items(), stream.Times())
+    return documents.sums(), self.flops(documents)
 
 
 def _num_tokens(
@@ -156,12 +207,12 @@ def compile_scorer(
   Raises:
     UserError: the shapes do not divide over the mesh.
   """
-  partitioning.check_batch(mesh, scoring.batch_size, 'scoring.batch_size')
+  batch_size = scoring.per_device_batch_size * partitioning.batch_ways(mesh)
   model = dataclasses.replace(model, dtype=scoring.dtype, remat=False)
   batch_sharding = partitioning.batch_sharding(mesh)
   batch = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding),
-    packing.empty_rows(scoring.batch_size, scoring.row_length),
+    packing.empty_rows(batch_size, scoring.row_length),
   )
   with partitioning.use_mesh(mesh):
     compiled = (
@@ -193,196 +244,23 @@ def abstract_params(model: ModelConfig, vocab_size: int, mesh: Any) -> Any:
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reference:
-  """The model of one fold, and how it speaks of words."""
-
-  fold: int
-  params: Any  # on the mesh
-  unigram_nll: np.ndarray  # [V] float64, nats
-
-
-def open_references(
-  config: Config, workdir: str, store: TokenStore
-) -> list[dict[str, Any]]:
-  """The manifest of each fold's reference model.
+def load_params(
+  model: ModelConfig, run: str, step: int, vocab_size: int, mesh: Any
+) -> Any:
+  """The parameters of a finished run, spread over a mesh.
 
   Raises:
-    UserError: one is missing, or trained on another token store.
+    UserError: as `checkpoints.load_params`.
   """
-  manifests = []
-  for fold in range(config.reference.folds):
-    path = artifacts.reference_dir(workdir, fold, config.reference.folds)
-    manifest = artifacts.open_finished(path, 'reference model', 'reference')
-    artifacts.check_made_from(
-      manifest, 'reference model', 'token_store', store.manifest, 'token store'
-    )
-    manifests.append(manifest)
-  return manifests
-
-
-def run(config: Config, workdir: str) -> None:
-  """Writes the score table: of the scored split, or of both halves.
-
-  Raises:
-    UserError: an input is missing, or what is there belongs to another.
-  """
-  path = artifacts.scores_dir(workdir)
-  store = TokenStore.open(workdir)
-  references = open_references(config, workdir, store)
-  scores = artifacts.Artifact(
-    path,
-    'score table',
-    'score',
-    score_options(config),
-    {
-      'token_store': store.fingerprint,
-      **{
-        artifacts.reference_input(fold, len(references)): manifest[
-          'fingerprint'
-        ]
-        for fold, manifest in enumerate(references)
-      },
-    },
-  )
-  with files.lock(path):
-    if scores.finished():
-      logger.info('score: finished before, skipped')
-      return
-    _write(config, workdir, store, references, scores)
-
-
-def score_options(config: Config) -> dict[str, Any]:
-  """What of the config decides the scores; the mesh and the batch do not."""
-  options = config_lib.to_plain(config.score)
-  del options['batch_size']
-  return {
-    **options,
-    'folds': config.reference.folds,
-    'param_dtype': 'float32',
-    'first_token': 'conditioned on BOS',
-    'eos_counted': False,
-  }
-
-
-def _write(
-  config: Config,
-  workdir: str,
-  store: TokenStore,
-  manifests: list[dict[str, Any]],
-  scores: artifacts.Artifact,
-) -> None:
-  """Scores the parts that are not done, then writes the manifest."""
-  scores.begin()
-  markers = {
-    part: marker
-    for part in range(store.num_parts)
-    if (marker := scores.finished_part(part, store.num_parts))
-  }
-  if markers:
-    logger.info(
-      'score: %d of %d parts were done before', len(markers), store.num_parts
-    )
-  mesh = partitioning.make_mesh(config.mesh)
-  scorer = compile_scorer(
-    config.reference.model, config.score, store.vocab_size, mesh
-  )
-  references = _load_references(config, workdir, store, mesh, manifests)
-  progress = Progress(
-    'score',
-    'tokens',
-    _tokens_to_score(store, len(references)),
-    done=sum(marker['num_tokens'] for marker in markers.values()),
-  )
-  for part in range(store.num_parts):
-    if part not in markers:
-      markers[part] = _write_part(
-        scorer, references, store, part, scores, progress
-      )
-  ordered = [markers[part] for part in range(store.num_parts)]
-  scores.finish(
-    {name: file for m in ordered for name, file in m['files'].items()},
-    num_parts=store.num_parts,
-    **{
-      total: sum(marker[total] for marker in ordered)
-      for total in ('num_examples', 'num_tokens', 'num_bytes', 'flops')
-    },
-  )
-  progress.finish()
-
-
-def _load_references(
-  config: Config,
-  workdir: str,
-  store: TokenStore,
-  mesh: Any,
-  manifests: list[dict[str, Any]],
-) -> list[_Reference]:
-  folds = len(manifests)
-  shapes = abstract_params(config.reference.model, store.vocab_size, mesh)
-  return [
-    _Reference(
-      fold,
-      checkpoints.load_params(
-        artifacts.reference_dir(workdir, fold, folds), manifest['step'], shapes
-      ),
-      statistics.unigram_nll(folds_lib.unigram_counts(store, fold, folds)),
-    )
-    for fold, manifest in enumerate(manifests)
-  ]
-
-
-def _tokens_to_score(store: TokenStore, folds: int) -> int:
-  splits = store.manifest['splits']
-  scored = ('scored',) if folds == 1 else ('scored', 'reference')
-  return sum(splits[name]['tokens'] for name in scored)
-
-
-def _write_part(
-  scorer: Scorer,
-  references: list[_Reference],
-  store: TokenStore,
-  shard: int,
-  scores: artifacts.Artifact,
-  progress: Progress,
-) -> dict[str, Any]:
-  """Scores one part of the store, writes it, and returns its marker."""
-  part = store.part(shard)
-  num_tokens = part.column('num_tokens')
-  fold = np.full(len(num_tokens), -1, np.int8)  # -1 is scored by none.
-  nll_sum = np.zeros(len(num_tokens))
-  unigram_sum = np.zeros(len(num_tokens))
-  spent = 0.0
-  for reference in references:
-    rows = folds_lib.scored_rows(part, reference.fold, len(references))
-    nll_sum[rows], flops_spent = scorer.document_nll(
-      reference.params,
-      store,
-      np.full(len(rows), shard),
-      rows,
-      on_batch=progress.add,
-    )
-    unigram_sum[rows] = statistics.sums_by_document(
-      reference.unigram_nll[part.tokens], num_tokens
-    )[rows]
-    fold[rows] = reference.fold
-    spent += flops_spent
-  rows = np.flatnonzero(fold >= 0)
-  written = table.part_table(
-    table.SCORE_SCHEMA,
-    shard,
-    rows,
-    part.table(*DOCUMENT_COLUMNS, 'compressed_bytes'),
-    nll_sum=nll_sum[rows],
-    unigram_nll_sum=unigram_sum[rows],
-    fold=fold[rows],
-  )
-  return scores.finish_part(
-    shard,
-    store.num_parts,
-    {'.parquet': lambda file: pq.write_table(written, file)},
-    num_examples=len(rows),
-    num_tokens=int(num_tokens[rows].sum()),
-    num_bytes=int(part.column('num_bytes')[rows].sum()),
-    flops=spent,
+  target = abstract_params(model, vocab_size, mesh)
+  shardings = [leaf.sharding for leaf in jax.tree.leaves(target)]
+  if all(s.is_fully_addressable or s.is_fully_replicated for s in shardings):
+    return checkpoints.load_params(run, step, target)
+  # What is spread over hosts none can compare with its checksum: each reads the
+  # whole, over its own devices, and keeps its share.
+  own = abstract_params(model, vocab_size, partitioning.own_mesh(mesh))
+  return jax.tree.map(
+    lambda x, s: partitioning.spread(np.asarray(x), s.sharding),
+    checkpoints.load_params(run, step, own),
+    target,
   )

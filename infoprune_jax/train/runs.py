@@ -13,7 +13,7 @@ from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import flops, partitioning
 from infoprune_jax.progress import logger
-from infoprune_jax.score import scorer
+from infoprune_jax.score import stage
 from infoprune_jax.train import loop
 
 # Cadence, and how far a run goes, do not change the steps it shares with
@@ -105,7 +105,7 @@ def _training(
   scores = artifacts.open_finished(
     artifacts.scores_dir(workdir), 'score table', 'score'
   )
-  references = scorer.open_references(config, workdir, store)
+  references = stage.open_references(config, workdir, store)
   spent = scores['flops'] + sum(manifest['flops'] for manifest in references)
   a_step = (
     training.batch_size

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,5 +93,61 @@ def test_size_that_does_not_divide_is_named():
 
 
 def test_batch_that_does_not_divide_is_named():
-  with pytest.raises(UserError, match=r'score.batch_size=6 .* by 8'):
-    partitioning.check_batch(mesh_of(4, 2, 1), 6, 'score.batch_size')
+  with pytest.raises(UserError, match=r'training.batch_size=6 .* by 8'):
+    partitioning.check_batch(mesh_of(4, 2, 1), 6, 'training.batch_size')
+
+
+class Device(NamedTuple):
+  id: int
+  process_index: int
+
+
+def groups_of(monkeypatch, sizes, devices_a_host):
+  """The groups, were the devices those of hosts with so many each."""
+  shards = {
+    Device(device.id, device.id // devices_a_host): shard
+    for device, shard in partitioning._shard_of_device(mesh_of(*sizes)).items()
+  }
+  monkeypatch.setattr(partitioning, '_shard_of_device', lambda mesh: shards)
+  return partitioning.row_groups(mesh_of(*sizes))
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'devices_a_host', 'expected'),
+  [
+    ((8, 1, 1), 8, [([0], list(range(8)))]),
+    ((8, 1, 1), 2, [([h], [2 * h, 2 * h + 1]) for h in range(4)]),
+    # One fsdp axis over all hosts: each still has rows of its own.
+    ((1, 8, 1), 4, [([0], [0, 1, 2, 3]), ([1], [4, 5, 6, 7])]),
+    ((2, 2, 2), 4, [([0], [0, 1]), ([1], [2, 3])]),
+    ((4, 1, 2), 1, [([2 * g, 2 * g + 1], [g]) for g in range(4)]),
+    ((1, 2, 4), 2, [([0, 1], [0]), ([2, 3], [1])]),
+    ((1, 1, 8), 2, [([0, 1, 2, 3], [0])]),
+  ],
+)
+def test_hosts_with_the_same_rows_are_a_group(
+  monkeypatch, sizes, devices_a_host, expected
+):
+  assert groups_of(monkeypatch, sizes, devices_a_host) == expected
+
+
+def test_hosts_that_share_some_rows_are_refused(monkeypatch):
+  with pytest.raises(UserError) as error:
+    groups_of(monkeypatch, (2, 1, 4), 3)
+  for word in ("'tensor': 4", 'processes 0 and 1', 'mesh.tensor'):
+    assert word in str(error.value)
+
+
+@pytest.mark.parametrize('sizes', MESHES)
+def test_rows_come_back_as_they_were_put(sizes):
+  values = np.arange(8 * 3, dtype=np.float32).reshape(8, 3)
+  put = partitioning.global_batch(mesh_of(*sizes), {'x': values})['x']
+  assert put.shape == values.shape
+  np.testing.assert_array_equal(np.asarray(put), values)
+  np.testing.assert_array_equal(partitioning.own_rows(put), values)
+
+
+@pytest.mark.parametrize('sizes', MESHES)
+def test_a_mesh_of_one_host_alone(sizes):
+  mesh = mesh_of(*sizes)
+  assert partitioning.own_mesh(mesh).shape == mesh.shape

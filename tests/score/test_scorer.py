@@ -10,7 +10,7 @@ from infoprune_jax import artifacts
 from infoprune_jax.config import MeshConfig, UserError
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.model import network, partitioning
-from infoprune_jax.score import scorer
+from infoprune_jax.score import scorer, stage
 
 LENGTHS = [5, 64, 130, 0, 1, 33, 200, 17, 64, 90]
 
@@ -72,7 +72,7 @@ def test_equals_documents_scored_alone(score):
 def test_batch_size_does_not_matter(score, batch_size):
   store = Store(LENGTHS)
   expected, _ = score(store, range(len(LENGTHS)))
-  found, _ = score(store, range(len(LENGTHS)), batch_size=batch_size)
+  found, _ = score(store, range(len(LENGTHS)), per_device_batch_size=batch_size)
   np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -140,7 +140,7 @@ def test_a_reference_of_another_corpus_is_refused(
     {'token_store': 'f' * 16},
   ).finish({}, step=12)
   with pytest.raises(UserError) as error:
-    scorer.run(small, str(tmp_path))
+    stage.run(small, str(tmp_path))
   store = TokenStore.open(store_workdir)
   for word in ('reference model', 'f' * 16, store.fingerprint, 'Delete'):
     assert word in str(error.value)

@@ -1,0 +1,341 @@
+"""The processes of one job: who they are, and how they agree.
+
+What hosts tell each other is small, and goes through the key-value store of
+JAX's coordination service, never through the devices. Every process shows a
+sign of life there each second; process 0 looks after them, and whoever is late
+or has failed is named by all the others, which then stop.
+
+The one place that knows `jax._src.distributed`. With one process nothing here
+starts anything, and no JAX backend is touched.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import jax
+from jax._src import distributed
+
+from infoprune_jax.config import UserError
+from infoprune_jax.progress import logger
+
+PROCESS_TIMEOUT = 60  # seconds without a sign of life; JAX itself waits for 100
+# For work of one process that the others wait for, such as reading checksums.
+BARRIER_TIMEOUT = 1800  # seconds
+_START_TIMEOUT = 300  # seconds: hosts of a large job do not start at once
+_FOLDER = 'infoprune_jax'
+EXIT_CODE = 2
+
+_stop = threading.Event()
+_calls: dict[str, int] = {}
+_watch: '_Watch | None' = None
+
+
+def count() -> int:
+  """Number of processes of the job."""
+  return distributed.global_state.num_processes or 1
+
+
+def index() -> int:
+  """Which of them this is."""
+  return distributed.global_state.process_id or 0
+
+
+def initialize(
+  coordinator_address: str | None = None,
+  process_count: int | None = None,
+  process_index: int | None = None,
+  timeout: float = PROCESS_TIMEOUT,
+) -> None:
+  """Joins the job; before any other use of JAX.
+
+  Without arguments the cluster says who is who: a TPU pod, SLURM, Open MPI.
+
+  Args:
+    coordinator_address: HOST:PORT, where process 0 can be reached.
+    process_count: Number of processes.
+    process_index: Which of them this is.
+    timeout: Seconds after which a process without a sign of life counts as
+      lost.
+
+  Raises:
+    UserError: there is no such cluster, or the others do not come.
+  """
+  # Gloo is the only backend of collectives between CPUs that needs no launcher.
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  # Its thread complains in several lines when a process ends.
+  jax.config.update('jax_enable_preemption_service', False)
+  try:
+    jax.distributed.initialize(
+      coordinator_address,
+      process_count,
+      process_index,
+      initialization_timeout=_START_TIMEOUT,
+    )
+  except (RuntimeError, ValueError) as error:
+    if coordinator_address is None:
+      raise UserError(
+        '--multiprocess finds no TPU pod, SLURM or Open MPI to join ('
+        f'{_first_line(error)}): give --coordinator_address, --process_count '
+        'and --process_index.'
+      ) from None
+    raise UserError(
+      f'Process {process_index} of {process_count} did not meet the others at '
+      f'{coordinator_address} within {_START_TIMEOUT} s '
+      f'({_first_line(error)}): start all of them, with the same address and '
+      'count, and each index once.'
+    ) from None
+  _stop.clear()
+  global _watch
+  _watch = _Watch(_client(), index(), count(), timeout, stop_process)
+  _on_abort(_watch)
+  threading.Thread(target=_watch.run, args=(_stop,), daemon=True).start()
+
+
+def _client() -> Any:
+  return distributed.global_state.client
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).splitlines() or [''])[0].rstrip('.')
+
+
+def barrier(name: str, timeout: float = BARRIER_TIMEOUT) -> None:
+  """Waits until every process is here.
+
+  Args:
+    name: For the message; it may be used again.
+    timeout: In seconds.
+
+  Raises:
+    UserError: some do not come; they are named.
+  """
+  if count() == 1:
+    return
+  try:
+    _client().wait_at_barrier(_key('barrier', name), round(timeout * 1000))
+  except jax.errors.JaxRuntimeError as error:
+    if 'DEADLINE_EXCEEDED' not in str(error):
+      raise
+    names = str(error).partition('timed out task names:')[2].split('RPC:')[0]
+    raise _late(names.split(), name, timeout) from None
+
+
+def broadcast(name: str, value: Any, timeout: float = BARRIER_TIMEOUT) -> Any:
+  """Process 0's value, a JSON one, on every process.
+
+  Raises:
+    UserError: it does not come in time.
+  """
+  if count() == 1:
+    return value
+  key = _key('broadcast', name)
+  if index() == 0:
+    _client().key_value_set(key, json.dumps(value))
+    return value
+  return _get(key, 0, name, timeout)
+
+
+def all_gather(
+  name: str, value: Any, timeout: float = BARRIER_TIMEOUT
+) -> list[Any]:
+  """Every process's value, JSON ones, in the order of processes.
+
+  Raises:
+    UserError: some do not come in time; the first is named.
+  """
+  if count() == 1:
+    return [value]
+  key = _key('gather', name)
+  _client().key_value_set(f'{key}/{index()}', json.dumps(value))
+  end = time.monotonic() + timeout
+  return [
+    _get(f'{key}/{other}', other, name, max(end - time.monotonic(), 0.001))
+    for other in range(count())
+  ]
+
+
+def _key(kind: str, name: str) -> str:
+  """A key of its own for each call: all processes make the same calls."""
+  what = f'{kind}/{name}'
+  _calls[what] = _calls.get(what, 0) + 1
+  return f'{_FOLDER}/{what}/{_calls[what]}'
+
+
+def _get(key: str, owner: int, name: str, timeout: float) -> Any:
+  try:
+    return json.loads(
+      _client().blocking_key_value_get(key, round(timeout * 1000) or 1)
+    )
+  except jax.errors.JaxRuntimeError as error:
+    if 'DEADLINE_EXCEEDED' not in str(error):
+      raise
+    raise _late([str(owner)], name, timeout) from None
+
+
+def _late(processes: list[str], name: str, timeout: float) -> UserError:
+  which = ', '.join(processes) or 'unknown'
+  return UserError(
+    f'Process {which} of {count()} did not reach {name!r} within {timeout:.0f} '
+    's: look at its log. Start the job again, on any number of hosts: what is '
+    'finished is kept.'
+  )
+
+
+def leave() -> None:
+  """Waits for the others at the end of the job, and stops watching them."""
+  if count() > 1:
+    barrier('the end')
+    _stop.set()
+    # It waits once more: who leaves early takes the store from the others.
+    jax.distributed.shutdown()
+
+
+def abandon(reason: str | Exception) -> NoReturn:
+  """Ends this process with a message, after it has told the others.
+
+  An error of the devices is most often another process's end: its name is
+  waited for first.
+  """
+  if isinstance(reason, jax.errors.JaxRuntimeError):
+    time.sleep(_watch.timeout + 5 * _watch.interval)
+  _stop.set()
+  message = (
+    reason if isinstance(reason, str) else f'{type(reason).__name__}: {reason}'
+  )
+  # Another may have been first, or process 0 may be gone: all know by now.
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    _client().key_value_set(
+      f'{_FOLDER}/failed/{index()}', f'process {index()} stopped: {message}'
+    )
+  if index() == 0:  # The store goes with it.
+    time.sleep(3 * _watch.interval)
+  if isinstance(reason, Exception):
+    traceback.print_exception(reason)
+    sys.stderr.flush()
+    os._exit(1)
+  stop_process(message)
+
+
+def stop_process(message: str) -> NoReturn:
+  """Ends this process at once, whatever its other threads wait for."""
+  print(
+    f'infoprune_jax: process {index()}: {message}', file=sys.stderr, flush=True
+  )
+  os._exit(EXIT_CODE)
+
+
+class _Watch:
+  """Shows that this process lives, and finds out who does not."""
+
+  def __init__(
+    self,
+    client: Any,
+    process: int,
+    processes: int,
+    timeout: float,
+    stop: Callable[[str], Any],
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Calls `stop` with what is wrong."""
+    self._client, self._process = client, process
+    self._stop, self._clock = stop, clock
+    self.timeout = timeout  # seconds
+    self.interval = min(1.0, timeout / 20)  # seconds between signs of life
+    self._beat = 0
+    now = clock()
+    # The last sign of each process, and when it came.
+    self._seen = {str(other): ('', now) for other in range(processes)}
+    self.answered = now  # When the store last did.
+
+  def run(self, stop: threading.Event) -> None:
+    """Looks again and again, until it is told to stop."""
+    while not stop.wait(self.interval):
+      # Without its store JAX ends the process, see `_on_abort`.
+      with contextlib.suppress(jax.errors.JaxRuntimeError):
+        self.look(stop)
+
+  def look(self, stop: threading.Event) -> None:
+    """One sign of life, and one look at the others."""
+    self._beat += 1
+    self._client.key_value_set(
+      f'{_FOLDER}/alive/{self._process}', str(self._beat), allow_overwrite=True
+    )
+    self.answered = self._clock()
+    failed = dict(self._client.key_value_dir_get(f'{_FOLDER}/failed'))
+    if not failed and self._process == 0:
+      failed = self._late()
+    if failed and not stop.is_set():
+      self._stop(next(iter(failed.values())))
+
+  def _late(self) -> dict[str, str]:
+    """Notes new signs of life; says whose are overdue, to all the others."""
+    now = self._clock()
+    for key, beat in self._client.key_value_dir_get(f'{_FOLDER}/alive'):
+      name = key.rsplit('/', 1)[1]
+      if self._seen[name][0] != beat:
+        self._seen[name] = beat, now
+    late = [
+      name for name, (_, at) in self._seen.items() if now - at > self.timeout
+    ]
+    if not late:
+      return {}
+    message = (
+      f'process {", ".join(late)} of {len(self._seen)} gave no sign of life '
+      f'for {self.timeout:.0f} s: look at its log. Start the job again, on '
+      'any number of hosts: what is finished is kept.'
+    )
+    self._client.key_value_set(f'{_FOLDER}/failed/late', message)
+    time.sleep(3 * self.interval)  # The store goes with this process.
+    return {'failed': message}
+
+
+def _on_abort(watch: _Watch) -> None:
+  """Says who is gone when JAX aborts this process for want of process 0.
+
+  JAX's client does so by itself, with a stack trace, and can be given no
+  callback of Python; so it is caught where it ends the process.
+  """
+  address = distributed.global_state.coordinator_address
+
+  def handler(number: int) -> None:
+    silent = time.monotonic() - watch.answered
+    if silent > 10 * watch.interval or not _reachable(address):
+      stop_process(
+        f'process 0, at {address}, is gone: look at its log. Start the job '
+        'again, on any number of hosts: what is finished is kept.'
+      )
+    os._exit(128 + number)
+
+  # Python's own handlers run in the main thread, which would be too late.
+  _on_abort.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
+  ctypes.CDLL(None).signal(int(signal.SIGABRT), _on_abort.handler)
+
+
+def _reachable(address: str) -> bool:
+  host, port = address.rsplit(':', 1)
+  try:
+    with socket.create_connection((host.strip('[]'), int(port)), timeout=5):
+      return True
+  except OSError:
+    return False
+
+
+def check_devices() -> None:
+  """Raises `UserError` where JAX sees a pod that the job has not joined."""
+  if jax.process_count() != count():
+    raise UserError(
+      f'The devices here belong to {jax.process_count()} processes: start the '
+      'job on all hosts with --multiprocess.'
+    )
+  if count() > 1:
+    logger.info('%d processes, %d devices', count(), jax.device_count())

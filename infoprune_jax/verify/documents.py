@@ -1,0 +1,89 @@
+"""The token store: documents and tokens count up to what its manifest says."""
+
+import posixpath
+from collections.abc import Iterator
+
+import numpy as np
+
+from infoprune_jax import artifacts
+from infoprune_jax.config import SPLITS, UserError
+from infoprune_jax.data.token_store import TOKENS, UNIGRAMS, TokenStore
+from infoprune_jax.verify.manifests import Found
+
+
+def open_store(workdir: str) -> TokenStore | None:
+  """The token store of a workdir, or None without a sound one."""
+  try:
+    return TokenStore.open(workdir)
+  except UserError:
+    return None
+
+
+def problems(found: Found, workdir: str) -> Iterator[str]:
+  """What is wrong with the content of a store."""
+  store = TokenStore.open(workdir)
+  totals = {name: np.zeros(3, np.int64) for name in SPLITS}
+  for number in range(store.num_parts):
+    yield from _part_problems(found, store, number)
+    part = store.part(number)
+    split = part.column('split')
+    for index, name in enumerate(SPLITS):
+      inside = split == index
+      totals[name] += (
+        inside.sum(),
+        part.column('num_tokens')[inside].sum(dtype=np.int64),
+        part.column('num_bytes')[inside].sum(dtype=np.int64),
+      )
+  for name, got in totals.items():
+    units = ('documents', 'tokens', 'bytes')
+    for unit, count in zip(units, got.tolist(), strict=True):
+      expected = store.manifest['splits'][name][unit]
+      if count != expected:
+        yield (
+          f'{found.path}: the {name} split has {count} {unit}, its manifest '
+          f'says {expected}. {found.mend()}'
+        )
+
+
+def _part_problems(
+  found: Found, store: TokenStore, number: int
+) -> Iterator[str]:
+  """Lengths, documents, ids and token counts of one part."""
+  part = store.part(number)
+  name = artifacts.part_name(number, store.num_parts)
+  lengths = part.column('num_tokens')
+  counted = np.bincount(
+    part.tokens[
+      np.repeat(part.column('split') == SPLITS.index('reference'), lengths)
+    ]
+    if lengths.sum() == len(part.tokens)
+    else np.zeros(0, np.int64),
+    minlength=store.vocab_size,
+  )
+  unigrams = np.load(part.file(UNIGRAMS))
+  for what, got, expected, file in (
+    (
+      'documents',
+      len(lengths),
+      store.documents_per_part[number],
+      artifacts.MANIFEST,
+    ),
+    ('tokens', len(part.tokens), int(lengths.sum()), name + TOKENS),
+    (
+      'token ids below the size of the vocabulary',
+      int((part.tokens < store.vocab_size).sum()),
+      len(part.tokens),
+      name + TOKENS,
+    ),
+    (
+      'tokens of the reference split that are counted right',
+      int(np.minimum(counted, unigrams).sum()),
+      int(np.maximum(counted, unigrams).sum()),
+      name + UNIGRAMS,
+    ),
+  ):
+    if got != expected:
+      yield (
+        f'{posixpath.join(found.path, name)} has {got} {what}, expected '
+        f'{expected}. {found.mend(file)}'
+      )

@@ -1,0 +1,108 @@
+"""Keep sets: what they keep is scored, and is as much as they say."""
+
+import io
+import posixpath
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from infoprune_jax import artifacts, files
+from infoprune_jax.config import SPLITS
+from infoprune_jax.data import folds as folds_lib, keep_set
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.verify import documents
+from infoprune_jax.verify.manifests import Found
+
+
+def problems(found: Found, workdir: str) -> Iterator[str]:
+  """What is wrong with a keep set and its summary."""
+  store = documents.open_store(workdir)
+  where = posixpath.join(found.path, keep_set.FILE)
+  if store is None:
+    yield (
+      f'{where} cannot be compared: there is no sound token store in '
+      f'{workdir}. Run --job=tokenize there.'
+    )
+    return
+  bits = np.load(io.BytesIO(files.read_bytes(where)))
+  size = sum(store.documents_per_part)
+  if found.manifest['num_documents'] != size or len(bits) != -(-size // 8):
+    yield (
+      f'{where} is over {found.manifest["num_documents"]} documents in '
+      f'{len(bits)} bytes, the token store has {size}. {found.remake()}'
+    )
+    return
+  unpacked = np.unpackbits(bits).astype(bool)
+  if unpacked[size:].any():
+    yield f'{where} keeps what is beyond the last document. {found.remake()}'
+  kept = unpacked[:size]
+  yield from _document_problems(found, store, kept, where)
+  yield from _summary_problems(found, workdir)
+
+
+def _document_problems(
+  found: Found, store: TokenStore, kept: np.ndarray, where: str
+) -> Iterator[str]:
+  """Which documents are kept, and how many tokens and bytes."""
+  folds = found.manifest['options']['folds']
+  rules = found.manifest['options']['rules']
+  everything = any(rule['keep'] == 'everything' for rule in rules)
+  columns: dict[str, Any] = {}
+  for name in ('split', 'num_tokens', 'num_bytes'):
+    columns[name] = np.concatenate(
+      [store.part(p).column(name) for p in range(store.num_parts)]
+    )
+  scored = np.concatenate(
+    [_scored(store, p, folds) for p in range(store.num_parts)]
+  )
+  allowed = (
+    columns['split'] != SPLITS.index('heldout') if everything else scored
+  )
+  if (kept & ~allowed).any():
+    yield (
+      f'{where} keeps {int((kept & ~allowed).sum())} documents that were not '
+      f'scored (the first is number {np.flatnonzero(kept & ~allowed)[0]} of '
+      f'the store). {found.remake()}'
+    )
+  for what, mask in (('kept', kept & scored), ('total', scored)):
+    got = {
+      'examples': int(mask.sum()),
+      'tokens': int(columns['num_tokens'][mask].sum(dtype=np.int64)),
+      'bytes': int(columns['num_bytes'][mask].sum(dtype=np.int64)),
+    }
+    if got != found.manifest[what]:
+      yield (
+        f'{where}: {what} is {got}, its manifest says '
+        f'{found.manifest[what]}. {found.remake()}'
+      )
+
+
+def _scored(store: TokenStore, number: int, folds: int) -> np.ndarray:
+  part = store.part(number)
+  scored = np.zeros(len(part.column('split')), bool)
+  for fold in range(folds):
+    scored[folds_lib.scored_rows(part, fold, folds)] = True
+  return scored
+
+
+def _summary_problems(found: Found, workdir: str) -> Iterator[str]:
+  """The selection report is of this keep set and of the scores there are."""
+  summary = keep_set.read_summary(found.path)
+  name = posixpath.join(found.path, keep_set.SUMMARY)
+  mend = f'Delete {name} and run --job=select again.'
+  if summary is None:
+    yield f'{name} is missing. {mend}'
+    return
+  for what in ('kept', 'total'):
+    if summary[what] != found.manifest[what]:
+      yield (
+        f'{name}: {what} is {summary[what]}, the manifest says '
+        f'{found.manifest[what]}. {mend}'
+      )
+  scores = artifacts.read_manifest(artifacts.scores_dir(workdir), 'score')
+  if scores and summary['scores'] != scores['fingerprint']:
+    yield (
+      f'{name} was made with the scores {summary["scores"]}, but the table '
+      f'here is {scores["fingerprint"]}. {mend}'
+    )

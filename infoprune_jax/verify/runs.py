@@ -1,0 +1,58 @@
+"""Training runs: the curve, and every file of every checkpoint."""
+
+import posixpath
+from collections.abc import Iterator
+
+import fsspec
+
+from infoprune_jax import artifacts, files
+from infoprune_jax.config import UserError
+from infoprune_jax.model import checkpoints
+from infoprune_jax.train import metrics
+from infoprune_jax.verify.manifests import Found
+
+
+def problems(found: Found, workdir: str) -> Iterator[str]:
+  """What is wrong with a run."""
+  del workdir
+  manifest = found.manifest
+  try:
+    metrics.read(found.path, manifest['metrics'], found.job)
+  except UserError as error:
+    yield str(error)
+  folder = posixpath.join(found.path, 'checkpoints')
+  filesystem, root = fsspec.core.url_to_fs(folder)
+  steps = sorted(
+    int(posixpath.basename(name))
+    for name in filesystem.glob(f'{root}/*')
+    if posixpath.basename(name).isdigit()
+  )
+  if manifest['step'] not in steps:
+    yield (
+      f'{folder} has no checkpoint of step {manifest["step"]}, which the '
+      f'manifest names (there are: {steps}). {found.remake()}'
+    )
+  for step in steps:
+    yield from _checkpoint_problems(found, posixpath.join(folder, str(step)))
+
+
+def _checkpoint_problems(found: Found, folder: str) -> Iterator[str]:
+  mend = (
+    f'Delete {folder} and {found.path}/{artifacts.MANIFEST} and run '
+    f'--job={found.job} again: it goes on from the checkpoint before, or from '
+    'the start.'
+  )
+  name = posixpath.join(folder, checkpoints.RECORD)
+  try:
+    record = files.read_record(name, mend)
+  except UserError as error:
+    yield str(error)
+    return
+  if record is None:
+    yield f'{name} is missing. {mend}'
+    return
+  for file, facts in record['files'].items():
+    try:
+      artifacts.verify(folder, file, facts, mend)
+    except UserError as error:
+      yield str(error)

@@ -1,0 +1,169 @@
+"""Tables of losses: every document once, in store order, with sound sums."""
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infoprune_jax import artifacts
+from infoprune_jax.data import folds as folds_lib
+from infoprune_jax.data.token_store import Part
+from infoprune_jax.score import scorer, table
+from infoprune_jax.verify import documents
+from infoprune_jax.verify.manifests import Found
+
+_TOTALS = ('num_examples', 'num_tokens', 'num_bytes')
+
+
+def score_problems(found: Found, workdir: str) -> Iterator[str]:
+  """What is wrong with a score table."""
+  folds = found.manifest['options']['folds']
+
+  def expected_folds(part: Part) -> np.ndarray:
+    fold = np.full(len(part.column('split')), -1, np.int8)
+    for number in range(folds):
+      fold[folds_lib.scored_rows(part, number, folds)] = number
+    return fold
+
+  sums = ('nll_sum', 'unigram_nll_sum')
+  yield from _problems(
+    found, workdir, expected_folds, table.SCORE_SCHEMA, sums, _TOTALS
+  )
+
+
+def loss_problems(found: Found, workdir: str) -> Iterator[str]:
+  """What is wrong with the losses of a trained arm."""
+
+  def expected_folds(part: Part) -> np.ndarray:
+    heldout = np.full(len(part.column('split')), -1, np.int8)
+    heldout[part.rows_of('heldout')] = 0
+    return heldout
+
+  yield from _problems(
+    found, workdir, expected_folds, table.LOSS_SCHEMA, ('nll_sum',), ()
+  )
+
+
+def _problems(
+  found: Found,
+  workdir: str,
+  expected_folds: Any,
+  schema: pa.Schema,
+  sums: Sequence[str],
+  totals: Sequence[str],
+) -> Iterator[str]:
+  store = documents.open_store(workdir)
+  if store is None:
+    yield (
+      f'{found.path} cannot be compared: there is no sound token store in '
+      f'{workdir}. Run --job=tokenize there.'
+    )
+    return
+  counts = dict.fromkeys(_TOTALS, 0)
+  for number in range(store.num_parts):
+    name = artifacts.part_name(number, store.num_parts) + '.parquet'
+    where = posixpath.join(found.path, name)
+    if name not in found.manifest['files']:
+      yield f'{where} is not in the manifest. {found.remake()}'
+      continue
+    rows = pq.read_table(artifacts.verified(found.path, found.manifest, name))
+    if not rows.schema.equals(schema):
+      yield (
+        f'{where} has the columns {rows.schema.names} of '
+        f'{[str(kind) for kind in rows.schema.types]}, expected '
+        f'{schema.names}. {found.mend(name)}'
+      )
+      continue
+    for problem in _part_problems(
+      rows, number, store.part(number), expected_folds(store.part(number)), sums
+    ):
+      yield f'{where}: {problem}. {found.mend(name)}'
+    counts['num_examples'] += rows.num_rows
+    for unit in _TOTALS[1:]:
+      counts[unit] += int(rows[unit].to_numpy().sum(dtype=np.int64))
+  for name in totals:
+    if counts[name] != found.manifest[name]:
+      yield (
+        f'{found.path} has {name}={counts[name]}, its manifest says '
+        f'{found.manifest[name]}. {found.mend()}'
+      )
+
+
+def _part_problems(
+  rows: pa.Table,
+  number: int,
+  part: Part,
+  folds: np.ndarray,
+  sums: Sequence[str],
+) -> Iterator[str]:
+  """What is wrong with the rows of one part, without where it is."""
+  expected = np.flatnonzero(folds >= 0)
+  found = rows['row'].to_numpy()
+  if not np.array_equal(found, expected):
+    yield _order_problem(found, expected)
+    return
+  if (rows['shard'].to_numpy() != number).any():
+    yield f'column shard is not {number} everywhere'
+  theirs = part.table(*scorer.DOCUMENT_COLUMNS).take(pa.array(expected))
+  columns = {name: theirs[name] for name in theirs.column_names}
+  if 'compressed_bytes' in rows.column_names:
+    columns['compressed_bytes'] = part.table('compressed_bytes').take(
+      pa.array(expected)
+    )['compressed_bytes']
+    columns['fold'] = pa.chunked_array([pa.array(folds[expected])])
+  for name, values in columns.items():
+    yield from _column_problems(name, found, rows[name], values)
+  for name in sums:
+    values = rows[name].to_numpy()
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if len(bad):
+      yield (
+        f'{name} of row {found[bad[0]]} is {values[bad[0]]}, and {len(bad)} in '
+        'all are not finite or are negative; expected nats of 0 or more'
+      )
+
+
+def _order_problem(found: np.ndarray, expected: np.ndarray) -> str:
+  """How the examples differ from those that should be there."""
+  missing = np.setdiff1d(expected, found)
+  extra = np.setdiff1d(found, expected)
+  values, times = np.unique(found, return_counts=True)
+  twice = values[times > 1]
+  details = [
+    f'{len(which)} {what} (the first is row {which[0]})'
+    for what, which in (
+      ('missing', missing),
+      ('twice', twice),
+      ('that should not be there', extra),
+    )
+    if len(which)
+  ]
+  return (
+    f'{len(found)} examples, expected {len(expected)}, each once and in store '
+    f'order: {", ".join(details) or "they are out of order"}'
+  )
+
+
+def _column_problems(
+  name: str, row: np.ndarray, found: pa.ChunkedArray, expected: pa.ChunkedArray
+) -> Iterator[str]:
+  """Where a column first differs from the store's."""
+  if pa.types.is_dictionary(found.type):
+    found, expected = (
+      column.cast(found.type.value_type) for column in (found, expected)
+    )
+  if found.equals(expected.cast(found.type)):
+    return
+  ours, theirs = found.to_pylist(), expected.to_pylist()
+  bad = [
+    i
+    for i, pair in enumerate(zip(ours, theirs, strict=True))
+    if pair[0] != pair[1]
+  ]
+  yield (
+    f'{name} of row {row[bad[0]]} is {ours[bad[0]]!r}, expected '
+    f'{theirs[bad[0]]!r} as in the token store; {len(bad)} differ'
+  )

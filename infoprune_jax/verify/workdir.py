@@ -1,0 +1,104 @@
+"""The job that checks a workdir, whatever is in it, and changes nothing."""
+
+import dataclasses
+import posixpath
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fsspec
+
+from infoprune_jax import artifacts, hosts
+from infoprune_jax.config import Config, UserError
+from infoprune_jax.verify import documents, keep_sets, manifests, runs, tables
+from infoprune_jax.verify.manifests import Found
+
+# Folder below the workdir, the stage that writes it, what it is, its content.
+_KINDS: tuple[
+  tuple[str, str, str, Callable[[Found, str], Iterator[str]] | None], ...
+] = (
+  ('vocabulary', 'tokenize', 'vocabulary', None),
+  ('token_store', 'tokenize', 'token store', documents.problems),
+  ('reference', 'reference', 'reference model', runs.problems),
+  ('reference/fold-*', 'reference', 'reference model', runs.problems),
+  ('scores', 'score', 'score table', tables.score_problems),
+  ('keep_sets/*', 'select', 'keep set', keep_sets.problems),
+  ('train/*/seed-*', 'train', 'training run', runs.problems),
+  ('evaluate/*/seed-*', 'evaluate', 'evaluation', tables.loss_problems),
+  ('report', 'report', 'report', None),
+)
+_COMPARED = ('score', 'select', 'evaluate')  # with the token store
+_WAIT = 7 * 24 * 3600  # seconds: every byte of a large corpus is read
+
+
+def run(config: Config, workdir: str) -> None:
+  """Prints a line for each artifact of a workdir.
+
+  One process does it; the others of a job wait.
+
+  Raises:
+    UserError: something is wrong; each thing has been printed.
+  """
+  del config  # What is there is held to what it says of itself.
+  if hosts.index() == 0:
+    _run(workdir)
+  hosts.barrier('the end of verifying', _WAIT)
+
+
+def _run(workdir: str) -> None:
+  checked = wrong = 0
+  for found, problems in check(workdir):
+    checked += 1
+    wrong += bool(problems)
+    name = posixpath.relpath(found.path, workdir)
+    state = 'WRONG' if problems else 'ok' if found.manifest else 'begun'
+    print(f'{state:6} {name}: {found.summary()}', flush=True)
+    for problem in problems:
+      print(f'       {problem}', flush=True)
+  if not checked:
+    raise UserError(f'There is no artifact in {workdir}.')
+  if wrong:
+    raise UserError(
+      f'{wrong} of {checked} artifacts in {workdir} are wrong: see above.'
+    )
+
+
+def check(workdir: str) -> Iterator[tuple[Found, list[str]]]:
+  """Each artifact of a workdir, and what is wrong with it."""
+  filesystem, root = fsspec.core.url_to_fs(workdir)
+  sound = True  # the token store, which others are compared with
+  for pattern, job, kind, content in _KINDS:
+    for folder in sorted(filesystem.glob(f'{root}/{pattern}')):
+      path = posixpath.join(workdir, posixpath.relpath(folder, root))
+      if not _is_artifact(filesystem, folder):
+        continue
+      found, problems = manifests.open_artifact(path, kind, job)
+      # What a file's checksum says, its content would say less well.
+      if found.manifest and not problems:
+        problems += _problems(manifests.input_problems(found, workdir))
+        if job in _COMPARED and not sound:
+          found = dataclasses.replace(
+            found, note=', not compared with the token store, which is wrong'
+          )
+        elif content:
+          problems += _problems(content(found, workdir))
+      sound = sound and not (problems and pattern == 'token_store')
+      yield found, problems
+
+
+def _is_artifact(filesystem: Any, folder: str) -> bool:
+  """Whether a folder holds a manifest, the beginning of one, or parts."""
+  return bool(
+    filesystem.exists(f'{folder}/{artifacts.MANIFEST}')
+    or filesystem.exists(f'{folder}/{artifacts.BEGUN}')
+    or filesystem.glob(f'{folder}/part-*')
+  )
+
+
+def _problems(checks: Iterator[str]) -> list[str]:
+  """All of them; what cannot be read ends the checks of an artifact."""
+  problems = []
+  try:
+    problems.extend(checks)  # Keeps those before an error.
+  except UserError as error:
+    problems.append(str(error))
+  return problems

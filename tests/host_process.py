@@ -1,0 +1,43 @@
+"""The command line as one of several processes, forked with all imports done."""
+
+import os
+import signal
+import sys
+
+from absl import app
+
+from infoprune_jax import artifacts, main, pipeline  # noqa: F401
+
+
+def run(
+  argv: list[str], output: str, devices: int, killed_at_part: int
+) -> None:
+  """Runs `argv`, as if from a shell.
+
+  Args:
+    argv: Of the command line.
+    output: A file, for standard output and error.
+    devices: How many CPU devices the process has.
+    killed_at_part: It kills itself as it starts to write this part, from 1.
+  """
+  file = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+  for standard in (1, 2):
+    os.dup2(file, standard)
+  os.environ['XLA_FLAGS'] = ' '.join(
+    [
+      '--xla_backend_optimization_level=0',
+      f'--xla_force_host_platform_device_count={devices}',
+    ]
+  )
+  finish_part = artifacts.Artifact.finish_part
+  left = [killed_at_part]
+
+  def counted(*arguments, **counts):
+    left[0] -= 1
+    if left[0] == 0:
+      os.kill(os.getpid(), signal.SIGKILL)
+    return finish_part(*arguments, **counts)
+
+  artifacts.Artifact.finish_part = counted
+  sys.argv = argv
+  app.run(main.main, argv=argv, flags_parser=main._parse)

@@ -1,0 +1,198 @@
+"""Scoring by several processes, as on several hosts: who does what, and ends.
+
+The processes are real ones that meet on this machine, each with one or two CPU
+devices of its own.
+"""
+
+import dataclasses
+import hashlib
+import multiprocessing
+import pathlib
+import signal
+import socket
+import time
+
+import host_process
+import numpy as np
+import pytest
+from small_corpus import small_config
+
+from infoprune_jax import artifacts, config as config_lib, main
+from infoprune_jax.data import tokenize
+from infoprune_jax.score import table
+from infoprune_jax.train import runs
+
+# Imports once, and then forks.
+SERVER = multiprocessing.get_context('forkserver')
+SERVER.set_forkserver_preload(['host_process'])
+NUM_PARTS = 5
+TIMEOUT = 4  # seconds without a sign of life
+CONFIG = """
+from small_corpus import small_config
+
+
+def get_config():
+  config = small_config({path!r})
+  config.corpus.num_parts = {num_parts}
+  config.reference.folds = {folds}
+  config.score.per_device_batch_size = 2
+  return config
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+  """A workdir with all that scoring reads."""
+
+  path: pathlib.Path
+  config: pathlib.Path
+
+  def copy(self, path: pathlib.Path) -> 'Workdir':
+    path.mkdir()
+    for name in ('token_store', 'vocabulary', 'reference'):
+      (path / name).symlink_to(self.path / name)
+    return Workdir(path, self.config)
+
+  def scores(self) -> dict[str, str]:
+    """The checksum of every file of the table."""
+    return {
+      file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+      for file in sorted((self.path / 'scores').iterdir())
+      if file.name != '.lock'
+    }
+
+
+def prepare(corpus_path: str, folder: pathlib.Path, folds: int) -> Workdir:
+  config = small_config(corpus_path)
+  config.corpus.num_parts = NUM_PARTS
+  config.reference.folds = folds
+  made = config_lib.from_mapping(config)
+  tokenize.run(made, str(folder))
+  runs.run_reference(made, str(folder))
+  path = folder / 'hosts.py'
+  path.write_text(
+    CONFIG.format(path=corpus_path, num_parts=NUM_PARTS, folds=folds)
+  )
+  return Workdir(folder, path)
+
+
+@pytest.fixture(scope='module')
+def prepared(corpus_path, tmp_path_factory) -> Workdir:
+  return prepare(corpus_path, tmp_path_factory.mktemp('prepared'), 1)
+
+
+class Job:
+  """The processes of a job, which write to files."""
+
+  def __init__(
+    self,
+    workdir: Workdir,
+    processes: int,
+    *arguments: str,
+    devices: int = 1,
+    killed: tuple[int, int] | None = None,  # process, at which part
+    job: str = 'score',
+  ):
+    with socket.socket() as free:
+      free.bind(('127.0.0.1', 0))
+      port = free.getsockname()[1]
+    self._processes, self._outputs = [], []
+    for process in range(processes):
+      argv = [
+        'main',
+        f'--config={workdir.config}',
+        f'--workdir={workdir.path}',
+        f'--job={job}',
+        *arguments,
+      ]
+      if processes > 1:
+        argv += [
+          f'--coordinator_address=127.0.0.1:{port}',
+          f'--process_count={processes}',
+          f'--process_index={process}',
+          f'--process_timeout={TIMEOUT}',
+        ]
+      output = workdir.path / f'{time.monotonic_ns()}.log'
+      at_part = killed[1] if killed and killed[0] == process else 0
+      self._outputs.append(output)
+      self._processes.append(
+        SERVER.Process(
+          target=host_process.run, args=(argv, str(output), devices, at_part)
+        )
+      )
+      self._processes[-1].start()
+
+  def ended(self) -> tuple[list[int], list[str]]:
+    """Exit codes and outputs, by process."""
+    deadline = time.monotonic() + 60
+    try:
+      for process in self._processes:
+        process.join(max(deadline - time.monotonic(), 0))
+      codes = [process.exitcode for process in self._processes]
+    finally:
+      for process in self._processes:
+        process.kill()
+    outputs = [output.read_text() for output in self._outputs]
+    assert None not in codes, '\n'.join(outputs)
+    return codes, outputs
+
+  def finish(self) -> list[str]:
+    codes, outputs = self.ended()
+    assert not any(codes), '\n'.join(outputs)
+    return outputs
+
+
+@pytest.fixture(scope='module')
+def alone(prepared) -> dict[str, str]:
+  """The table of one process with one device, in `prepared`."""
+  Job(prepared, 1).finish()
+  return prepared.scores()
+
+
+def test_hosts_write_the_table_of_one(prepared, alone, tmp_path):
+  """Two groups of hosts, of two devices each."""
+  workdir = prepared.copy(tmp_path / 'work')
+  outputs = Job(workdir, 2, devices=2).finish()
+  assert workdir.scores() == alone
+  assert '2 processes, 4 devices' in outputs[0]
+  assert 'the device waited for the host' in outputs[0]
+  assert 'score' not in outputs[1]
+
+
+def test_hosts_of_one_tensor_axis_feed_the_same_rows(prepared, alone, tmp_path):
+  workdir = prepared.copy(tmp_path / 'work')
+  mesh = ('--config.mesh.data=1', '--config.mesh.tensor=2')
+  # The second must not write: it would die of it.
+  Job(workdir, 2, *mesh, killed=(1, 1)).finish()
+  found = workdir.scores()
+  changing = {name for name in found if found[name] != alone[name]}
+  assert found.keys() == alone.keys()
+  assert 'begun.json' not in changing
+  tables = [
+    table.read_table(artifacts.scores_dir(str(path)))
+    for path in (workdir.path, prepared.path)
+  ]
+  assert tables[0].drop('nll_sum').equals(tables[1].drop('nll_sum'))
+  np.testing.assert_allclose(
+    tables[0]['nll_sum'], tables[1]['nll_sum'], rtol=1e-5
+  )
+
+
+def test_killed_in_the_middle_and_resumed_by_other_hosts(
+  prepared, alone, tmp_path
+):
+  """The last job has more hosts than parts to do."""
+  workdir = prepared.copy(tmp_path / 'work')
+  for processes, killed in ((3, (1, 2)), (2, (0, 1))):
+    codes, outputs = Job(workdir, processes, killed=killed).ended()
+    assert codes.pop(killed[0]) == -signal.SIGKILL
+    outputs.pop(killed[0])
+    assert set(codes) == {main.USER_ERROR}
+    for output in outputs:
+      assert f'process {killed[0]}' in output, output
+      assert 'Start the job again, on any number of hosts' in output
+      assert 'Traceback' not in output
+    assert not (workdir.path / 'scores/manifest.json').exists()
+  outputs = Job(workdir, 4).finish()
+  assert 'parts were done before' in outputs[0]
+  assert workdir.scores() == alone

@@ -1,0 +1,112 @@
+"""What processes tell each other, and who is late, without processes."""
+
+import threading
+
+import jax
+import pytest
+
+from infoprune_jax import hosts
+from infoprune_jax.config import UserError
+
+
+class Store:
+  """The key-value store of a job in one process."""
+
+  def __init__(self):
+    self.values: dict[str, str] = {}
+    self.missing: list[str] = []
+
+  def key_value_set(self, key, value, allow_overwrite=False):
+    assert allow_overwrite or key not in self.values
+    self.values[key] = value
+
+  def key_value_dir_get(self, folder):
+    return [
+      (key, value)
+      for key, value in self.values.items()
+      if key.startswith(f'{folder}/')
+    ]
+
+  def blocking_key_value_get(self, key, timeout_in_ms):
+    if key not in self.values:
+      raise jax.errors.JaxRuntimeError('DEADLINE_EXCEEDED: no such key')
+    return self.values[key]
+
+  def wait_at_barrier(self, name, timeout_in_ms):
+    if self.missing:
+      raise jax.errors.JaxRuntimeError(
+        'DEADLINE_EXCEEDED: Barrier timed out. Id: x. '
+        '# of tasks that reached the barrier: 1/3.\nThe first task at the '
+        'barrier: 0. Some timed out task names:\n'
+        + '\n'.join(self.missing)
+        + '\n\nRPC: /xla.coordination'
+      )
+
+
+@pytest.fixture
+def store(monkeypatch) -> Store:
+  """This process as the first of three."""
+  made = Store()
+  monkeypatch.setattr(hosts, '_client', lambda: made)
+  monkeypatch.setattr(hosts, 'count', lambda: 3)
+  monkeypatch.setattr(hosts, 'index', lambda: 0)
+  monkeypatch.setattr(hosts, '_calls', {})
+  return made
+
+
+def test_one_process_has_nobody_to_wait_for():
+  assert (hosts.count(), hosts.index()) == (1, 0)
+  hosts.barrier('x')
+  assert hosts.broadcast('x', {'a': 1}) == {'a': 1}
+  assert hosts.all_gather('x', 3) == [3]
+  hosts.leave()
+
+
+def test_values_are_gathered_in_order(store):
+  store.values['infoprune_jax/gather/x/1/1'] = '"b"'
+  store.values['infoprune_jax/gather/x/1/2'] = '"c"'
+  assert hosts.all_gather('x', 'a') == ['a', 'b', 'c']
+  # Another call is another gathering.
+  with pytest.raises(UserError, match='Process 1 of 3'):
+    hosts.all_gather('x', 'a')
+
+
+def test_who_is_late_is_named(store):
+  store.values['infoprune_jax/gather/the plan/1/1'] = '1'
+  with pytest.raises(UserError, match="Process 2 of 3 .* 'the plan' .* 7 s"):
+    hosts.all_gather('the plan', 0, timeout=7)
+  store.missing = ['1', '2']
+  with pytest.raises(UserError, match="Process 1, 2 of 3 .* 'the end'"):
+    hosts.barrier('the end')
+
+
+def test_a_process_without_a_sign_of_life_is_named_to_all(monkeypatch):
+  store, now, told = Store(), [0.0], []
+  monkeypatch.setattr(hosts.time, 'sleep', lambda seconds: None)
+  watches = [
+    hosts._Watch(store, process, 3, 60, told.append, clock=lambda: now[0])
+    for process in range(3)
+  ]
+  going_on = threading.Event()
+  for second in range(200):
+    now[0] = float(second)
+    for watch in watches[: 3 if second < 100 else 2]:
+      watch.look(going_on)
+    if told:
+      break
+  assert 159 <= second <= 161
+  assert len(told) == 2
+  for message in told:
+    assert 'process 2 of 3 gave no sign of life for 60 s' in message
+
+
+def test_why_a_process_stops_is_told_to_the_others():
+  store, told = Store(), []
+  store.values['infoprune_jax/failed/1'] = 'process 1 stopped: no space'
+  watch = hosts._Watch(store, 2, 3, 60, told.append)
+  watch.look(threading.Event())
+  assert told == ['process 1 stopped: no space']
+  leaving = threading.Event()
+  leaving.set()
+  watch.look(leaving)
+  assert len(told) == 1

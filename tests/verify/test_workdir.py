@@ -1,0 +1,312 @@
+"""Everything in a workdir, made wrong once: seen, and named."""
+
+import dataclasses
+import io
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_corpus import small_config
+
+from infoprune_jax import artifacts, config as config_lib, files, pipeline
+from infoprune_jax.config import UserError
+from infoprune_jax.data import keep_set
+from infoprune_jax.verify import workdir as verify
+
+SCORES = 'part-00001-of-00003.parquet'
+
+
+@pytest.fixture(scope='module')
+def config(corpus_path):
+  edits = small_config(corpus_path)
+  edits.train.seeds = (0,)
+  edits.train.arms = ('random', 'top_nll')
+  return config_lib.from_mapping(edits)
+
+
+@pytest.fixture(scope='module')
+def finished(config, tmp_path_factory) -> pathlib.Path:
+  workdir = tmp_path_factory.mktemp('finished')
+  for job in ('tokenize', 'reference', 'score', 'select'):
+    pipeline.JOBS[job](config, str(workdir))
+  one = dataclasses.replace(config.train, arms=('top_nll',))
+  for job in ('train', 'evaluate'):
+    pipeline.JOBS[job](dataclasses.replace(config, train=one), str(workdir))
+  page = files.write_text(str(workdir / 'report/index.html'), '<p>' * 9)
+  artifacts.Artifact(
+    str(workdir / 'report'), 'report', 'report', {}, {}
+  ).finish({'index.html': page})
+  return workdir
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> pathlib.Path:
+  return shutil.copytree(finished, tmp_path / 'work')
+
+
+def wrong(workdir: pathlib.Path) -> dict[str, str]:
+  """What is wrong, by artifact."""
+  return {
+    os.path.relpath(found.path, workdir): '\n'.join(problems)
+    for found, problems in verify.check(str(workdir))
+    if problems
+  }
+
+
+def reseal(folder: pathlib.Path, name: str, data: bytes, **facts) -> None:
+  """Writes a file, and all that vouches for it, as if it were meant."""
+  written = files.write_file(str(folder / name), lambda file: file.write(data))
+  part = name.split('.')[0]
+  marker = folder / f'{part}{artifacts.DONE}'
+  if marker.exists():
+    record = files.read_record(str(marker), '')
+    record['files'][name] = written
+    files.write_record(str(marker), record)
+  remake_manifest(folder, {name: written}, **facts)
+
+
+def remake_manifest(folder: pathlib.Path, written: dict, **facts) -> None:
+  manifest = artifacts.read_manifest(str(folder), 'x')
+  sections = {n: manifest.pop(n) for n in ('kind', 'job', 'options', 'inputs')}
+  for name in ('format_version', 'fingerprint'):
+    del manifest[name]
+  sections |= {n: facts.pop(n) for n in list(facts) if n in sections}
+  artifacts.Artifact(path=str(folder), **sections).finish(
+    {**manifest.pop('files'), **written}, **{**manifest, **facts}
+  )
+
+
+def rewrite(folder: pathlib.Path, change: Callable[[pa.Table], pa.Table]):
+  """Writes another table in place of a part, with the right checksums."""
+  file = io.BytesIO()
+  pq.write_table(change(pq.read_table(folder / SCORES)), file)
+  reseal(folder, SCORES, file.getvalue())
+
+
+def with_value(name: str, row: int, value) -> Callable[[pa.Table], pa.Table]:
+  """Puts one value into a column."""
+
+  def change(rows: pa.Table) -> pa.Table:
+    index = rows.schema.get_field_index(name)
+    column = rows[name]
+    if pa.types.is_dictionary(column.type):
+      column = column.cast(column.type.value_type)
+    values = column.to_pylist()
+    values[row] = value
+    changed = pa.array(values, column.type).cast(rows.schema.types[index])
+    return rows.set_column(index, name, changed)
+
+  return change
+
+
+def test_a_finished_workdir_is_right(finished, config, capsys):
+  pipeline.run(config, str(finished), 'verify')
+  lines = capsys.readouterr().out.splitlines()
+  assert all(line.startswith('ok') for line in lines), lines
+  names = [line.split()[1].rstrip(':') for line in lines]
+  assert names == [
+    'vocabulary',
+    'token_store',
+    'reference',
+    'scores',
+    'keep_sets/random-seed-0',
+    'keep_sets/top_nll',
+    'train/top_nll/seed-0',
+    'evaluate/top_nll/seed-0',
+    'report',
+  ]
+
+
+def test_it_changes_nothing(finished):
+  before = {p: p.stat().st_mtime_ns for p in finished.rglob('*')}
+  list(verify.check(str(finished)))
+  assert {p: p.stat().st_mtime_ns for p in finished.rglob('*')} == before
+
+
+def test_what_is_wrong_ends_the_job(copied, config, capsys):
+  os.remove(copied / 'scores' / SCORES)
+  with pytest.raises(UserError, match='1 of 9 artifacts in .* are wrong'):
+    pipeline.run(config, str(copied), 'verify')
+  out = capsys.readouterr().out
+  assert 'WRONG  scores' in out
+  assert f'{SCORES} is missing' in out and '--job=score again' in out
+
+
+def test_an_empty_workdir_is_refused(tmp_path, config):
+  with pytest.raises(UserError, match='no artifact'):
+    pipeline.run(config, str(tmp_path), 'verify')
+
+
+@pytest.mark.parametrize(
+  ('pattern', 'artifact'),
+  [
+    ('vocabulary/*.model', 'vocabulary'),
+    ('token_store/*.tokens.npy', 'token_store'),
+    ('token_store/*.docs.parquet', 'token_store'),
+    ('token_store/manifest.json', 'token_store'),
+    ('reference/metrics.jsonl', 'reference'),
+    ('reference/checkpoints/12/params/manifest.ocdbt', 'reference'),
+    ('reference/checkpoints/12/checksums.json', 'reference'),
+    ('scores/*.parquet', 'scores'),
+    ('scores/*.done', 'scores'),
+    ('scores/begun.json', 'scores'),
+    ('keep_sets/top_nll/keep.npy', 'keep_sets/top_nll'),
+    ('keep_sets/top_nll/summary.json', 'keep_sets/top_nll'),
+    ('train/top_nll/seed-0/manifest.json', 'train/top_nll/seed-0'),
+    ('evaluate/top_nll/seed-0/*.parquet', 'evaluate/top_nll/seed-0'),
+    ('report/index.html', 'report'),
+  ],
+)
+def test_a_flipped_bit_is_named(copied, pattern, artifact):
+  [*_, path] = sorted(copied.glob(pattern))
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+  found = wrong(copied)
+  assert list(found) == [artifact]
+  assert path.name in found[artifact] or str(path.parent) in found[artifact]
+  assert 'Delete' in found[artifact] and '--job=' in found[artifact]
+
+
+@pytest.mark.parametrize(
+  ('change', 'expected'),
+  [
+    (lambda t: t.slice(1), '1 missing (the first is row'),
+    (lambda t: pa.concat_tables([t, t.slice(0, 1)]), '1 twice'),
+    (lambda t: t.take([*range(1, t.num_rows), 0]), 'out of order'),
+    (with_value('row', -1, 10**6), '1 that should not be there'),
+    (with_value('shard', 0, 2), 'column shard is not 1'),
+    (with_value('num_tokens', 2, 999_999), 'is 999999, expected'),
+    (with_value('num_bytes', 2, 999_999), 'num_bytes of row'),
+    (with_value('example_id', 2, 'another'), "is 'another', expected 'doc-"),
+    (with_value('source', 2, 'another'), 'source of row'),
+    (with_value('content_hash', 2, 5), 'content_hash of row'),
+    (with_value('compressed_bytes', 2, 0), 'compressed_bytes of row'),
+    (with_value('fold', 2, 1), 'is 1, expected 0'),
+    (with_value('nll_sum', 2, float('nan')), 'is nan, and 1 in all'),
+    (with_value('nll_sum', 2, -1.0), 'is -1.0, and 1 in all'),
+    (with_value('unigram_nll_sum', 2, float('inf')), 'is inf, and 1'),
+    (lambda t: t.drop(['fold']), 'has the columns'),
+  ],
+)
+def test_a_wrong_score_is_named(copied, change, expected):
+  rewrite(copied / 'scores', change)
+  found = wrong(copied)
+  assert expected in found['scores']
+  assert SCORES in found['scores']
+  assert 'run --job=score again: only that part is made' in found['scores']
+  # What was made from another table says so.
+  assert 'was made from scores' in found['keep_sets/top_nll']
+
+
+def test_wrong_totals_are_named(copied):
+  remake_manifest(copied / 'scores', {}, num_tokens=7)
+  assert 'its manifest says 7' in wrong(copied)['scores']
+
+
+def test_a_wrong_loss_is_named(copied):
+  folder = copied / 'evaluate/top_nll/seed-0'
+  rewrite(folder, with_value('nll_sum', 0, -3.0))
+  found = wrong(copied)
+  assert 'is -3.0' in found.pop('evaluate/top_nll/seed-0')
+  assert not found
+
+
+def kept(folder: pathlib.Path) -> np.ndarray:
+  size = artifacts.read_manifest(str(folder), 'select')['num_documents']
+  return np.unpackbits(np.load(folder / keep_set.FILE), count=size)
+
+
+def save(bits: np.ndarray) -> bytes:
+  file = io.BytesIO()
+  np.save(file, np.packbits(bits))
+  return file.getvalue()
+
+
+def test_a_keep_set_with_another_size_is_named(copied):
+  folder = copied / 'keep_sets/top_nll'
+  bits = kept(folder)
+  bits[np.flatnonzero(bits)[0]] = 0
+  reseal(folder, keep_set.FILE, save(bits))
+  found = wrong(copied)
+  assert 'its manifest says' in found['keep_sets/top_nll']
+  assert 'was made from keep_set' in found['train/top_nll/seed-0']
+
+
+def test_a_keep_set_of_what_was_not_scored_is_named(copied):
+  folder = copied / 'keep_sets/top_nll'
+  reseal(folder, keep_set.FILE, save(np.ones_like(kept(folder))))
+  assert 'that were not scored' in wrong(copied)['keep_sets/top_nll']
+
+
+def test_a_summary_of_other_scores_is_named(copied):
+  path = str(copied / 'keep_sets/random-seed-0/summary.json')
+  record = files.read_record(path, '')
+  files.write_record(path, {**record, 'scores': 'f' * 16})
+  found = wrong(copied)['keep_sets/random-seed-0']
+  assert f'made with the scores {"f" * 16}' in found
+
+
+def test_a_part_of_the_store_that_does_not_add_up_is_named(copied):
+  folder = copied / 'token_store'
+  name = 'part-00001-of-00003.tokens.npy'
+  file = io.BytesIO()
+  np.save(file, np.load(folder / name)[:-3])
+  reseal(folder, name, file.getvalue())
+  found = wrong(copied)
+  assert 'tokens, expected' in found['token_store']
+  assert 'was made from token_store' in found['scores']
+
+
+def test_wrong_splits_and_counts_of_the_store_are_named(copied):
+  folder = copied / 'token_store'
+  name = 'part-00001-of-00003.unigrams.npy'
+  counts = np.load(folder / name)
+  counts[counts.argmax()] += 1
+  file = io.BytesIO()
+  np.save(file, counts)
+  reseal(folder, name, file.getvalue())
+  splits = artifacts.read_manifest(str(folder), 'x')['splits']
+  splits['heldout']['documents'] += 1
+  remake_manifest(folder, {}, splits=splits)
+  found = wrong(copied)['token_store']
+  assert 'counted right' in found and 'the heldout split has' in found
+
+
+def test_a_gone_checkpoint_is_named(copied):
+  shutil.rmtree(copied / 'train/top_nll/seed-0/checkpoints/12')
+  found = wrong(copied)
+  assert 'no checkpoint of step 12' in found.pop('train/top_nll/seed-0')
+  assert not found
+
+
+def test_a_wrong_fingerprint_is_named(copied):
+  path = str(copied / 'report/manifest.json')
+  record = files.read_record(path, '')
+  files.write_record(path, {**record, 'fingerprint': 'f' * 16})
+  assert f'has the fingerprint {"f" * 16}' in wrong(copied)['report']
+
+
+def test_another_beginning_is_named(copied):
+  path = str(copied / 'scores/begun.json')
+  record = files.read_record(path, '')
+  record['options']['row_length'] = 32
+  files.write_record(path, record)
+  assert 'options.row_length is 64, not 32' in wrong(copied)['scores']
+
+
+def test_a_part_alone_is_checked_too(copied, config, capsys):
+  """As of a job that was stopped."""
+  os.remove(copied / 'scores/manifest.json')
+  os.remove(copied / 'scores/part-00000-of-00003.done')
+  pipeline.run(config, str(copied), 'verify')
+  assert 'begun  scores: score table, not finished, 2 files' in (
+    capsys.readouterr().out
+  )
+  (copied / 'scores' / SCORES).write_bytes(b'')
+  assert 'is damaged' in wrong(copied)['scores']
