@@ -13,16 +13,19 @@ class RandomStore:
   def __init__(self, lengths: list[int], seed: int = 0):
     """One part, with a document of each length."""
     rng = np.random.default_rng(seed)
-    self._documents = [
-      rng.integers(3, self.vocab_size, length).astype(np.uint16)
-      for length in lengths
-    ]
     self.lengths = np.array(lengths)
+    self.offsets = np.cumsum([0, *lengths])
+    self.tokens = np.concatenate(
+      [
+        rng.integers(3, self.vocab_size, length).astype(np.uint16)
+        for length in lengths
+      ]
+    )
 
-  def document(self, shard: int, row: int) -> np.ndarray:
-    """The token ids of one document."""
+  def part(self, shard: int) -> 'RandomStore':
+    """The only part."""
     del shard
-    return self._documents[row]
+    return self
 
   def packed(
     self, row_length: int, only: list[int] | None = None

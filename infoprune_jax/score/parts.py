@@ -1,6 +1,7 @@
 """The parts of a score table that one host has to make."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -24,7 +25,7 @@ class Reference:
   """The model of one fold, and how it speaks of words."""
 
   fold: int
-  params: Any  # on the mesh
+  params: Any  # on the mesh, as `Scorer.prepare` gives them
   unigram_nll: np.ndarray  # [V] float64, nats
 
 
@@ -38,6 +39,7 @@ class _Segment:
   reference: Reference
   parts: list[int]  # of this group
   steps: int  # padding follows the parts up to here
+  max_pieces: int  # of any row of any group; 0 to go by each batch
 
 
 class _PartScores:
@@ -174,24 +176,28 @@ class PartScorer:
       most = -(-len(self._to_do) // groups)
       rounds = [own[number : number + 1] for number in range(most)]
     segments = [
-      _Segment(reference, parts, 0)
+      _Segment(reference, parts, 0, 0)
       for parts in rounds
       for reference in self._references
     ]
     if groups == 1:
       return segments
-    steps = [self._steps(segment) for segment in segments]
-    most_steps = np.max(hosts.all_gather('the plan of scoring', steps), axis=0)
+    sizes = [self._size(segment) for segment in segments]
+    most = np.max(hosts.all_gather('the plan of scoring', sizes), axis=0)
     return [
-      dataclasses.replace(segment, steps=int(most))
-      for segment, most in zip(segments, most_steps, strict=True)
+      dataclasses.replace(segment, steps=int(steps), max_pieces=int(pieces))
+      for segment, (steps, pieces) in zip(segments, most, strict=True)
     ]
 
-  def _steps(self, segment: _Segment) -> int:
+  def _size(self, segment: _Segment) -> tuple[int, int]:
+    """Steps, and the most pieces of a row, that its parts take."""
     size = self._scorer.batch_size
-    return sum(
-      -(-len(self._documents(segment.reference, part)[1].rows) // size)
-      for part in segment.parts
+    planned = [
+      self._documents(segment.reference, part)[1] for part in segment.parts
+    ]
+    return (
+      sum(-(-len(documents.rows) // size) for documents in planned),
+      max((documents.max_pieces() for documents in planned), default=1),
     )
 
   def _documents(
@@ -211,19 +217,27 @@ class PartScorer:
     """All batches of this host; each call takes what comes back."""
     size, length = self._scorer.batch_size, self._scorer.scoring.row_length
     for segment in segments:
-      steps, params = 0, segment.reference.params
+      steps = 0
       for shard in segment.parts:
         rows, documents = self._documents(segment.reference, shard)
         for chosen, batch in documents.batches(size):
           steps += 1
-          yield self._taker(documents, chosen), params, batch
+          pieces = segment.max_pieces or documents.max_pieces(chosen)
+          program = self._program(segment, pieces)
+          yield self._taker(documents, chosen), program, batch
         if self._writes:
           yield self._ender(segment, shard, rows, documents, writer), None, None
       padding = packing.empty_rows(size, length)
       for _ in range(segment.steps - steps):
-        yield lambda nll: None, params, padding
+        program = self._program(segment, segment.max_pieces)
+        yield lambda nll: None, program, padding
       if self._writes:
         self._slots += max(steps, segment.steps) * size * length
+
+  def _program(self, segment: _Segment, max_pieces: int) -> stream.Program:
+    return functools.partial(
+      self._scorer.program(max_pieces), segment.reference.params
+    )
 
   def _taker(
     self, documents: scorer_lib.Documents, chosen: np.ndarray

@@ -7,6 +7,7 @@ conditions a document's first token; EOS is not counted.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,13 @@ from infoprune_jax import hosts
 from infoprune_jax.config import ModelConfig, ScoringConfig, UserError
 from infoprune_jax.data import packing
 from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.model import checkpoints, flops, network, partitioning
+from infoprune_jax.model import (
+  backends,
+  checkpoints,
+  flops,
+  network,
+  partitioning,
+)
 from infoprune_jax.score import statistics, stream
 
 # What every table of losses takes over from the store.
@@ -54,6 +61,8 @@ class Documents:
     plan = packing.pack(
       self._num_tokens, scoring.row_length, scoring.window_overlap, seed=0
     )
+    # Rows of a batch with about as many pieces: see `Scorer.program`.
+    plan = plan.ordered(np.argsort(plan.pieces_per_row, kind='stable'))
     self.rows = packing.PackedRows(store, shard, row, plan)
     # NaN marks a token not scored yet: each must be reached, exactly once.
     self._nll = np.full(self._num_tokens.sum(), np.nan, np.float32)
@@ -68,7 +77,13 @@ class Documents:
 
   def add(self, chosen: np.ndarray, nll: np.ndarray) -> int:
     """Takes the NLL of rows, [size, T] float32; returns how many tokens."""
-    return _scatter(self.rows.plan, chosen, nll, self._offsets, self._nll)
+    return packing.scatter(
+      self.rows.plan, chosen, nll, self._offsets, self._nll
+    )
+
+  def max_pieces(self, chosen: np.ndarray | slice = slice(None)) -> int:
+    """The most pieces of any row, or of any of some rows."""
+    return int(self.rows.plan.pieces_per_row[chosen].max(initial=0))
 
   def sums(self) -> np.ndarray:
     """The NLL of each document, [documents] float64, in nats.
@@ -92,12 +107,38 @@ class Documents:
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-  """A model's NLL program, compiled for a mesh and a batch shape."""
+  """A model's NLL programs for a mesh and a batch shape."""
 
   mesh: Any
+  model: ModelConfig  # with the kernels of the mesh
   scoring: ScoringConfig
-  flops_per_token: float
-  _nll: Any  # (params, batch) -> [B, T] float32
+  vocab_size: int
+
+  @property
+  def flops_per_token(self) -> float:
+    """Of a full row, by our own formula."""
+    return flops.forward_flops_per_token(
+      self.model, self.vocab_size, self.scoring.row_length
+    )
+
+  def prepare(self, params: Any) -> Any:
+    """Parameters as the programs take them, cast once and for all batches."""
+    return _cast(params, self.scoring.dtype)
+
+  def program(self, max_pieces: int) -> Callable[[Any, Any], jax.Array]:
+    """The compiled program for rows of at most so many pieces.
+
+    Only cuDNN's attention wants to know: it is the slower the more there may
+    be. There is one program for each of a few limits.
+
+    Returns:
+      A function of prepared parameters and a batch on the mesh, to [B, T].
+    """
+    limit = 0
+    if self.model.attention == 'cudnn':
+      needed = max_pieces + 1  # Padding is a segment as well.
+      limit = next(n for n in _segment_limits() if n >= needed)
+    return _compile(self.model, self.scoring, self.vocab_size, self.mesh, limit)
 
   @functools.cached_property
   def groups(self) -> list[tuple[list[int], list[int]]]:
@@ -124,7 +165,7 @@ class Scorer:
 
   def run(self, items: Iterator[stream.Item], times: stream.Times) -> None:
     """Runs batches through the program, see `stream.run`."""
-    stream.run(self.mesh, self._nll, items, times)
+    stream.run(self.mesh, items, times)
 
   def document_nll(
     self,
@@ -151,12 +192,14 @@ class Scorer:
       UserError: the model gave a token no finite NLL; the document is named.
     """
     documents = Documents(store, shard, row, self.scoring)
+    params = self.prepare(params)
 
     def items() -> Iterator[stream.Item]:
       for chosen, batch in documents.batches(self.batch_size):
+        program = self.program(documents.max_pieces(chosen))
         yield (
           lambda nll, c=chosen: on_batch(documents.add(c, nll)),
-          params,
+          functools.partial(program, params),
           batch,
         )
 
@@ -175,60 +218,70 @@ def _num_tokens(
   return lengths
 
 
-def _scatter(
-  plan: packing.Plan,
-  rows: np.ndarray,
-  nll: np.ndarray,
-  offsets: np.ndarray,
-  flat: np.ndarray,
-) -> int:
-  """Puts the NLL of packed rows in token order, and counts the tokens."""
-  counted = 0
-  for position, row in enumerate(rows):
-    left = 0
-    for piece in range(plan.row_offsets[row], plan.row_offsets[row + 1]):
-      length, context = int(plan.length[piece]), int(plan.context[piece])
-      start = offsets[plan.document[piece]] + plan.start[piece]
-      target = flat[start + context : start + length]
-      if not np.isnan(target).all():
-        raise AssertionError('A token was scored twice.')
-      target[:] = nll[position, left + context : left + length]
-      counted += length - context
-      left += length
-  return counted
-
-
-@functools.lru_cache(maxsize=4)
 def compile_scorer(
   model: ModelConfig, scoring: ScoringConfig, vocab_size: int, mesh: Any
 ) -> Scorer:
-  """Compiles the NLL program of a model.
+  """Chooses kernels, and compiles the program of rows with few pieces.
 
   Raises:
-    UserError: the shapes do not divide over the mesh.
+    UserError: the shapes do not divide over the mesh, or a kernel that the
+      config names does not run there.
   """
+  model = backends.resolve(
+    dataclasses.replace(model, dtype=scoring.dtype, remat=False),
+    mesh,
+    scoring.per_device_batch_size * partitioning.batch_ways(mesh),
+    scoring.row_length,
+  )
+  scorer = Scorer(mesh, model, scoring, vocab_size)
+  scorer.program(1)
+  return scorer
+
+
+def _segment_limits() -> Iterator[int]:
+  """2, 8, 32 and so on: a program at most four times too wide."""
+  return (2 * 4**power for power in itertools.count())
+
+
+@functools.lru_cache(maxsize=16)
+def _compile(
+  model: ModelConfig,
+  scoring: ScoringConfig,
+  vocab_size: int,
+  mesh: Any,
+  max_segments: int,
+) -> Any:
   batch_size = scoring.per_device_batch_size * partitioning.batch_ways(mesh)
-  model = dataclasses.replace(model, dtype=scoring.dtype, remat=False)
   batch_sharding = partitioning.batch_sharding(mesh)
   batch = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding),
     packing.empty_rows(batch_size, scoring.row_length),
   )
+  params = jax.eval_shape(
+    functools.partial(network.cast_params, dtype=model.dtype),
+    abstract_params(model, vocab_size, mesh),
+  )
+  params = jax.tree.map(
+    lambda cast, whole: cast.update(sharding=whole.sharding),
+    params,
+    abstract_params(model, vocab_size, mesh),
+  )
   with partitioning.use_mesh(mesh):
-    compiled = (
+    return (
       jax.jit(
-        lambda params, batch: network.batch_nll(model, params, batch),
+        lambda params, batch: network.batch_nll(
+          model, params, batch, max_segments
+        ),
         out_shardings=batch_sharding,
       )
-      .lower(abstract_params(model, vocab_size, mesh), batch)
+      .lower(params, batch)
       .compile()
     )
-  return Scorer(
-    mesh,
-    scoring,
-    flops.forward_flops_per_token(model, vocab_size, scoring.row_length),
-    compiled,
-  )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _cast(params: Any, dtype: str) -> Any:
+  return network.cast_params(params, dtype)
 
 
 def abstract_params(model: ModelConfig, vocab_size: int, mesh: Any) -> Any:

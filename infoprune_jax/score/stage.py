@@ -146,12 +146,14 @@ def _score(
   references = [
     parts.Reference(
       fold,
-      scorer_lib.load_params(
-        config.reference.model,
-        artifacts.reference_dir(workdir, fold, len(manifests)),
-        manifest['step'],
-        store.vocab_size,
-        mesh,
+      scorer.prepare(
+        scorer_lib.load_params(
+          config.reference.model,
+          artifacts.reference_dir(workdir, fold, len(manifests)),
+          manifest['step'],
+          store.vocab_size,
+          mesh,
+        )
       ),
       statistics.unigram_nll(
         folds_lib.unigram_counts(store, fold, len(manifests))

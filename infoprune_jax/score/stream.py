@@ -20,9 +20,13 @@ from infoprune_jax.model import partitioning
 AHEAD = 4  # batches made before the device asks for them
 RUNNING = 4  # batches given to the device whose results are not read yet
 
-# What to call with the result, the parameters, and the [rows, T] arrays of this
-# host; without arrays nothing runs, and the call is made in its turn.
-Item = tuple[Callable[[Any], None], Any, Mapping[str, np.ndarray] | None]
+# What to call with the result, the program, of a batch on the mesh, and the
+# [rows, T] arrays of this host's share of it; without arrays nothing runs, and
+# the call is made in its turn.
+Program = Callable[[dict[str, jax.Array]], jax.Array]
+Item = tuple[
+  Callable[[Any], None], Program | None, Mapping[str, np.ndarray] | None
+]
 
 
 @dataclasses.dataclass
@@ -47,23 +51,17 @@ class Times:
     return self.waiting / max(self.waiting + self.computing, 1e-9)
 
 
-def run(
-  mesh: Any,
-  program: Callable[[Any, dict[str, jax.Array]], jax.Array],
-  items: Iterator[Item],
-  times: Times,
-) -> None:
+def run(mesh: Any, items: Iterator[Item], times: Times) -> None:
   """Runs batches in order, and makes each item's call with its result.
 
   Args:
     mesh: Where the batches go.
-    program: Of parameters and a batch on the mesh; gives [B, T].
     items: The batches. It is advanced in a thread of its own; the calls are
       made in the caller's, with this host's rows of the result, or None.
     times: Is added to.
   """
 
-  def advance() -> tuple[Callable[[Any], None], Any, Any] | None:
+  def advance() -> tuple[Callable[[Any], None], Program | None, Any] | None:
     item = next(items, None)
     if item is None or item[2] is None:
       return item
@@ -82,12 +80,12 @@ def run(
     running = collections.deque()
     while (item := fed.popleft().result()) is not None:
       fed.append(feeder.submit(advance))
-      then, params, batch = item
+      then, program, batch = item
       if batch is None:
         running.append((then, None))
       else:
         started = time.monotonic()
-        result = program(params, batch)
+        result = program(batch)
         running.append((then, reader.submit(read, result, started)))
       if len(running) > RUNNING:
         _call(*running.popleft())

@@ -31,9 +31,17 @@ class Documents:
   bos_id: int = BOS
   eos_id: int = EOS
 
-  def document(self, shard: int, row: int) -> np.ndarray:
+  @property
+  def tokens(self) -> np.ndarray:
+    return np.concatenate(self.ids)
+
+  @property
+  def offsets(self) -> np.ndarray:
+    return np.cumsum([0, *map(len, self.ids)])
+
+  def part(self, shard: int) -> 'Documents':
     assert shard == 7
-    return self.ids[row]
+    return self
 
 
 def pieces_of(plan: packing.Plan, document: int) -> list[tuple[int, int, int]]:

@@ -15,21 +15,12 @@ from infoprune_jax.score import scorer, stage
 LENGTHS = [5, 64, 130, 0, 1, 33, 200, 17, 64, 90]
 
 
-class Part:
-  def __init__(self, lengths):
-    self._lengths = lengths
-
-  def column(self, name):
-    assert name == 'num_tokens'
-    return self._lengths
-
-
 class Store(RandomStore):
   path = 'a store'
 
-  def part(self, number):
-    assert number == 0
-    return Part(self.lengths)
+  def column(self, name):
+    assert name == 'num_tokens'
+    return self.lengths
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +70,7 @@ def test_batch_size_does_not_matter(score, batch_size):
 def test_windows_score_each_token_once(score, small, mesh, params):
   """Against windows laid out by hand, one row each."""
   store, length, overlap = Store(LENGTHS), 64, 16
-  ids = store.document(0, 6).astype(np.int32)
+  ids = store.tokens[store.offsets[6] : store.offsets[7]].astype(np.int32)
   inputs = np.concatenate([[store.bos_id], ids[:-1]])
   expected, counted = 0.0, 0
   for start in range(0, len(ids), length - overlap):
