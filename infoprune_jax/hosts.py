@@ -74,6 +74,14 @@ def initialize(
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   # Its thread complains in several lines when a process ends.
   jax.config.update('jax_enable_preemption_service', False)
+  if coordinator_address is not None:
+    _on_abort(
+      lambda: (
+        f'did not meet the other {process_count - 1} at {coordinator_address} '
+        f'within {_START_TIMEOUT} s: start all of them, with one address and '
+        'one count, and each index once.'
+      )
+    )
   try:
     jax.distributed.initialize(
       coordinator_address,
@@ -82,31 +90,25 @@ def initialize(
       initialization_timeout=_START_TIMEOUT,
     )
   except (RuntimeError, ValueError) as error:
+    reason = (str(error).splitlines() or [''])[0].rstrip('.')
     if coordinator_address is None:
       raise UserError(
-        '--multiprocess finds no TPU pod, SLURM or Open MPI to join ('
-        f'{_first_line(error)}): give --coordinator_address, --process_count '
-        'and --process_index.'
+        f'--multiprocess finds no TPU pod, SLURM or Open MPI to join ({reason})'
+        ': give --coordinator_address, --process_count and --process_index.'
       ) from None
     raise UserError(
-      f'Process {process_index} of {process_count} did not meet the others at '
-      f'{coordinator_address} within {_START_TIMEOUT} s '
-      f'({_first_line(error)}): start all of them, with the same address and '
-      'count, and each index once.'
+      f'Process {process_index} cannot join the others at '
+      f'{coordinator_address}: {reason}.'
     ) from None
   _stop.clear()
   global _watch
   _watch = _Watch(_client(), index(), count(), timeout, stop_process)
-  _on_abort(_watch)
+  _on_abort(_watch.blame)
   threading.Thread(target=_watch.run, args=(_stop,), daemon=True).start()
 
 
 def _client() -> Any:
   return distributed.global_state.client
-
-
-def _first_line(error: BaseException) -> str:
-  return (str(error).splitlines() or [''])[0].rstrip('.')
 
 
 def barrier(name: str, timeout: float = BARRIER_TIMEOUT) -> None:
@@ -228,9 +230,8 @@ def abandon(reason: str | Exception) -> NoReturn:
 
 def stop_process(message: str) -> NoReturn:
   """Ends this process at once, whatever its other threads wait for."""
-  print(
-    f'infoprune_jax: process {index()}: {message}', file=sys.stderr, flush=True
-  )
+  text = f'infoprune_jax: process {index()}: {message}\n'
+  os.write(sys.stderr.fileno(), text.encode())
   os._exit(EXIT_CODE)
 
 
@@ -260,7 +261,7 @@ class _Watch:
   def run(self, stop: threading.Event) -> None:
     """Looks again and again, until it is told to stop."""
     while not stop.wait(self.interval):
-      # Without its store JAX ends the process, see `_on_abort`.
+      # Without the store JAX ends the process, see `_on_abort`.
       with contextlib.suppress(jax.errors.JaxRuntimeError):
         self.look(stop)
 
@@ -276,6 +277,17 @@ class _Watch:
       failed = self._late()
     if failed and not stop.is_set():
       self._stop(next(iter(failed.values())))
+
+  def blame(self) -> str:
+    """Whether process 0 is gone, as a message; '' if it is not."""
+    address = distributed.global_state.coordinator_address
+    silent = self._clock() - self.answered
+    if silent < 10 * self.interval and _reachable(address):
+      return ''
+    return (
+      f'process 0, at {address}, is gone: look at its log. Start the job '
+      'again, on any number of hosts: what is finished is kept.'
+    )
 
   def _late(self) -> dict[str, str]:
     """Notes new signs of life; says whose are overdue, to all the others."""
@@ -299,21 +311,20 @@ class _Watch:
     return {'failed': message}
 
 
-def _on_abort(watch: _Watch) -> None:
-  """Says who is gone when JAX aborts this process for want of process 0.
+def _on_abort(blame: Callable[[], str]) -> None:
+  """Says who is missing when JAX aborts this process for want of the others.
 
   JAX's client does so by itself, with a stack trace, and can be given no
   callback of Python; so it is caught where it ends the process.
+
+  Args:
+    blame: Gives the message; '' where the cause is another.
   """
-  address = distributed.global_state.coordinator_address
 
   def handler(number: int) -> None:
-    silent = time.monotonic() - watch.answered
-    if silent > 10 * watch.interval or not _reachable(address):
-      stop_process(
-        f'process 0, at {address}, is gone: look at its log. Start the job '
-        'again, on any number of hosts: what is finished is kept.'
-      )
+    message = blame()
+    if message:
+      stop_process(message)
     os._exit(128 + number)
 
   # Python's own handlers run in the main thread, which would be too late.

@@ -84,7 +84,9 @@ def check(config: Config, job: str | None) -> None:
     UserError: the first thing found.
   """
   if job in (None, 'reference', 'score', 'train', 'evaluate'):
+    hosts.check_devices()
     mesh = partitioning.make_mesh(config.mesh)
+    partitioning.row_groups(mesh)
     vocab_size = _vocab_size(config)
     for model in (config.reference.model, config.model):
       scorer.abstract_params(model, vocab_size, mesh)

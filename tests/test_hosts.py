@@ -5,7 +5,7 @@ import threading
 import jax
 import pytest
 
-from infoprune_jax import hosts
+from infoprune_jax import hosts, pipeline
 from infoprune_jax.config import UserError
 
 
@@ -110,3 +110,16 @@ def test_why_a_process_stops_is_told_to_the_others():
   leaving.set()
   watch.look(leaving)
   assert len(told) == 1
+
+
+def test_stages_of_one_host_refuse_more(small, tmp_path, monkeypatch):
+  monkeypatch.setattr(hosts, 'count', lambda: 2)
+  for job in ('train', None):
+    with pytest.raises(UserError) as error:
+      pipeline.run(small, str(tmp_path), job)
+    for word in (job or 'all', '2 processes', '--job=score and --job=verify'):
+      assert word in str(error.value)
+  assert not list(tmp_path.iterdir())
+  # The devices here know of no second process.
+  with pytest.raises(UserError, match='belong to 1 processes'):
+    pipeline.run(small, str(tmp_path), 'score')

@@ -5,11 +5,13 @@ scores. With two, the texts of both splits are halved by content, so that copies
 fall on one side; each model trains on one half and scores the other.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from infoprune_jax.config import SPLITS
 from infoprune_jax.data.hashing import uniform
-from infoprune_jax.data.token_store import Part, TokenStore
+from infoprune_jax.data.token_store import UNIGRAMS, Part, TokenStore
 
 # Beyond any seed of a config: the halves must not follow the split's own draw.
 _SEED = 2**31
@@ -27,13 +29,23 @@ def scored_rows(part: Part, fold: int, folds: int) -> np.ndarray:
   return trained_rows(part, 1 - fold, folds)
 
 
-def unigram_counts(store: TokenStore, fold: int, folds: int) -> np.ndarray:
-  """How often each token occurs where a fold's model trains, [V] int64."""
-  if folds == 1:
-    return store.unigram_counts()
+def unigram_counts(
+  store: TokenStore, fold: int, folds: int, parts: Iterable[int]
+) -> np.ndarray:
+  """How often each token occurs where a fold's model trains, [V] int64.
+
+  Args:
+    store: The corpus.
+    fold: Which model.
+    folds: Of how many.
+    parts: Those to count in.
+  """
   counts = np.zeros(store.vocab_size, np.int64)
-  for number in range(store.num_parts):
+  for number in parts:
     part = store.part(number)
+    if folds == 1:  # The store has counted them.
+      counts += np.load(part.file(UNIGRAMS))
+      continue
     counted = np.repeat(
       _is_trained(part, fold, folds), part.column('num_tokens')
     )

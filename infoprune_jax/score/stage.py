@@ -10,6 +10,8 @@ of a group writes its parts, and process 0 reads the markers of all of them.
 import contextlib
 from typing import Any
 
+import numpy as np
+
 from infoprune_jax import artifacts, config as config_lib, files, hosts
 from infoprune_jax.config import Config, UserError
 from infoprune_jax.data import folds as folds_lib
@@ -155,19 +157,31 @@ def _score(
           mesh,
         )
       ),
-      statistics.unigram_nll(
-        folds_lib.unigram_counts(store, fold, len(manifests))
-      ),
+      statistics.unigram_nll(_unigram_counts(store, fold, len(manifests))),
     )
     for fold, manifest in enumerate(manifests)
   ]
   peak = ceiling.matmul_flops_per_second(config.score.dtype)
   done = parts.PartScorer(scorer, store, references, scores, to_do).run()
-  found = hosts.all_gather('the end of scoring', done)
+  # Where nothing else holds hosts together, a slow one may be far behind.
+  found = hosts.all_gather(
+    'the end of scoring', done, max(hosts.BARRIER_TIMEOUT, done['seconds'])
+  )
   if hosts.index() == 0:
     logger.info('score: %s', parts.summary(found, peak))
     _finish(store, scores)
   hosts.barrier('the manifest of the scores')
+
+
+def _unigram_counts(store: TokenStore, fold: int, folds: int) -> np.ndarray:
+  """How often each token occurs where a model trains, [V] int64.
+
+  Each host reads its share of the corpus.
+  """
+  own = range(hosts.index(), store.num_parts, hosts.count())
+  counts = folds_lib.unigram_counts(store, fold, folds, own)
+  found = hosts.all_gather('the token counts', counts.tolist())
+  return np.sum(found, axis=0, dtype=np.int64)
 
 
 def _finish(store: TokenStore, scores: artifacts.Artifact) -> None:

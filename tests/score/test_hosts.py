@@ -178,6 +178,16 @@ def test_hosts_of_one_tensor_axis_feed_the_same_rows(prepared, alone, tmp_path):
   )
 
 
+def test_hosts_of_one_fsdp_axis_run_equally_many_steps(prepared, tmp_path):
+  """One has a part more than the other, and each holds half the parameters."""
+  mesh = ('--config.mesh.data=1', '--config.mesh.fsdp=2')
+  one, two = (prepared.copy(tmp_path / name) for name in ('one', 'two'))
+  jobs = [Job(one, 1, *mesh, devices=2), Job(two, 2, *mesh)]
+  for job in jobs:
+    job.finish()
+  assert one.scores() == two.scores()
+
+
 def test_killed_in_the_middle_and_resumed_by_other_hosts(
   prepared, alone, tmp_path
 ):

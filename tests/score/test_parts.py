@@ -1,0 +1,85 @@
+"""Which host makes which part, and in how many steps."""
+
+import types
+
+import numpy as np
+import pytest
+
+from infoprune_jax import hosts
+from infoprune_jax.score import parts
+
+ROWS = {0: [3, 9], 1: [20, 4], 2: [0, 0], 3: [8, 8], 4: [1, 30]}  # by fold
+
+
+class Documents(parts.PartScorer):
+  """Of a store whose parts have so many rows for each model."""
+
+  def _documents(self, reference, shard):
+    return None, types.SimpleNamespace(rows=range(ROWS[shard][reference.fold]))
+
+
+def schedules(monkeypatch, groups, folds, to_do):
+  """The schedule of each group of hosts, of four rows at once each."""
+  store = types.SimpleNamespace(
+    num_parts=len(ROWS),
+    manifest={'splits': {n: {'tokens': 9} for n in ('scored', 'reference')}},
+  )
+  references = [parts.Reference(f, None, np.zeros(1)) for f in range(folds)]
+
+  def scorer(group):
+    members = [([number], [number]) for number in range(groups)]
+    return types.SimpleNamespace(groups=members, group=group, batch_size=4)
+
+  def made(group):
+    return Documents(scorer(group), store, references, None, to_do)
+
+  counted: dict[int, list[int]] = {}
+  for group in range(groups):
+    monkeypatch.setattr(
+      hosts,
+      'all_gather',
+      lambda name, value, g=group: counted.setdefault(g, value) and [value],
+    )
+    made(group)._schedule()
+  monkeypatch.setattr(
+    hosts, 'all_gather', lambda name, value: list(counted.values())
+  )
+  return [made(group)._schedule() for group in range(groups)]
+
+
+@pytest.mark.parametrize('groups', [1, 2, 3, 7])
+@pytest.mark.parametrize('folds', [1, 2])
+@pytest.mark.parametrize('to_do', [[0, 1, 2, 3, 4], [1, 4], [2]])
+def test_every_part_once_and_equal_steps(monkeypatch, groups, folds, to_do):
+  found = schedules(monkeypatch, groups, folds, to_do)
+  for fold in range(folds):
+    scored = [
+      part
+      for segments in found
+      for segment in segments
+      if segment.reference.fold == fold
+      for part in segment.parts
+    ]
+    assert sorted(scored) == to_do
+  # All use the same model at once, for as long.
+  shapes = {
+    tuple((s.reference.fold, s.steps) for s in segments) for segments in found
+  }
+  assert len(shapes) == 1
+  for segments in found:
+    for segment in segments:
+      own = sum(-(-ROWS[p][segment.reference.fold] // 4) for p in segment.parts)
+      assert own <= segment.steps or groups == 1
+
+
+def test_a_part_is_done_before_the_next_is_begun(monkeypatch):
+  """With two models: what is killed loses one part a host, not all."""
+  [segments] = schedules(monkeypatch, 1, 2, [0, 3, 4])
+  assert [(s.reference.fold, s.parts) for s in segments] == [
+    (0, [0]),
+    (1, [0]),
+    (0, [3]),
+    (1, [3]),
+    (0, [4]),
+    (1, [4]),
+  ]
