@@ -10,7 +10,8 @@ os.environ['XLA_FLAGS'] = ' '.join(
     '--xla_backend_optimization_level=0',
   ]
 )
-os.environ['JAX_PLATFORMS'] = 'cpu'
+# JAX_PLATFORMS=cuda runs what needs a GPU, too.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 import pytest
 from jaxtyping import install_import_hook

@@ -1,0 +1,308 @@
+"""Who `bench_score.py` compares; each returns what it measured.
+
+Ours writes the weights as transformers' Llama names them: one `.npy` each,
+bfloat16 as uint16.
+"""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+SIZES = {
+  'tiny': dict(
+    num_layers=4, embed_dim=256, mlp_dim=704, num_heads=4, head_dim=64
+  ),
+  '124m': dict(
+    num_layers=12, embed_dim=768, mlp_dim=2048, num_heads=12, head_dim=64
+  ),
+  '1b3': dict(
+    num_layers=24, embed_dim=2048, mlp_dim=5504, num_heads=16, head_dim=128
+  ),
+}
+THETA, EPSILON = 10000.0, 1e-6
+REPEATS = 3
+
+
+def documents(settings: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+  """The store, and shard and row of documents that fit a row, in its order."""
+  from infoprune_jax.data.token_store import TokenStore
+
+  store = TokenStore.open(settings.workdir)
+  shard, row, left = [], [], settings.tokens
+  for number in range(store.num_parts):
+    length = store.part(number).column('num_tokens')
+    fits = np.flatnonzero((length > 0) & (length <= settings.row_length))
+    taken = fits[np.cumsum(length[fits]) <= left]
+    left -= int(length[taken].sum())
+    shard.append(np.full(len(taken), number))
+    row.append(taken)
+  return store, np.concatenate(shard), np.concatenate(row)
+
+
+def best(work: Callable[[], Any]) -> float:
+  """Seconds of the fastest of some runs, after one that does not count."""
+  work()
+  seconds = []
+  for _ in range(REPEATS):
+    start = time.perf_counter()
+    work()
+    seconds.append(time.perf_counter() - start)
+  return min(seconds)
+
+
+def ours(settings: Any) -> dict[str, Any]:
+  """Our scorer, with the kernels that it chooses itself."""
+  import functools
+
+  import jax
+
+  from infoprune_jax import config, progress
+  from infoprune_jax.data import packing
+  from infoprune_jax.model import flops, network, partitioning
+  from infoprune_jax.score import ceiling, scorer as scorer_lib
+
+  progress.log_to_stderr()
+  size = SIZES[settings.model]
+  model = config.ModelConfig(
+    **size,
+    num_kv_heads=size['num_heads'],
+    rope_theta=THETA,
+    norm_epsilon=EPSILON,
+    tie_embeddings=settings.model != '1b3',
+    dtype=settings.dtype,
+    scan_unroll=1,
+    remat=False,
+    loss_tile=1024,
+    attention='auto',
+    kernels='auto',
+  )
+  scoring = config.ScoringConfig(
+    per_device_batch_size=settings.rows,
+    row_length=settings.row_length,
+    window_overlap=0,
+    dtype=settings.dtype,
+  )
+  mesh = partitioning.make_mesh(
+    config.MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
+  )
+  scorer = scorer_lib.compile_scorer(model, scoring, settings.vocab_size, mesh)
+  params = scorer.prepare(
+    jax.jit(functools.partial(network.init_params, model, settings.vocab_size))(
+      jax.random.key(0)
+    )
+  )
+  write_weights(settings.folder, params)
+  rng = np.random.default_rng(0)
+  shape = (settings.rows, settings.row_length)
+  batch = packing.empty_rows(*shape)
+  for name in ('decoder_input_tokens', 'decoder_target_tokens'):
+    batch[name][:] = rng.integers(0, settings.vocab_size, shape)
+  batch['decoder_segment_ids'][:] = 1
+  batch['decoder_positions'][:] = np.arange(settings.row_length)
+  on_device = partitioning.global_batch(mesh, batch)
+  program = scorer.program(1)
+  repeats = 10 if jax.devices()[0].platform != 'cpu' else 1
+
+  def dense() -> None:
+    for _ in range(repeats):
+      result = program(params, on_device)
+    jax.block_until_ready(result)
+
+  seconds = best(dense) / repeats
+  memory = program.memory_analysis().temp_size_in_bytes
+  store, shard, row = documents(settings)
+  sums: list[np.ndarray] = []
+  mixed = best(
+    lambda: sums.append(scorer.document_nll(params, store, shard, row)[0])
+  )
+  np.save(f'{settings.folder}/ours.npy', sums[-1])
+  laid_out = scorer_lib.Documents(store, shard, row, scoring)
+  length = laid_out.rows.plan.length
+  return {
+    'device': jax.devices()[0].device_kind,
+    'ceiling': ceiling.measured(settings.dtype),
+    'dense': {
+      'tokens': shape[0] * shape[1],
+      'seconds': seconds,
+      'memory': memory,
+      'tokens_per_second_cost': scorer.flops_per_token,
+    },
+    'mixed': {
+      'tokens': int(length.sum()),
+      'documents': len(row),
+      'seconds': mixed,
+      'fill': laid_out.rows.plan.fill,
+      'memory': scorer.program(laid_out.max_pieces())
+      .memory_analysis()
+      .temp_size_in_bytes,
+      # Of the documents as they are: without what packing adds or leaves out.
+      'tokens_per_second_cost': float(
+        sum(
+          flops.forward_flops_per_token(model, settings.vocab_size, int(n)) * n
+          for n in length
+        )
+        / length.sum()
+      ),
+    },
+  }
+
+
+def write_weights(folder: str, params: Any) -> None:
+  """Writes parameters under the names, and in the shapes, of a Llama."""
+  layers = params['layers']
+  attention, mlp = layers['attention'], layers['mlp']
+  arrays = {
+    'model.embed_tokens.weight': params['embedding'],
+    'model.norm.weight': params['final_norm']['scale'],
+    'lm_head.weight': params['head'].T
+    if 'head' in params
+    else params['embedding'],
+  }
+  for number in range(len(mlp['up'])):
+    name = f'model.layers.{number}.'
+    width = mlp['up'].shape[1]
+    arrays |= {
+      name + 'input_layernorm.weight': layers['attention_norm']['scale'][
+        number
+      ],
+      name + 'post_attention_layernorm.weight': layers['mlp_norm']['scale'][
+        number
+      ],
+      **{
+        f'{name}self_attn.{short}_proj.weight': attention[ours_][number]
+        .reshape(width, -1)
+        .T
+        for short, ours_ in (('q', 'query'), ('k', 'key'), ('v', 'value'))
+      },
+      name + 'self_attn.o_proj.weight': attention['out'][number]
+      .reshape(-1, width)
+      .T,
+      **{
+        f'{name}mlp.{short}_proj.weight': mlp[short][number].T
+        for short in ('gate', 'up', 'down')
+      },
+    }
+  for name, array in arrays.items():
+    values = np.ascontiguousarray(np.asarray(array))
+    if values.dtype.itemsize == 2:
+      values = values.view(np.uint16)
+    np.save(f'{folder}/{name}.npy', values)
+
+
+def _llama(settings: Any, device: str) -> Any:
+  """Transformers' Llama with those weights."""
+  import torch
+  import transformers
+
+  size = SIZES[settings.model]
+  config = transformers.LlamaConfig(
+    vocab_size=settings.vocab_size,
+    hidden_size=size['embed_dim'],
+    intermediate_size=size['mlp_dim'],
+    num_hidden_layers=size['num_layers'],
+    num_attention_heads=size['num_heads'],
+    num_key_value_heads=size['num_heads'],
+    head_dim=size['head_dim'],
+    rms_norm_eps=EPSILON,
+    rope_theta=THETA,
+    max_position_embeddings=max(2048, settings.row_length),
+    tie_word_embeddings=settings.model != '1b3',
+    attn_implementation='sdpa',
+  )
+  dtype = getattr(torch, settings.dtype)
+  with torch.device(device):
+    model = transformers.LlamaForCausalLM(config).to(dtype).eval()
+  weights = {}
+  for path in pathlib.Path(settings.folder).glob('*.weight.npy'):
+    values = np.load(path)
+    if values.dtype == np.uint16:
+      tensor = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    else:
+      tensor = torch.from_numpy(values).to(dtype)
+    weights[path.name.removesuffix('.npy')] = tensor.to(device)
+  model.load_state_dict(weights)
+  return model
+
+
+def transformers_(settings: Any, compiled: bool) -> dict[str, Any]:
+  """Batches sorted by length and padded to their longest, logits whole."""
+  import torch
+
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  model = _llama(settings, device)
+
+  @torch.no_grad()
+  def nll(inputs: Any, targets: Any) -> Any:
+    logits = model(input_ids=inputs, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(
+      logits.float().flatten(0, 1), targets.flatten(), reduction='none'
+    ).view(targets.shape)
+
+  program = torch.compile(nll) if compiled else nll
+  synchronize = torch.cuda.synchronize if device == 'cuda' else lambda: None
+  shape = (settings.rows, settings.row_length)
+  tokens = torch.randint(0, settings.vocab_size, shape, device=device)
+  repeats = 10 if device == 'cuda' else 1
+
+  def dense() -> None:
+    for _ in range(repeats):
+      program(tokens, tokens)
+    synchronize()
+
+  parameters = sum(p.numel() * p.element_size() for p in model.parameters())
+  seconds = best(dense) / repeats
+  memory = _peak(torch, device) - parameters
+  store, shard, row = documents(settings)
+  texts = [
+    store.document(int(s), int(r)).astype(np.int64)
+    for s, r in zip(shard, row, strict=True)
+  ]
+  order = sorted(range(len(texts)), key=lambda n: -len(texts[n]))
+  if compiled:
+    torch._dynamo.reset()
+    program = torch.compile(nll, dynamic=True)
+  sums = np.zeros(len(texts))
+
+  def mixed() -> None:
+    for first in range(0, len(order), settings.rows):
+      chosen = order[first : first + settings.rows]
+      padded = np.zeros((2, len(chosen), len(texts[chosen[0]])), np.int64)
+      for place, number in enumerate(chosen):
+        ids = texts[number]
+        padded[0, place, 0] = store.bos_id
+        padded[0, place, 1 : len(ids)] = ids[:-1]
+        padded[1, place, : len(ids)] = ids
+      inputs, targets = torch.from_numpy(padded).to(device)
+      found = program(inputs, targets).cpu().numpy().astype(np.float64)
+      for place, number in enumerate(chosen):
+        sums[number] = found[place, : len(texts[number])].sum()
+
+  mixed_seconds = best(mixed)
+  np.save(f'{settings.folder}/{"compiled" if compiled else "eager"}.npy', sums)
+  return {
+    'dense': {
+      'tokens': shape[0] * shape[1],
+      'seconds': seconds,
+      'memory': memory,
+    },
+    'mixed': {
+      'tokens': sum(map(len, texts)),
+      'seconds': mixed_seconds,
+      'memory': _peak(torch, device) - parameters,
+    },
+  }
+
+
+def _peak(torch: Any, device: str) -> int:
+  """Bytes at the peak; of a CPU the parameters' share is unknown: 0."""
+  return torch.cuda.max_memory_allocated() if device == 'cuda' else 0
+
+
+CONTENDERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+  'ours': ours,
+  'eager': lambda settings: transformers_(settings, compiled=False),
+  'compiled': lambda settings: transformers_(settings, compiled=True),
+}
