@@ -4,8 +4,9 @@ Command: python tools/bench_score.py --workdir=runs/mine --model=124m
 
 Needs a token store (`--job=tokenize`) and nothing that made it. The model is a
 Llama of random weights, which both sides load; transformers runs it with SDPA,
-eager and compiled, its batches sorted by length and padded to their longest, as
-lm-evaluation-harness does; none is run where PyTorch is not installed. First
+eager and compiled, its batches sorted by length and padded to their longest and
+its loss from whole logits, as lm-evaluation-harness does (or, 'fused', compiled
+with the loss); none is run where PyTorch is not installed. First
 dense rows of random tokens, on the device alone; then documents of the store
 that fit a row, from token ids on the host to a sum for each document.
 """
@@ -33,7 +34,9 @@ _TOKENS = flags.DEFINE_integer('tokens', 4_000_000, 'Of documents, at most.')
 _DTYPE = flags.DEFINE_enum(
   'dtype', 'bfloat16', ['bfloat16', 'float32'], 'Of the computation.'
 )
-_CONTENDERS = flags.DEFINE_list('contenders', ['ours', 'eager', 'compiled'], '')
+_CONTENDERS = flags.DEFINE_list(
+  'contenders', ['ours', 'eager', 'compiled', 'fused'], 'Ours runs anyway.'
+)
 # One contender alone, in a process of its own: the tool starts itself.
 _ONE = flags.DEFINE_string('one', '', 'Used by the tool itself.')
 _FOLDER = flags.DEFINE_string('folder', '', 'Used by the tool itself.')

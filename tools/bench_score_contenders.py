@@ -4,6 +4,7 @@ Ours writes the weights as transformers' Llama names them: one `.npy` each,
 bfloat16 as uint16.
 """
 
+import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -55,8 +56,6 @@ def best(work: Callable[[], Any]) -> float:
 
 def ours(settings: Any) -> dict[str, Any]:
   """Our scorer, with the kernels that it chooses itself."""
-  import functools
-
   import jax
 
   from infoprune_jax import config, progress
@@ -227,21 +226,36 @@ def _llama(settings: Any, device: str) -> Any:
   return model
 
 
-def transformers_(settings: Any, compiled: bool) -> dict[str, Any]:
-  """Batches sorted by length and padded to their longest, logits whole."""
+def transformers_(settings: Any, name: str) -> dict[str, Any]:
+  """Batches sorted by length and padded to their longest, logits whole.
+
+  'compiled' compiles the model, and takes the loss from its logits as
+  lm-evaluation-harness does, in float32; 'fused' compiles both together.
+  """
   import torch
 
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
   model = _llama(settings, device)
 
-  @torch.no_grad()
-  def nll(inputs: Any, targets: Any) -> Any:
-    logits = model(input_ids=inputs, use_cache=False).logits
-    return torch.nn.functional.cross_entropy(
-      logits.float().flatten(0, 1), targets.flatten(), reduction='none'
-    ).view(targets.shape)
+  def program_of(dynamic: bool | None) -> Callable[[Any, Any], Any]:
+    torch._dynamo.reset()
+    forward = model
+    if name == 'compiled':
+      forward = torch.compile(model, dynamic=dynamic)
 
-  program = torch.compile(nll) if compiled else nll
+    @torch.no_grad()
+    def nll(inputs: Any, targets: Any) -> Any:
+      logits = forward(input_ids=inputs, use_cache=False).logits
+      if name == 'fused':
+        return torch.nn.functional.cross_entropy(
+          logits.float().flatten(0, 1), targets.flatten(), reduction='none'
+        ).view(targets.shape)
+      logp = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+      return -logp.gather(-1, targets[..., None])[..., 0]
+
+    return torch.compile(nll, dynamic=dynamic) if name == 'fused' else nll
+
+  program = program_of(dynamic=None)
   synchronize = torch.cuda.synchronize if device == 'cuda' else lambda: None
   shape = (settings.rows, settings.row_length)
   tokens = torch.randint(0, settings.vocab_size, shape, device=device)
@@ -261,9 +275,7 @@ def transformers_(settings: Any, compiled: bool) -> dict[str, Any]:
     for s, r in zip(shard, row, strict=True)
   ]
   order = sorted(range(len(texts)), key=lambda n: -len(texts[n]))
-  if compiled:
-    torch._dynamo.reset()
-    program = torch.compile(nll, dynamic=True)
+  program = program_of(dynamic=True)
   sums = np.zeros(len(texts))
 
   def mixed() -> None:
@@ -303,6 +315,8 @@ def _peak(torch: Any, device: str) -> int:
 
 CONTENDERS: dict[str, Callable[[Any], dict[str, Any]]] = {
   'ours': ours,
-  'eager': lambda settings: transformers_(settings, compiled=False),
-  'compiled': lambda settings: transformers_(settings, compiled=True),
+  **{
+    name: functools.partial(transformers_, name=name)
+    for name in ('eager', 'compiled', 'fused')
+  },
 }

@@ -1,4 +1,4 @@
-"""x + delta and its RMSNorm in one pass over memory, in Pallas for Triton."""
+"""A sum and its RMSNorm in one pass over memory, in Pallas for Triton."""
 
 import functools
 from typing import Any
@@ -10,13 +10,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, BFloat16, Float
 
-ROWS, COLUMNS = 4, 256  # of a block, of a step
-WARPS = 4
-
-
-def supports(rows: int, width: int) -> bool:
-  """Whether [rows, width] comes in whole blocks."""
-  return not (rows % ROWS or width % COLUMNS)
+COLUMNS = 256  # of a step of a block, which is a row
 
 
 def add_and_norm(
@@ -25,25 +19,25 @@ def add_and_norm(
   scale: Float[Array, 'D'],
   epsilon: float,
 ) -> tuple[BFloat16[Array, 'N D'], BFloat16[Array, 'N D']]:
-  """x + delta, and that over its root mean square (in float32), scaled.
+  """The sum x + delta, and that over its root mean square (in float32), scaled.
 
   Args:
-    x: N a multiple of 4, D of 256.
+    x: D a multiple of 256.
     delta: Of the same shape.
     scale: float32.
     epsilon: Added to the mean square.
   """
   rows, width = x.shape
-  block = pl.BlockSpec((ROWS, width), lambda index: (index, 0))
+  block = pl.BlockSpec((1, width), lambda index: (index, 0))
   whole = pl.BlockSpec((width,), lambda index: (0,))
   shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
   total, normed = pl.pallas_call(
     functools.partial(_kernel, epsilon=epsilon),
-    grid=(rows // ROWS,),
+    grid=(rows,),
     in_specs=[block, block, whole],
     out_specs=[block, block],
     out_shape=[shape, shape],
-    compiler_params=plgpu.CompilerParams(num_warps=WARPS, num_stages=1),
+    compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
     name='add_and_norm',
   )(x, delta, scale)
   return total, normed
@@ -60,7 +54,7 @@ def _kernel(
 ) -> None:
   width = x_ref.shape[1]
   steps = [pl.ds(first, COLUMNS) for first in range(0, width, COLUMNS)]
-  totals, squares = [], jnp.zeros((ROWS,), jnp.float32)
+  totals, squares = [], jnp.zeros((1,), jnp.float32)
   for step in steps:
     total = x_ref[:, step] + delta_ref[:, step]
     total_ref[:, step] = total
