@@ -73,7 +73,8 @@ def initialize(
   # Gloo is the only backend of collectives between CPUs that needs no launcher.
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   # Its thread complains in several lines when a process ends.
-  jax.config.update('jax_enable_preemption_service', False)
+  with contextlib.suppress(AttributeError):  # Not every version has it.
+    jax.config.update('jax_enable_preemption_service', False)
   if coordinator_address is not None:
     _on_abort(
       lambda: (

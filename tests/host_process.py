@@ -4,9 +4,13 @@ import os
 import signal
 import sys
 
+import numpy as np
 from absl import app
 
 from infoprune_jax import artifacts, main, pipeline  # noqa: F401
+from infoprune_jax.data import packing
+
+packing.pack(np.array([5, 3]), 8, 0, seed=0)  # Numba imports when it is used.
 
 
 def run(

@@ -281,7 +281,7 @@ def summary(found: list[dict[str, float]], peak: float) -> str:
     peak: FLOP/s of a device, as `ceiling` measures it; 0.0 if unknown.
   """
   total = {name: sum(one[name] for one in found) for name in found[0]}
-  seconds = max(one['seconds'] for one in found)
+  seconds = max(1e-9, *(one['seconds'] for one in found))
   waited = total['waiting'] / max(total['waiting'] + total['computing'], 1e-9)
   line = (
     f'done, {quantity(total["num_tokens"])} tokens in {seconds:.1f} s '

@@ -87,7 +87,11 @@ def run(config: Config, workdir: str) -> None:
       logger.info('score: finished before, skipped')
       return
     _check_same(begun['made_from'], _made_from(config, scores), workdir)
-    _score(config, workdir, store, references, scores, begun['to_do'])
+    if begun['to_do']:
+      _score(config, workdir, store, references, scores, begun['to_do'])
+    if first:
+      _finish(store, scores)
+    hosts.barrier('the manifest of the scores')
 
 
 def _begin(
@@ -140,7 +144,7 @@ def _score(
   scores: artifacts.Artifact,
   to_do: list[int],
 ) -> None:
-  """Scores the parts that are not done; process 0 writes the manifest."""
+  """Scores the parts that are not done, until all hosts have done theirs."""
   mesh = partitioning.make_mesh(config.mesh)
   scorer = scorer_lib.compile_scorer(
     config.reference.model, config.score, store.vocab_size, mesh
@@ -167,10 +171,7 @@ def _score(
   found = hosts.all_gather(
     'the end of scoring', done, max(hosts.BARRIER_TIMEOUT, done['seconds'])
   )
-  if hosts.index() == 0:
-    logger.info('score: %s', parts.summary(found, peak))
-    _finish(store, scores)
-  hosts.barrier('the manifest of the scores')
+  logger.info('score: %s', parts.summary(found, peak))
 
 
 def _unigram_counts(store: TokenStore, fold: int, folds: int) -> np.ndarray:

@@ -23,7 +23,7 @@ class Found:
   kind: str
   job: str
   manifest: dict[str, Any] | None
-  num_files: int
+  num_files: int  # those that the manifest and the markers name
   note: str = ''
 
   def summary(self) -> str:
@@ -36,9 +36,8 @@ class Found:
       if name in self.manifest
     )
     fingerprint = self.manifest['fingerprint']
-    return (
-      f'{self.kind} {fingerprint}, {self.num_files} files{counts}{self.note}'
-    )
+    size = f', {self.num_files} files' if self.num_files else ''
+    return f'{self.kind} {fingerprint}{size}{counts}{self.note}'
 
   def mend(self, name: str = artifacts.MANIFEST) -> str:
     """What to do about a file with the wrong content."""

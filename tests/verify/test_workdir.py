@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable
 
@@ -202,6 +203,26 @@ def test_a_wrong_score_is_named(copied, change, expected):
   assert 'run --job=score again: only that part is made' in found['scores']
   # What was made from another table says so.
   assert 'was made from scores' in found['keep_sets/top_nll']
+
+
+def test_what_it_says_mends(copied, finished, config):
+  """Delete what is named, run what is named: only that part is made."""
+  rewrite(copied / 'scores', with_value('nll_sum', 2, -1.0))
+  other = copied / 'scores' / SCORES.replace('00001', '00000', 1)
+  before = other.stat().st_mtime_ns
+  said = wrong(copied)['scores']
+  found = re.search(r'Delete (\S+) and (\S+) and run --job=(\w+) again', said)
+  for path in found.groups()[:2]:
+    os.remove(path)
+  pipeline.run(config, str(copied), found[3])
+  assert not wrong(copied)
+  assert other.stat().st_mtime_ns == before
+  # A manifest alone is written again from what the parts say of themselves.
+  os.remove(copied / 'scores/manifest.json')
+  pipeline.run(config, str(copied), 'score')
+  for name in ('manifest.json', SCORES):
+    path = f'scores/{name}'
+    assert (copied / path).read_bytes() == (finished / path).read_bytes()
 
 
 def test_wrong_totals_are_named(copied):
