@@ -96,7 +96,7 @@ def _no_cudnn(config: ModelConfig) -> str:
 
 def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
   """Why the kernels of `hopper` cannot run; '' if they can."""
-  from infoprune_jax.model import hopper, residual
+  from infoprune_jax.model import hopper
 
   device = mesh.devices.flat[0]
   kind = getattr(device, 'compute_capability', 'unknown')
@@ -106,10 +106,9 @@ def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
     return f'they need compute capability 9.0, {device.device_kind} has {kind}'
   ways = math.prod(mesh.shape[axis] for axis in partitioning.RULES['batch'])
   columns = config.mlp_dim // mesh.shape['tensor']
-  shapes = tokens // ways, config.embed_dim, columns
-  if not hopper.supports(*shapes) or config.embed_dim % residual.COLUMNS:
+  if not hopper.supports(tokens // ways, config.embed_dim, columns):
     return (
       f'{tokens // ways} tokens a device, embed_dim={config.embed_dim} and '
-      f'mlp_dim={columns} a device must be multiples of 256, 256 and 64'
+      f'mlp_dim={columns} a device must be multiples of 256, 64 and 64'
     )
   return ''

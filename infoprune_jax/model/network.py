@@ -42,7 +42,6 @@ class RMSNorm(nnx.Module):
   """x / rms(x), scaled; computed in float32."""
 
   def __init__(self, config: ModelConfig):
-    self.kernels = concrete(config.kernels)
     self.epsilon = config.norm_epsilon
     self.scale = nnx.Param(
       jnp.ones((config.embed_dim,), jnp.float32), out_sharding=('embed',)
@@ -54,32 +53,6 @@ class RMSNorm(nnx.Module):
     mean_square = jnp.mean(x32 * x32, axis=-1, keepdims=True)
     normed = x32 * jax.lax.rsqrt(mean_square + self.epsilon)
     return (normed * self.scale[...]).astype(x.dtype)
-
-  def after(
-    self, x: Float[Array, 'B T D'], delta: Float[Array, 'B T D']
-  ) -> tuple[Float[Array, 'B T D'], Float[Array, 'B T D']]:
-    """The sum x + delta, and that normalised."""
-    if self.kernels == 'hopper':
-      return partitioning.per_device(
-        functools.partial(_after_by_kernel, epsilon=self.epsilon),
-        (ACTIVATION, ACTIVATION, ('activation_embed',)),
-        (ACTIVATION, ACTIVATION),
-      )(x, delta, self.scale[...])
-    x = partitioning.constrain(x + delta, ACTIVATION)
-    return x, self(x)
-
-
-def _after_by_kernel(
-  x: Float[Array, 'B T D'],
-  delta: Float[Array, 'B T D'],
-  scale: Float[Array, 'D'],
-  epsilon: float,
-) -> tuple[Float[Array, 'B T D'], Float[Array, 'B T D']]:
-  from infoprune_jax.model import residual  # Imports what only a GPU needs.
-
-  rows = [array.reshape(-1, x.shape[-1]) for array in (x, delta)]
-  total, normed = residual.add_and_norm(*rows, scale, epsilon)
-  return total.reshape(x.shape), normed.reshape(x.shape)
 
 
 def rotary(
@@ -195,19 +168,13 @@ class Block(nnx.Module):
   def __call__(
     self,
     x: Float[Array, 'B T D'],
-    delta: Float[Array, 'B T D'],
     positions: Int[Array, 'B T'],
     segments: Segments,
-  ) -> tuple[Float[Array, 'B T D'], Float[Array, 'B T D']]:
-    """Goes on from x + delta; returns the same two.
-
-    What a branch gives is added where the next one begins, since what is added
-    is normalised at once.
-    """
-    x, normed = self.attention_norm.after(x, delta)
-    delta = self.attention(normed, positions, segments)
-    x, normed = self.mlp_norm.after(x, delta)
-    return x, partitioning.constrain(self.mlp(normed), ACTIVATION)
+  ) -> Float[Array, 'B T D']:
+    """Adds both branches to the residual stream."""
+    x = x + self.attention(self.attention_norm(x), positions, segments)
+    x = x + self.mlp(self.mlp_norm(x))
+    return partitioning.constrain(x, ACTIVATION)
 
 
 class Decoder(nnx.Module):
@@ -243,18 +210,18 @@ class Decoder(nnx.Module):
     x = partitioning.constrain(x, ACTIVATION)
     graph, stacked = nnx.split(self.layers)
 
-    def one_layer(carry, layer):
-      return nnx.merge(graph, layer)(*carry, positions, segments), None
+    def one_layer(x, layer):
+      return nnx.merge(graph, layer)(x, positions, segments), None
 
     if self.config.remat:
       one_layer = jax.checkpoint(one_layer)
-    carry, _ = jax.lax.scan(
+    x, _ = jax.lax.scan(
       one_layer,
-      (x, jnp.zeros_like(x)),
+      x,
       stacked,
       unroll=min(self.config.scan_unroll, self.config.num_layers),
     )
-    return self.final_norm.after(*carry)[1]
+    return self.final_norm(x)
 
   def output_head(self) -> Float[Array, 'D V']:
     """The projection to the vocabulary, in the dtype of the computation."""

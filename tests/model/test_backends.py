@@ -29,7 +29,7 @@ def mesh_of(device):
 def model(small):
   return dataclasses.replace(
     small.model,
-    embed_dim=256,
+    embed_dim=128,
     mlp_dim=256,
     head_dim=64,
     dtype='bfloat16',
@@ -81,7 +81,7 @@ def test_a_fallback_is_said_with_its_reason(model, caplog):
     (
       H100,
       {'kernels': 'hopper', 'embed_dim': 96},
-      'embed_dim=96 .* multiples of 256, 256 and 64',
+      'embed_dim=96 .* multiples of 256, 64 and 64',
     ),
   ],
 )
