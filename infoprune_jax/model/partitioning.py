@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from infoprune_jax.config import MeshConfig, UserError
@@ -52,11 +53,14 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
       f'{config.tensor} must multiply to the {len(devices)} devices there are '
       f'({devices[0].platform}).'
     )
-  return jax.make_mesh(
-    sizes,
+  # A pod's own axes (4x4x4, say) may have to be cut to come to these sizes.
+  arranged = mesh_utils.create_device_mesh(
+    sizes, devices, allow_split_physical_axes=True
+  )
+  return Mesh(
+    arranged,
     MESH_AXES,
     axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES),
-    devices=devices,
   )
 
 

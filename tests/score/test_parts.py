@@ -15,7 +15,10 @@ class Documents(parts.PartScorer):
   """Of a store whose parts have so many rows for each model."""
 
   def _documents(self, reference, shard):
-    return None, types.SimpleNamespace(rows=range(ROWS[shard][reference.fold]))
+    rows = ROWS[shard][reference.fold]
+    return None, types.SimpleNamespace(
+      rows=range(rows), max_pieces=lambda: rows + reference.fold
+    )
 
 
 def schedules(monkeypatch, groups, folds, to_do):
@@ -63,7 +66,8 @@ def test_every_part_once_and_equal_steps(monkeypatch, groups, folds, to_do):
     assert sorted(scored) == to_do
   # All use the same model at once, for as long.
   shapes = {
-    tuple((s.reference.fold, s.steps) for s in segments) for segments in found
+    tuple((s.reference.fold, s.steps, s.max_pieces) for s in segments)
+    for segments in found
   }
   assert len(shapes) == 1
   for segments in found:
