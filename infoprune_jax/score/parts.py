@@ -220,7 +220,7 @@ class PartScorer:
       steps = 0
       for shard in segment.parts:
         rows, documents = self._documents(segment.reference, shard)
-        for chosen, batch in documents.batches(size):
+        for chosen, batch in documents.batches(size, self._scorer.vocab_size):
           steps += 1
           pieces = segment.max_pieces or documents.max_pieces(chosen)
           program = self._program(segment, pieces)

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ from infoprune_jax.model import (
   network,
   partitioning,
 )
-from infoprune_jax.score import statistics, stream
+from infoprune_jax.score import memory, statistics, stream
 
 # What every table of losses takes over from the store.
 DOCUMENT_COLUMNS = (
@@ -68,12 +68,34 @@ class Documents:
     self._nll = np.full(self._num_tokens.sum(), np.nan, np.float32)
 
   def batches(
-    self, size: int
+    self, size: int, vocab_size: int
   ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Which rows, and the rows themselves, padded to `size`."""
+    """Which rows, and the rows themselves, padded to `size`.
+
+    Raises:
+      UserError: a token id is beyond the model's vocabulary, whose NLL would
+        be that of another token; the document is named.
+    """
     for first in range(0, len(self.rows), size):
       chosen = np.arange(first, min(first + size, len(self.rows)))
-      yield chosen, self.rows.batch(chosen, size)
+      batch = self.rows.batch(chosen, size)
+      if batch['decoder_target_tokens'].max() >= vocab_size:
+        self._refuse_tokens(chosen, batch, vocab_size)
+      yield chosen, batch
+
+  def _refuse_tokens(
+    self, chosen: np.ndarray, batch: dict[str, np.ndarray], vocab_size: int
+  ) -> NoReturn:
+    slots = self.rows.plan.slots(chosen)
+    ids = batch['decoder_target_tokens'].reshape(-1)[slots.place]
+    where = int(np.flatnonzero(ids >= vocab_size)[0])
+    document = slots.document[where]
+    raise UserError(
+      f'Document (shard {self._shard[document]}, row {self._row[document]}) of '
+      f'{self._store.path} has token id {ids[where]} at {slots.position[where]}'
+      f', the model has a vocabulary of {vocab_size}: score with a model that '
+      'was trained on this token store.'
+    )
 
   def add(self, chosen: np.ndarray, nll: np.ndarray) -> int:
     """Takes the NLL of rows, [size, T] float32; returns how many tokens."""
@@ -165,7 +187,8 @@ class Scorer:
 
   def run(self, items: Iterator[stream.Item], times: stream.Times) -> None:
     """Runs batches through the program, see `stream.run`."""
-    stream.run(self.mesh, items, times)
+    with memory.user_errors(self):
+      stream.run(self.mesh, items, times)
 
   def document_nll(
     self,
@@ -195,7 +218,7 @@ class Scorer:
     params = self.prepare(params)
 
     def items() -> Iterator[stream.Item]:
-      for chosen, batch in documents.batches(self.batch_size):
+      for chosen, batch in documents.batches(self.batch_size, self.vocab_size):
         program = self.program(documents.max_pieces(chosen))
         yield (
           lambda nll, c=chosen: on_batch(documents.add(c, nll)),
@@ -224,8 +247,8 @@ def compile_scorer(
   """Chooses kernels, and compiles the program of rows with few pieces.
 
   Raises:
-    UserError: the shapes do not divide over the mesh, or a kernel that the
-      config names does not run there.
+    UserError: the shapes do not divide over the mesh, a kernel that the config
+      names does not run there, or the program does not fit.
   """
   model = backends.resolve(
     dataclasses.replace(model, dtype=scoring.dtype, remat=False),
@@ -234,7 +257,8 @@ def compile_scorer(
     scoring.row_length,
   )
   scorer = Scorer(mesh, model, scoring, vocab_size)
-  scorer.program(1)
+  with memory.user_errors(scorer):
+    scorer.program(1)
   return scorer
 
 

@@ -151,3 +151,47 @@ def test_tokens_are_reported_as_they_are_counted(small, mesh, params):
     on_batch=seen.append,
   )
   assert sum(seen) == sum(LENGTHS)
+
+
+def test_a_token_beyond_the_vocabulary_is_no_other_token(small, mesh, params):
+  store = Store(LENGTHS)
+  store.tokens[store.offsets[6] + 150] = Store.vocab_size
+  with pytest.raises(UserError) as error:
+    scorer.compile_scorer(
+      small.model, small.score, Store.vocab_size, mesh
+    ).document_nll(
+      params, store, np.zeros(len(LENGTHS), int), np.arange(len(LENGTHS))
+    )
+  for words in ('(shard 0, row 6)', 'token id 64 at 150', 'vocabulary of 64'):
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize('most, advice', [(3, 'size=2 fits'), (0, 'mesh.fsdp')])
+def test_no_memory_names_a_batch_that_fits(
+  small, mesh, monkeypatch, most, advice
+):
+  compiled = scorer._compile.__wrapped__
+
+  def compile_in_vain(model, scoring, *rest):
+    if scoring.per_device_batch_size > most:
+      raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+    return compiled(model, scoring, *rest)
+
+  monkeypatch.setattr(scorer, '_compile', compile_in_vain)
+  scoring = dataclasses.replace(small.score, per_device_batch_size=16)
+  with pytest.raises(UserError, match=f'per_device_batch_size=16, .*{advice}'):
+    scorer.compile_scorer(small.model, scoring, Store.vocab_size, mesh)
+
+
+def test_a_document_of_a_million_tokens(small):
+  """Windows of it go by, each token counted once, in bounded memory."""
+  store = Store([1_000_000, 3])
+  scoring = dataclasses.replace(
+    small.score, row_length=4096, window_overlap=96, per_device_batch_size=1
+  )
+  counted = scorer.Documents(store, np.zeros(2, int), np.arange(2), scoring)
+  zeros = np.zeros((8, 4096), np.float32)
+  for chosen, batch in counted.batches(8, Store.vocab_size):
+    assert batch['decoder_target_tokens'].shape == (8, 4096)
+    counted.add(chosen, zeros + 0.5)
+  assert counted.sums().tolist() == [500_000.0, 1.5]
