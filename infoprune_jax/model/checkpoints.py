@@ -18,6 +18,7 @@ import fsspec
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from infoprune_jax import artifacts, files
 from infoprune_jax.config import UserError
@@ -159,7 +160,7 @@ def load_params(run: str, step: int, abstract: Any) -> Any:
 
   Raises:
     UserError: there is no such checkpoint, or it is damaged, or holds other
-      parameters than the manifest of the run says.
+      parameters than the manifest of the run says, or of other shapes.
   """
   manifest = artifacts.open_finished(run, 'training run', 'train')
   # A reader leaves alone what a trainer may be writing there.
@@ -173,6 +174,7 @@ def load_params(run: str, step: int, abstract: Any) -> Any:
         f'manifest of {run} names (there are: {sorted(manager.all_steps())}).'
       )
     _verify(run, step, {'params'}, manifest['job'])
+    _check_shapes(f'{_directory(run)}/{step}/params', abstract)
     params = _restore(manager, step, {'params': abstract})['params']
   finally:
     manager.close()
@@ -184,6 +186,29 @@ def load_params(run: str, step: int, abstract: Any) -> Any:
       f'{run} and run --job={manifest["job"]} again.'
     )
   return params
+
+
+def _check_shapes(path: str, abstract: Any) -> None:
+  """Raises `UserError` unless a checkpoint holds arrays of these shapes."""
+  there = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path)).tree
+  shapes, wanted = (
+    {
+      jax.tree_util.keystr(name, simple=True, separator='.'): tuple(leaf.shape)
+      for name, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in (there, abstract)
+  )
+  for name in sorted(shapes.keys() | wanted.keys()):
+    if shapes.get(name) != wanted.get(name):
+      raise UserError(
+        f'The checkpoint {path} has {_shaped(name, shapes)}, the model of this '
+        f'config {_shaped(name, wanted)}: give the config that it was trained '
+        'with.'
+      )
+
+
+def _shaped(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+  return f'{name} of shape {shapes[name]}' if name in shapes else f'no {name}'
 
 
 def params_hash(params: Any) -> str:

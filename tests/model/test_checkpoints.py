@@ -1,3 +1,4 @@
+import dataclasses
 import pathlib
 import shutil
 
@@ -42,6 +43,24 @@ def test_params_alone_onto_another_mesh(small, saved):
   assert checkpoints.params_hash(loaded) == checkpoints.params_hash(params)
   assert loaded['embedding'].sharding == shapes['embedding'].sharding
   assert loaded['embedding'].sharding != params['embedding'].sharding
+
+
+@pytest.mark.parametrize(
+  'edits, message',
+  [
+    (
+      {'embed_dim': 64},
+      r'embedding of shape \(64, 32\), .* config embedding of shape \(64, 64\)',
+    ),
+    ({'tie_embeddings': False}, r'has no head, .* head of shape \(32, 64\)'),
+  ],
+)
+def test_another_model_is_refused(small, saved, edits, message):
+  run, _ = saved
+  model = dataclasses.replace(small.model, **edits)
+  shapes = scorer.abstract_params(model, 64, mesh_of(8, 1, 1))
+  with pytest.raises(UserError, match=message):
+    checkpoints.load_params(run, 15, shapes)
 
 
 def test_keeps_the_newest(saved):
