@@ -9,7 +9,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 TOOLS = sorted(ROOT.glob('tools/bench_*.py'))
-MODULES = ('bench_contenders', 'bench_seqio_task')  # Of tools, not tools.
+# Of tools, not tools.
+MODULES = ('bench_contenders', 'bench_score_contenders', 'bench_seqio_task')
 
 
 @pytest.mark.parametrize(

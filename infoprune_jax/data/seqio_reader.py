@@ -8,6 +8,7 @@ does not.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -34,10 +35,20 @@ class _Chunk:
   bos_id: int
   eos_id: int
 
-  def document(self, shard: int, row: int) -> np.ndarray:
-    """The token ids of one document; there is one shard."""
-    del shard
-    return self.documents[row]
+  @functools.cached_property
+  def tokens(self) -> np.ndarray:
+    """All token ids, [tokens]."""
+    return np.concatenate(self.documents)
+
+  @functools.cached_property
+  def offsets(self) -> np.ndarray:
+    """Where each document starts in `tokens`, [documents + 1]."""
+    return np.cumsum([0, *map(len, self.documents)])
+
+  def part(self, number: int) -> '_Chunk':
+    """The only one."""
+    del number
+    return self
 
 
 @dataclasses.dataclass(eq=False)

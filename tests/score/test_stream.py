@@ -20,9 +20,9 @@ def mesh():
 
 
 @pytest.fixture(scope='module')
-def program(mesh):
+def times_ten(mesh):
   return jax.jit(
-    lambda params, batch: batch['x'] * params,
+    lambda batch: batch['x'] * 10.0,
     out_shardings=partitioning.batch_sharding(mesh),
   )
 
@@ -31,21 +31,21 @@ def batch(number):
   return {'x': np.full((ROWS, 2), number, np.float32)}
 
 
-def test_results_come_in_order_to_whom_they_belong(mesh, program):
+def test_results_come_in_order_to_whom_they_belong(mesh, times_ten):
   found = []
 
   def items():
     for number in range(20):
       yield (
         lambda nll, n=number: found.append((n, nll[0, 0])),
-        np.float32(10.0),
+        times_ten,
         batch(number),
       )
       if number % 7 == 0:  # The end of a part.
         yield lambda nll, n=number: found.append((n, nll)), None, None
 
   times = stream.Times()
-  stream.run(mesh, program, items(), times)
+  stream.run(mesh, items(), times)
   expected = []
   for number in range(20):
     expected.append((number, 10.0 * number))
@@ -54,11 +54,11 @@ def test_results_come_in_order_to_whom_they_belong(mesh, program):
   assert times.batches == 20
 
 
-def test_nothing_to_do(mesh, program):
-  stream.run(mesh, program, iter(()), stream.Times())
+def test_nothing_to_do(mesh):
+  stream.run(mesh, iter(()), stream.Times())
 
 
-def test_batches_are_made_ahead_but_not_all_at_once(mesh, program):
+def test_batches_are_made_ahead_but_not_all_at_once(mesh, times_ten):
   made, read, ahead = [0], [0], []
   threads = set()
 
@@ -71,31 +71,31 @@ def test_batches_are_made_ahead_but_not_all_at_once(mesh, program):
     for number in range(60):
       threads.add(threading.current_thread())
       made[0] += 1
-      yield take, np.float32(1.0), batch(number)
+      yield take, times_ten, batch(number)
 
-  stream.run(mesh, program, items(), stream.Times())
+  stream.run(mesh, items(), stream.Times())
   assert threading.current_thread() not in threads and len(threads) == 1
   assert stream.RUNNING <= max(ahead) <= stream.RUNNING + stream.AHEAD + 1
 
 
 @pytest.mark.parametrize('where', ['making', 'taking', 'running'])
-def test_what_goes_wrong_is_raised_and_the_threads_end(mesh, program, where):
+def test_what_goes_wrong_is_raised_and_the_threads_end(mesh, times_ten, where):
   before = threading.active_count()
 
   def fail(*_):
     raise ValueError(where)
 
+  program = fail if where == 'running' else times_ten
+
   def items():
-    yield (fail if where == 'taking' else lambda nll: None), 1.0, batch(0)
+    yield (fail if where == 'taking' else lambda nll: None), program, batch(0)
     if where == 'making':
       fail()
     while True:
-      yield lambda nll: None, 1.0, batch(1)
+      yield lambda nll: None, program, batch(1)
 
   with pytest.raises(ValueError, match=where):
-    stream.run(
-      mesh, fail if where == 'running' else program, items(), stream.Times()
-    )
+    stream.run(mesh, items(), stream.Times())
   assert threading.active_count() == before
 
 
