@@ -98,8 +98,9 @@ def report(name: str, found: dict[str, Any], own: dict[str, Any]) -> None:
       f'{name:10}{kind:7}{rate / 1e3:10.1f}k tokens/s'
       f'{rate * base["tokens_per_second_cost"] / 1e12:8.2f} TFLOP/s'
       f'{rate * base["tokens_per_second_cost"] / own["ceiling"]:7.1%} of ceiling'
-      f'{one["memory"] / 1e9:8.2f} GB beyond parameters'
     )
+    if one['memory'] is not None:
+      line += f'{one["memory"] / 1e9:8.2f} GB beyond parameters'
     if found is not own:
       ratio = base['tokens'] / base['seconds'] / rate
       line += f'  ours is {ratio:.2f}x as fast'

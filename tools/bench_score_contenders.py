@@ -268,7 +268,7 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
 
   parameters = sum(p.numel() * p.element_size() for p in model.parameters())
   seconds = best(dense) / repeats
-  memory = _peak(torch, device) - parameters
+  memory = _peak(torch, device, parameters)
   store, shard, row = documents(settings)
   texts = [
     store.document(int(s), int(r)).astype(np.int64)
@@ -293,7 +293,7 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
         sums[number] = found[place, : len(texts[number])].sum()
 
   mixed_seconds = best(mixed)
-  np.save(f'{settings.folder}/{"compiled" if compiled else "eager"}.npy', sums)
+  np.save(f'{settings.folder}/{name}.npy', sums)
   return {
     'dense': {
       'tokens': shape[0] * shape[1],
@@ -303,14 +303,16 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
     'mixed': {
       'tokens': sum(map(len, texts)),
       'seconds': mixed_seconds,
-      'memory': _peak(torch, device) - parameters,
+      'memory': _peak(torch, device, parameters),
     },
   }
 
 
-def _peak(torch: Any, device: str) -> int:
-  """Bytes at the peak; of a CPU the parameters' share is unknown: 0."""
-  return torch.cuda.max_memory_allocated() if device == 'cuda' else 0
+def _peak(torch: Any, device: str, parameters: int) -> int | None:
+  """Bytes beyond the parameters at the peak; None for a CPU, unknown there."""
+  if device == 'cpu':
+    return None
+  return torch.cuda.max_memory_allocated() - parameters
 
 
 CONTENDERS: dict[str, Callable[[Any], dict[str, Any]]] = {
