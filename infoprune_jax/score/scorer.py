@@ -241,6 +241,7 @@ def _num_tokens(
   return lengths
 
 
+@functools.lru_cache(maxsize=4)
 def compile_scorer(
   model: ModelConfig, scoring: ScoringConfig, vocab_size: int, mesh: Any
 ) -> Scorer:
