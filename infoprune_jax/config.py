@@ -142,8 +142,9 @@ class ModelConfig:
   scan_unroll: int  # layers a step of the scan over layers
   remat: bool  # recompute each layer's activations in the backward pass
   loss_tile: int  # tokens whose logits are held at once
-  attention: str  # whose; 'auto' for the fastest that the device has
-  kernels: str  # of the loss and the MLP when scoring; 'auto' likewise
+  # When scoring; training takes XLA's. 'auto' for the fastest that runs.
+  attention: str
+  kernels: str  # of the loss and the MLP
 
   def __post_init__(self):
     check_choice('model.dtype', self.dtype, DTYPES)

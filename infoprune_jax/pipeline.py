@@ -90,6 +90,10 @@ def check(config: Config, job: str | None) -> None:
     vocab_size = _vocab_size(config)
     for model in (config.reference.model, config.model):
       scorer.abstract_params(model, vocab_size, mesh)
+    # Training follows its losses by those of evaluation.
+    scorer.with_kernels(config.reference.model, config.score, mesh)
+    for model in (config.reference.model, config.model):
+      scorer.with_kernels(model, config.evaluate.scoring, mesh)
     for name, section in (
       ('reference', config.reference.training),
       ('train', config.train.training),

@@ -55,6 +55,11 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
       "'train', 'evaluate', 'report', 'verify', got 'scroe'. Did you mean 'score'?",
     ),
     (
+      [f'--config={JSONL}', '--config.model.attention=cudnn'],
+      "model.attention='cudnn' does not run here: it runs on a GPU, the mesh "
+      'is of cpu devices',
+    ),
+    (
       [f'--config={JSONL}', '--config.mesh.data=3'],
       'must multiply to the 1 devices',
     ),

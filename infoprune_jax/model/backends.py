@@ -1,7 +1,9 @@
 """Which kernels a model runs with on a mesh: the fastest that fit, said once."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from infoprune_jax.config import ModelConfig, UserError
@@ -11,6 +13,7 @@ from infoprune_jax.progress import logger
 LANES = 128  # of a TPU
 
 
+@functools.lru_cache(maxsize=16)  # Each choice is said once.
 def resolve(
   config: ModelConfig, mesh: Any, batch_size: int, row_length: int
 ) -> ModelConfig:
@@ -32,8 +35,8 @@ def resolve(
       {'tpu': 'splash', 'gpu': 'cudnn'},
       mesh,
       {
-        'splash': _no_splash(config, row_length),
-        'cudnn': _no_cudnn(config),
+        'splash': lambda: _no_splash(config, row_length),
+        'cudnn': lambda: _no_cudnn(config),
       },
     ),
     'kernels': _choose(
@@ -41,7 +44,7 @@ def resolve(
       config.kernels,
       {'gpu': 'hopper'},
       mesh,
-      {'hopper': _no_hopper(config, mesh, batch_size * row_length)},
+      {'hopper': lambda: _no_hopper(config, mesh, batch_size * row_length)},
     ),
   }
   return dataclasses.replace(config, **chosen)
@@ -52,7 +55,7 @@ def _choose(
   wanted: str,
   best: dict[str, str],
   mesh: Any,
-  obstacles: dict[str, str],
+  obstacles: dict[str, Callable[[], str]],
 ) -> str:
   """What is wanted, or for 'auto' the best of the platform that runs."""
   platform = mesh.devices.flat[0].platform
@@ -60,8 +63,9 @@ def _choose(
   if choice == 'xla':
     return choice
   home = next(where for where, what in best.items() if what == choice)
-  obstacle = obstacles[choice]
-  if platform != home:
+  if platform == home:
+    obstacle = obstacles[choice]()
+  else:
     obstacle = f'it runs on a {home.upper()}, the mesh is of {platform} devices'
   if not obstacle:
     logger.info('model.%s: %s', name, choice)
@@ -96,14 +100,14 @@ def _no_cudnn(config: ModelConfig) -> str:
 
 def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
   """Why the kernels of `hopper` cannot run; '' if they can."""
-  from infoprune_jax.model import hopper
-
   device = mesh.devices.flat[0]
   kind = getattr(device, 'compute_capability', 'unknown')
   if config.dtype != 'bfloat16':
     return f'they compute in bfloat16, the dtype here is {config.dtype}'
   if str(kind) != '9.0':
     return f'they need compute capability 9.0, {device.device_kind} has {kind}'
+  from infoprune_jax.model import hopper  # Imports what only a GPU needs.
+
   ways = math.prod(mesh.shape[axis] for axis in partitioning.RULES['batch'])
   columns = config.mlp_dim // mesh.shape['tensor']
   if not hopper.supports(tokens // ways, config.embed_dim, columns):

@@ -55,9 +55,23 @@ def logsumexp(
 
   Args:
     hidden: N a multiple of 256, D of 64.
-    table: V at least 128; what exceeds a multiple of 128 goes another way.
+    table: Of V what exceeds a multiple of 128 goes another way.
   """
   whole = table.shape[0] // COLUMNS * COLUMNS
+  parts = []
+  if whole:
+    parts.append(_kernel_logsumexp(hidden, table[:whole]))
+  if whole < table.shape[0]:
+    rest = jnp.einsum(
+      'ND,VD->NV', hidden, table[whole:], preferred_element_type=jnp.float32
+    )
+    parts.append(jax.nn.logsumexp(rest, axis=1))
+  return functools.reduce(jnp.logaddexp, parts)
+
+
+def _kernel_logsumexp(
+  hidden: BFloat16[Array, 'N D'], table: BFloat16[Array, 'V D']
+) -> Float[Array, 'N']:
 
   def reduce(tiles: Any, scratch: Any, out: Any, row: Any, column: Any) -> None:
     [tile] = tiles
@@ -71,19 +85,15 @@ def logsumexp(
 
   partial = _product(
     hidden,
-    [table[:whole]],
+    [table],
     table_major=True,
-    out=jax.ShapeDtypeStruct((whole // COLUMNS, hidden.shape[0]), jnp.float32),
+    out=jax.ShapeDtypeStruct(
+      (table.shape[0] // COLUMNS, hidden.shape[0]), jnp.float32
+    ),
     scratch=plgpu.SMEM((WARPGROUPS, ROWS), jnp.float32),
     epilogue=reduce,
   )
-  result = jax.nn.logsumexp(partial, axis=0)
-  if whole == table.shape[0]:
-    return result
-  rest = jnp.einsum(
-    'ND,VD->NV', hidden, table[whole:], preferred_element_type=jnp.float32
-  )
-  return jnp.logaddexp(result, jax.nn.logsumexp(rest, axis=1))
+  return jax.nn.logsumexp(partial, axis=0)
 
 
 def gated(

@@ -23,6 +23,7 @@ _BOOTSTRAP_SEED = 0  # any: fixed, so that a page written again is the same
 _PACKAGES = (
   'absl-py',
   'duckdb',
+  'etils',
   'flax',
   'fsspec',
   'grain',

@@ -241,6 +241,22 @@ def _num_tokens(
   return lengths
 
 
+def with_kernels(
+  model: ModelConfig, scoring: ScoringConfig, mesh: Any
+) -> ModelConfig:
+  """A model as it is scored with on a mesh.
+
+  Raises:
+    UserError: a kernel that the config names does not run there.
+  """
+  return backends.resolve(
+    dataclasses.replace(model, dtype=scoring.dtype, remat=False),
+    mesh,
+    scoring.per_device_batch_size * partitioning.batch_ways(mesh),
+    scoring.row_length,
+  )
+
+
 @functools.lru_cache(maxsize=4)
 def compile_scorer(
   model: ModelConfig, scoring: ScoringConfig, vocab_size: int, mesh: Any
@@ -251,13 +267,7 @@ def compile_scorer(
     UserError: the shapes do not divide over the mesh, a kernel that the config
       names does not run there, or the program does not fit.
   """
-  model = backends.resolve(
-    dataclasses.replace(model, dtype=scoring.dtype, remat=False),
-    mesh,
-    scoring.per_device_batch_size * partitioning.batch_ways(mesh),
-    scoring.row_length,
-  )
-  scorer = Scorer(mesh, model, scoring, vocab_size)
+  scorer = Scorer(mesh, with_kernels(model, scoring, mesh), scoring, vocab_size)
   with memory.user_errors(scorer):
     scorer.program(1)
   return scorer

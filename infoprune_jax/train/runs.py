@@ -201,8 +201,11 @@ def run_options(
   decisive = config_lib.to_plain(training)
   for name in _NOT_DECISIVE:
     del decisive[name]
+  made = config_lib.to_plain(model)
+  for name in ('attention', 'kernels'):  # Of scoring.
+    del made[name]
   return {
-    'model': config_lib.to_plain(model),
+    'model': made,
     'training': decisive,
     'seed': seed,
   }

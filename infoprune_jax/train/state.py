@@ -49,6 +49,8 @@ def compile_program(
     UserError: the shapes do not divide over the mesh.
   """
   partitioning.check_batch(mesh, training.batch_size, 'training.batch_size')
+  # What scoring may choose has no backward pass, or none that was tried.
+  model = dataclasses.replace(model, attention='xla', kernels='xla')
   axes = network.param_axes(model, vocab_size)
   transform = optimizer.make(training, axes)
   schedule = optimizer.learning_rate_schedule(training)

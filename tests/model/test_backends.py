@@ -1,6 +1,7 @@
 """The choice of kernels."""
 
 import dataclasses
+import sys
 import types
 
 import numpy as np
@@ -19,10 +20,13 @@ TPU = types.SimpleNamespace(platform='tpu', device_kind='TPU v5e')
 CPU = types.SimpleNamespace(platform='cpu', device_kind='cpu')
 
 
-def mesh_of(device):
-  return types.SimpleNamespace(
-    devices=np.array([[[device]]]), shape=dict(data=1, fsdp=1, tensor=1)
-  )
+class Mesh:
+  """What is asked of a mesh of one device."""
+
+  shape = types.MappingProxyType(dict(data=1, fsdp=1, tensor=1))
+
+  def __init__(self, device):
+    self.devices = np.array([[[device]]])
 
 
 @pytest.fixture
@@ -53,13 +57,15 @@ def test_auto_takes_the_fastest_that_runs(
   model, device, edits, attention, kernels
 ):
   model = dataclasses.replace(model, **edits)
-  found = backends.resolve(model, mesh_of(device), 8, 1024)
+  found = backends.resolve(model, Mesh(device), 8, 1024)
   assert (found.attention, found.kernels) == (attention, kernels)
 
 
 def test_a_fallback_is_said_with_its_reason(model, caplog):
   model = dataclasses.replace(model, dtype='float32')
-  backends.resolve(model, mesh_of(H100), 8, 1024)
+  mesh = Mesh(H100)
+  for _ in range(2):
+    backends.resolve(model, mesh, 8, 1024)
   warnings = [
     r.getMessage() for r in caplog.records if r.levelname == 'WARNING'
   ]
@@ -88,4 +94,11 @@ def test_a_fallback_is_said_with_its_reason(model, caplog):
 def test_what_was_asked_for_is_not_replaced(model, device, edits, message):
   model = dataclasses.replace(model, **edits)
   with pytest.raises(UserError, match=message):
-    backends.resolve(model, mesh_of(device), 8, 1024)
+    backends.resolve(model, Mesh(device), 8, 1024)
+
+
+def test_another_device_needs_no_kernels_of_a_gpu(model, monkeypatch):
+  """Not even their modules, which JAX may change."""
+  monkeypatch.setitem(sys.modules, 'infoprune_jax.model.hopper', None)
+  for device in (CPU, TPU, A100):
+    assert backends.resolve(model, Mesh(device), 8, 1024).kernels == 'xla'

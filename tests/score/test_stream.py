@@ -55,7 +55,9 @@ def test_results_come_in_order_to_whom_they_belong(mesh, times_ten):
 
 
 def test_nothing_to_do(mesh):
-  stream.run(mesh, iter(()), stream.Times())
+  times = stream.Times()
+  stream.run(mesh, iter(()), times)
+  assert times.batches == 0
 
 
 def test_batches_are_made_ahead_but_not_all_at_once(mesh, times_ten):
