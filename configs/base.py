@@ -135,6 +135,17 @@ def training() -> ConfigDict:
   )
 
 
+def checkpoint(path: str = '', step: int = -1) -> ConfigDict:
+  """A model that scores: a run's folder and step, or a parameter file.
+
+  For the difference between an early and the last step of the reference model:
+
+    config.reference.others.early = base.checkpoint(step=250)
+    arm('top', '(nll_sum_early - nll_sum) / num_tokens', fraction=0.5)
+  """
+  return ConfigDict(dict(path=path, step=step))
+
+
 def scoring() -> ConfigDict:
   """Rows as long as in training: a model has seen no longer context."""
   return ConfigDict(
@@ -174,7 +185,14 @@ def get_config() -> ConfigDict:
   )
   config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
   config.reference = ConfigDict(
-    dict(model=model(), training=training(), seed=0, folds=1)
+    dict(
+      model=model(),
+      training=training(),
+      seed=0,
+      folds=1,
+      checkpoint=checkpoint(),  # trained here, the last step
+      others=ConfigDict(),
+    )
   )
   config.score = scoring()
   config.select = ConfigDict()

@@ -60,6 +60,11 @@ def reference_input(fold: int, folds: int) -> str:
   return 'reference' if folds == 1 else f'reference_fold_{fold}'
 
 
+def statistics_dir(workdir: str) -> str:
+  """What is known of the examples to score without a model."""
+  return posixpath.join(workdir, 'statistics')
+
+
 def scores_dir(workdir: str) -> str:
   """The score table."""
   return posixpath.join(workdir, 'scores')

@@ -6,6 +6,7 @@ names, types, units and what is refused. Standard library only.
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -230,21 +231,72 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReferenceConfig:
-  """The model whose surprise is the score.
+class CheckpointConfig:
+  """A trained model: a step of a run, or a file of parameters."""
 
-  With one fold it trains on the reference split and scores the scored one; with
-  two, each of two models trains on one half of both and scores the other half.
+  # The folder of a finished run, or a .safetensors file that
+  # tools/export_params.py wrote; '' for the run of the stage `reference`.
+  path: str
+  step: int  # of a run, one that it has kept; -1 for its last
+
+  def __post_init__(self):
+    check_range('checkpoint.step', self.step, -1, 2**62)
+    if self.is_file and self.step != -1:
+      raise UserError(
+        f'checkpoint.step is {self.step}, but {self.path} holds the parameters '
+        'of one step: leave it at -1.'
+      )
+
+  @property
+  def is_file(self) -> bool:
+    """Whether it is a file of parameters, not a run."""
+    return self.path.endswith('.safetensors')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferenceConfig:
+  """The models whose surprise is the score.
+
+  With one fold a model trains on the reference split and scores the scored one;
+  with two, each of two models trains on one half of both and scores the other
+  half. A model that is there already can take its place, and others can score
+  in the same pass, for instance an earlier step or a smaller model.
   """
 
   model: ModelConfig
   training: TrainingConfig
   seed: int
   folds: int
+  checkpoint: CheckpointConfig  # scores column `nll_sum`
+  others: Mapping[str, CheckpointConfig]  # column `nll_sum_<name>` each
 
   def __post_init__(self):
     check_seeds('reference.seed', self.seed)
     check_choice('reference.folds', self.folds, (1, 2))
+    if self.checkpoint.path and self.folds > 1:
+      raise UserError(
+        f'reference.folds is {self.folds}, but reference.checkpoint.path gives '
+        'one model: with folds each half has a model that is trained here.'
+      )
+    for name in self.others:
+      if not re.fullmatch('[a-z][a-z0-9_]*', name):
+        raise UserError(
+          f'reference.others: {name!r} names a column, nll_sum_<name>: use '
+          'small letters, digits and _.'
+        )
+
+  @property
+  def checkpoints(self) -> dict[str, CheckpointConfig]:
+    """What scores each column of NLL."""
+    return {
+      'nll_sum': self.checkpoint,
+      **{f'nll_sum_{name}': other for name, other in self.others.items()},
+    }
+
+  @property
+  def is_trained(self) -> bool:
+    """Whether the stage `reference` has a model to train."""
+    return any(not c.path for c in self.checkpoints.values())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

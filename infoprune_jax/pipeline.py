@@ -25,13 +25,14 @@ from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import flops, network, partitioning
 from infoprune_jax.progress import duration, logger, quantity
 from infoprune_jax.report import page
-from infoprune_jax.score import scorer, stage
+from infoprune_jax.score import references, scorer, stage, statistics
 from infoprune_jax.selection import rules, select
 from infoprune_jax.train import runs
 from infoprune_jax.verify import workdir as verify_workdir
 
 JOBS: dict[str, Callable[[Config, str], None]] = {
   'tokenize': tokenize.run,
+  'statistics': statistics.run,
   'reference': runs.run_reference,
   'score': stage.run,
   'select': select.run,
@@ -88,10 +89,12 @@ def check(config: Config, job: str | None) -> None:
     mesh = partitioning.make_mesh(config.mesh)
     partitioning.row_groups(mesh)
     vocab_size = _vocab_size(config)
-    for model in (config.reference.model, config.model):
+    scoring = references.models(config) if job in (None, 'score') else {}
+    for model in (config.reference.model, config.model, *scoring.values()):
       scorer.abstract_params(model, vocab_size, mesh)
+    for model in scoring.values():
+      scorer.with_kernels(model, config.score, mesh)
     # Training follows its losses by those of evaluation.
-    scorer.with_kernels(config.reference.model, config.score, mesh)
     for model in (config.reference.model, config.model):
       scorer.with_kernels(model, config.evaluate.scoring, mesh)
     for name, section in (
@@ -107,7 +110,11 @@ def check(config: Config, job: str | None) -> None:
         quiet_tensorflow.import_seqio()
   if job in (None, 'select'):
     for arm in config.arms:
-      rules.check(config.select.arms[arm], f'select.arms.{arm}')
+      rules.check(
+        config.select.arms[arm],
+        f'select.arms.{arm}',
+        tuple(config.reference.checkpoints),
+      )
 
 
 def _vocab_size(config: Config) -> int:
@@ -176,24 +183,29 @@ def _stages(
     _state('tokenize', [artifacts.token_store_dir(workdir)]),
     f'{len(inputs)} files, {size}B as stored',
   )
+  tokens = splits and sum(splits[name]['tokens'] for name in scored)
   yield (
-    'reference',
-    _state(
-      'reference',
-      [artifacts.reference_dir(workdir, fold, folds) for fold in range(folds)],
-    ),
-    _training_cost(
-      config.reference.model, config.reference.training, vocab_size, folds
-    ),
+    'statistics',
+    _state('statistics', [artifacts.statistics_dir(workdir)]),
+    _scoring_cost([], 1, vocab_size, tokens),
   )
+  if config.reference.is_trained:
+    paths = [artifacts.reference_dir(workdir, f, folds) for f in range(folds)]
+    yield (
+      'reference',
+      _state('reference', paths),
+      _training_cost(
+        config.reference.model, config.reference.training, vocab_size, folds
+      ),
+    )
   yield (
     'score',
     _state('score', [artifacts.scores_dir(workdir)]),
     _scoring_cost(
-      config.reference.model,
+      list(references.models(config).values()),
       config.score.row_length,
       vocab_size,
-      splits and sum(splits[name]['tokens'] for name in scored),
+      tokens,
     ),
   )
   yield 'select', '', f'{len(config.arms)} arms: {", ".join(config.arms)}'
@@ -210,7 +222,7 @@ def _stages(
       'evaluate', [artifacts.evaluation_dir(workdir, a, s) for a, s in runs_of]
     ),
     _scoring_cost(
-      config.model,
+      [config.model],
       config.evaluate.scoring.row_length,
       vocab_size,
       splits and splits['heldout']['tokens'] * len(runs_of),
@@ -240,9 +252,15 @@ def _training_cost(
 
 
 def _scoring_cost(
-  model: ModelConfig, row_length: int, vocab_size: int, tokens: int | None
+  models: list[ModelConfig],
+  row_length: int,
+  vocab_size: int,
+  tokens: int | None,
 ) -> str:
   if tokens is None:
     return 'tokens are known once the corpus is tokenized'
-  each = flops.forward_flops_per_token(model, vocab_size, row_length)
+  each = sum(
+    flops.forward_flops_per_token(model, vocab_size, row_length)
+    for model in models
+  )
   return f'{quantity(tokens)} tokens, {quantity(tokens * each)} FLOPs'

@@ -28,6 +28,7 @@ def get_config():
 LEFT = {
   'tokenize': (0, 5_000, 40_000),
   'reference': (5_000, 200_000),
+  'statistics': (0,),
   'score': (5_000,),
   'select': (0,),
   'train': (100_000,),

@@ -11,7 +11,9 @@ import pathlib
 import pytest
 
 from infoprune_jax import artifacts
-from infoprune_jax.score import stage, table
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.score import stage, statistics
+from infoprune_jax.selection import rules
 from infoprune_jax.train import metrics, runs
 
 FOLDER = pathlib.Path(__file__).parent / 'golden'
@@ -30,6 +32,7 @@ def workdir(small, store_workdir):
     small, reference=dataclasses.replace(small.reference, training=training)
   )
   runs.run_reference(config, store_workdir)
+  statistics.run(config, store_workdir)
   stage.run(config, store_workdir)
   return store_workdir
 
@@ -61,7 +64,8 @@ def test_losses(workdir, request):
 
 
 def test_scores(workdir, request):
-  rows = table.read_table(artifacts.scores_dir(workdir))
+  store = TokenStore.open(workdir)
+  rows = rules.scored_examples(workdir, store).table
   found = rows.slice(0, NUM_ROWS).to_pylist()
   golden = against('scores.jsonl', found, request)
   assert len(golden) == NUM_ROWS

@@ -259,7 +259,7 @@ def test_finished_stages_are_skipped(start, undisturbed):
   workdir = undisturbed.workdir
   before = digests(workdir)
   output = finish(start(workdir))
-  assert output.count('finished before') == 3 + 3 + 3 + 3
+  assert output.count('finished before') == 4 + 3 + 3 + 3
   assert digests(workdir) == before
 
 

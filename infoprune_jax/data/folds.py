@@ -29,6 +29,14 @@ def scored_rows(part: Part, fold: int, folds: int) -> np.ndarray:
   return trained_rows(part, 1 - fold, folds)
 
 
+def fold_of_rows(part: Part, folds: int) -> np.ndarray:
+  """The fold whose model scores each document, -1 for none, [rows] int8."""
+  fold = np.full(len(part.column('split')), -1, np.int8)
+  for number in range(folds):
+    fold[scored_rows(part, number, folds)] = number
+  return fold
+
+
 def unigram_counts(
   store: TokenStore, fold: int, folds: int, parts: Iterable[int]
 ) -> np.ndarray:

@@ -322,18 +322,18 @@ class PackedRows:
 def scatter(
   plan: Plan,
   rows: np.ndarray,
-  values: np.ndarray,
+  values: Sequence[np.ndarray],
   offsets: np.ndarray,
   out: np.ndarray,
 ) -> int:
-  """Puts what a model gave packed rows in token order.
+  """Puts what models gave packed rows in token order.
 
   Args:
     plan: Of the rows.
     rows: Which of them, [rows] int.
-    values: [at least rows, T], one value a slot.
+    values: Of each model [at least rows, T], one value a slot.
     offsets: [documents] where each starts in `out`.
-    out: [tokens] float32, NaN where nothing was put yet.
+    out: [models, tokens] float32, NaN where nothing was put yet.
 
   Returns:
     How many tokens there were.
@@ -343,7 +343,9 @@ def scatter(
   """
   slots = plan.slots(rows)
   place = (offsets[slots.document] + slots.position)[slots.counts]
-  if not np.isnan(out[place]).all():
-    raise AssertionError('A token was scored twice.')
-  out[place] = values.reshape(-1)[slots.place[slots.counts]]
+  from_ = slots.place[slots.counts]
+  for line, given in zip(out, values, strict=True):
+    if not np.isnan(line[place]).all():
+      raise AssertionError('A token was scored twice.')
+    line[place] = given.reshape(-1)[from_]
   return len(place)

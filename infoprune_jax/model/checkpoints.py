@@ -22,6 +22,7 @@ from etils import epath
 
 from infoprune_jax import artifacts, files
 from infoprune_jax.config import UserError
+from infoprune_jax.model import parameter_file
 
 RECORD = 'checksums.json'
 # Orbax puts the time into it while it gives the checkpoint its name.
@@ -155,29 +156,49 @@ def _restore(
   return {name: restored[name] for name in items}
 
 
+def steps(run: str) -> list[int]:
+  """The steps of which a run has a checkpoint, ascending."""
+  filesystem, root = fsspec.core.url_to_fs(_directory(run))
+  names = (posixpath.basename(path) for path in filesystem.glob(f'{root}/*'))
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def check_step(run: str, step: int) -> None:
+  """Raises `UserError` unless a run has a checkpoint of this step."""
+  if step not in (there := steps(run)):
+    raise UserError(
+      f'{_directory(run)} has no checkpoint of step {step}; there are: '
+      f'{there}. training.checkpoint_every and training.max_checkpoints say '
+      'which are kept.'
+    )
+
+
 def load_params(run: str, step: int, abstract: Any) -> Any:
   """The parameters alone of a finished run, onto `abstract`'s shardings.
+
+  Args:
+    run: Its folder.
+    step: One that it has kept.
+    abstract: A tree of `jax.ShapeDtypeStruct` with shardings.
 
   Raises:
     UserError: there is no such checkpoint, or it is damaged, or holds other
       parameters than the manifest of the run says, or of other shapes.
   """
   manifest = artifacts.open_finished(run, 'training run', 'train')
+  check_step(run, step)
   # A reader leaves alone what a trainer may be writing there.
   manager = ocp.CheckpointManager(
     _directory(run), options=ocp.CheckpointManagerOptions(create=False)
   )
   try:
-    if step not in manager.all_steps():
-      raise UserError(
-        f'{_directory(run)} has no checkpoint of step {step}, which the '
-        f'manifest of {run} names (there are: {sorted(manager.all_steps())}).'
-      )
     _verify(run, step, {'params'}, manifest['job'])
     _check_shapes(f'{_directory(run)}/{step}/params', abstract)
     params = _restore(manager, step, {'params': abstract})['params']
   finally:
     manager.close()
+  if step != manifest['step']:  # The manifest says no more of the others.
+    return params
   found = params_hash(params)
   if found != manifest['params_hash']:
     raise UserError(
@@ -191,24 +212,10 @@ def load_params(run: str, step: int, abstract: Any) -> Any:
 def _check_shapes(path: str, abstract: Any) -> None:
   """Raises `UserError` unless a checkpoint holds arrays of these shapes."""
   there = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path)).tree
-  shapes, wanted = (
-    {
-      jax.tree_util.keystr(name, simple=True, separator='.'): tuple(leaf.shape)
-      for name, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    for tree in (there, abstract)
+  shapes = parameter_file.names_of(there)
+  parameter_file.check_shapes(
+    path, {name: tuple(leaf.shape) for name, leaf in shapes.items()}, abstract
   )
-  for name in sorted(shapes.keys() | wanted.keys()):
-    if shapes.get(name) != wanted.get(name):
-      raise UserError(
-        f'The checkpoint {path} has {_shaped(name, shapes)}, the model of this '
-        f'config {_shaped(name, wanted)}: give the config that it was trained '
-        'with.'
-      )
-
-
-def _shaped(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
-  return f'{name} of shape {shapes[name]}' if name in shapes else f'no {name}'
 
 
 def params_hash(params: Any) -> str:

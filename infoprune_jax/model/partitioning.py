@@ -286,6 +286,13 @@ def spread(x: np.ndarray, target: NamedSharding) -> jax.Array:
   return jax.make_array_from_callback(x.shape, target, lambda index: x[index])
 
 
+def bytes_a_device(tree: Any) -> int:
+  """What arrays take on the first device of this process."""
+  return sum(
+    leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree)
+  )
+
+
 def own_mesh(mesh: Mesh) -> Mesh:
   """A mesh of this process's devices of `mesh` alone.
 

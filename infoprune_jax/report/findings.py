@@ -38,6 +38,7 @@ _PACKAGES = (
   'optax',
   'orbax-checkpoint',
   'pyarrow',
+  'safetensors',
   'sentencepiece',
   'tensorboardX',
   'tokenizers',
@@ -73,7 +74,7 @@ def gather(config: Config, workdir: str) -> dict[str, Any]:
     'halves': {'choose': _size(choose), 'report': _size(report)},
     'corpus': _corpus(upstream.store),
     'reference': {
-      key: upstream.reference[key]
+      key: upstream.scores['reference'][key]
       for key in ('num_params', 'step', 'tokens', 'flops')
     },
     'scoring': {
@@ -182,7 +183,7 @@ def _flops(
   )
   parts = {
     'training': _mean(runs, 'flops'),
-    'reference': float(upstream.reference['flops']) if pays else 0.0,
+    'reference': float(upstream.scores['reference']['flops']) if pays else 0.0,
     'scoring': float(upstream.scores['flops']) if pays else 0.0,
   }
   return {**parts, 'total': sum(parts.values())}

@@ -31,7 +31,8 @@ class Upstream:
 
   vocabulary: Mapping[str, Any]
   store: Mapping[str, Any]
-  references: tuple[Mapping[str, Any], ...]  # one a fold
+  references: tuple[Mapping[str, Any], ...]  # one a fold; () if none is ours
+  statistics: Mapping[str, Any]
   scores: Mapping[str, Any]
   keep_sets: Mapping[str, Mapping[str, Any]]  # by selection
   selections: Mapping[tuple[str, int], str]  # by arm and seed
@@ -44,6 +45,7 @@ class Upstream:
     manifests = {
       'vocabulary': self.vocabulary,
       'token_store': self.store,
+      'statistics': self.statistics,
       'scores': self.scores,
     }
     for fold, manifest in enumerate(self.references):
@@ -58,15 +60,6 @@ class Upstream:
       for (arm, seed), manifest in by_run.items():
         manifests[f'{folder}/{arm}/seed-{seed}'] = manifest
     return {path: item['fingerprint'] for path, item in manifests.items()}
-
-  @property
-  def reference(self) -> dict[str, Any]:
-    """The first fold's manifest, with the totals over folds."""
-    totals = {
-      key: sum(manifest[key] for manifest in self.references)
-      for key in ('tokens', 'flops')
-    }
-    return {**self.references[0], **totals}
 
   def selections_of(self, arm: str) -> tuple[str, ...]:
     """The keep sets of an arm: one, or one a seed where it draws at random."""
@@ -86,6 +79,7 @@ class Upstream:
       check(*keep_set, 'token_store', self.store, 'token store')
       if 'scores' in manifest['inputs']:  # Not of arms that read no score.
         check(*keep_set, 'scores', self.scores, 'score table')
+        check(*keep_set, 'statistics', self.statistics, 'table of statistics')
     for (arm, seed), name in self.selections.items():
       of_run = f'of {arm}, seed {seed}'
       run = self.runs[arm, seed]
@@ -111,7 +105,7 @@ class Upstream:
       why, more = 'train.training.num_steps is', 0.0
       if any(rule.keep == 'everything' for rule in config.select.arms[arm]):
         why = 'for the FLOPs of the other arms in total it should go'
-        scored = self.reference['flops'] + self.scores['flops']
+        scored = self.scores['reference']['flops'] + self.scores['flops']
         more = scored * run['step'] / max(run['flops'], 1.0)
       # Whole steps only; a hair's breadth for sums in another order.
       slack = _ROUNDING if more else 0.0
@@ -151,7 +145,10 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
         'reference model',
         'reference',
       )
-      for fold in range(config.reference.folds)
+      for fold in range(config.reference.folds * config.reference.is_trained)
+    ),
+    statistics=artifacts.open_finished(
+      artifacts.statistics_dir(workdir), 'table of statistics', 'statistics'
     ),
     scores=artifacts.open_finished(
       artifacts.scores_dir(workdir), 'score table', 'score'

@@ -11,11 +11,12 @@ from infoprune_jax.config import UserError
 
 
 @contextlib.contextmanager
-def user_errors(scorer: Any) -> Iterator[None]:
+def user_errors(scorer: Any, others_bytes: int = 0) -> Iterator[None]:
   """Turns a lack of device memory into a message with a batch that fits.
 
   Args:
     scorer: A `scorer.Scorer`, whose program is compiled or run in this block.
+    others_bytes: What a device holds beside that.
 
   Raises:
     UserError: device memory ran out.
@@ -25,7 +26,8 @@ def user_errors(scorer: Any) -> Iterator[None]:
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    rows, fits = scorer.scoring.per_device_batch_size, _fitting(scorer)
+    rows = scorer.scoring.per_device_batch_size
+    fits = _fitting(scorer, others_bytes)
     advice = (
       f'per_device_batch_size={fits} fits'
       if fits
@@ -39,7 +41,7 @@ def user_errors(scorer: Any) -> Iterator[None]:
     ) from None
 
 
-def _fitting(scorer: Any) -> int:
+def _fitting(scorer: Any, others_bytes: int) -> int:
   """The largest half, quarter and so on of the batch that fits; 0 for none."""
   device = scorer.mesh.local_devices[0]
   stats = device.memory_stats() or {}
@@ -55,6 +57,7 @@ def _fitting(scorer: Any) -> int:
         need.argument_size_in_bytes
         + need.temp_size_in_bytes
         + need.output_size_in_bytes
+        + others_bytes
       )
       if total <= stats.get('bytes_limit', total):
         return rows

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -14,76 +14,81 @@ import pyarrow.parquet as pq
 from infoprune_jax import artifacts, hosts
 from infoprune_jax.data import folds as folds_lib, packing
 from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.model import partitioning
 from infoprune_jax.progress import Progress, quantity
-from infoprune_jax.score import scorer as scorer_lib, statistics, stream, table
+from infoprune_jax.score import scorer as scorer_lib, stream, table
 
 _WRITING = 2  # parts that may wait for the disk while the device goes on
 
 
 @dataclasses.dataclass(frozen=True)
-class Reference:
-  """The model of one fold, and how it speaks of words."""
+class Model:
+  """A model that is ready to score."""
 
-  fold: int
+  column: str  # of the table
+  scorer: scorer_lib.Scorer
   params: Any  # on the mesh, as `Scorer.prepare` gives them
-  unigram_nll: np.ndarray  # [V] float64, nats
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+  """The models that score the documents of one fold, batch by batch."""
+
+  number: int
+  models: tuple[Model, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Segment:
-  """Steps of one model, of which all hosts run equally many.
+  """Steps of one fold, of which all hosts run equally many.
 
   Where parameters are spread over hosts, all must use the same at once.
   """
 
-  reference: Reference
+  fold: Fold
   parts: list[int]  # of this group
   steps: int  # padding follows the parts up to here
   max_pieces: int  # of any row of any group; 0 to go by each batch
 
 
 class _PartScores:
-  """The columns of one part, filled model by model."""
+  """The columns of one part, filled fold by fold."""
 
-  def __init__(self, store: TokenStore, shard: int):
+  def __init__(self, store: TokenStore, shard: int, columns: Sequence[str]):
     self._store, self._shard = store, shard
     self._part = store.part(shard)
     self._num_tokens = self._part.column('num_tokens')
     size = len(self._num_tokens)
     self._fold = np.full(size, -1, np.int8)  # -1 is scored by none.
-    self._nll_sum, self._unigram_sum = np.zeros(size), np.zeros(size)
+    self._nll_sum = {column: np.zeros(size) for column in columns}
     self._flops = 0.0
 
   def add(
     self,
-    reference: Reference,
+    fold: Fold,
     rows: np.ndarray,
     documents: scorer_lib.Documents,
-    flops: float,
   ) -> None:
-    """Takes the sums of what one model scored.
+    """Takes the sums of what the models of a fold scored.
 
     Raises:
       UserError: an NLL is not finite.
     """
-    self._nll_sum[rows] = documents.sums()
-    self._unigram_sum[rows] = statistics.sums_by_document(
-      reference.unigram_nll[self._part.tokens], self._num_tokens
-    )[rows]
-    self._fold[rows] = reference.fold
-    self._flops += flops
+    for model, sums in zip(fold.models, documents.sums(), strict=True):
+      self._nll_sum[model.column][rows] = sums
+      self._flops += model.scorer.flops(documents)
+    self._fold[rows] = fold.number
 
   def write(self, scores: artifacts.Artifact) -> dict[str, Any]:
     """Writes the part, and returns its marker."""
     rows = np.flatnonzero(self._fold >= 0)
     written = table.part_table(
-      table.SCORE_SCHEMA,
+      table.score_schema(list(self._nll_sum)),
       self._shard,
       rows,
-      self._part.table(*scorer_lib.DOCUMENT_COLUMNS, 'compressed_bytes'),
-      nll_sum=self._nll_sum[rows],
-      unigram_nll_sum=self._unigram_sum[rows],
+      self._part.table(*scorer_lib.DOCUMENT_COLUMNS),
       fold=self._fold[rows],
+      **{column: sums[rows] for column, sums in self._nll_sum.items()},
     )
     return scores.finish_part(
       self._shard,
@@ -101,23 +106,24 @@ class PartScorer:
 
   def __init__(
     self,
-    scorer: scorer_lib.Scorer,
     store: TokenStore,
-    references: list[Reference],
+    folds: list[Fold],
     scores: artifacts.Artifact,
     to_do: list[int],
   ):
     """Takes the parts of this host's group.
 
     Args:
-      scorer: The compiled program.
       store: What is scored.
-      references: The model of each fold.
+      folds: Their models, all for one mesh and one shape of batch, in the
+        order of the table's columns.
       scores: The table.
       to_do: The parts that are not done, for all hosts together.
     """
-    self._scorer, self._store, self._scores = scorer, store, scores
-    self._references, self._to_do = references, to_do
+    self._store, self._scores = store, scores
+    self._folds, self._to_do = folds, to_do
+    # Any of them: they share the mesh and the batch.
+    self._scorer = scorer = folds[0].models[0].scorer
     processes, _ = scorer.groups[scorer.group]
     self._writes = processes[0] == hosts.index()
     self._begun: dict[int, _PartScores] = {}
@@ -130,7 +136,7 @@ class PartScorer:
     groups = len(self._scorer.groups)
     what = 'score' if groups == 1 else f'score, 1 of {groups} groups of hosts'
     splits = self._store.manifest['splits']
-    scored = ('scored', 'reference')[: len(self._references)]
+    scored = ('scored', 'reference')[: len(self._folds)]
     tokens = sum(splits[name]['tokens'] for name in scored)
     # Texts are spread over parts by hash: every part is about as large.
     share = len(self._own_parts()) / self._store.num_parts
@@ -149,7 +155,15 @@ class PartScorer:
     writer = futures.ThreadPoolExecutor(1, 'writer')
     try:
       self._times = stream.Times()
-      self._scorer.run(self._items(self._schedule(), writer), self._times)
+      # The one with the largest program says what fits beside all others.
+      models = [model for fold in self._folds for model in fold.models]
+      largest = max(models, key=lambda model: model.scorer.flops_per_token)
+      others = [m.params for m in models if m is not largest]
+      largest.scorer.run(
+        self._items(self._schedule(), writer),
+        self._times,
+        partitioning.bytes_a_device(others),
+      )
       markers = [future.result() for future in self._written]
     finally:
       writer.shutdown(cancel_futures=True)
@@ -170,15 +184,13 @@ class PartScorer:
     """The same number of segments and of steps on all hosts."""
     groups = len(self._scorer.groups)
     own = self._own_parts()
-    if len(self._references) == 1:
+    if len(self._folds) == 1:
       rounds = [own]
-    else:  # A part is done when all models have seen it: one after another.
+    else:  # A part is done when all folds have been scored: one after another.
       most = -(-len(self._to_do) // groups)
       rounds = [own[number : number + 1] for number in range(most)]
     segments = [
-      _Segment(reference, parts, 0, 0)
-      for parts in rounds
-      for reference in self._references
+      _Segment(fold, parts, 0, 0) for parts in rounds for fold in self._folds
     ]
     if groups == 1:
       return segments
@@ -192,23 +204,25 @@ class PartScorer:
   def _size(self, segment: _Segment) -> tuple[int, int]:
     """Steps, and the most pieces of a row, that its parts take."""
     size = self._scorer.batch_size
-    planned = [
-      self._documents(segment.reference, part)[1] for part in segment.parts
-    ]
+    planned = [self._documents(segment.fold, part)[1] for part in segment.parts]
     return (
       sum(-(-len(documents.rows) // size) for documents in planned),
       max((documents.max_pieces() for documents in planned), default=1),
     )
 
   def _documents(
-    self, reference: Reference, shard: int
+    self, fold: Fold, shard: int
   ) -> tuple[np.ndarray, scorer_lib.Documents]:
-    """The rows of a part that a model scores, and them packed."""
+    """The rows of a part that are of a fold, and them packed."""
     rows = folds_lib.scored_rows(
-      self._store.part(shard), reference.fold, len(self._references)
+      self._store.part(shard), fold.number, len(self._folds)
     )
     return rows, scorer_lib.Documents(
-      self._store, np.full(len(rows), shard), rows, self._scorer.scoring
+      self._store,
+      np.full(len(rows), shard),
+      rows,
+      self._scorer.scoring,
+      len(fold.models),
     )
 
   def _items(
@@ -219,29 +233,32 @@ class PartScorer:
     for segment in segments:
       steps = 0
       for shard in segment.parts:
-        rows, documents = self._documents(segment.reference, shard)
+        rows, documents = self._documents(segment.fold, shard)
         for chosen, batch in documents.batches(size, self._scorer.vocab_size):
           steps += 1
           pieces = segment.max_pieces or documents.max_pieces(chosen)
-          program = self._program(segment, pieces)
-          yield self._taker(documents, chosen), program, batch
+          programs = self._programs(segment, pieces)
+          yield self._taker(documents, chosen), programs, batch
         if self._writes:
-          yield self._ender(segment, shard, rows, documents, writer), None, None
+          yield self._ender(segment, shard, rows, documents, writer), [], None
       padding = packing.empty_rows(size, length)
       for _ in range(segment.steps - steps):
-        program = self._program(segment, segment.max_pieces)
-        yield lambda nll: None, program, padding
+        programs = self._programs(segment, segment.max_pieces)
+        yield lambda nll: None, programs, padding
       if self._writes:
         self._slots += max(steps, segment.steps) * size * length
 
-  def _program(self, segment: _Segment, max_pieces: int) -> stream.Program:
-    return functools.partial(
-      self._scorer.program(max_pieces), segment.reference.params
-    )
+  def _programs(
+    self, segment: _Segment, max_pieces: int
+  ) -> list[stream.Program]:
+    return [
+      functools.partial(model.scorer.program(max_pieces), model.params)
+      for model in segment.fold.models
+    ]
 
   def _taker(
     self, documents: scorer_lib.Documents, chosen: np.ndarray
-  ) -> Callable[[np.ndarray], None]:
+  ) -> Callable[[list[np.ndarray]], None]:
     if not self._writes:
       return lambda nll: None
     return lambda nll: self._progress.add(documents.add(chosen, nll))
@@ -254,14 +271,14 @@ class PartScorer:
     documents: scorer_lib.Documents,
     writer: futures.Executor,
   ) -> Callable[[None], None]:
-    """What is done when a model has scored a part."""
+    """What is done when the documents of a part and fold are scored."""
 
     def write() -> dict[str, Any] | None:
       if shard not in self._begun:
-        self._begun[shard] = _PartScores(self._store, shard)
-      flops = self._scorer.flops(documents)
-      self._begun[shard].add(segment.reference, rows, documents, flops)
-      if segment.reference is not self._references[-1]:
+        columns = [model.column for model in segment.fold.models]
+        self._begun[shard] = _PartScores(self._store, shard, columns)
+      self._begun[shard].add(segment.fold, rows, documents)
+      if segment.fold is not self._folds[-1]:
         return None
       return self._begun.pop(shard).write(self._scores)
 

@@ -1,4 +1,4 @@
-"""The NLL of documents under a model.
+"""The NLL of documents under a model, or under several at once.
 
 Packed rows go through the compiled program; per-token NLL comes back in
 float32, is put in token order on the host, and is summed there in float64. BOS
@@ -8,7 +8,7 @@ conditions a document's first token; EOS is not counted.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -18,13 +18,7 @@ from infoprune_jax import hosts
 from infoprune_jax.config import ModelConfig, ScoringConfig, UserError
 from infoprune_jax.data import packing
 from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.model import (
-  backends,
-  checkpoints,
-  flops,
-  network,
-  partitioning,
-)
+from infoprune_jax.model import backends, flops, network, partitioning
 from infoprune_jax.score import memory, statistics, stream
 
 # What every table of losses takes over from the store.
@@ -46,6 +40,7 @@ class Documents:
     shard: np.ndarray,
     row: np.ndarray,
     scoring: ScoringConfig,
+    num_models: int = 1,
   ):
     """Packs documents.
 
@@ -54,6 +49,7 @@ class Documents:
       shard: [documents] int, the part of each.
       row: [documents] int, its row in the part.
       scoring: Length and overlap of rows.
+      num_models: Which give each token an NLL.
     """
     self._store, self._shard, self._row = store, shard, row
     self._num_tokens = _num_tokens(store, shard, row)
@@ -65,7 +61,8 @@ class Documents:
     plan = plan.ordered(np.argsort(plan.pieces_per_row, kind='stable'))
     self.rows = packing.PackedRows(store, shard, row, plan)
     # NaN marks a token not scored yet: each must be reached, exactly once.
-    self._nll = np.full(self._num_tokens.sum(), np.nan, np.float32)
+    shape = (num_models, self._num_tokens.sum())
+    self._nll = np.full(shape, np.nan, np.float32)
 
   def batches(
     self, size: int, vocab_size: int
@@ -97,8 +94,8 @@ class Documents:
       'was trained on this token store.'
     )
 
-  def add(self, chosen: np.ndarray, nll: np.ndarray) -> int:
-    """Takes the NLL of rows, [size, T] float32; returns how many tokens."""
+  def add(self, chosen: np.ndarray, nll: Sequence[np.ndarray]) -> int:
+    """Takes each model's NLL of rows, [size, T]; returns how many tokens."""
     return packing.scatter(
       self.rows.plan, chosen, nll, self._offsets, self._nll
     )
@@ -108,15 +105,15 @@ class Documents:
     return int(self.rows.plan.pieces_per_row[chosen].max(initial=0))
 
   def sums(self) -> np.ndarray:
-    """The NLL of each document, [documents] float64, in nats.
+    """The NLL of each document, [models, documents] float64, in nats.
 
     Raises:
-      UserError: the model gave a token no finite NLL; the document is named.
+      UserError: a model gave a token no finite NLL; the document is named.
     """
     finite = np.isfinite(self._nll)
     if not finite.all():
       bad = np.searchsorted(
-        self._offsets, np.flatnonzero(~finite)[0], side='right'
+        self._offsets, np.nonzero(~finite)[1][0], side='right'
       )
       raise UserError(
         f'The model gives no finite NLL to document (shard '
@@ -124,7 +121,9 @@ class Documents:
         f'{self._store.path}: is its checkpoint sound, and its dtype wide '
         'enough?'
       )
-    return statistics.sums_by_document(self._nll, self._num_tokens)
+    return np.stack(
+      [statistics.sums_by_document(x, self._num_tokens) for x in self._nll]
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,9 +184,20 @@ class Scorer:
     slots = len(documents.rows) * self.scoring.row_length
     return slots * self.flops_per_token
 
-  def run(self, items: Iterator[stream.Item], times: stream.Times) -> None:
-    """Runs batches through the program, see `stream.run`."""
-    with memory.user_errors(self):
+  def run(
+    self,
+    items: Iterator[stream.Item],
+    times: stream.Times,
+    others_bytes: int = 0,
+  ) -> None:
+    """Runs batches through programs, see `stream.run`.
+
+    Args:
+      items: The batches.
+      times: Is added to.
+      others_bytes: What else a device holds all the while.
+    """
+    with memory.user_errors(self, others_bytes):
       stream.run(self.mesh, items, times)
 
   def document_nll(
@@ -222,12 +232,12 @@ class Scorer:
         program = self.program(documents.max_pieces(chosen))
         yield (
           lambda nll, c=chosen: on_batch(documents.add(c, nll)),
-          functools.partial(program, params),
+          [functools.partial(program, params)],
           batch,
         )
 
     self.run(items(), stream.Times())
-    return documents.sums(), self.flops(documents)
+    return documents.sums()[0], self.flops(documents)
 
 
 def _num_tokens(
@@ -329,26 +339,4 @@ def abstract_params(model: ModelConfig, vocab_size: int, mesh: Any) -> Any:
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,
     shardings,
-  )
-
-
-def load_params(
-  model: ModelConfig, run: str, step: int, vocab_size: int, mesh: Any
-) -> Any:
-  """The parameters of a finished run, spread over a mesh.
-
-  Raises:
-    UserError: as `checkpoints.load_params`.
-  """
-  target = abstract_params(model, vocab_size, mesh)
-  shardings = [leaf.sharding for leaf in jax.tree.leaves(target)]
-  if all(s.is_fully_addressable or s.is_fully_replicated for s in shardings):
-    return checkpoints.load_params(run, step, target)
-  # What is spread over hosts none can compare with its checksum: each reads the
-  # whole, over its own devices, and keeps its share.
-  own = abstract_params(model, vocab_size, partitioning.own_mesh(mesh))
-  return jax.tree.map(
-    lambda x, s: partitioning.spread(np.asarray(x), s.sharding),
-    checkpoints.load_params(run, step, own),
-    target,
   )

@@ -10,34 +10,18 @@ of a group writes its parts, and process 0 reads the markers of all of them.
 import contextlib
 from typing import Any
 
-import numpy as np
-
 from infoprune_jax import artifacts, config as config_lib, files, hosts
 from infoprune_jax.config import Config, UserError
-from infoprune_jax.data import folds as folds_lib
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.model import partitioning
 from infoprune_jax.progress import logger
-from infoprune_jax.score import ceiling, parts, scorer as scorer_lib, statistics
-
-
-def open_references(
-  config: Config, workdir: str, store: TokenStore
-) -> list[dict[str, Any]]:
-  """The manifest of each fold's reference model.
-
-  Raises:
-    UserError: one is missing, or trained on another token store.
-  """
-  manifests = []
-  for fold in range(config.reference.folds):
-    path = artifacts.reference_dir(workdir, fold, config.reference.folds)
-    manifest = artifacts.open_finished(path, 'reference model', 'reference')
-    artifacts.check_made_from(
-      manifest, 'reference model', 'token_store', store.manifest, 'token store'
-    )
-    manifests.append(manifest)
-  return manifests
+from infoprune_jax.score import (
+  ceiling,
+  parts,
+  references as references_lib,
+  scorer as scorer_lib,
+)
+from infoprune_jax.score.references import Reference
 
 
 def score_options(config: Config) -> dict[str, Any]:
@@ -62,20 +46,15 @@ def run(config: Config, workdir: str) -> None:
   hosts.check_devices()
   path = artifacts.scores_dir(workdir)
   store = TokenStore.open(workdir)
-  references = open_references(config, workdir, store)
+  references = references_lib.open_all(config, workdir, store)
   scores = artifacts.Artifact(
     path,
     'score table',
     'score',
-    score_options(config),
+    {**score_options(config), 'steps': references_lib.steps(references)},
     {
       'token_store': store.fingerprint,
-      **{
-        artifacts.reference_input(fold, len(references)): manifest[
-          'fingerprint'
-        ]
-        for fold, manifest in enumerate(references)
-      },
+      **references_lib.made_from(references),
     },
   )
   first = hosts.index() == 0
@@ -88,9 +67,9 @@ def run(config: Config, workdir: str) -> None:
       return
     _check_same(begun['made_from'], _made_from(config, scores), workdir)
     if begun['to_do']:
-      _score(config, workdir, store, references, scores, begun['to_do'])
+      _score(config, store, references, scores, begun['to_do'])
     if first:
-      _finish(store, scores)
+      _finish(store, references, scores)
     hosts.barrier('the manifest of the scores')
 
 
@@ -122,6 +101,7 @@ def _made_from(config: Config, scores: artifacts.Artifact) -> dict[str, Any]:
     'mesh': config_lib.to_plain(config.mesh),
     'score': config_lib.to_plain(config.score),
     'model': config_lib.to_plain(config.reference.model),
+    'options': dict(scores.options),
     'inputs': dict(scores.inputs),
   }
 
@@ -138,35 +118,26 @@ def _check_same(there: Any, here: Any, workdir: str) -> None:
 
 def _score(
   config: Config,
-  workdir: str,
   store: TokenStore,
-  manifests: list[dict[str, Any]],
+  references: list[Reference],
   scores: artifacts.Artifact,
   to_do: list[int],
 ) -> None:
   """Scores the parts that are not done, until all hosts have done theirs."""
   mesh = partitioning.make_mesh(config.mesh)
-  scorer = scorer_lib.compile_scorer(
-    config.reference.model, config.score, store.vocab_size, mesh
-  )
-  references = [
-    parts.Reference(
-      fold,
-      scorer.prepare(
-        scorer_lib.load_params(
-          config.reference.model,
-          artifacts.reference_dir(workdir, fold, len(manifests)),
-          manifest['step'],
-          store.vocab_size,
-          mesh,
-        )
+  folds = [
+    parts.Fold(
+      number,
+      tuple(
+        _model(config, store, mesh, reference)
+        for reference in references
+        if reference.fold == number
       ),
-      statistics.unigram_nll(_unigram_counts(store, fold, len(manifests))),
     )
-    for fold, manifest in enumerate(manifests)
+    for number in range(config.reference.folds)
   ]
   peak = ceiling.matmul_flops_per_second(config.score.dtype)
-  done = parts.PartScorer(scorer, store, references, scores, to_do).run()
+  done = parts.PartScorer(store, folds, scores, to_do).run()
   # Where nothing else holds hosts together, a slow one may be far behind.
   found = hosts.all_gather(
     'the end of scoring', done, max(hosts.BARRIER_TIMEOUT, done['seconds'])
@@ -174,18 +145,20 @@ def _score(
   logger.info('score: %s', parts.summary(found, peak))
 
 
-def _unigram_counts(store: TokenStore, fold: int, folds: int) -> np.ndarray:
-  """How often each token occurs where a model trains, [V] int64.
+def _model(
+  config: Config, store: TokenStore, mesh: Any, reference: Reference
+) -> parts.Model:
+  """Compiles a model's program, and loads its parameters."""
+  scorer = scorer_lib.compile_scorer(
+    reference.model, config.score, store.vocab_size, mesh
+  )
+  params = references_lib.load(reference, store.vocab_size, mesh)
+  return parts.Model(reference.column, scorer, scorer.prepare(params))
 
-  Each host reads its share of the corpus.
-  """
-  own = range(hosts.index(), store.num_parts, hosts.count())
-  counts = folds_lib.unigram_counts(store, fold, folds, own)
-  found = hosts.all_gather('the token counts', counts.tolist())
-  return np.sum(found, axis=0, dtype=np.int64)
 
-
-def _finish(store: TokenStore, scores: artifacts.Artifact) -> None:
+def _finish(
+  store: TokenStore, references: list[Reference], scores: artifacts.Artifact
+) -> None:
   """Reads back the marker of every part, and writes the manifest.
 
   Raises:
@@ -203,6 +176,8 @@ def _finish(store: TokenStore, scores: artifacts.Artifact) -> None:
   scores.finish(
     {name: file for m in markers for name, file in m['files'].items()},
     num_parts=store.num_parts,
+    columns=list(dict.fromkeys(one.column for one in references)),
+    reference=references_lib.training_facts(references),
     **{
       total: sum(marker[total] for marker in markers)
       for total in ('num_examples', 'num_tokens', 'num_bytes', 'flops')

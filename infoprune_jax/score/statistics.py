@@ -1,6 +1,22 @@
-"""Statistics of a document that need no model. No JAX."""
+"""The stage for what is known of examples without a model. No JAX.
+
+It needs no accelerator: parts of the token store go round processes, and a rule
+reads its columns beside those of the score table.
+"""
+
+import dataclasses
+import functools
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
+
+from infoprune_jax import artifacts, files
+from infoprune_jax.config import Config
+from infoprune_jax.data import folds as folds_lib, workers
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.progress import Progress, logger
+from infoprune_jax.score import table
 
 
 def sums_by_document(values: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
@@ -38,3 +54,124 @@ def unigram_nll(counts: np.ndarray) -> np.ndarray:
   """
   smoothed = counts.astype(np.float64) + 1.0
   return np.log(smoothed.sum()) - np.log(smoothed)
+
+
+def run(config: Config, workdir: str) -> None:
+  """Writes the statistics of every example that is scored.
+
+  Raises:
+    UserError: the token store is missing, or what is there is another's.
+  """
+  store = TokenStore.open(workdir)
+  path = artifacts.statistics_dir(workdir)
+  folds = config.reference.folds
+  artifact = artifacts.Artifact(
+    path,
+    'table of statistics',
+    'statistics',
+    {'folds': folds},
+    {'token_store': store.fingerprint},
+  )
+  with files.lock(path):
+    if artifact.finished():
+      logger.info('statistics: finished before, skipped')
+      return
+    artifact.begin()
+    with workers.kept(config.corpus.num_workers):
+      _write(artifact, workdir, store, folds, config.corpus.num_workers)
+
+
+def _write(
+  artifact: artifacts.Artifact,
+  workdir: str,
+  store: TokenStore,
+  folds: int,
+  num_workers: int,
+) -> None:
+  """Writes the parts that are not done, then the manifest."""
+  parts = range(store.num_parts)
+  markers = {
+    part: marker
+    for part in parts
+    if (marker := artifact.finished_part(part, len(parts)))
+  }
+  todo = [part for part in parts if part not in markers]
+  counts = workers.run_all(
+    _count, [(workdir, part, folds) for part in parts if todo], num_workers
+  )
+  # No parts to do, no counts: nothing reads them.
+  total = sum(counts, np.zeros((folds, store.vocab_size), np.int64))
+  nll = np.stack([unigram_nll(counted) for counted in total])
+  progress = Progress('statistics', 'parts', len(parts), done=len(markers))
+  written = workers.run_all(
+    _write_part,
+    [_PartTask(artifact, workdir, part, nll) for part in todo],
+    num_workers,
+  )
+  for part, marker in zip(todo, written, strict=True):
+    markers[part] = marker
+    progress.add(1)
+  artifact.finish(
+    {
+      name: file
+      for part in parts
+      for name, file in markers[part]['files'].items()
+    },
+    num_parts=len(parts),
+    num_examples=sum(marker['num_examples'] for marker in markers.values()),
+  )
+  progress.finish(f'{len(parts)} parts')
+
+
+@dataclasses.dataclass(frozen=True)
+class _PartTask:
+  """What a worker needs to write one part."""
+
+  artifact: artifacts.Artifact
+  workdir: str
+  part: int
+  unigram_nll: np.ndarray  # [folds, V] float64
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(workdir: str) -> TokenStore:
+  return TokenStore.open(workdir)
+
+
+def _count(task: tuple[str, int, int]) -> np.ndarray:
+  """How often tokens occur in a part where each fold trains, [folds, V]."""
+  workdir, part, folds = task
+  store = _opened(workdir)
+  return np.stack(
+    [
+      folds_lib.unigram_counts(store, fold, folds, [part])
+      for fold in range(folds)
+    ]
+  )
+
+
+def _write_part(task: _PartTask) -> dict[str, Any]:
+  """Writes one part, and returns its marker."""
+  store = _opened(task.workdir)
+  part = store.part(task.part)
+  fold = folds_lib.fold_of_rows(part, len(task.unigram_nll))
+  sums = np.zeros(len(fold))
+  for number, nll in enumerate(task.unigram_nll):
+    here = fold == number
+    sums[here] = sums_by_document(nll[part.tokens], part.column('num_tokens'))[
+      here
+    ]
+  rows = np.flatnonzero(fold >= 0)
+  made = table.part_table(
+    table.STATISTICS_SCHEMA,
+    task.part,
+    rows,
+    part.table('compressed_bytes'),
+    unigram_nll_sum=sums[rows],
+  )
+  return task.artifact.finish_part(
+    task.part,
+    store.num_parts,
+    {'.parquet': lambda file: pq.write_table(made, file)},
+    num_examples=len(rows),
+  )

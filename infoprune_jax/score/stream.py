@@ -8,7 +8,7 @@ and gets the results while the device goes on.
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -20,12 +20,12 @@ from infoprune_jax.model import partitioning
 AHEAD = 4  # batches made before the device asks for them
 RUNNING = 4  # batches given to the device whose results are not read yet
 
-# What to call with the result, the program, of a batch on the mesh, and the
-# [rows, T] arrays of this host's share of it; without arrays nothing runs, and
-# the call is made in its turn.
+# What to call with the results, the programs, each of a batch on the mesh, and
+# the [rows, T] arrays of this host's share of it; without arrays nothing runs,
+# and the call is made in its turn.
 Program = Callable[[dict[str, jax.Array]], jax.Array]
 Item = tuple[
-  Callable[[Any], None], Program | None, Mapping[str, np.ndarray] | None
+  Callable[[Any], None], Sequence[Program], Mapping[str, np.ndarray] | None
 ]
 
 
@@ -57,20 +57,20 @@ def run(mesh: Any, items: Iterator[Item], times: Times) -> None:
   Args:
     mesh: Where the batches go.
     items: The batches. It is advanced in a thread of its own; the calls are
-      made in the caller's, with this host's rows of the result, or None.
+      made in the caller's, with this host's rows of each result, or None.
     times: Is added to.
   """
 
-  def advance() -> tuple[Callable[[Any], None], Program | None, Any] | None:
+  def advance() -> tuple[Callable[[Any], None], Any, Any] | None:
     item = next(items, None)
     if item is None or item[2] is None:
       return item
     return *item[:2], partitioning.global_batch(mesh, item[2])
 
-  def read(result: jax.Array, started: float) -> np.ndarray:
-    result.block_until_ready()
+  def read(results: list[jax.Array], started: float) -> list[np.ndarray]:
+    jax.block_until_ready(results)
     times.note(started, time.monotonic())
-    return partitioning.own_rows(result)
+    return [partitioning.own_rows(result) for result in results]
 
   feeder = futures.ThreadPoolExecutor(1, 'feeder')
   reader = futures.ThreadPoolExecutor(1, 'reader')
@@ -80,13 +80,13 @@ def run(mesh: Any, items: Iterator[Item], times: Times) -> None:
     running = collections.deque()
     while (item := fed.popleft().result()) is not None:
       fed.append(feeder.submit(advance))
-      then, program, batch = item
+      then, programs, batch = item
       if batch is None:
         running.append((then, None))
       else:
         started = time.monotonic()
-        result = program(batch)
-        running.append((then, reader.submit(read, result, started)))
+        results = [program(batch) for program in programs]
+        running.append((then, reader.submit(read, results, started)))
       if len(running) > RUNNING:
         _call(*running.popleft())
     while running:

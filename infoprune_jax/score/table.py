@@ -1,4 +1,6 @@
-"""The score table: Parquet parts, one row an example, in store order.
+"""The tables of scores and of statistics: Parquet, one row an example.
+
+Both are in store order, and hold the same examples.
 
 Sums and counts, never means; any Parquet reader opens it.
 """
@@ -23,14 +25,34 @@ LOSS_SCHEMA = pa.schema(
     ('content_hash', pa.int64()),
   ]
 )
-SCORE_SCHEMA = pa.schema(
+STATISTICS_SCHEMA = pa.schema(
   [
-    *LOSS_SCHEMA,
+    ('shard', pa.int32()),
+    ('row', pa.int64()),
     ('unigram_nll_sum', pa.float64()),  # nats
     ('compressed_bytes', pa.int32()),
-    ('fold', pa.int8()),  # of the reference model that scored it
   ]
 )
+
+
+def score_schema(columns: Sequence[str]) -> pa.Schema:
+  """Of a table by several models.
+
+  Args:
+    columns: The NLL of each, in nats; the first is 'nll_sum'.
+  """
+  return pa.schema(
+    [
+      *LOSS_SCHEMA,
+      *((name, pa.float64()) for name in columns[1:]),
+      ('fold', pa.int8()),  # of the reference model that scored it
+    ]
+  )
+
+
+def example_schema(columns: Sequence[str]) -> pa.Schema:
+  """What a rule reads: scores and statistics, side by side."""
+  return pa.schema([*score_schema(columns), *list(STATISTICS_SCHEMA)[2:]])
 
 
 def part_table(
@@ -43,7 +65,7 @@ def part_table(
   """The rows of one part.
 
   Args:
-    schema: `LOSS_SCHEMA` or `SCORE_SCHEMA`.
+    schema: Which columns, in which order.
     shard: The part of the store.
     rows: Which documents of it, [documents] int64.
     documents: The store's own columns, of all documents of the part.

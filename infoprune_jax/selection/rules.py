@@ -24,6 +24,7 @@ from infoprune_jax.selection.ranks import mid_ranks
 
 WEIGHTS = {'tokens': 'num_tokens', 'bytes': 'num_bytes', 'examples': None}
 _DIGIT_BITS = 16
+_KEY = ['shard', 'row']
 _POSITION = (
   '__position'  # The number of the example, beside the table's columns.
 )
@@ -59,8 +60,21 @@ class Examples:
 
 
 def scored_examples(workdir: str, store: TokenStore) -> Examples:
-  """The score table of a workdir, in the order of its store."""
+  """Scores and statistics of a workdir, in the order of its store.
+
+  Raises:
+    UserError: a table is missing or damaged, or they hold other examples.
+  """
   scored = table.read_table(artifacts.scores_dir(workdir))
+  path = artifacts.statistics_dir(workdir)
+  found = table.read_table(path)
+  if not found.select(_KEY).equals(scored.select(_KEY)):
+    raise UserError(
+      f'{path} holds other examples than {artifacts.scores_dir(workdir)}: '
+      f'delete {path} and run --job=statistics again.'
+    )
+  for name in found.column_names[len(_KEY) :]:
+    scored = scored.append_column(found.field(name), found[name])
   offsets = np.concatenate([[0], np.cumsum(store.documents_per_part)])
   index = offsets[scored['shard'].to_numpy()] + scored['row'].to_numpy()
   return Examples(scored, index.astype(np.int64))
@@ -114,14 +128,16 @@ def score(examples: Examples, expression: str) -> np.ndarray:
 
 
 def reads_reference(expression: str) -> bool:
-  """Whether an expression reads the reference model's NLL.
+  """Whether an expression reads the NLL of a reference model.
 
   Word frequencies, lengths and compressed sizes need no model.
 
   >>> reads_reference('NLL_SUM / 2'), reads_reference('unigram_nll_sum / 2')
   (True, False)
+  >>> reads_reference('nll_sum_early / num_tokens')
+  True
   """
-  return bool(re.search(r'\bnll_sum\b', expression, re.IGNORECASE))
+  return bool(re.search(r'\bnll_sum(_|\b)', expression, re.IGNORECASE))
 
 
 def ranked_within_folds(examples: Examples, expression: str) -> bool:
@@ -154,13 +170,21 @@ def ranking(examples: Examples, expression: str) -> np.ndarray:
   return values
 
 
-def check(rules: Sequence[RuleConfig], where: str) -> None:
+def check(
+  rules: Sequence[RuleConfig], where: str, columns: Sequence[str]
+) -> None:
   """Evaluates the expressions of rules over no example.
+
+  Args:
+    rules: Of an arm.
+    where: Which, for the message.
+    columns: Those of NLL that the score table has.
 
   Raises:
     UserError: one cannot be evaluated; `where` and the expression are named.
   """
-  nothing = Examples(table.SCORE_SCHEMA.empty_table(), np.zeros(0, np.int64))
+  empty = table.example_schema(columns).empty_table()
+  nothing = Examples(empty, np.zeros(0, np.int64))
   for rule in rules:
     if rule.needs_score:
       try:

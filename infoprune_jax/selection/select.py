@@ -30,6 +30,20 @@ def run(config: Config, workdir: str) -> None:
     scores, 'score table', 'token_store', store.manifest, 'token store'
   )
   artifacts.check_sizes(path, scores, 'score table', 'score')
+  statistics = artifacts.open_finished(
+    artifacts.statistics_dir(workdir), 'table of statistics', 'statistics'
+  )
+  artifacts.check_made_from(
+    statistics,
+    'table of statistics',
+    'token_store',
+    store.manifest,
+    'token store',
+  )
+  tables = {
+    'scores': scores['fingerprint'],
+    'statistics': statistics['fingerprint'],
+  }
   examples = rules_lib.scored_examples(workdir, store)
   done: set[str] = set()
   for arm in config.arms:
@@ -38,14 +52,14 @@ def run(config: Config, workdir: str) -> None:
       name = keep_set.selection_name(rules, arm, seed)
       if name not in done:
         done.add(name)
-        _select(config, workdir, store, scores, examples, name, rules, seed)
+        _select(config, workdir, store, tables, examples, name, rules, seed)
 
 
 def _select(
   config: Config,
   workdir: str,
   store: TokenStore,
-  scores: dict,
+  tables: dict[str, str],
   examples: rules_lib.Examples,
   name: str,
   rules: Sequence[RuleConfig],
@@ -61,7 +75,7 @@ def _select(
   }
   inputs = {'token_store': store.fingerprint}
   if rules_lib.needs_scores(rules):
-    inputs['scores'] = scores['fingerprint']
+    inputs |= tables
   artifact = artifacts.Artifact(
     path, f'keep set {name}', 'select', options, inputs
   )
@@ -70,7 +84,7 @@ def _select(
     # The summary of an arm that reads no score still shows the scores' deciles.
     shows = {
       'version': _VERSION,
-      'scores': scores['fingerprint'],
+      'scores': tables['scores'],
       'num_examples': config.report.num_examples,
     }
     shown = keep_set.read_summary(path) or {}

@@ -28,6 +28,7 @@ class Run:
   reader: loader.Reader
   curve: Curve
   vocab_size: int
+  vocabulary: str  # its hash
   mesh: Any
 
 
@@ -179,6 +180,8 @@ def _finish(
     params_hash=digest,
     metrics=metrics,
     num_params=flops.num_params(run.model, run.vocab_size),
+    vocabulary=run.vocabulary,
+    vocab_size=run.vocab_size,
     **run.reader.facts(steps),
     tokens=tokens,
     flops=tokens * per_token,

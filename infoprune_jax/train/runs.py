@@ -13,7 +13,6 @@ from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import flops, partitioning
 from infoprune_jax.progress import logger
-from infoprune_jax.score import stage
 from infoprune_jax.train import loop
 
 # Cadence, and how far a run goes, do not change the steps it shares with
@@ -33,8 +32,11 @@ def run_reference(config: Config, workdir: str) -> None:
   Raises:
     UserError: the token store is missing, or the run there is another's.
   """
-  store = TokenStore.open(workdir)
   section = config.reference
+  if not section.is_trained:
+    logger.info('reference: given, nothing to train')
+    return
+  store = TokenStore.open(workdir)
   for fold in range(section.folds):
     _train(
       config,
@@ -105,8 +107,7 @@ def _training(
   scores = artifacts.open_finished(
     artifacts.scores_dir(workdir), 'score table', 'score'
   )
-  references = stage.open_references(config, workdir, store)
-  spent = scores['flops'] + sum(manifest['flops'] for manifest in references)
+  spent = scores['flops'] + scores['reference']['flops']
   a_step = (
     training.batch_size
     * training.row_length
@@ -162,6 +163,7 @@ def _train(
         reader,
         perplexity.make_curve(config.evaluate, model, store, mesh),
         store.vocab_size,
+        store.manifest['inputs']['vocabulary'],
         mesh,
       )
     )

@@ -162,6 +162,7 @@ def _input_paths(found: Found, workdir: str) -> dict[str, str]:
   paths = {
     'token_store': artifacts.token_store_dir(workdir),
     'scores': artifacts.scores_dir(workdir),
+    'statistics': artifacts.statistics_dir(workdir),
     'reference': artifacts.reference_dir(workdir),
     **{
       artifacts.reference_input(fold, 2): artifacts.reference_dir(

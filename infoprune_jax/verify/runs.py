@@ -3,8 +3,6 @@
 import posixpath
 from collections.abc import Iterator
 
-import fsspec
-
 from infoprune_jax import artifacts, files
 from infoprune_jax.config import UserError
 from infoprune_jax.model import checkpoints
@@ -21,12 +19,7 @@ def problems(found: Found, workdir: str) -> Iterator[str]:
   except UserError as error:
     yield str(error)
   folder = posixpath.join(found.path, 'checkpoints')
-  filesystem, root = fsspec.core.url_to_fs(folder)
-  steps = sorted(
-    int(posixpath.basename(name))
-    for name in filesystem.glob(f'{root}/*')
-    if posixpath.basename(name).isdigit()
-  )
+  steps = checkpoints.steps(found.path)
   if manifest['step'] not in steps:
     yield (
       f'{folder} has no checkpoint of step {manifest["step"]}, which the '

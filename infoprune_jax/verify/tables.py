@@ -1,7 +1,7 @@
 """Tables of losses: every document once, in store order, with sound sums."""
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,32 @@ _TOTALS = ('num_examples', 'num_tokens', 'num_bytes')
 
 def score_problems(found: Found, workdir: str) -> Iterator[str]:
   """What is wrong with a score table."""
-  folds = found.manifest['options']['folds']
-
-  def expected_folds(part: Part) -> np.ndarray:
-    fold = np.full(len(part.column('split')), -1, np.int8)
-    for number in range(folds):
-      fold[folds_lib.scored_rows(part, number, folds)] = number
-    return fold
-
-  sums = ('nll_sum', 'unigram_nll_sum')
+  columns = found.manifest['columns']
   yield from _problems(
-    found, workdir, expected_folds, table.SCORE_SCHEMA, sums, _TOTALS
+    found,
+    workdir,
+    _folds_of(found),
+    table.score_schema(columns),
+    columns,
+    _TOTALS,
   )
+
+
+def statistics_problems(found: Found, workdir: str) -> Iterator[str]:
+  """What is wrong with a table of statistics."""
+  yield from _problems(
+    found,
+    workdir,
+    _folds_of(found),
+    table.STATISTICS_SCHEMA,
+    ('unigram_nll_sum',),
+    _TOTALS[:1],
+  )
+
+
+def _folds_of(found: Found) -> Callable[[Part], np.ndarray]:
+  folds = found.manifest['options']['folds']
+  return lambda part: folds_lib.fold_of_rows(part, folds)
 
 
 def loss_problems(found: Found, workdir: str) -> Iterator[str]:
@@ -62,7 +76,7 @@ def _problems(
       f'{workdir}. Run --job=tokenize there.'
     )
     return
-  counts = dict.fromkeys(_TOTALS, 0)
+  counts = dict.fromkeys(totals, 0)
   for number in range(store.num_parts):
     name = artifacts.part_name(number, store.num_parts) + '.parquet'
     where = posixpath.join(found.path, name)
@@ -81,9 +95,12 @@ def _problems(
       rows, number, store.part(number), expected_folds(store.part(number)), sums
     ):
       yield f'{where}: {problem}. {found.mend(name)}'
-    counts['num_examples'] += rows.num_rows
-    for unit in _TOTALS[1:]:
-      counts[unit] += int(rows[unit].to_numpy().sum(dtype=np.int64))
+    for unit in totals:
+      counts[unit] += (
+        rows.num_rows
+        if unit == 'num_examples'
+        else int(rows[unit].to_numpy().sum(dtype=np.int64))
+      )
   for name in totals:
     if counts[name] != found.manifest[name]:
       yield (
@@ -107,12 +124,11 @@ def _part_problems(
     return
   if (rows['shard'].to_numpy() != number).any():
     yield f'column shard is not {number} everywhere'
-  theirs = part.table(*scorer.DOCUMENT_COLUMNS).take(pa.array(expected))
+  shared = (*scorer.DOCUMENT_COLUMNS, 'compressed_bytes')
+  theirs = part.table(*(n for n in shared if n in rows.column_names))
+  theirs = theirs.take(pa.array(expected))
   columns = {name: theirs[name] for name in theirs.column_names}
-  if 'compressed_bytes' in rows.column_names:
-    columns['compressed_bytes'] = part.table('compressed_bytes').take(
-      pa.array(expected)
-    )['compressed_bytes']
+  if 'fold' in rows.column_names:
     columns['fold'] = pa.chunked_array([pa.array(folds[expected])])
   for name, values in columns.items():
     yield from _column_problems(name, found, rows[name], values)

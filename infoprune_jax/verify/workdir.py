@@ -18,6 +18,12 @@ _KINDS: tuple[
 ] = (
   ('vocabulary', 'tokenize', 'vocabulary', None),
   ('token_store', 'tokenize', 'token store', documents.problems),
+  (
+    'statistics',
+    'statistics',
+    'table of statistics',
+    tables.statistics_problems,
+  ),
   ('reference', 'reference', 'reference model', runs.problems),
   ('reference/fold-*', 'reference', 'reference model', runs.problems),
   ('scores', 'score', 'score table', tables.score_problems),
@@ -26,7 +32,12 @@ _KINDS: tuple[
   ('evaluate/*/seed-*', 'evaluate', 'evaluation', tables.loss_problems),
   ('report', 'report', 'report', None),
 )
-_COMPARED = ('score', 'select', 'evaluate')  # with the token store
+_COMPARED = (
+  'statistics',
+  'score',
+  'select',
+  'evaluate',
+)  # with the token store
 _WAIT = 7 * 24 * 3600  # seconds: every byte of a large corpus is read
 
 

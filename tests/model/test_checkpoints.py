@@ -32,7 +32,7 @@ def saved(small, tmp_path_factory):
     writer.save(step, {'params': params, 'rest': {'step': jnp.int32(step)}})
   writer.close()
   made = artifacts.Artifact(run, 'run', 'train', {}, {})
-  made.finish({}, params_hash=checkpoints.params_hash(params))
+  made.finish({}, step=15, params_hash=checkpoints.params_hash(params))
   return run, params
 
 
@@ -120,7 +120,7 @@ def test_other_parameters_than_the_manifest_says_are_refused(
 ):
   run = shutil.copytree(saved[0], tmp_path / 'run')
   made = artifacts.Artifact(str(run), 'run', 'train', {}, {})
-  made.finish({}, params_hash='0' * 16)
+  made.finish({}, step=15, params_hash='0' * 16)
   shapes = scorer.abstract_params(small.model, 64, mesh_of(2, 2, 2))
   with pytest.raises(UserError, match=r'manifest of .* says 0{16}'):
     checkpoints.load_params(str(run), 15, shapes)

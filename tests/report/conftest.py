@@ -129,28 +129,37 @@ def write_scores(
   corpus: Corpus,
   rng: np.random.Generator,
   made_from: dict[str, str],
-) -> str:
-  """The score table; returns its fingerprint."""
+) -> dict[str, str]:
+  """Scores and statistics; returns their fingerprints."""
   columns = documents(corpus, SCORED, rng)
   tokens = columns['num_tokens']
   mean = np.repeat(rng.normal(3.4, 0.3, corpus.num_sources), SCORED)
   mean = mean + rng.gamma(3.0, 0.25, len(tokens)) - 0.7
-  return write_artifact(
+  folds = (np.arange(len(tokens)) % corpus.folds).astype(np.int8)
+  counted = {
+    'unigram_nll_sum': 7.0 * tokens,
+    'compressed_bytes': columns['num_bytes'] // 2,
+  }
+  found = {
+    'statistics': write_artifact(
+      artifacts.statistics_dir(workdir),
+      [
+        {name: half[name] for name in ('shard', 'row', *counted)}
+        for half in split_in_two({**columns, **counted})
+      ],
+      {'token_store': made_from['token_store']},
+    )
+  }
+  found['scores'] = write_artifact(
     artifacts.scores_dir(workdir),
-    split_in_two(
-      {
-        **columns,
-        'nll_sum': mean * tokens,
-        'unigram_nll_sum': 7.0 * tokens,
-        'compressed_bytes': columns['num_bytes'] // 2,
-        'fold': (np.arange(len(tokens)) % corpus.folds).astype(np.int8),
-      }
-    ),
+    split_in_two({**columns, 'nll_sum': mean * tokens, 'fold': folds}),
     made_from,
     num_examples=len(tokens),
     num_tokens=int(tokens.sum()),
     flops=4e12,
+    reference=TRAINED,
   )
+  return found
 
 
 def write_keep_set(
@@ -252,7 +261,7 @@ def write_workdir(
       rules_ = shown.select.arms[arm]
       made_from = {'token_store': store}
       if rules.needs_scores(rules_):
-        made_from['scores'] = scores
+        made_from |= scores
       name = selection_name(rules_, arm, seed)
       kept = write_keep_set(workdir, arm, name, rules_, made_from)
       run = write_run(workdir, arm, seed, rng, kept)

@@ -101,7 +101,7 @@ def test_is_always_rewritten_to_the_same_bytes(written, caplog):
     artifacts.report_dir(workdir), 'report', 'report'
   )
   assert set(manifest['files']) == {'index.html', 'report.json'}
-  assert len(manifest['inputs']) == 4 + 6 + 10 + 10
+  assert len(manifest['inputs']) == 5 + 6 + 10 + 10
   assert path in caplog.text
 
 

@@ -52,12 +52,13 @@ def scored(nll: list[float], tokens: list[int], folds: list[int]) -> Examples:
     'num_bytes': 3 * np.array(tokens, np.int32),
     'nll_sum': np.array(nll) * np.array(tokens),
     'content_hash': np.arange(count),
+    'fold': np.array(folds, np.int8),
     'unigram_nll_sum': 7.0 * np.array(tokens),
     'compressed_bytes': np.array(tokens, np.int32),
-    'fold': np.array(folds, np.int8),
   }
   return Examples(
-    pa.table(columns, schema=table.SCORE_SCHEMA), np.arange(count)
+    pa.table(columns, schema=table.example_schema(['nll_sum'])),
+    np.arange(count),
   )
 
 

@@ -2,7 +2,6 @@
 
 import types
 
-import numpy as np
 import pytest
 
 from infoprune_jax import hosts
@@ -14,10 +13,10 @@ ROWS = {0: [3, 9], 1: [20, 4], 2: [0, 0], 3: [8, 8], 4: [1, 30]}  # by fold
 class Documents(parts.PartScorer):
   """Of a store whose parts have so many rows for each model."""
 
-  def _documents(self, reference, shard):
-    rows = ROWS[shard][reference.fold]
+  def _documents(self, fold, shard):
+    rows = ROWS[shard][fold.number]
     return None, types.SimpleNamespace(
-      rows=range(rows), max_pieces=lambda: rows + reference.fold
+      rows=range(rows), max_pieces=lambda: rows + fold.number
     )
 
 
@@ -27,14 +26,15 @@ def schedules(monkeypatch, groups, folds, to_do):
     num_parts=len(ROWS),
     manifest={'splits': {n: {'tokens': 9} for n in ('scored', 'reference')}},
   )
-  references = [parts.Reference(f, None, np.zeros(1)) for f in range(folds)]
 
   def scorer(group):
     members = [([number], [number]) for number in range(groups)]
     return types.SimpleNamespace(groups=members, group=group, batch_size=4)
 
   def made(group):
-    return Documents(scorer(group), store, references, None, to_do)
+    model = parts.Model('nll_sum', scorer(group), None)
+    scored = [parts.Fold(number, (model,)) for number in range(folds)]
+    return Documents(store, scored, None, to_do)
 
   counted: dict[int, list[int]] = {}
   for group in range(groups):
@@ -60,26 +60,26 @@ def test_every_part_once_and_equal_steps(monkeypatch, groups, folds, to_do):
       part
       for segments in found
       for segment in segments
-      if segment.reference.fold == fold
+      if segment.fold.number == fold
       for part in segment.parts
     ]
     assert sorted(scored) == to_do
   # All use the same model at once, for as long.
   shapes = {
-    tuple((s.reference.fold, s.steps, s.max_pieces) for s in segments)
+    tuple((s.fold.number, s.steps, s.max_pieces) for s in segments)
     for segments in found
   }
   assert len(shapes) == 1
   for segments in found:
     for segment in segments:
-      own = sum(-(-ROWS[p][segment.reference.fold] // 4) for p in segment.parts)
+      own = sum(-(-ROWS[p][segment.fold.number] // 4) for p in segment.parts)
       assert own <= segment.steps or groups == 1
 
 
 def test_a_part_is_done_before_the_next_is_begun(monkeypatch):
-  """With two models: what is killed loses one part a host, not all."""
+  """With two folds: what is killed loses one part a host, not all."""
   [segments] = schedules(monkeypatch, 1, 2, [0, 3, 4])
-  assert [(s.reference.fold, s.parts) for s in segments] == [
+  assert [(s.fold.number, s.parts) for s in segments] == [
     (0, [0]),
     (1, [0]),
     (0, [3]),

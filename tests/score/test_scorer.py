@@ -193,5 +193,5 @@ def test_a_document_of_a_million_tokens(small):
   zeros = np.zeros((8, 4096), np.float32)
   for chosen, batch in counted.batches(8, Store.vocab_size):
     assert batch['decoder_target_tokens'].shape == (8, 4096)
-    counted.add(chosen, zeros + 0.5)
-  assert counted.sums().tolist() == [500_000.0, 1.5]
+    counted.add(chosen, [zeros + 0.5])
+  assert counted.sums().tolist() == [[500_000.0, 1.5]]

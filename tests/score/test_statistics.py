@@ -1,12 +1,32 @@
 """Statistics that need no model."""
 
+import dataclasses
 import math
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from infoprune_jax.score import statistics
+from infoprune_jax import artifacts
+from infoprune_jax.config import Config
+from infoprune_jax.data import folds as folds_lib
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.score import statistics, table
+
+
+def begin(
+  config: Config, store_workdir: str, path: pathlib.Path, folds: int
+) -> tuple[Config, str]:
+  """A config of so many folds, and a workdir with a token store."""
+  path.mkdir()
+  os.symlink(f'{store_workdir}/token_store', path / 'token_store')
+  reference = dataclasses.replace(config.reference, folds=folds)
+  return dataclasses.replace(config, reference=reference), str(path)
+
 
 stretches = st.lists(
   st.lists(st.floats(-1e6, 1e6, width=32), max_size=6), max_size=8
@@ -52,3 +72,65 @@ def test_a_literal_unigram_nll():
   assert nll.tolist() == pytest.approx(
     [math.log(9 / 1), math.log(9 / 2), math.log(9 / 6)]
   )
+
+
+@pytest.mark.parametrize('folds', [1, 2])
+def test_the_table_is_of_what_is_scored(small, store_workdir, tmp_path, folds):
+  """Each document by the words of where its fold's model trains."""
+  made, workdir = begin(small, store_workdir, tmp_path / 'w', folds)
+  statistics.run(made, workdir)
+  store = TokenStore.open(workdir)
+  found = table.read_table(artifacts.statistics_dir(workdir)).to_pylist()
+  expected = []
+  for number in range(store.num_parts):
+    part = store.part(number)
+    compressed = part.column('compressed_bytes')
+    for fold in range(folds):
+      counts = folds_lib.unigram_counts(
+        store, fold, folds, range(store.num_parts)
+      )
+      nll = statistics.unigram_nll(counts)
+      for row in folds_lib.scored_rows(part, fold, folds).tolist():
+        ids = store.document(number, row)
+        expected.append(
+          {
+            'shard': number,
+            'row': row,
+            'unigram_nll_sum': pytest.approx(math.fsum(nll[ids])),
+            'compressed_bytes': compressed[row],
+          }
+        )
+  expected.sort(key=lambda row: (row['shard'], row['row']))
+  assert found == expected
+
+
+def test_processes_and_a_kill_do_not_matter(small, store_workdir, tmp_path):
+  def table_of(workdir):
+    path = pathlib.Path(artifacts.statistics_dir(workdir))
+    return {
+      file.name: file.read_bytes()
+      for file in path.iterdir()
+      if file.name != '.lock'
+    }
+
+  made, one = begin(small, store_workdir, tmp_path / 'one', 2)
+  statistics.run(made, one)
+  corpus = dataclasses.replace(made.corpus, num_workers=2)
+  several = dataclasses.replace(made, corpus=corpus)
+  _, two = begin(small, store_workdir, tmp_path / 'two', 2)
+  statistics.run(several, two)
+  assert table_of(two) == table_of(one)
+  for name in ('manifest.json', 'part-00001-of-00003.done'):
+    (pathlib.Path(artifacts.statistics_dir(two)) / name).unlink()
+  statistics.run(several, two)
+  assert table_of(two) == table_of(one)
+
+
+def test_its_processes_have_no_jax():
+  code = (
+    'import sys, infoprune_jax.score.statistics; print("jax" in sys.modules)'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert result.stdout.strip() == 'False'

@@ -9,6 +9,8 @@ from infoprune_jax import artifacts, files
 from infoprune_jax.config import UserError
 from infoprune_jax.score import table
 
+SCHEMA = table.score_schema(['nll_sum', 'nll_sum_early'])
+
 
 def documents(count: int, source: str) -> pa.Table:
   """The store's own columns."""
@@ -19,7 +21,6 @@ def documents(count: int, source: str) -> pa.Table:
       'num_tokens': np.arange(count, dtype=np.int32),
       'num_bytes': np.arange(count, dtype=np.int32) * 4,
       'content_hash': np.arange(count) * 7,
-      'compressed_bytes': np.arange(count, dtype=np.int32) * 2,
       'fold': np.zeros(count, np.int8),
     }
   )
@@ -27,18 +28,18 @@ def documents(count: int, source: str) -> pa.Table:
 
 def part(shard: int, rows: list[int], source: str) -> pa.Table:
   return table.part_table(
-    table.SCORE_SCHEMA,
+    SCHEMA,
     shard,
     np.array(rows, np.int64),
     documents(10, source),
     nll_sum=np.array(rows, float) / 2,
-    unigram_nll_sum=np.array(rows, float) * 3,
+    nll_sum_early=np.array(rows, float) * 3,
   )
 
 
 def test_rows_are_the_documents_chosen():
   found = part(4, [7, 2, 9], 'web')
-  assert found.schema.equals(table.SCORE_SCHEMA)
+  assert found.schema.equals(SCHEMA)
   assert found.to_pydict() == {
     'shard': [4, 4, 4],
     'row': [7, 2, 9],
@@ -48,8 +49,7 @@ def test_rows_are_the_documents_chosen():
     'num_bytes': [28, 8, 36],
     'nll_sum': [3.5, 1.0, 4.5],
     'content_hash': [49, 14, 63],
-    'unigram_nll_sum': [21.0, 6.0, 27.0],
-    'compressed_bytes': [14, 4, 18],
+    'nll_sum_early': [21.0, 6.0, 27.0],
     'fold': [0, 0, 0],
   }
 
@@ -88,7 +88,7 @@ def folder(request, tmp_path):
 
 def test_parts_are_read_in_order(folder):
   found = table.read_table(folder)
-  assert found.schema.equals(table.SCORE_SCHEMA)
+  assert found.schema.equals(SCHEMA)
   assert found['shard'].to_pylist() == [0, 0, 2]
   assert found['row'].to_pylist() == [1, 2, 0]
   # Each part has a dictionary of its own.

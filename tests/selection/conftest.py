@@ -15,7 +15,7 @@ from configs import base
 from infoprune_jax import artifacts, config
 from infoprune_jax.data import tokenize
 from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.score import table
+from infoprune_jax.score import statistics, table
 from infoprune_jax.selection.rules import Examples
 
 
@@ -39,12 +39,12 @@ def examples(
     'num_bytes': 3 * np.array(tokens, np.int32),
     'nll_sum': np.array(scores, float),
     'content_hash': np.arange(count) if content is None else content,
+    'fold': np.array(folds or [0] * count, np.int8),
     'unigram_nll_sum': np.ones(count),
     'compressed_bytes': np.ones(count, np.int32),
-    'fold': np.array(folds or [0] * count, np.int8),
   }
   return Examples(
-    pa.table(columns, schema=table.SCORE_SCHEMA),
+    pa.table(columns, schema=table.example_schema(['nll_sum'])),
     np.arange(count) if index is None else np.array(index, np.int64),
   )
 
@@ -66,12 +66,11 @@ def write_scores(workdir: str, seed: int = 0) -> None:
     part = store.part(shard)
     rows = part.rows_of('scored')
     made = table.part_table(
-      table.SCORE_SCHEMA,
+      table.score_schema(['nll_sum']),
       shard,
       rows,
       part.table(),
       nll_sum=part.column('num_tokens')[rows] * rng.gamma(4.0, 1.0, len(rows)),
-      unigram_nll_sum=part.column('num_tokens')[rows] * 7.0,
       fold=np.zeros(len(rows), np.int8),
     )
     marker = scores.finish_part(
@@ -124,7 +123,9 @@ def experiment(tmp_path_factory) -> ConfigDict:
 def scored(experiment, tmp_path_factory) -> str:
   """A workdir with a token store and a score table: for reading only."""
   workdir = str(tmp_path_factory.mktemp('scored'))
-  tokenize.run(config.from_mapping(experiment), workdir)
+  made = config.from_mapping(experiment)
+  tokenize.run(made, workdir)
+  statistics.run(made, workdir)
   write_scores(workdir)
   return workdir
 

@@ -216,10 +216,14 @@ def arm(*expressions: str) -> list[RuleConfig]:
 )
 def test_rules_are_checked_before_there_is_data(expression):
   with pytest.raises(UserError, match=r'In select\.arms\.mine: ') as caught:
-    rules.check(arm('nll_sum', expression), 'select.arms.mine')
+    rules.check(arm('nll_sum', expression), 'select.arms.mine', ['nll_sum'])
   assert expression in str(caught.value)
 
 
 def test_a_good_arm_passes_the_check():
-  rules.check(arm('nll_sum / num_tokens', 'num_bytes'), 'select.arms.mine')
-  rules.check([RuleConfig(**base.arm('random'))], 'select.arms.mine')
+  rules.check(
+    arm('nll_sum / num_tokens', 'num_bytes'), 'select.arms.mine', ['nll_sum']
+  )
+  rules.check(
+    [RuleConfig(**base.arm('random'))], 'select.arms.mine', ['nll_sum']
+  )

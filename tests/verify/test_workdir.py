@@ -33,7 +33,7 @@ def config(corpus_path):
 @pytest.fixture(scope='module')
 def finished(config, tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp('finished')
-  for job in ('tokenize', 'reference', 'score', 'select'):
+  for job in ('tokenize', 'statistics', 'reference', 'score', 'select'):
     pipeline.JOBS[job](config, str(workdir))
   one = dataclasses.replace(config.train, arms=('top_nll',))
   for job in ('train', 'evaluate'):
@@ -113,6 +113,7 @@ def test_a_finished_workdir_is_right(finished, config, capsys):
   assert names == [
     'vocabulary',
     'token_store',
+    'statistics',
     'reference',
     'scores',
     'keep_sets/random-seed-0',
@@ -131,7 +132,7 @@ def test_it_changes_nothing(finished):
 
 def test_what_is_wrong_ends_the_job(copied, config, capsys):
   os.remove(copied / 'scores' / SCORES)
-  with pytest.raises(UserError, match='1 of 9 artifacts in .* are wrong'):
+  with pytest.raises(UserError, match='1 of 10 artifacts in .* are wrong'):
     pipeline.run(config, str(copied), 'verify')
   out = capsys.readouterr().out
   assert 'WRONG  scores' in out
@@ -187,11 +188,9 @@ def test_a_flipped_bit_is_named(copied, pattern, artifact):
     (with_value('example_id', 2, 'another'), "is 'another', expected 'doc-"),
     (with_value('source', 2, 'another'), 'source of row'),
     (with_value('content_hash', 2, 5), 'content_hash of row'),
-    (with_value('compressed_bytes', 2, 0), 'compressed_bytes of row'),
     (with_value('fold', 2, 1), 'is 1, expected 0'),
     (with_value('nll_sum', 2, float('nan')), 'is nan, and 1 in all'),
     (with_value('nll_sum', 2, -1.0), 'is -1.0, and 1 in all'),
-    (with_value('unigram_nll_sum', 2, float('inf')), 'is inf, and 1'),
     (lambda t: t.drop(['fold']), 'has the columns'),
   ],
 )
@@ -203,6 +202,22 @@ def test_a_wrong_score_is_named(copied, change, expected):
   assert 'run --job=score again: only that part is made' in found['scores']
   # What was made from another table says so.
   assert 'was made from scores' in found['keep_sets/top_nll']
+
+
+@pytest.mark.parametrize(
+  'change, expected',
+  [
+    (with_value('compressed_bytes', 2, 0), 'compressed_bytes of row'),
+    (with_value('unigram_nll_sum', 2, float('inf')), 'is inf, and 1'),
+    (lambda t: t.slice(1), '1 missing (the first is row'),
+  ],
+)
+def test_a_wrong_statistic_is_named(copied, change, expected):
+  rewrite(copied / 'statistics', change)
+  found = wrong(copied)
+  assert expected in found['statistics']
+  assert 'run --job=statistics again: only that' in found['statistics']
+  assert 'was made from statistics' in found['keep_sets/top_nll']
 
 
 def test_what_it_says_mends(copied, finished, config):

@@ -1,0 +1,130 @@
+"""A model's parameters in one file, by safetensors, with what they are.
+
+Names are paths of the network joined by dots, values float32; the metadata
+hold the model's config and what training it took, as JSON. Any reader of
+safetensors opens it.
+"""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from infoprune_jax import files
+from infoprune_jax.config import UserError
+
+_FACTS = 'infoprune_jax'  # The key of our metadata.
+
+
+def names_of(tree: Any) -> dict[str, Any]:
+  """The leaves of a nested dict, by dotted path."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='.'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def write(path: str, params: Any, facts: dict[str, Any]) -> None:
+  """Writes parameters, under another name until all of them are there.
+
+  Args:
+    path: The file, ending in .safetensors.
+    params: A nested dict of float32 arrays.
+    facts: A JSON object, which `read_facts` gives back.
+  """
+  data = safetensors.numpy.save(
+    {name: np.asarray(leaf) for name, leaf in names_of(params).items()},
+    {_FACTS: json.dumps(facts)},
+  )
+  files.write_file(path, lambda file: file.write(data))
+
+
+def read_facts(path: str) -> dict[str, Any]:
+  """What `write` was told of the parameters.
+
+  Raises:
+    UserError: there is no such file, or another program wrote it.
+  """
+  with _open(path) as opened:
+    facts = (opened.metadata() or {}).get(_FACTS)
+  if facts is None:
+    raise UserError(
+      f'{path} does not say which model its parameters are of: write it with '
+      'tools/export_params.py.'
+    )
+  return json.loads(facts)
+
+
+def load(path: str, abstract: Any) -> Any:
+  """The parameters, spread over devices.
+
+  Each process reads the shares of its own devices alone.
+
+  Args:
+    path: The file.
+    abstract: A nested dict of `jax.ShapeDtypeStruct` with shardings.
+
+  Raises:
+    UserError: the file holds other parameters, or of other shapes or dtypes.
+  """
+  with _open(path) as opened:
+    # Offset keys are no part of the mapping that safe_open gives.
+    found = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+    check_shapes(
+      path,
+      {name: tuple(part.get_shape()) for name, part in found.items()},
+      abstract,
+    )
+    for name, part in found.items():
+      if part.get_dtype() != 'F32':
+        raise UserError(
+          f'{path} has {name} in {part.get_dtype()}, expected F32: write it '
+          'with tools/export_params.py.'
+        )
+
+    def one(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+      name = jax.tree_util.keystr(path, simple=True, separator='.')
+      return jax.make_array_from_callback(
+        leaf.shape, leaf.sharding, lambda index: found[name][index]
+      )
+
+    return jax.tree_util.tree_map_with_path(one, abstract)
+
+
+def check_shapes(
+  path: str, found: dict[str, tuple[int, ...]], abstract: Any
+) -> None:
+  """Raises `UserError` unless a checkpoint holds arrays of these shapes.
+
+  Args:
+    path: Of the checkpoint, for the message.
+    found: The shapes that it holds, by dotted name.
+    abstract: A nested dict of whatever has a `shape`: those expected.
+  """
+  wanted = {
+    name: tuple(leaf.shape) for name, leaf in names_of(abstract).items()
+  }
+  for name in sorted(found.keys() | wanted.keys()):
+    if found.get(name) != wanted.get(name):
+      raise UserError(
+        f'The checkpoint {path} has {_shaped(name, found)}, the model of this '
+        f'config {_shaped(name, wanted)}: give the config that it was trained '
+        'with.'
+      )
+
+
+def _shaped(name: str, shapes: dict[str, tuple[int, ...]]) -> str:
+  return f'{name} of shape {shapes[name]}' if name in shapes else f'no {name}'
+
+
+def _open(path: str) -> Any:
+  try:
+    return safetensors.safe_open(files.local_copy(path), framework='numpy')
+  except (FileNotFoundError, safetensors.SafetensorError) as error:
+    raise UserError(
+      f'{path} is no file of parameters ({error}): write one with '
+      'tools/export_params.py.'
+    ) from None

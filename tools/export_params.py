@@ -1,0 +1,55 @@
+r"""Writes the parameters of a trained model to one file.
+
+  python tools/export_params.py --run=runs/small/reference --out=small.safetensors
+
+Any training run will do, and any step that it has kept. Scoring takes the file
+for a reference model: --config.reference.checkpoint.path=small.safetensors.
+"""
+
+import sys
+
+from absl import app, flags
+
+from infoprune_jax import config as config_lib
+from infoprune_jax.config import CheckpointConfig, MeshConfig, UserError
+
+_RUN = flags.DEFINE_string('run', None, 'The folder of a finished run.')
+_STEP = flags.DEFINE_integer('step', -1, 'One that it has kept; -1: its last.')
+_OUT = flags.DEFINE_string('out', None, 'The file, ending in .safetensors.')
+flags.mark_flags_as_required(['run', 'out'])
+
+
+def export(run: str, step: int, out: str) -> None:
+  """Writes a step's parameters, float32, and what training them took.
+
+  Raises:
+    UserError: there is no such run or step, or the name is no .safetensors.
+  """
+  from infoprune_jax.model import parameter_file, partitioning
+  from infoprune_jax.score import references
+
+  if not CheckpointConfig(path=out, step=-1).is_file:
+    raise UserError(f'--out must end in .safetensors, got {out!r}.')
+  kernels = {'attention': 'auto', 'kernels': 'auto'}
+  given = references.open_given(
+    'the parameters', CheckpointConfig(path=run, step=step), kernels
+  )
+  mesh = partitioning.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
+  params = references.load(given, given.facts['vocab_size'], mesh)
+  model = config_lib.to_plain(given.model)
+  for name in kernels:  # Of the job that scores.
+    del model[name]
+  parameter_file.write(out, params, {**given.facts, 'model': model})
+
+
+def main(_: list[str]) -> int:
+  try:
+    export(_RUN.value, _STEP.value, _OUT.value)
+  except UserError as error:
+    print(error, file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == '__main__':
+  app.run(main)
