@@ -15,14 +15,17 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, BFloat16, Float
 
-LANES = 128
+LANES, SUBLANES = 128, 16  # of a tile of bfloat16
 # Tokens that each read of the table serves. A v6e, the hungriest, does 560
 # FLOPs for a byte it reads; so many tokens need one for each of them.
 ROWS = 1024
-TABLE_BYTES = 4 * 2**20  # of a block of the table
+# A block of the table is as many columns as these bytes hold: on a v5e that
+# keeps a step at about 14,000 cycles, far more than it takes to start one.
+TABLE_BYTES, MAX_COLUMNS = 2 * 2**20, 1024
 COLUMNS = 512  # of a block whose logits are reduced at once
-# Of the 64 MiB or more of a core. Tokens of MAX_WIDTH and their table are there
-# twice, one being read while the other is used (40 MiB), and logits once.
+# Of the 64 MiB of a v5p, the 128 of a v5e or v6e. At MAX_WIDTH the blocks of
+# tokens and table take 36 MiB, as each is there twice, one being read while the
+# other is used; logits and what is made of them are a few more.
 VMEM_BYTES = 56 * 2**20
 MAX_WIDTH = 8192
 LOWEST = float(jnp.finfo(jnp.float32).min)
@@ -44,18 +47,19 @@ def logsumexp(
   """
   rows, width = hidden.shape
   vocab = table.shape[0]
-  block = TABLE_BYTES // (width * table.dtype.itemsize) // COLUMNS * COLUMNS
-  block = max(block, COLUMNS // 2)
+  height = min(ROWS, _round_up(rows, SUBLANES))
+  block = TABLE_BYTES // (width * table.dtype.itemsize)
+  block = min(block // LANES * LANES, MAX_COLUMNS, _round_up(vocab, LANES))
   log_sum = pl.pallas_call(
     functools.partial(_reduce, vocab=vocab),
     out_shape=jax.ShapeDtypeStruct((rows, 1), jnp.float32),
-    grid=(pl.cdiv(rows, ROWS), pl.cdiv(vocab, block)),
+    grid=(pl.cdiv(rows, height), pl.cdiv(vocab, block)),
     in_specs=[
-      pl.BlockSpec((ROWS, width), lambda row, column: (row, 0)),
+      pl.BlockSpec((height, width), lambda row, column: (row, 0)),
       pl.BlockSpec((block, width), lambda row, column: (column, 0)),
     ],
-    out_specs=pl.BlockSpec((ROWS, 1), lambda row, column: (row, 0)),
-    scratch_shapes=[pltpu.VMEM((ROWS, LANES), jnp.float32)] * 2,
+    out_specs=pl.BlockSpec((height, 1), lambda row, column: (row, 0)),
+    scratch_shapes=[pltpu.VMEM((height, LANES), jnp.float32)] * 2,
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'arbitrary'),
       vmem_limit_bytes=VMEM_BYTES,
@@ -63,11 +67,15 @@ def logsumexp(
     cost_estimate=pl.CostEstimate(
       flops=2 * rows * vocab * width,
       transcendentals=rows * vocab,
-      bytes_accessed=pl.cdiv(rows, ROWS) * table.nbytes + hidden.nbytes,
+      bytes_accessed=pl.cdiv(rows, height) * table.nbytes + hidden.nbytes,
     ),
     name='logsumexp',
   )(hidden, table)
   return log_sum[:, 0]
+
+
+def _round_up(size: int, multiple: int) -> int:
+  return pl.cdiv(size, multiple) * multiple
 
 
 def _reduce(
@@ -110,7 +118,7 @@ def _add(
 ) -> None:
   """Adds the first columns of a block to each lane's maximum and sum."""
   for first in range(0, columns, COLUMNS):
-    size = min(COLUMNS, table_ref.shape[0] - first)
+    size = min(COLUMNS, _round_up(columns - first, LANES))
     logits = lax.dot_general(
       hidden_ref[...],
       table_ref[first : first + size],
@@ -118,7 +126,7 @@ def _add(
       preferred_element_type=jnp.float32,
     )
     tiles = []
-    for start in range(0, min(size, columns - first), LANES):
+    for start in range(0, size, LANES):
       tile = logits[:, start : start + LANES]
       beyond = first + start + LANES - columns
       if beyond > 0:  # What is read there is anything.
