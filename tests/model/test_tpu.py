@@ -59,7 +59,7 @@ def test_is_that_of_float32_logits(rows, vocab, width, scale):
   np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize('vocab', [768, 769, 1023])
+@pytest.mark.parametrize('vocab', [1, 768, 769, 1023])
 def test_the_last_block_ends_with_the_vocabulary(vocab):
   hidden, table = normal(0, 40, 128), normal(1, vocab, 128)
   np.testing.assert_allclose(
