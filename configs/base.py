@@ -105,7 +105,8 @@ def model() -> ConfigDict:
       loss_tile=2048,
       # 'splash' on a TPU, 'cudnn' on an NVIDIA GPU, 'xla' anywhere.
       attention='auto',
-      # 'hopper' (H100, H200; bfloat16) never writes logits; 'xla' anywhere.
+      # 'tpu' (v5e or later) and 'hopper' (H100, H200) never write logits, in
+      # bfloat16; 'xla' anywhere.
       kernels='auto',
     )
   )

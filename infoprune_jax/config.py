@@ -29,7 +29,7 @@ VOCABULARY_TYPES = ('unigram', 'bpe')
 DTYPES = ('float32', 'bfloat16')
 READERS = ('grain', 'seqio')
 ATTENTION = ('auto', 'xla', 'cudnn', 'splash')
-KERNELS = ('auto', 'xla', 'hopper')
+KERNELS = ('auto', 'xla', 'hopper', 'tpu')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from infoprune_jax.model import partitioning
 # the causal mask would throw away are mostly never computed.
 MIN_BLOCK = 64
 MAX_BLOCKS = 8
+SPLASH_BLOCKS = (512, 384, 256, 128)  # tokens; one must divide a row
 QUERY = ('batch', 'length', 'heads', 'head_dim')
 KEY = ('batch', 'length', 'kv_heads', 'head_dim')
 ROWS = ('batch', 'length')
@@ -93,7 +94,7 @@ def _splash(
 
   length, heads = query.shape[1:3]
   causal = splash.CausalMask((length, length))
-  block = min(length, 512)
+  block = next(size for size in SPLASH_BLOCKS if length % size == 0)
   kernel = splash.make_splash_mha(
     splash.MultiHeadMask([causal] * heads),
     head_shards=1,

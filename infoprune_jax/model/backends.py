@@ -11,6 +11,7 @@ from infoprune_jax.model import partitioning
 from infoprune_jax.progress import logger
 
 LANES = 128  # of a TPU
+SMALL_TPUS = ('TPU v2', 'TPU v3', 'TPU v4', 'TPU v4 lite')
 
 
 @functools.lru_cache(maxsize=16)  # Each choice is said once.
@@ -42,9 +43,12 @@ def resolve(
     'kernels': _choose(
       'kernels',
       config.kernels,
-      {'gpu': 'hopper'},
+      {'tpu': 'tpu', 'gpu': 'hopper'},
       mesh,
-      {'hopper': lambda: _no_hopper(config, mesh, batch_size * row_length)},
+      {
+        'tpu': lambda: _no_tpu(config, mesh),
+        'hopper': lambda: _no_hopper(config, mesh, batch_size * row_length),
+      },
     ),
   }
   return dataclasses.replace(config, **chosen)
@@ -95,6 +99,23 @@ def _no_cudnn(config: ModelConfig) -> str:
     return f'it computes in bfloat16, the dtype here is {config.dtype}'
   if config.head_dim % 8 or config.head_dim > 128:
     return f'head_dim={config.head_dim} is no multiple of 8 up to 128'
+  return ''
+
+
+def _no_tpu(config: ModelConfig, mesh: Any) -> str:
+  """Why the kernel of `tpu` cannot run; '' if it can."""
+  kind = mesh.devices.flat[0].device_kind
+  if config.dtype != 'bfloat16':
+    return f'it computes in bfloat16, the dtype here is {config.dtype}'
+  if kind in SMALL_TPUS:
+    return f'it needs more than the 16 MiB of vector memory of a {kind}'
+  from infoprune_jax.model import tpu  # Imports what only a TPU needs.
+
+  if not tpu.supports(config.embed_dim):
+    return (
+      f'embed_dim={config.embed_dim} is no multiple of {tpu.LANES} up to '
+      f'{tpu.MAX_WIDTH}'
+    )
   return ''
 
 

@@ -29,16 +29,16 @@ def token_nll(
     head: Output projection, in the same dtype.
     targets: Token ids.
     tile: Tokens a tile on a device; rounded down to whole positions.
-    kernels: 'xla' or 'hopper'.
+    kernels: 'xla', 'hopper' or 'tpu'.
   """
 
   def local(hidden: Array, head: Array, targets: Array) -> Array:
     # Another device's targets fall outside, and add nothing here.
     targets = targets - head.shape[1] * partitioning.axis_index('vocab')
-    if kernels == 'hopper':
-      log_sum, logit = _by_kernel(hidden, head, targets)
-    else:
+    if kernels == 'xla':
       log_sum, logit = _by_tiles(hidden, head, targets, tile)
+    else:
+      log_sum, logit = _by_kernel(hidden, head, targets, kernels)
     top = partitioning.across(
       jax.lax.pmax, jax.lax.stop_gradient(log_sum), 'vocab'
     )
@@ -65,12 +65,16 @@ def _by_kernel(
   hidden: Float[Array, 'B T D'],
   head: Float[Array, 'D V'],
   targets: Int[Array, 'B T'],
+  kernels: str,
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
   """Log-sum-exp over the vocabulary, and the target's logit (0 if outside)."""
-  from infoprune_jax.model import hopper  # Imports what only a GPU needs.
+  if kernels == 'hopper':  # Imports what only its device needs.
+    from infoprune_jax.model.hopper import logsumexp
+  else:
+    from infoprune_jax.model.tpu import logsumexp
 
   table = head.T
-  log_sum = hopper.logsumexp(hidden.reshape(-1, hidden.shape[-1]), table)
+  log_sum = logsumexp(hidden.reshape(-1, hidden.shape[-1]), table)
   columns = table.at[targets].get(mode='clip')
   logit = jnp.sum(
     hidden.astype(jnp.float32) * columns.astype(jnp.float32), axis=-1

@@ -1,7 +1,10 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from infoprune_jax.model import attention
 
@@ -38,6 +41,32 @@ def test_equals_the_definition(length, kv_heads):
   np.testing.assert_allclose(
     found, oracle(query, key, value, segments), atol=2e-5
   )
+
+
+@pytest.mark.parametrize(
+  'length, kv_heads, dim', [(128, 4, 128), (640, 2, 64), (768, 1, 64)]
+)
+def test_splash_equals_xla(monkeypatch, length, kv_heads, dim):
+  """As the interpreter of Pallas runs it: one block, five, three."""
+  monkeypatch.setattr(
+    splash,
+    'make_splash_mha',
+    functools.partial(splash.make_splash_mha, interpret=True),
+  )
+  rng = np.random.default_rng(length)
+  query, key, value = (
+    jnp.asarray(rng.normal(size=(2, length, heads, dim)), jnp.float32)
+    for heads in (4, kv_heads, kv_heads)
+  )
+  ids = np.sort(rng.integers(1, 6, (2, length)), axis=1)
+  ids[1, -length // 5 :] = 0
+  # Within a block one ends and another begins; padding is compared, too.
+  segments = attention.segments(jnp.asarray(ids), 'splash', 0)
+  found, expected = (
+    attention.attention(query, key, value, segments, backend)
+    for backend in ('splash', 'xla')
+  )
+  np.testing.assert_allclose(found, expected, atol=5e-6)
 
 
 def test_cudnn_gets_every_token_in_one_segment():

@@ -16,6 +16,7 @@ H100 = types.SimpleNamespace(
 A100 = types.SimpleNamespace(
   platform='gpu', compute_capability='8.0', device_kind='NVIDIA A100'
 )
+V4 = types.SimpleNamespace(platform='tpu', device_kind='TPU v4')
 TPU = types.SimpleNamespace(platform='tpu', device_kind='TPU v5e')
 CPU = types.SimpleNamespace(platform='cpu', device_kind='cpu')
 
@@ -44,13 +45,16 @@ def model(small):
   'device, edits, attention, kernels',
   [
     (CPU, {}, 'xla', 'xla'),
-    (TPU, {}, 'splash', 'xla'),
+    (TPU, {}, 'splash', 'tpu'),
+    (TPU, {'dtype': 'float32'}, 'splash', 'xla'),
+    (TPU, {'embed_dim': 96}, 'splash', 'xla'),
+    (V4, {}, 'splash', 'xla'),
     (H100, {}, 'cudnn', 'hopper'),
     (A100, {}, 'cudnn', 'xla'),
     (H100, {'dtype': 'float32'}, 'xla', 'xla'),
     (H100, {'mlp_dim': 200}, 'cudnn', 'xla'),
     (H100, {'attention': 'xla', 'kernels': 'xla'}, 'xla', 'xla'),
-    (TPU, {'head_dim': 32}, 'xla', 'xla'),
+    (TPU, {'head_dim': 32}, 'xla', 'tpu'),
   ],
 )
 def test_auto_takes_the_fastest_that_runs(
@@ -89,6 +93,10 @@ def test_a_fallback_is_said_with_its_reason(model, caplog):
       {'kernels': 'hopper', 'embed_dim': 96},
       'embed_dim=96 .* multiples of 256, 64 and 64',
     ),
+    (H100, {'kernels': 'tpu'}, 'runs on a TPU, the mesh is of gpu devices'),
+    (V4, {'kernels': 'tpu'}, 'more than the 16 MiB .* of a TPU v4'),
+    (TPU, {'kernels': 'tpu', 'dtype': 'float32'}, 'dtype here is float32'),
+    (TPU, {'kernels': 'tpu', 'embed_dim': 96}, 'no multiple of 128 up to 8192'),
   ],
 )
 def test_what_was_asked_for_is_not_replaced(model, device, edits, message):
@@ -97,8 +105,14 @@ def test_what_was_asked_for_is_not_replaced(model, device, edits, message):
     backends.resolve(model, Mesh(device), 8, 1024)
 
 
-def test_another_device_needs_no_kernels_of_a_gpu(model, monkeypatch):
+@pytest.mark.parametrize(
+  'absent, devices',
+  [('hopper', (CPU, TPU, V4, A100)), ('tpu', (CPU, V4, A100, H100))],
+)
+def test_kernels_of_another_device_are_not_needed(
+  model, monkeypatch, absent, devices
+):
   """Not even their modules, which JAX may change."""
-  monkeypatch.setitem(sys.modules, 'infoprune_jax.model.hopper', None)
-  for device in (CPU, TPU, A100):
-    assert backends.resolve(model, Mesh(device), 8, 1024).kernels == 'xla'
+  monkeypatch.setitem(sys.modules, f'infoprune_jax.model.{absent}', None)
+  for device in devices:
+    assert backends.resolve(model, Mesh(device), 8, 1024).kernels != absent

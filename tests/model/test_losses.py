@@ -1,7 +1,10 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 
 from infoprune_jax.config import MeshConfig
 from infoprune_jax.model import partitioning
@@ -113,3 +116,28 @@ def test_a_vocabulary_spread_over_devices(inputs, oracle, sizes):
   if fsdp == 1:
     assert 'all-gather' not in text
   assert 'all-reduce' in text
+
+
+@pytest.mark.parametrize('sizes', [(1, 1, 1), (2, 2, 2)])
+def test_the_kernel_of_a_tpu_gives_what_tiles_give(monkeypatch, inputs, sizes):
+  """Shares of the vocabulary are no whole blocks; as Pallas interprets it."""
+  monkeypatch.setattr(
+    pl, 'pallas_call', functools.partial(pl.pallas_call, interpret=True)
+  )
+  data, fsdp, tensor = sizes
+  mesh = partitioning.make_mesh(
+    MeshConfig(data=data, fsdp=fsdp, tensor=tensor),
+    jax.devices()[: data * fsdp * tensor],
+  )
+  hidden, head, targets = inputs
+  arrays = (
+    jnp.asarray(hidden, jnp.bfloat16),
+    jnp.asarray(head[:, :1900], jnp.bfloat16),
+    jnp.asarray(targets % 1900),
+  )
+  expected = token_nll(*arrays, tile=48)
+  with partitioning.use_mesh(mesh):
+    found = jax.jit(lambda *arrays: token_nll(*arrays, tile=48, kernels='tpu'))(
+      *arrays
+    )
+  np.testing.assert_allclose(found, expected, atol=2e-5)

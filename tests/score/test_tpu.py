@@ -95,12 +95,17 @@ gathers = re.findall(
   r'= \\(?(?:\\w+)\\[([\\d,]*)\\][^=]*? (all-gather|all-to-all)(?:-start)?\\(',
   text,
 )
+# The name of each kernel that is called, without its number.
+calls = re.findall(
+  r'%(logsumexp|splash)\\S* = [^\\n]*custom_call_target="tpu_custom_call"', text
+)
 print('RESULT' + json.dumps({
   'attention': made.model.attention,
+  'loss': made.model.kernels,
   'bytes': memory.temp_size_in_bytes + memory.argument_size_in_bytes
   + memory.output_size_in_bytes,
   'gathers': [[int(n) for n in dims.split(',') if n] for dims, _ in gathers],
-  'kernels': text.count('tpu_custom_call'),
+  'kernels': {name: calls.count(name) for name in ('logsumexp', 'splash')},
 }))
 """
 
@@ -140,8 +145,9 @@ def test_fits_and_gathers_no_more_than_a_layer(pod):
   lines = [x for x in result.stdout.splitlines() if x.startswith('RESULT')]
   assert lines, result.stderr[-3000:]
   found = json.loads(lines[0].removeprefix('RESULT'))
-  assert found['attention'] == 'splash'
-  assert found['kernels'] or pod.topology.startswith('v5p')
+  assert (found['attention'], found['loss']) == ('splash', 'tpu')
+  if not pod.topology.startswith('v5p'):
+    assert found['kernels'] == {'logsumexp': 1, 'splash': 1}
   assert found['bytes'] < HBM[pod.topology.partition(':')[0]]
   tokens = 4 * pod.row_length  # of a device
   width, mlp = pod.model['embed_dim'], pod.model['mlp_dim']
