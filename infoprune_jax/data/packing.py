@@ -111,7 +111,7 @@ def pack(
   Returns:
     The plan; the same arguments give the same plan anywhere.
   """
-  document, start, length, context = _windows(
+  document, start, length = _windows(
     np.asarray(num_slots, np.int64), row_length, overlap
   )
   rng = np.random.default_rng(seed)
@@ -123,12 +123,13 @@ def pack(
   # Right after best-fit decreasing, a stable order keeps long pieces left.
   by_row, row_offsets = _stable_order(row, num_rows)
   pieces = order[by_row]
+  start = start[pieces]
   return Plan(
     row_length,
     document[pieces],
-    start[pieces],
+    start,
     length[pieces],
-    context[pieces],
+    np.where(start > 0, overlap, 0),
     row_offsets,
   )
 
@@ -153,20 +154,28 @@ def concatenate(plans: Sequence[Plan], documents: Sequence[np.ndarray]) -> Plan:
   )
 
 
-def _windows(
-  num_slots: np.ndarray, row_length: int, overlap: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """Document, start, length and context of each piece."""
+@numba.njit(cache=True)
+def _windows(num_slots, row_length, overlap):
+  """Document, start and length of each piece, int64."""
   stride = row_length - overlap
-  extra = np.maximum(num_slots - row_length, 0)
-  windows = np.where(num_slots > 0, 1 + -(-extra // stride), 0)
-  document = np.repeat(np.arange(len(num_slots)), windows)
-  first = np.cumsum(windows) - windows
-  window = np.arange(len(document)) - np.repeat(first, windows)
-  start = window * stride
-  length = np.minimum(row_length, num_slots[document] - start)
-  context = np.where(window > 0, overlap, 0)
-  return document, start, length, context
+  pieces = 0
+  for slots in num_slots:
+    if slots > 0:
+      pieces += 1 + max(slots - overlap - 1, 0) // stride
+  document = np.empty(pieces, np.int64)
+  start = np.empty(pieces, np.int64)
+  length = np.empty(pieces, np.int64)
+  piece = 0
+  for index in range(len(num_slots)):
+    slots = num_slots[index]
+    first = 0
+    while first == 0 and slots > 0 or first + overlap < slots:
+      document[piece] = index
+      start[piece] = first
+      length[piece] = min(row_length, slots - first)
+      first += stride
+      piece += 1
+  return document, start, length
 
 
 @numba.njit(cache=True)
