@@ -14,7 +14,11 @@ packing.pack(np.array([5, 3]), 8, 0, seed=0)  # Numba imports when it is used.
 
 
 def run(
-  argv: list[str], output: str, devices: int, killed_at_part: int
+  argv: list[str],
+  output: str,
+  devices: int,
+  killed_at_part: int,
+  environment: dict[str, str],
 ) -> None:
   """Runs `argv`, as if from a shell.
 
@@ -23,7 +27,9 @@ def run(
     output: A file, for standard output and error.
     devices: How many CPU devices the process has.
     killed_at_part: It kills itself as it starts to write this part, from 1.
+    environment: Variables beside those there are.
   """
+  os.environ.update(environment)
   file = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
   for standard in (1, 2):
     os.dup2(file, standard)

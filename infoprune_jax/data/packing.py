@@ -169,7 +169,7 @@ def _windows(num_slots, row_length, overlap):
   for index in range(len(num_slots)):
     slots = num_slots[index]
     first = 0
-    while first == 0 and slots > 0 or first + overlap < slots:
+    while (first == 0 and slots > 0) or first + overlap < slots:
       document[piece] = index
       start[piece] = first
       length[piece] = min(row_length, slots - first)

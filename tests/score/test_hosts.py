@@ -92,6 +92,7 @@ class Job:
     devices: int = 1,
     killed: tuple[int, int] | None = None,  # process, at which part
     job: str = 'score',
+    slurm: bool = False,
   ):
     with socket.socket() as free:
       free.bind(('127.0.0.1', 0))
@@ -105,7 +106,18 @@ class Job:
         f'--job={job}',
         *arguments,
       ]
-      if processes > 1:
+      environment = {}
+      if slurm:
+        argv += ['--multiprocess', f'--process_timeout={TIMEOUT}']
+        # JAX takes the port from the number of the job.
+        environment = {
+          'SLURM_JOB_ID': str(port % 4096),
+          'SLURM_STEP_NODELIST': '127.0.0.1',
+          'SLURM_NTASKS': str(processes),
+          'SLURM_PROCID': str(process),
+          'SLURM_LOCALID': str(process),
+        }
+      elif processes > 1:
         argv += [
           f'--coordinator_address=127.0.0.1:{port}',
           f'--process_count={processes}',
@@ -117,7 +129,8 @@ class Job:
       self._outputs.append(output)
       self._processes.append(
         SERVER.Process(
-          target=host_process.run, args=(argv, str(output), devices, at_part)
+          target=host_process.run,
+          args=(argv, str(output), devices, at_part, environment),
         )
       )
       self._processes[-1].start()
@@ -157,6 +170,13 @@ def test_hosts_write_the_table_of_one(prepared, alone, tmp_path):
   assert '2 processes, 4 devices' in outputs[0]
   assert 'the device waited for the host' in outputs[0]
   assert 'score' not in outputs[1]
+
+
+def test_a_slurm_job_needs_no_addresses(prepared, alone, tmp_path):
+  workdir = prepared.copy(tmp_path / 'work')
+  outputs = Job(workdir, 2, slurm=True).finish()
+  assert workdir.scores() == alone
+  assert '2 processes, 2 devices' in outputs[0]
 
 
 def test_hosts_of_one_tensor_axis_feed_the_same_rows(prepared, alone, tmp_path):

@@ -1,0 +1,41 @@
+"""The stage that scores: what it goes on with, and what it refuses."""
+
+import dataclasses
+import os
+
+import pytest
+
+from infoprune_jax import artifacts, pipeline
+from infoprune_jax.config import UserError
+
+
+def test_a_store_that_changed_under_a_half_finished_table(small, tmp_path):
+  """Neither its parts nor the model go with another corpus."""
+  workdir, other = str(tmp_path / 'work'), str(tmp_path / 'other')
+  for job in ('tokenize', 'reference', 'score'):
+    pipeline.run(small, workdir, job)
+  scores = artifacts.scores_dir(workdir)
+  os.remove(f'{scores}/{artifacts.MANIFEST}')
+  os.remove(f'{scores}/part-00001-of-00003.done')
+  corpus = dataclasses.replace(small.corpus, seed=7)
+  changed = dataclasses.replace(small, corpus=corpus)
+  for job in ('tokenize', 'reference'):
+    pipeline.run(changed, other, job)
+  stores = [
+    artifacts.read_manifest(f'{path}/token_store', 'tokenize')['fingerprint']
+    for path in (workdir, other)
+  ]
+  os.rename(f'{workdir}/token_store', f'{workdir}/was')
+  os.rename(f'{other}/token_store', f'{workdir}/token_store')
+  with pytest.raises(UserError) as refused:
+    pipeline.run(changed, workdir, 'score')
+  for words in ('The reference model was made from', *stores):
+    assert words in str(refused.value)
+  # With a reference model of the new store it is the table that is refused.
+  os.rename(f'{workdir}/reference', f'{workdir}/reference_was')
+  os.rename(f'{other}/reference', f'{workdir}/reference')
+  with pytest.raises(UserError) as refused:
+    pipeline.run(changed, workdir, 'score')
+  for words in (f'The score table in {scores} does not', 'inputs.reference is'):
+    assert words in str(refused.value)
+  assert not os.path.exists(f'{scores}/part-00001-of-00003.done')
