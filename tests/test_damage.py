@@ -18,6 +18,7 @@ from small_corpus import small_config
 
 from infoprune_jax import config as config_lib, pipeline
 from infoprune_jax.config import Config, UserError
+from infoprune_jax.data.token_store import UNIGRAMS
 
 # What no stage of ours believes: logs, and what Orbax adds while it gives a
 # checkpoint its name.
@@ -28,6 +29,7 @@ UNREAD = re.compile(
 REMADE = re.compile(r'^report/|^evaluate/.*\.done$')
 MENDING = re.compile(r'Delete (.+?) and run --job=(\w+)( or \S+)? again')
 SCORES = ('scores/manifest.json', 'scores/*.done')
+STATISTICS = ('statistics/manifest.json', 'statistics/*.done')
 DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
   'a bit': lambda data, rng: flipped(data, rng.randrange(8 * len(data))),
   'cut': lambda data, rng: data[: rng.randrange(len(data))],
@@ -51,8 +53,8 @@ def reader(name: str) -> tuple[str, tuple[str, ...]]:
   if stage in ('vocabulary', 'evaluate', 'report'):
     return 'report', ()
   if stage == 'token_store':
-    return 'score', SCORES
-  if stage == 'scores' or file == 'summary.json':
+    return ('statistics', STATISTICS) if UNIGRAMS in file else ('score', SCORES)
+  if stage in ('scores', 'statistics') or file == 'summary.json':
     return 'select', ()
   if stage == 'keep_sets':
     return 'train', ()
