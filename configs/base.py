@@ -93,15 +93,18 @@ def model() -> ConfigDict:
       num_layers=4,
       embed_dim=128,
       mlp_dim=352,  # 8/3 of the width, as in Llama, in multiples of 32
+      activation='swiglu',
       num_heads=4,
       num_kv_heads=2,
       head_dim=32,
       rope_theta=10_000.0,
       norm_epsilon=1e-6,
+      qk_norm=False,  # True keeps attention sane at high learning rates
+      logit_softcap=0.0,  # Gemma 2 has 30.0; only kernels='xla' can
       tie_embeddings=True,
       dtype='float32',  # 'bfloat16' on TPUs and GPUs
       scan_unroll=4,
-      remat=False,
+      remat='none',  # what fits is fastest; else 'minimal', then 'full'
       loss_tile=2048,
       # 'splash' on a TPU, 'cudnn' on an NVIDIA GPU, 'xla' anywhere.
       attention='auto',

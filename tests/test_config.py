@@ -223,6 +223,10 @@ REFUSED = [
   ('vocabulary.size', 319, r'vocabulary\.size must be in \[320,'),
   ('vocabulary.train_bytes', 0, 'train_bytes must be positive'),
   ('model.dtype', 'float16', "mean 'bfloat16'"),
+  ('model.activation', 'swiglue', "mean 'swiglu'"),
+  ('model.remat', 'minimum', "mean 'minimal'"),
+  ('model.logit_softcap', -1.0, r'model\.logit_softcap must be in'),
+  ('model.logit_softcap', NAN, r'model\.logit_softcap must be in'),
   ('model.num_layers', 0, r'model\.num_layers must be positive'),
   ('model.rope_theta', NAN, 'rope_theta must be positive'),
   ('model.num_kv_heads', 3, 'num_kv_heads must divide .* got 3 and 4'),
@@ -276,6 +280,7 @@ def test_out_of_range(path, value, message):
   [
     ('corpus.num_workers', 0),
     ('model.num_kv_heads', 4),
+    ('model.logit_softcap', 30),
     ('mesh.tensor', 4),
     ('train.training.warmup_steps', 500),
     ('score.window_overlap', 255),

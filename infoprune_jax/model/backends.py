@@ -104,6 +104,8 @@ def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
   kind = getattr(device, 'compute_capability', 'unknown')
   if config.dtype != 'bfloat16':
     return f'they compute in bfloat16, the dtype here is {config.dtype}'
+  if config.logit_softcap:
+    return f'they cannot cap logits, model.logit_softcap={config.logit_softcap}'
   if str(kind) != '9.0':
     return f'they need compute capability 9.0, {device.device_kind} has {kind}'
   from infoprune_jax.model import hopper  # Imports what only a GPU needs.

@@ -15,6 +15,7 @@ def token_nll(
   *,
   tile: int,
   kernels: str = 'xla',
+  softcap: float = 0.0,
 ) -> Float[Array, 'B T']:
   """Negative log-likelihood of each target token, in nats, float32.
 
@@ -30,7 +31,11 @@ def token_nll(
     targets: Token ids.
     tile: Tokens a tile on a device; rounded down to whole positions.
     kernels: 'xla' or 'hopper'.
+    softcap: Logits become softcap * tanh(logits / softcap); 0.0 for none.
+      Only 'xla' can.
   """
+  if softcap and kernels != 'xla':
+    raise ValueError(f'kernels={kernels!r} cannot cap logits at {softcap}.')
 
   def local(hidden: Array, head: Array, targets: Array) -> Array:
     # Another device's targets fall outside, and add nothing here.
@@ -38,7 +43,7 @@ def token_nll(
     if kernels == 'hopper':
       log_sum, logit = _by_kernel(hidden, head, targets)
     else:
-      log_sum, logit = _by_tiles(hidden, head, targets, tile)
+      log_sum, logit = _by_tiles(hidden, head, targets, tile, softcap)
     top = partitioning.across(
       jax.lax.pmax, jax.lax.stop_gradient(log_sum), 'vocab'
     )
@@ -84,6 +89,7 @@ def _by_tiles(
   head: Float[Array, 'D V'],
   targets: Int[Array, 'B T'],
   tile: int,
+  softcap: float,
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
   """As `_by_kernel`, by XLA, a tile at a time."""
   batch, length, width = hidden.shape
@@ -101,6 +107,8 @@ def _by_tiles(
       precision=matmul_precision(hidden.dtype),
       preferred_element_type=jnp.float32,
     )
+    if softcap:
+      logits = softcap * jnp.tanh(logits / softcap)
     logit = jnp.take_along_axis(
       logits, target_tile[..., None], axis=-1, mode='clip'
     )[..., 0]

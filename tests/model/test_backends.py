@@ -51,6 +51,7 @@ def model(small):
     (H100, {'mlp_dim': 200}, 'cudnn', 'xla'),
     (H100, {'attention': 'xla', 'kernels': 'xla'}, 'xla', 'xla'),
     (TPU, {'head_dim': 32}, 'xla', 'xla'),
+    (H100, {'logit_softcap': 30.0}, 'cudnn', 'xla'),
   ],
 )
 def test_auto_takes_the_fastest_that_runs(
@@ -88,6 +89,11 @@ def test_a_fallback_is_said_with_its_reason(model, caplog):
       H100,
       {'kernels': 'hopper', 'embed_dim': 96},
       'embed_dim=96 .* multiples of 256, 64 and 64',
+    ),
+    (
+      H100,
+      {'kernels': 'hopper', 'logit_softcap': 30.0},
+      r'cannot cap logits, model\.logit_softcap=30\.0',
     ),
   ],
 )

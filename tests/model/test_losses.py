@@ -39,6 +39,34 @@ def test_equals_the_definition(inputs, oracle, tile):
   assert abs(relative) < 1e-6
 
 
+def test_a_cap_is_put_on_every_logit(inputs):
+  hidden, head, targets = map(jnp.asarray, inputs)
+  cap = 3.0
+
+  def whole(hidden, head):
+    logits = jnp.einsum('BTD,DV->BTV', hidden, head, precision='highest')
+    logp = jax.nn.log_softmax(cap * jnp.tanh(logits / cap))
+    return -jnp.take_along_axis(logp, targets[..., None], -1)[..., 0]
+
+  def tiled(hidden, head):
+    return token_nll(hidden, head, targets, tile=48, softcap=cap)
+
+  np.testing.assert_allclose(
+    tiled(hidden, head), whole(hidden, head), rtol=0, atol=2e-5
+  )
+  expected, found = (
+    jax.grad(lambda *a, f=f: f(*a).mean(), (0, 1))(hidden, head)
+    for f in (whole, tiled)
+  )
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_kernel_that_cannot_cap_is_not_run(inputs):
+  with pytest.raises(ValueError, match='cannot cap logits at 3.0'):
+    token_nll(*map(jnp.asarray, inputs), tile=48, kernels='hopper', softcap=3.0)
+
+
 def test_gradients_equal_those_of_whole_logits(inputs):
   hidden, head, targets = map(jnp.asarray, inputs)
 

@@ -90,6 +90,22 @@ def test_schedule(small):
   assert schedule(100) == pytest.approx(0.1)
 
 
+def test_what_is_kept_is_float32_whatever_computes(small):
+  model = dataclasses.replace(
+    small.model, num_heads=2, num_kv_heads=2, dtype='bfloat16'
+  )
+  mesh = partitioning.make_mesh(
+    MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
+  )
+  program = state.compile_program(model, small.train.training, VOCAB, mesh)
+  tree, metrics = two_steps(program)
+  kept = {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
+  assert kept == {'float32', 'int32'}  # Counts are int32.
+  whole = two_steps(program_on(small, 1, 1, 1))[1]['loss']
+  assert metrics['loss'] != whole
+  np.testing.assert_allclose(metrics['loss'], whole, atol=0.02)
+
+
 def test_padding_has_no_say(small):
   program = program_on(small, 1, 1, 1)
   rows = RandomStore([60, 13, 40, 21]).packed(64)
