@@ -15,7 +15,8 @@ from infoprune_jax import config
 from infoprune_jax.config import UserError
 
 FOLDER = pathlib.Path(base.__file__).parent
-NAMES = sorted(path.stem for path in FOLDER.glob('[!_]*.py'))
+# Presets are parts of an experiment.
+NAMES = sorted({path.stem for path in FOLDER.glob('[!_]*.py')} - {'models'})
 # One value of every JSON type, and what ConfigDict makes of none.
 VALUES = (True, 3, 0.5, 'text', None, {}, [])
 
