@@ -119,10 +119,14 @@ def training() -> ConfigDict:
   return ConfigDict(
     dict(
       num_steps=500,
+      num_tokens=0,  # e.g. 20 a parameter, with num_steps=0
+      num_flops=0.0,  # compares models of several sizes
       batch_size=16,
       row_length=256,
       learning_rate=3e-3,
+      schedule='cosine',  # 'wsd' can go on: its steps do not know the last
       warmup_steps=50,
+      decay_share=0.2,
       final_learning_rate_ratio=0.1,
       weight_decay=0.1,
       beta1=0.9,

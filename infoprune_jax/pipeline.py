@@ -27,7 +27,7 @@ from infoprune_jax.progress import duration, logger, quantity
 from infoprune_jax.report import page
 from infoprune_jax.score import scorer, stage
 from infoprune_jax.selection import rules, select
-from infoprune_jax.train import runs
+from infoprune_jax.train import budget, runs
 from infoprune_jax.verify import workdir as verify_workdir
 
 JOBS: dict[str, Callable[[Config, str], None]] = {
@@ -94,12 +94,17 @@ def check(config: Config, job: str | None) -> None:
     scorer.with_kernels(config.reference.model, config.score, mesh)
     for model in (config.reference.model, config.model):
       scorer.with_kernels(model, config.evaluate.scoring, mesh)
-    for name, section in (
-      ('reference', config.reference.training),
-      ('train', config.train.training),
+    for name, model, section in (
+      ('reference', config.reference.model, config.reference.training),
+      ('train', config.model, config.train.training),
     ):
       if job not in (None, name):
         continue
+      budget.in_steps(
+        section,
+        flops.training_flops_per_token(model, vocab_size, section.row_length),
+        f'{name}.training',
+      )
       partitioning.check_batch(
         mesh, section.batch_size, f'{name}.training.batch_size'
       )
@@ -229,13 +234,15 @@ def _state(job: str, paths: list[str]) -> str:
 def _training_cost(
   model: ModelConfig, training: TrainingConfig, vocab_size: int, runs_: int
 ) -> str:
-  tokens = training.num_steps * training.batch_size * training.row_length
   each = flops.training_flops_per_token(model, vocab_size, training.row_length)
+  steps = budget.num_steps(training, each)
+  tokens = steps * training.tokens_per_step
   # Float32 parameters, two moments and a gradient.
   memory = 16 * flops.num_params(model, vocab_size)
   return (
-    f'{runs_} x {quantity(tokens)} tokens, {quantity(runs_ * tokens * each)} '
-    f'FLOPs, {quantity(memory)}B of state and gradients'
+    f'{runs_} x {steps} steps, {quantity(tokens)} tokens, '
+    f'{quantity(runs_ * tokens * each)} FLOPs, {quantity(memory)}B of state and '
+    'gradients'
   )
 
 

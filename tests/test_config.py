@@ -236,7 +236,17 @@ REFUSED = [
   ('mesh.data', 0, 'must be positive, with -1 on at most one'),
   ('mesh.fsdp', -1, r'got \(-1, -1, 1\)'),
   ('mesh.tensor', -2, 'mesh.tensor must be positive'),
-  ('train.training.num_steps', 0, r'training\.num_steps must be positive'),
+  ('train.training.num_steps', 0, 'needs exactly one of num_steps, num_tokens'),
+  ('train.training.num_steps', -1, r'training\.num_steps must be in'),
+  (
+    'train.training.num_tokens',
+    7,
+    'got num_steps=500, num_tokens=7, num_flops',
+  ),
+  ('train.training.num_flops', 1e18, r'num_flops=1e\+18: set the others to 0'),
+  ('train.training.num_flops', NAN, r'training\.num_flops must be in'),
+  ('train.training.schedule', 'cosin', "mean 'cosine'"),
+  ('train.training.decay_share', 1.5, r'decay_share must be in \[0, 1\]'),
   ('train.training.learning_rate', -1.0, 'learning_rate must be positive'),
   ('train.training.warmup_steps', 501, r'warmup_steps must be in \[0, 500\]'),
   ('train.training.beta1', 1.5, r'beta1 must be in \[0, 1\]'),
@@ -308,6 +318,25 @@ def test_bounds_that_are_allowed(path, value):
 def test_values_that_no_stage_can_use(path, value):
   with pytest.raises(UserError, match=path.rsplit('.', 1)[-1]):
     config.from_mapping(edited(path, value))
+
+
+@pytest.mark.parametrize('budget', [{'num_tokens': 10**6}, {'num_flops': 1e15}])
+def test_a_budget_in_another_unit(budget):
+  value = plain()
+  value['train']['training'].update(num_steps=0, **budget)
+  # Its steps are not known yet.
+  value['train']['training'].update(warmup_steps=10**6, schedule='wsd')
+  training = config.from_mapping(value).train.training
+  assert training.num_steps == training.decay_steps == 0
+
+
+def test_warm_up_and_decay_must_fit():
+  value = plain()
+  value['train']['training'].update(schedule='wsd', warmup_steps=400)
+  config.from_mapping(value)
+  value['train']['training'].update(warmup_steps=401)
+  with pytest.raises(UserError, match=r'=401 and the 100 steps of decay_share'):
+    config.from_mapping(value)
 
 
 def test_arms_of_a_run():

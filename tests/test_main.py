@@ -44,6 +44,14 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
       "invalid literal for int() with base 10: 'many'",
     ),
     (
+      [
+        f'--config={JSONL}',
+        '--config.train.training.num_steps=0',
+        '--config.train.training.num_tokens=99',
+      ],
+      'train.training.num_tokens=99 is less than one step, which is of 2,048',
+    ),
+    (
       [f'--config={JSONL}', '--config.select.arms.top_nll.keep=topp'],
       "In config.select.arms.top_nll: select.keep must be one of 'top', "
       "'bottom', 'middle', 'band', 'threshold', 'sample', 'random', "

@@ -9,14 +9,33 @@ from infoprune_jax.config import TrainingConfig
 
 
 def learning_rate_schedule(config: TrainingConfig) -> optax.Schedule:
-  """Linear warm-up from zero, then a cosine to a share of the peak."""
-  return optax.warmup_cosine_decay_schedule(
-    init_value=0.0,
-    peak_value=config.learning_rate,
-    warmup_steps=config.warmup_steps,
-    decay_steps=config.num_steps,
-    end_value=config.learning_rate * config.final_learning_rate_ratio,
-  )
+  """Linear warm-up from zero to the peak, then as `config.schedule` says.
+
+  Args:
+    config: With its budget in steps.
+  """
+  peak, steps = config.learning_rate, config.num_steps
+  end = peak * config.final_learning_rate_ratio
+  # A run that only warms up has no step after it.
+  rest = max(1, steps - config.warmup_steps)
+  if config.schedule == 'cosine':
+    return optax.warmup_cosine_decay_schedule(
+      init_value=0.0,
+      peak_value=peak,
+      warmup_steps=config.warmup_steps,
+      decay_steps=config.warmup_steps + rest,
+      end_value=end,
+    )
+  pieces = [optax.linear_schedule(0.0, peak, config.warmup_steps)]
+  boundaries = [config.warmup_steps]
+  if config.schedule != 'linear':
+    pieces.append(optax.constant_schedule(peak))
+  if config.schedule == 'linear':
+    pieces.append(optax.linear_schedule(peak, end, rest))
+  if config.schedule == 'wsd':
+    pieces.append(optax.linear_schedule(peak, end, config.decay_steps))
+    boundaries.append(steps - config.decay_steps)
+  return optax.join_schedules(pieces, boundaries)
 
 
 def decays(logical_axes: tuple[str, ...]) -> bool:
