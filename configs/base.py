@@ -122,6 +122,7 @@ def training() -> ConfigDict:
       num_tokens=0,  # e.g. 20 a parameter, with num_steps=0
       num_flops=0.0,  # compares models of several sizes
       batch_size=16,
+      gradient_accumulation_steps=1,  # more where a batch does not fit
       row_length=256,
       learning_rate=3e-3,
       schedule='cosine',  # 'wsd' can go on: its steps do not know the last
@@ -131,6 +132,7 @@ def training() -> ConfigDict:
       weight_decay=0.1,
       beta1=0.9,
       beta2=0.95,
+      z_loss=0.0,  # 1e-4 in PaLM: keeps the softmax's denominator near one
       max_grad_norm=1.0,
       log_every=20,
       eval_every=100,

@@ -27,7 +27,7 @@ from infoprune_jax.progress import duration, logger, quantity
 from infoprune_jax.report import page
 from infoprune_jax.score import scorer, stage
 from infoprune_jax.selection import rules, select
-from infoprune_jax.train import budget, runs
+from infoprune_jax.train import budget, runs, state as state_lib
 from infoprune_jax.verify import workdir as verify_workdir
 
 JOBS: dict[str, Callable[[Config, str], None]] = {
@@ -105,9 +105,7 @@ def check(config: Config, job: str | None) -> None:
         flops.training_flops_per_token(model, vocab_size, section.row_length),
         f'{name}.training',
       )
-      partitioning.check_batch(
-        mesh, section.batch_size, f'{name}.training.batch_size'
-      )
+      state_lib.check_batch(mesh, section, f'{name}.training')
       if section.reader == 'seqio':
         quiet_tensorflow.import_seqio()
   if job in (None, 'select'):

@@ -28,7 +28,8 @@ class TrainingConfig:
   num_steps: int
   num_tokens: int  # of rows, with what pads them
   num_flops: float  # by the formula of `model/flops.py`
-  batch_size: int  # rows
+  batch_size: int  # rows of a step
+  gradient_accumulation_steps: int  # parts of a batch, one after another
   row_length: int  # tokens
   learning_rate: float  # peak
   schedule: str  # 'cosine', 'linear', 'wsd' or 'constant'
@@ -38,6 +39,7 @@ class TrainingConfig:
   weight_decay: float  # of matrices; never of norms
   beta1: float
   beta2: float
+  z_loss: float  # times log(Z)^2 of each token, added to its NLL; 0.0 for none
   max_grad_norm: float  # global norm; gradients above are scaled down
   log_every: int  # steps
   eval_every: int  # steps
@@ -55,13 +57,24 @@ class TrainingConfig:
           f'training.mixture.{source} must be positive, got {weight}: leave '
           'sources out of the corpus, not by weight zero.'
         )
-    sizes = ('batch_size', 'row_length', 'max_checkpoints')
+    sizes = (
+      'batch_size',
+      'gradient_accumulation_steps',
+      'row_length',
+      'max_checkpoints',
+    )
     every = ('log_every', 'eval_every', 'checkpoint_every')
     check_positive(
       'training', self, 'learning_rate', 'max_grad_norm', *sizes, *every
     )
     self._check_budget()
     self._check_schedule()
+    if self.batch_size % self.gradient_accumulation_steps:
+      raise UserError(
+        'training.gradient_accumulation_steps must divide training.batch_size, '
+        f'got {self.gradient_accumulation_steps} and {self.batch_size}.'
+      )
+    check_range('training.z_loss', self.z_loss, 0.0, 1e6)
     check_range('training.weight_decay', self.weight_decay, 0.0, 1e6)
     check_range('training.beta1', self.beta1, 0.0, 1.0)
     check_range('training.beta2', self.beta2, 0.0, 1.0)

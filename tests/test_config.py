@@ -245,6 +245,13 @@ REFUSED = [
   ),
   ('train.training.num_flops', 1e18, r'num_flops=1e\+18: set the others to 0'),
   ('train.training.num_flops', NAN, r'training\.num_flops must be in'),
+  (
+    'train.training.gradient_accumulation_steps',
+    3,
+    r'must divide training\.batch_size, got 3 and 16',
+  ),
+  ('train.training.gradient_accumulation_steps', 0, 'steps must be positive'),
+  ('train.training.z_loss', -1e-4, r'training\.z_loss must be in'),
   ('train.training.schedule', 'cosin', "mean 'cosine'"),
   ('train.training.decay_share', 1.5, r'decay_share must be in \[0, 1\]'),
   ('train.training.learning_rate', -1.0, 'learning_rate must be positive'),

@@ -34,10 +34,27 @@ def token_nll(
     softcap: Logits become softcap * tanh(logits / softcap); 0.0 for none.
       Only 'xla' can.
   """
+  options = dict(tile=tile, kernels=kernels, softcap=softcap)
+  return token_nll_and_log_z(hidden, head, targets, **options)[0]
+
+
+def token_nll_and_log_z(
+  hidden: Float[Array, 'B T D'],
+  head: Float[Array, 'D V'],
+  targets: Int[Array, 'B T'],
+  *,
+  tile: int,
+  kernels: str = 'xla',
+  softcap: float = 0.0,
+) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
+  """As `token_nll`, and the logarithm of the softmax's denominator.
+
+  It is at hand, so that a z-loss needs no second pass.
+  """
   if softcap and kernels != 'xla':
     raise ValueError(f'kernels={kernels!r} cannot cap logits at {softcap}.')
 
-  def local(hidden: Array, head: Array, targets: Array) -> Array:
+  def local(hidden: Array, head: Array, targets: Array) -> tuple[Array, Array]:
     # Another device's targets fall outside, and add nothing here.
     targets = targets - head.shape[1] * partitioning.axis_index('vocab')
     if kernels == 'hopper':
@@ -49,7 +66,8 @@ def token_nll(
     )
     total = partitioning.across(jax.lax.psum, jnp.exp(log_sum - top), 'vocab')
     logit = partitioning.across(jax.lax.psum, logit, 'vocab')
-    return jnp.log(total) + top - logit
+    log_z = jnp.log(total) + top
+    return log_z - logit, log_z
 
   return partitioning.per_device(
     local,
@@ -58,7 +76,7 @@ def token_nll(
       ('activation_embed', 'vocab'),
       ('batch', 'length'),
     ),
-    ('batch', 'length'),
+    (('batch', 'length'), ('batch', 'length')),
   )(hidden, head, targets)
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from infoprune_jax.config import ModelConfig
 from infoprune_jax.model import attention as attention_lib, partitioning
 from infoprune_jax.model.attention import Segments, matmul_precision
-from infoprune_jax.model.losses import token_nll
+from infoprune_jax.model.losses import token_nll_and_log_z
 
 ACTIVATION = ('batch', 'length', 'activation_embed')
 GATE = ('activation_embed', 'mlp')  # as a kernel wants it: gathered over `fsdp`
@@ -318,6 +318,16 @@ def batch_nll(
     max_segments: At least the segments of any row, with padding; 0 if unknown.
       cuDNN's attention is slower the larger it is; others need it not.
   """
+  return batch_nll_and_log_z(config, params, batch, max_segments)[0]
+
+
+def batch_nll_and_log_z(
+  config: ModelConfig,
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  max_segments: int = 0,
+) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
+  """As `batch_nll`, and log of the denominator, see `token_nll_and_log_z`."""
   vocab_size = params['embedding'].shape[0]
   graph, state = abstract(config, vocab_size)
   state = jax.tree.map(lambda x: x, state)  # A copy: it is filled in place.
@@ -332,7 +342,7 @@ def batch_nll(
       max_segments or batch['decoder_segment_ids'].shape[1],
     ),
   )
-  return token_nll(
+  return token_nll_and_log_z(
     hidden,
     model.output_head(),
     batch['decoder_target_tokens'],
