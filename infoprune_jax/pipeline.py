@@ -27,7 +27,7 @@ from infoprune_jax.progress import duration, logger, quantity
 from infoprune_jax.report import page
 from infoprune_jax.score import scorer, stage
 from infoprune_jax.selection import rules, select
-from infoprune_jax.train import budget, runs, state as state_lib
+from infoprune_jax.train import budget, optimizer, runs, state as state_lib
 from infoprune_jax.verify import workdir as verify_workdir
 
 JOBS: dict[str, Callable[[Config, str], None]] = {
@@ -233,12 +233,16 @@ def _training_cost(
   model: ModelConfig, training: TrainingConfig, vocab_size: int, runs_: int
 ) -> str:
   each = flops.training_flops_per_token(model, vocab_size, training.row_length)
-  steps = budget.num_steps(training, each)
-  tokens = steps * training.tokens_per_step
-  # Float32 parameters, two moments and a gradient.
-  memory = 16 * flops.num_params(model, vocab_size)
+  training = budget.in_steps(training, each, 'training')
+  tokens = training.num_steps * training.tokens_per_step
+  shapes = network.param_shapes(model, vocab_size)
+  axes = network.param_axes(model, vocab_size)
+  # Float32: parameters, a gradient, and its sum where there are parts.
+  copies = 2 + (training.gradient_accumulation_steps > 1)
+  memory = 4 * copies * flops.num_params(model, vocab_size)
+  memory += optimizer.state_bytes(training, shapes, axes)
   return (
-    f'{runs_} x {steps} steps, {quantity(tokens)} tokens, '
+    f'{runs_} x {training.num_steps} steps, {quantity(tokens)} tokens, '
     f'{quantity(runs_ * tokens * each)} FLOPs, {quantity(memory)}B of state and '
     'gradients'
   )

@@ -12,6 +12,7 @@ from infoprune_jax.validation import (
 )
 
 READERS = ('grain', 'seqio')
+OPTIMIZERS = ('adamw', 'adafactor', 'muon')
 SCHEDULES = ('cosine', 'linear', 'wsd', 'constant')
 
 
@@ -23,6 +24,10 @@ class TrainingConfig:
   0. Of tokens and FLOPs a run takes as many whole steps as they pay for. After
   warm-up the learning rate falls along a cosine or a line, or stays; with 'wsd'
   (warm-up, stable, decay) it stays, and falls along a line at the end.
+
+  'muon' is for the matrices of layers, with steps as long as AdamW's (arXiv
+  2502.16982); the embedding, the head and norms take AdamW's. With 'adafactor'
+  (arXiv 1804.04235, without momentum) rates are relative to a parameter's size.
   """
 
   num_steps: int
@@ -31,14 +36,15 @@ class TrainingConfig:
   batch_size: int  # rows of a step
   gradient_accumulation_steps: int  # parts of a batch, one after another
   row_length: int  # tokens
+  optimizer: str  # 'adamw', 'adafactor' or 'muon'
   learning_rate: float  # peak
   schedule: str  # 'cosine', 'linear', 'wsd' or 'constant'
   warmup_steps: int  # linear, from zero
   decay_share: float  # of the steps, at the end: in which 'wsd' falls
   final_learning_rate_ratio: float  # of the peak, when it has fallen
-  weight_decay: float  # of matrices; never of norms
-  beta1: float
-  beta2: float
+  weight_decay: float  # of matrices, times the learning rate; never of norms
+  beta1: float  # of AdamW
+  beta2: float  # of AdamW
   z_loss: float  # times log(Z)^2 of each token, added to its NLL; 0.0 for none
   max_grad_norm: float  # global norm; gradients above are scaled down
   log_every: int  # steps
@@ -51,6 +57,7 @@ class TrainingConfig:
 
   def __post_init__(self):
     check_choice('training.reader', self.reader, READERS)
+    check_choice('training.optimizer', self.optimizer, OPTIMIZERS)
     for source, weight in self.mixture.items():
       if not 0.0 < weight < math.inf:
         raise UserError(

@@ -252,6 +252,7 @@ REFUSED = [
   ),
   ('train.training.gradient_accumulation_steps', 0, 'steps must be positive'),
   ('train.training.z_loss', -1e-4, r'training\.z_loss must be in'),
+  ('train.training.optimizer', 'adam', "mean 'adamw'"),
   ('train.training.schedule', 'cosin', "mean 'cosine'"),
   ('train.training.decay_share', 1.5, r'decay_share must be in \[0, 1\]'),
   ('train.training.learning_rate', -1.0, 'learning_rate must be positive'),

@@ -83,7 +83,7 @@ def compile_program(
     return state, metrics
 
   shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.uint32))
-  shardings = _state_shardings(mesh, shapes, axes, transform)
+  shardings = _state_shardings(mesh, shapes, axes)
   shapes = jax.tree.map(
     lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
     shapes,
@@ -174,20 +174,34 @@ def _gradients(
   return jax.lax.scan(add, zeros, split)[0]
 
 
-def _state_shardings(
-  mesh: Any, shapes: State, axes: Any, transform: Any
-) -> State:
-  """Optimizer moments are spread as their parameters are."""
+def _state_shardings(mesh: Any, shapes: State, axes: Any) -> State:
+  """A moment of its parameter's shape is spread as that is.
+
+  Counts, and moments by rows and columns, are small: every device has them.
+  """
   params = partitioning.shardings(mesh, shapes['params'], axes, 'Parameter')
   everywhere = partitioning.replicated(mesh)
+  by_path = {
+    path: (leaf.shape, sharding)
+    for (path, leaf), sharding in zip(
+      jax.tree_util.tree_leaves_with_path(shapes['params']),
+      jax.tree.leaves(params),
+      strict=True,
+    )
+  }
+
+  def of_moment(path: Any, leaf: Any) -> Any:
+    # The optimizer's own names come first, the parameter's last.
+    ends = (path[first:] for first in range(len(path)))
+    shape, sharding = next(
+      (by_path[end] for end in ends if end in by_path), (None, None)
+    )
+    return sharding if leaf.shape == shape else everywhere
+
   return {
     'params': params,
-    'opt_state': optax.tree_map_params(
-      transform,
-      lambda _, sharding: sharding,
-      shapes['opt_state'],
-      params,
-      transform_non_params=lambda _: everywhere,
+    'opt_state': jax.tree_util.tree_map_with_path(
+      of_moment, shapes['opt_state']
     ),
     'step': everywhere,
   }
