@@ -93,15 +93,18 @@ def model() -> ConfigDict:
       num_layers=4,
       embed_dim=128,
       mlp_dim=352,  # 8/3 of the width, as in Llama, in multiples of 32
+      activation='swiglu',
       num_heads=4,
       num_kv_heads=2,
       head_dim=32,
       rope_theta=10_000.0,
       norm_epsilon=1e-6,
+      qk_norm=False,  # True keeps attention sane at high learning rates
+      logit_softcap=0.0,  # Gemma 2 has 30.0; only kernels='xla' can
       tie_embeddings=True,
       dtype='float32',  # 'bfloat16' on TPUs and GPUs
       scan_unroll=4,
-      remat=False,
+      remat='none',  # what fits is fastest; else 'minimal', then 'full'
       loss_tile=2048,
       # 'splash' on a TPU, 'cudnn' on an NVIDIA GPU, 'xla' anywhere.
       attention='auto',
@@ -117,14 +120,21 @@ def training() -> ConfigDict:
   return ConfigDict(
     dict(
       num_steps=500,
+      num_tokens=0,  # e.g. 20 a parameter, with num_steps=0
+      num_flops=0.0,  # compares models of several sizes
       batch_size=16,
+      gradient_accumulation_steps=1,  # more where a batch does not fit
       row_length=256,
-      learning_rate=3e-3,
+      optimizer='adamw',  # 'muon' keeps one moment, 'adafactor' almost none
+      learning_rate=3e-3,  # relative with 'adafactor': 1e-2 in T5X
+      schedule='cosine',  # 'wsd' can go on: its steps do not know the last
       warmup_steps=50,
+      decay_share=0.2,
       final_learning_rate_ratio=0.1,
       weight_decay=0.1,
       beta1=0.9,
       beta2=0.95,
+      z_loss=0.0,  # 1e-4 in PaLM: keeps the softmax's denominator near one
       max_grad_norm=1.0,
       log_every=20,
       eval_every=100,

@@ -5,12 +5,13 @@ names, types, units and what is refused. Standard library only.
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from infoprune_jax.model_config import DTYPES, ModelConfig
 from infoprune_jax.rule_config import RuleConfig
+from infoprune_jax.training_config import TrainingConfig
 from infoprune_jax.validation import (
   UserError,
   build,
@@ -26,10 +27,6 @@ FILE_FORMATS = ('text', 'jsonl', 'parquet', 'hf_dataset')
 SOURCE_FORMATS = (*FILE_FORMATS, 'tfds', 'seqio')
 ON_BAD_ROW = ('refuse', 'drop')
 VOCABULARY_TYPES = ('unigram', 'bpe')
-DTYPES = ('float32', 'bfloat16')
-READERS = ('grain', 'seqio')
-ATTENTION = ('auto', 'xla', 'cudnn', 'splash')
-KERNELS = ('auto', 'xla', 'hopper', 'tpu')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,46 +124,6 @@ class VocabularyConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-  """A pre-norm decoder: RMSNorm, rotary positions, SwiGLU, grouped queries."""
-
-  num_layers: int
-  embed_dim: int
-  mlp_dim: int
-  num_heads: int
-  num_kv_heads: int  # divides num_heads
-  head_dim: int  # even: rotary positions turn pairs
-  rope_theta: float  # base of the rotary frequencies
-  norm_epsilon: float
-  tie_embeddings: bool  # the head is the embedding, transposed
-  dtype: str  # of the computation; parameters are float32
-  scan_unroll: int  # layers a step of the scan over layers
-  remat: bool  # recompute each layer's activations in the backward pass
-  loss_tile: int  # tokens whose logits are held at once
-  # When scoring; training takes XLA's. 'auto' for the fastest that runs.
-  attention: str
-  kernels: str  # of the loss and the MLP
-
-  def __post_init__(self):
-    check_choice('model.dtype', self.dtype, DTYPES)
-    check_choice('model.attention', self.attention, ATTENTION)
-    check_choice('model.kernels', self.kernels, KERNELS)
-    check_positive('model', self)
-    # Larger than any, and the sizes of all arrays still fit 64 bits.
-    for name in ('num_layers', 'num_heads', 'num_kv_heads', 'head_dim'):
-      check_range(f'model.{name}', getattr(self, name), 1, 2**14)
-    for name in ('embed_dim', 'mlp_dim', 'scan_unroll', 'loss_tile'):
-      check_range(f'model.{name}', getattr(self, name), 1, 2**20)
-    if self.num_heads % self.num_kv_heads:
-      raise UserError(
-        'model.num_kv_heads must divide model.num_heads, got '
-        f'{self.num_kv_heads} and {self.num_heads}.'
-      )
-    if self.head_dim % 2:
-      raise UserError(f'model.head_dim must be even, got {self.head_dim}.')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
   """Devices along each mesh axis; -1 on one axis takes what is left."""
 
@@ -181,53 +138,6 @@ class MeshConfig:
         'mesh.data, mesh.fsdp and mesh.tensor must be positive, with -1 on at '
         f'most one of them, got {sizes}.'
       )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-  """Budget, batch and optimizer of one training run."""
-
-  num_steps: int
-  batch_size: int  # rows
-  row_length: int  # tokens
-  learning_rate: float  # peak
-  warmup_steps: int  # linear, from zero
-  final_learning_rate_ratio: float  # of the peak, at the end of the cosine
-  weight_decay: float  # of matrices; never of norms
-  beta1: float
-  beta2: float
-  max_grad_norm: float  # global norm; gradients above are scaled down
-  log_every: int  # steps
-  eval_every: int  # steps
-  checkpoint_every: int  # steps
-  max_checkpoints: int  # the newest are kept
-  # The share of tokens by source, however scaled; {} for natural sizes.
-  mixture: Mapping[str, float] = dataclasses.field(hash=False)
-  reader: str  # 'grain' over the token store, or 'seqio' over its task
-
-  def __post_init__(self):
-    check_choice('training.reader', self.reader, READERS)
-    for source, weight in self.mixture.items():
-      if not 0.0 < weight < math.inf:
-        raise UserError(
-          f'training.mixture.{source} must be positive, got {weight}: leave '
-          'sources out of the corpus, not by weight zero.'
-        )
-    sizes = ('num_steps', 'batch_size', 'row_length', 'max_checkpoints')
-    every = ('log_every', 'eval_every', 'checkpoint_every')
-    check_positive(
-      'training', self, 'learning_rate', 'max_grad_norm', *sizes, *every
-    )
-    check_range('training.warmup_steps', self.warmup_steps, 0, self.num_steps)
-    check_range('training.weight_decay', self.weight_decay, 0.0, 1e6)
-    check_range('training.beta1', self.beta1, 0.0, 1.0)
-    check_range('training.beta2', self.beta2, 0.0, 1.0)
-    check_range(
-      'training.final_learning_rate_ratio',
-      self.final_learning_rate_ratio,
-      0.0,
-      1.0,
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from infoprune_jax.progress import duration, logger, quantity
 from infoprune_jax.report import page
 from infoprune_jax.score import references, scorer, stage, statistics
 from infoprune_jax.selection import rules, select
-from infoprune_jax.train import runs
+from infoprune_jax.train import budget, optimizer, runs, state as state_lib
 from infoprune_jax.verify import workdir as verify_workdir
 
 JOBS: dict[str, Callable[[Config, str], None]] = {
@@ -97,15 +97,18 @@ def check(config: Config, job: str | None) -> None:
     # Training follows its losses by those of evaluation.
     for model in (config.reference.model, config.model):
       scorer.with_kernels(model, config.evaluate.scoring, mesh)
-    for name, section in (
-      ('reference', config.reference.training),
-      ('train', config.train.training),
+    for name, model, section in (
+      ('reference', config.reference.model, config.reference.training),
+      ('train', config.model, config.train.training),
     ):
       if job not in (None, name):
         continue
-      partitioning.check_batch(
-        mesh, section.batch_size, f'{name}.training.batch_size'
+      budget.in_steps(
+        section,
+        flops.training_flops_per_token(model, vocab_size, section.row_length),
+        f'{name}.training',
       )
+      state_lib.check_batch(mesh, section, f'{name}.training')
       if section.reader == 'seqio':
         quiet_tensorflow.import_seqio()
   if job in (None, 'select'):
@@ -241,13 +244,19 @@ def _state(job: str, paths: list[str]) -> str:
 def _training_cost(
   model: ModelConfig, training: TrainingConfig, vocab_size: int, runs_: int
 ) -> str:
-  tokens = training.num_steps * training.batch_size * training.row_length
   each = flops.training_flops_per_token(model, vocab_size, training.row_length)
-  # Float32 parameters, two moments and a gradient.
-  memory = 16 * flops.num_params(model, vocab_size)
+  training = budget.in_steps(training, each, 'training')
+  tokens = training.num_steps * training.tokens_per_step
+  shapes = network.param_shapes(model, vocab_size)
+  axes = network.param_axes(model, vocab_size)
+  # Float32: parameters, a gradient, and its sum where there are parts.
+  copies = 2 + (training.gradient_accumulation_steps > 1)
+  memory = 4 * copies * flops.num_params(model, vocab_size)
+  memory += optimizer.state_bytes(training, shapes, axes)
   return (
-    f'{runs_} x {quantity(tokens)} tokens, {quantity(runs_ * tokens * each)} '
-    f'FLOPs, {quantity(memory)}B of state and gradients'
+    f'{runs_} x {training.num_steps} steps, {quantity(tokens)} tokens, '
+    f'{quantity(runs_ * tokens * each)} FLOPs, {quantity(memory)}B of state and '
+    'gradients'
   )
 
 

@@ -15,7 +15,8 @@ from infoprune_jax import config
 from infoprune_jax.config import UserError
 
 FOLDER = pathlib.Path(base.__file__).parent
-NAMES = sorted(path.stem for path in FOLDER.glob('[!_]*.py'))
+# Presets are parts of an experiment.
+NAMES = sorted({path.stem for path in FOLDER.glob('[!_]*.py')} - {'models'})
 # One value of every JSON type, and what ConfigDict makes of none.
 VALUES = (True, 3, 0.5, 'text', None, {}, [])
 
@@ -223,6 +224,10 @@ REFUSED = [
   ('vocabulary.size', 319, r'vocabulary\.size must be in \[320,'),
   ('vocabulary.train_bytes', 0, 'train_bytes must be positive'),
   ('model.dtype', 'float16', "mean 'bfloat16'"),
+  ('model.activation', 'swiglue', "mean 'swiglu'"),
+  ('model.remat', 'minimum', "mean 'minimal'"),
+  ('model.logit_softcap', -1.0, r'model\.logit_softcap must be in'),
+  ('model.logit_softcap', NAN, r'model\.logit_softcap must be in'),
   ('model.num_layers', 0, r'model\.num_layers must be positive'),
   ('model.rope_theta', NAN, 'rope_theta must be positive'),
   ('model.num_kv_heads', 3, 'num_kv_heads must divide .* got 3 and 4'),
@@ -231,7 +236,25 @@ REFUSED = [
   ('mesh.data', 0, 'must be positive, with -1 on at most one'),
   ('mesh.fsdp', -1, r'got \(-1, -1, 1\)'),
   ('mesh.tensor', -2, 'mesh.tensor must be positive'),
-  ('train.training.num_steps', 0, r'training\.num_steps must be positive'),
+  ('train.training.num_steps', 0, 'needs exactly one of num_steps, num_tokens'),
+  ('train.training.num_steps', -1, r'training\.num_steps must be in'),
+  (
+    'train.training.num_tokens',
+    7,
+    'got num_steps=500, num_tokens=7, num_flops',
+  ),
+  ('train.training.num_flops', 1e18, r'num_flops=1e\+18: set the others to 0'),
+  ('train.training.num_flops', NAN, r'training\.num_flops must be in'),
+  (
+    'train.training.gradient_accumulation_steps',
+    3,
+    r'must divide training\.batch_size, got 3 and 16',
+  ),
+  ('train.training.gradient_accumulation_steps', 0, 'steps must be positive'),
+  ('train.training.z_loss', -1e-4, r'training\.z_loss must be in'),
+  ('train.training.optimizer', 'adam', "mean 'adamw'"),
+  ('train.training.schedule', 'cosin', "mean 'cosine'"),
+  ('train.training.decay_share', 1.5, r'decay_share must be in \[0, 1\]'),
   ('train.training.learning_rate', -1.0, 'learning_rate must be positive'),
   ('train.training.warmup_steps', 501, r'warmup_steps must be in \[0, 500\]'),
   ('train.training.beta1', 1.5, r'beta1 must be in \[0, 1\]'),
@@ -276,6 +299,7 @@ def test_out_of_range(path, value, message):
   [
     ('corpus.num_workers', 0),
     ('model.num_kv_heads', 4),
+    ('model.logit_softcap', 30),
     ('mesh.tensor', 4),
     ('train.training.warmup_steps', 500),
     ('score.window_overlap', 255),
@@ -302,6 +326,25 @@ def test_bounds_that_are_allowed(path, value):
 def test_values_that_no_stage_can_use(path, value):
   with pytest.raises(UserError, match=path.rsplit('.', 1)[-1]):
     config.from_mapping(edited(path, value))
+
+
+@pytest.mark.parametrize('budget', [{'num_tokens': 10**6}, {'num_flops': 1e15}])
+def test_a_budget_in_another_unit(budget):
+  value = plain()
+  value['train']['training'].update(num_steps=0, **budget)
+  # Its steps are not known yet.
+  value['train']['training'].update(warmup_steps=10**6, schedule='wsd')
+  training = config.from_mapping(value).train.training
+  assert training.num_steps == training.decay_steps == 0
+
+
+def test_warm_up_and_decay_must_fit():
+  value = plain()
+  value['train']['training'].update(schedule='wsd', warmup_steps=400)
+  config.from_mapping(value)
+  value['train']['training'].update(warmup_steps=401)
+  with pytest.raises(UserError, match=r'=401 and the 100 steps of decay_share'):
+    config.from_mapping(value)
 
 
 def test_arms_of_a_run():

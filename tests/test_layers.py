@@ -27,14 +27,16 @@ LAYERS = (
   ('artifacts',),
   ('files', 'hosts'),
   ('config',),
-  ('rule_config',),
+  ('model_config', 'rule_config', 'training_config'),
   ('validation',),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ANYONE = 'progress'
 WITHOUT_JAX = (
   'validation',
+  'model_config',
   'rule_config',
+  'training_config',
   'config',
   'files',
   'artifacts',

@@ -67,13 +67,16 @@ def ours(settings: Any) -> dict[str, Any]:
   size = SIZES[settings.model]
   model = config.ModelConfig(
     **size,
+    activation='swiglu',
+    qk_norm=False,
+    logit_softcap=0.0,
     num_kv_heads=size['num_heads'],
     rope_theta=THETA,
     norm_epsilon=EPSILON,
     tie_embeddings=settings.model != '1b3',
     dtype=settings.dtype,
     scan_unroll=1,
-    remat=False,
+    remat='none',
     loss_tile=1024,
     attention='auto',
     kernels='auto',

@@ -107,6 +107,8 @@ def _no_tpu(config: ModelConfig, mesh: Any) -> str:
   kind = mesh.devices.flat[0].device_kind
   if config.dtype != 'bfloat16':
     return f'it computes in bfloat16, the dtype here is {config.dtype}'
+  if config.logit_softcap:
+    return f'it cannot cap logits, model.logit_softcap={config.logit_softcap}'
   if kind in SMALL_TPUS:
     return f'it needs more than the 16 MiB of vector memory of a {kind}'
   from infoprune_jax.model import tpu  # Imports what only a TPU needs.
@@ -125,6 +127,8 @@ def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
   kind = getattr(device, 'compute_capability', 'unknown')
   if config.dtype != 'bfloat16':
     return f'they compute in bfloat16, the dtype here is {config.dtype}'
+  if config.logit_softcap:
+    return f'they cannot cap logits, model.logit_softcap={config.logit_softcap}'
   if str(kind) != '9.0':
     return f'they need compute capability 9.0, {device.device_kind} has {kind}'
   from infoprune_jax.model import hopper  # Imports what only a GPU needs.

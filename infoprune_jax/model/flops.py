@@ -22,12 +22,13 @@ def forward_flops_per_token(
   Two for each parameter in a matrix product (a tied head counts once, the
   embedding's look-up not at all), and for causal attention 2 x layers x heads x
   head_dim x row_length: its two products each need 2 x width operations for
-  each of the row_length / 2 positions that a token sees on average.
+  each of the row_length / 2 positions that a token sees on average. Norms,
+  activations and the cap of logits are left out.
   """
   width, dim = config.embed_dim, config.head_dim
   matrices = (
     width * dim * (2 * config.num_heads + 2 * config.num_kv_heads)
-    + 3 * width * config.mlp_dim
+    + (3 if config.activation == 'swiglu' else 2) * width * config.mlp_dim
   )
   attention = config.num_heads * dim * row_length
   return 2.0 * (config.num_layers * (matrices + attention) + width * vocab_size)

@@ -15,6 +15,7 @@ def token_nll(
   *,
   tile: int,
   kernels: str = 'xla',
+  softcap: float = 0.0,
 ) -> Float[Array, 'B T']:
   """Negative log-likelihood of each target token, in nats, float32.
 
@@ -30,13 +31,34 @@ def token_nll(
     targets: Token ids.
     tile: Tokens a tile on a device; rounded down to whole positions.
     kernels: 'xla', 'hopper' or 'tpu'.
+    softcap: Logits become softcap * tanh(logits / softcap); 0.0 for none.
+      Only 'xla' can.
   """
+  options = dict(tile=tile, kernels=kernels, softcap=softcap)
+  return token_nll_and_log_z(hidden, head, targets, **options)[0]
 
-  def local(hidden: Array, head: Array, targets: Array) -> Array:
+
+def token_nll_and_log_z(
+  hidden: Float[Array, 'B T D'],
+  head: Float[Array, 'D V'],
+  targets: Int[Array, 'B T'],
+  *,
+  tile: int,
+  kernels: str = 'xla',
+  softcap: float = 0.0,
+) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
+  """As `token_nll`, and the logarithm of the softmax's denominator.
+
+  It is at hand, so that a z-loss needs no second pass.
+  """
+  if softcap and kernels != 'xla':
+    raise ValueError(f'kernels={kernels!r} cannot cap logits at {softcap}.')
+
+  def local(hidden: Array, head: Array, targets: Array) -> tuple[Array, Array]:
     # Another device's targets fall outside, and add nothing here.
     targets = targets - head.shape[1] * partitioning.axis_index('vocab')
     if kernels == 'xla':
-      log_sum, logit = _by_tiles(hidden, head, targets, tile)
+      log_sum, logit = _by_tiles(hidden, head, targets, tile, softcap)
     else:
       log_sum, logit = _by_kernel(hidden, head, targets, kernels)
     top = partitioning.across(
@@ -44,7 +66,8 @@ def token_nll(
     )
     total = partitioning.across(jax.lax.psum, jnp.exp(log_sum - top), 'vocab')
     logit = partitioning.across(jax.lax.psum, logit, 'vocab')
-    return jnp.log(total) + top - logit
+    log_z = jnp.log(total) + top
+    return log_z - logit, log_z
 
   return partitioning.per_device(
     local,
@@ -53,7 +76,7 @@ def token_nll(
       ('activation_embed', 'vocab'),
       ('batch', 'length'),
     ),
-    ('batch', 'length'),
+    (('batch', 'length'), ('batch', 'length')),
   )(hidden, head, targets)
 
 
@@ -88,6 +111,7 @@ def _by_tiles(
   head: Float[Array, 'D V'],
   targets: Int[Array, 'B T'],
   tile: int,
+  softcap: float,
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
   """As `_by_kernel`, by XLA, a tile at a time."""
   batch, length, width = hidden.shape
@@ -105,6 +129,8 @@ def _by_tiles(
       precision=matmul_precision(hidden.dtype),
       preferred_element_type=jnp.float32,
     )
+    if softcap:
+      logits = softcap * jnp.tanh(logits / softcap)
     logit = jnp.take_along_axis(
       logits, target_tile[..., None], axis=-1, mode='clip'
     )[..., 0]

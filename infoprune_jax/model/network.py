@@ -1,8 +1,9 @@
 """The decoder-only language model, in Flax NNX.
 
 Pre-norm RMSNorm (arXiv 1910.07467), rotary positions (arXiv 2104.09864),
-SwiGLU (arXiv 2002.05202), grouped queries (arXiv 2305.13245). Modules name
-logical axes; at the jit boundary parameters are a plain nested dict.
+SwiGLU (arXiv 2002.05202) or GELU, grouped queries (arXiv 2305.13245), and norms
+of queries and keys (arXiv 2302.05442) if wanted. Modules name logical axes; at
+the jit boundary parameters are a plain nested dict.
 """
 
 import functools
@@ -11,15 +12,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from infoprune_jax.config import ModelConfig
 from infoprune_jax.model import attention as attention_lib, partitioning
 from infoprune_jax.model.attention import Segments, matmul_precision
-from infoprune_jax.model.losses import token_nll
+from infoprune_jax.model.losses import token_nll_and_log_z
 
 ACTIVATION = ('batch', 'length', 'activation_embed')
 GATE = ('activation_embed', 'mlp')  # as a kernel wants it: gathered over `fsdp`
+PROJECTED = ('query_proj', 'key_proj', 'value_proj')
+# What `jax.checkpoint` may keep of a layer, by `ModelConfig.remat`.
+KEPT = {
+  'minimal': jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+  'save_qkv_proj': jax.checkpoint_policies.save_only_these_names(*PROJECTED),
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def concrete(choice: str) -> str:
@@ -41,13 +50,11 @@ def _param(
 class RMSNorm(nnx.Module):
   """x / rms(x), scaled; computed in float32."""
 
-  def __init__(self, config: ModelConfig):
-    self.epsilon = config.norm_epsilon
-    self.scale = nnx.Param(
-      jnp.ones((config.embed_dim,), jnp.float32), out_sharding=('embed',)
-    )
+  def __init__(self, size: int, axis: str, epsilon: float):
+    self.epsilon = epsilon
+    self.scale = nnx.Param(jnp.ones((size,), jnp.float32), out_sharding=(axis,))
 
-  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+  def __call__(self, x: Float[Array, '*B D']) -> Float[Array, '*B D']:
     """Normalises the last axis."""
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(x32 * x32, axis=-1, keepdims=True)
@@ -82,6 +89,10 @@ class Attention(nnx.Module):
     )
     self.key = _param(rngs, (width, kv_heads, dim), width**-0.5, kv_axes)
     self.value = _param(rngs, (width, kv_heads, dim), width**-0.5, kv_axes)
+    self.norms = config.qk_norm
+    if config.qk_norm:  # One scale for all heads.
+      self.query_norm = RMSNorm(dim, 'head_dim', config.norm_epsilon)
+      self.key_norm = RMSNorm(dim, 'head_dim', config.norm_epsilon)
     # Branches add up in the residual stream: they start smaller, as in GPT-2.
     self.out = _param(
       rngs,
@@ -103,13 +114,12 @@ class Attention(nnx.Module):
     query = project(self.query[...].astype(x.dtype))
     key = project(self.key[...].astype(x.dtype))
     value = project(self.value[...].astype(x.dtype))
-    mixed = attention_lib.attention(
-      rotary(query, positions, self.theta),
-      rotary(key, positions, self.theta),
-      value,
-      segments,
-      self.backend,
-    )
+    if self.norms:
+      query, key = self.query_norm(query), self.key_norm(key)
+    query = rotary(query, positions, self.theta)
+    key = rotary(key, positions, self.theta)
+    query, key, value = map(checkpoint_name, (query, key, value), PROJECTED)
+    mixed = attention_lib.attention(query, key, value, segments, self.backend)
     return jnp.einsum(
       'BTNH,NHD->BTD',
       mixed,
@@ -119,13 +129,15 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-  """SwiGLU: silu(x gate) * (x up), projected down."""
+  """silu(x gate) * (x up), or gelu(x up) without a gate, projected down."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
     self.kernels = concrete(config.kernels)
     width, hidden = config.embed_dim, config.mlp_dim
     axes = ('embed', 'mlp')
-    self.gate = _param(rngs, (width, hidden), width**-0.5, axes)
+    self.gated = config.activation == 'swiglu'
+    if self.gated:
+      self.gate = _param(rngs, (width, hidden), width**-0.5, axes)
     self.up = _param(rngs, (width, hidden), width**-0.5, axes)
     self.down = _param(
       rngs,
@@ -137,14 +149,17 @@ class MLP(nnx.Module):
   def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     """Transforms each position by itself."""
     matmul = functools.partial(jnp.matmul, precision=matmul_precision(x.dtype))
-    gate, up = self.gate[...].astype(x.dtype), self.up[...].astype(x.dtype)
+    up, down = self.up[...].astype(x.dtype), self.down[...].astype(x.dtype)
+    if not self.gated:
+      return matmul(jax.nn.gelu(matmul(x, up)), down)  # By tanh, as in GPT-2.
+    gate = self.gate[...].astype(x.dtype)
     if self.kernels == 'hopper':
       inner = partitioning.per_device(
         _gated_by_kernel, (ACTIVATION, GATE, GATE), (*ACTIVATION[:2], 'mlp')
       )(x, gate, up)
     else:
       inner = jax.nn.silu(matmul(x, gate)) * matmul(x, up)
-    return matmul(inner, self.down[...].astype(x.dtype))
+    return matmul(inner, down)
 
 
 def _gated_by_kernel(
@@ -160,9 +175,12 @@ class Block(nnx.Module):
   """One layer."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    self.attention_norm = RMSNorm(config)
+    norm = functools.partial(
+      RMSNorm, config.embed_dim, 'embed', config.norm_epsilon
+    )
+    self.attention_norm = norm()
     self.attention = Attention(config, rngs=rngs)
-    self.mlp_norm = RMSNorm(config)
+    self.mlp_norm = norm()
     self.mlp = MLP(config, rngs=rngs)
 
   def __call__(
@@ -192,7 +210,7 @@ class Decoder(nnx.Module):
       return Block(config, rngs=rngs)
 
     self.layers = stacked(rngs)
-    self.final_norm = RMSNorm(config)
+    self.final_norm = RMSNorm(width, 'embed', config.norm_epsilon)
     if not config.tie_embeddings:
       self.head = _param(
         rngs, (width, vocab_size), width**-0.5, ('embed', 'vocab')
@@ -213,8 +231,8 @@ class Decoder(nnx.Module):
     def one_layer(x, layer):
       return nnx.merge(graph, layer)(x, positions, segments), None
 
-    if self.config.remat:
-      one_layer = jax.checkpoint(one_layer)
+    if self.config.remat != 'none':
+      one_layer = jax.checkpoint(one_layer, policy=KEPT[self.config.remat])
     x, _ = jax.lax.scan(
       one_layer,
       x,
@@ -300,6 +318,16 @@ def batch_nll(
     max_segments: At least the segments of any row, with padding; 0 if unknown.
       cuDNN's attention is slower the larger it is; others need it not.
   """
+  return batch_nll_and_log_z(config, params, batch, max_segments)[0]
+
+
+def batch_nll_and_log_z(
+  config: ModelConfig,
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  max_segments: int = 0,
+) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
+  """As `batch_nll`, and log of the denominator, see `token_nll_and_log_z`."""
   vocab_size = params['embedding'].shape[0]
   graph, state = abstract(config, vocab_size)
   state = jax.tree.map(lambda x: x, state)  # A copy: it is filled in place.
@@ -314,10 +342,11 @@ def batch_nll(
       max_segments or batch['decoder_segment_ids'].shape[1],
     ),
   )
-  return token_nll(
+  return token_nll_and_log_z(
     hidden,
     model.output_head(),
     batch['decoder_target_tokens'],
     tile=config.loss_tile,
     kernels=concrete(config.kernels),
+    softcap=config.logit_softcap,
   )

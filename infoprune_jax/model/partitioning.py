@@ -200,7 +200,7 @@ def constrain(x: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
 def per_device(
   function: Callable[..., Any],
   in_axes: tuple[tuple[str | None, ...], ...],
-  out_axes: tuple[str | None, ...],
+  out_axes: tuple[Any, ...],
 ) -> Callable[..., Any]:
   """A function that runs on each device's share of its arrays.
 
@@ -212,14 +212,15 @@ def per_device(
     function: Of as many arrays as `in_axes`; `axis_index` and `across` tell it
       of the other devices.
     in_axes: Logical axes of each argument.
-    out_axes: Logical axes of the result.
+    out_axes: Logical axes of the result; of several results, of each.
   """
   if jax.sharding.get_abstract_mesh().empty:
     return function
+  several = bool(out_axes) and isinstance(out_axes[0], tuple)
   return jax.shard_map(
     function,
     in_specs=tuple(spec(axes) for axes in in_axes),
-    out_specs=spec(out_axes),
+    out_specs=tuple(map(spec, out_axes)) if several else spec(out_axes),
     check_vma=False,  # A kernel does not tell how its results vary.
   )
 

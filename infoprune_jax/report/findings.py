@@ -270,8 +270,8 @@ def _model(config: Config, upstream: inputs.Upstream) -> dict[str, Any]:
   runs = list(upstream.runs.values())
   return {
     'num_params': runs[0]['num_params'],
-    'steps': training.num_steps,
-    'tokens_per_step': training.batch_size * training.row_length,
+    'steps': upstream.num_steps(config),
+    'tokens_per_step': training.tokens_per_step,
     'devices': sorted({f'{run["devices"]} {run["platform"]}' for run in runs}),
   }
 

@@ -10,6 +10,7 @@ import numpy as np
 from infoprune_jax import artifacts
 from infoprune_jax.config import Config, UserError
 from infoprune_jax.report.statistics import HeldoutLosses
+from infoprune_jax.train import budget
 
 MAX_TEXT_CHARS = 400
 _NUM_BINS = 60
@@ -98,11 +99,19 @@ class Upstream:
         'training run',
       )
 
+  def num_steps(self, config: Config) -> int:
+    """The steps of the budget that all arms share."""
+    run = next(iter(self.runs.values()))
+    # By the model's formula, a whole number.
+    flops_per_token = round(run['flops'] / run['tokens'])
+    return budget.num_steps(config.train.training, flops_per_token)
+
   def check_budget(self, config: Config) -> None:
     """Raises `UserError` unless each run has gone as far as the config asks."""
-    num_steps = config.train.training.num_steps
+    num_steps = self.num_steps(config)
     for (arm, seed), run in self.runs.items():
-      why, more = 'train.training.num_steps is', 0.0
+      asked = budget.describe(config.train.training)
+      why, more = f'what train.training.{asked} asks for is', 0.0
       if any(rule.keep == 'everything' for rule in config.select.arms[arm]):
         why = 'for the FLOPs of the other arms in total it should go'
         scored = self.scores['reference']['flops'] + self.scores['flops']

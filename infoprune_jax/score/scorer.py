@@ -260,7 +260,7 @@ def with_kernels(
     UserError: a kernel that the config names does not run there.
   """
   return backends.resolve(
-    dataclasses.replace(model, dtype=scoring.dtype, remat=False),
+    dataclasses.replace(model, dtype=scoring.dtype, remat='none'),
     mesh,
     scoring.per_device_batch_size * partitioning.batch_ways(mesh),
     scoring.row_length,

@@ -90,7 +90,7 @@ class _Loop:
     self._run, self._program = run, program
     self._saved, self._writer, self._first = saved, writer, first
     training = run.training
-    self._tokens_a_step = training.batch_size * training.row_length
+    self._tokens_a_step = training.tokens_per_step
     self._progress = Progress(
       run.name,
       'tokens',

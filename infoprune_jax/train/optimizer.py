@@ -1,48 +1,198 @@
-"""The optimizer and its schedule, out of optax."""
+"""The optimizers and their schedules, out of optax."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
+import optax.contrib
 
 from infoprune_jax.config import TrainingConfig
 
+MUON_RMS = 0.2  # As arXiv 2502.16982 measured it of AdamW.
+
 
 def learning_rate_schedule(config: TrainingConfig) -> optax.Schedule:
-  """Linear warm-up from zero, then a cosine to a share of the peak."""
-  return optax.warmup_cosine_decay_schedule(
-    init_value=0.0,
-    peak_value=config.learning_rate,
-    warmup_steps=config.warmup_steps,
-    decay_steps=config.num_steps,
-    end_value=config.learning_rate * config.final_learning_rate_ratio,
-  )
+  """Linear warm-up from zero to the peak, then as `config.schedule` says.
+
+  Args:
+    config: With its budget in steps.
+  """
+  peak, steps = config.learning_rate, config.num_steps
+  end = peak * config.final_learning_rate_ratio
+  # A run that only warms up has no step after it.
+  rest = max(1, steps - config.warmup_steps)
+  if config.schedule == 'cosine':
+    return optax.warmup_cosine_decay_schedule(
+      init_value=0.0,
+      peak_value=peak,
+      warmup_steps=config.warmup_steps,
+      decay_steps=config.warmup_steps + rest,
+      end_value=end,
+    )
+  pieces = [optax.linear_schedule(0.0, peak, config.warmup_steps)]
+  boundaries = [config.warmup_steps]
+  if config.schedule != 'linear':
+    pieces.append(optax.constant_schedule(peak))
+  if config.schedule == 'linear':
+    pieces.append(optax.linear_schedule(peak, end, rest))
+  if config.schedule == 'wsd':
+    pieces.append(optax.linear_schedule(peak, end, config.decay_steps))
+    boundaries.append(steps - config.decay_steps)
+  return optax.join_schedules(pieces, boundaries)
 
 
 def decays(logical_axes: tuple[str, ...]) -> bool:
-  """Whether a parameter is a matrix: by its axes, as stacking adds one."""
+  """Whether a parameter is a matrix: by its axes, as stacking adds one.
+
+  The embedding counts as one: tied, it is the head too, and what is rare in it
+  would otherwise stay where it started.
+  """
   return len([axis for axis in logical_axes if axis != 'layers']) > 1
+
+
+def sides(
+  logical_axes: tuple[str, ...],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """Which axes of a layer's matrix it sums over, and which it makes.
+
+  One side is `embed`; the other may be several axes, as of attention's heads.
+
+  >>> sides(('layers', 'heads', 'head_dim', 'embed'))
+  ((1, 2), (3,))
+  """
+  first = logical_axes[0] == 'layers'
+  inner = tuple(range(first, len(logical_axes)))
+  cut = first + 1 if logical_axes[first] == 'embed' else len(logical_axes) - 1
+  return inner[: cut - first], inner[cut - first :]
 
 
 def make(
   config: TrainingConfig, param_axes: Any
 ) -> optax.GradientTransformation:
-  """AdamW with decoupled weight decay, after clipping by the global norm.
+  """Decoupled weight decay and an optimizer, after clipping by the global norm.
+
+  Each layer takes the step that it would take alone, stacked or not.
 
   Args:
     config: Rates and betas.
     param_axes: The parameters' tree, of tuples of logical axes.
   """
-  mask = jax.tree.map(
-    decays, param_axes, is_leaf=lambda node: isinstance(node, tuple)
-  )
+  mask = _of_axes(decays, param_axes)
+  clip = optax.clip_by_global_norm(config.max_grad_norm)
+  schedule = learning_rate_schedule(config)
+  if config.optimizer == 'adamw':
+    return optax.chain(
+      clip,
+      optax.adamw(
+        schedule,
+        b1=config.beta1,
+        b2=config.beta2,
+        weight_decay=config.weight_decay,
+        mask=mask,
+      ),
+    )
   return optax.chain(
-    optax.clip_by_global_norm(config.max_grad_norm),
-    optax.adamw(
-      learning_rate_schedule(config),
-      b1=config.beta1,
-      b2=config.beta2,
-      weight_decay=config.weight_decay,
-      mask=mask,
-    ),
+    clip,
+    _adafactor(param_axes)
+    if config.optimizer == 'adafactor'
+    else _muon(config, param_axes),
+    optax.add_decayed_weights(config.weight_decay, mask),
+    optax.scale_by_learning_rate(schedule),
   )
+
+
+def state_bytes(config: TrainingConfig, shapes: Any, param_axes: Any) -> int:
+  """What an optimizer keeps of parameters of these shapes."""
+  state = jax.eval_shape(make(config, param_axes).init, shapes)
+  return sum(
+    math.prod(leaf.shape) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(state)
+  )
+
+
+def _of_axes(
+  function: Callable[[tuple[str, ...]], Any], param_axes: Any
+) -> Any:
+  """A tree of what a function gives for each parameter's axes."""
+  return jax.tree.map(
+    function, param_axes, is_leaf=lambda node: isinstance(node, tuple)
+  )
+
+
+def _adafactor(param_axes: Any) -> optax.GradientTransformation:
+  """Second moments by rows and columns of each layer's matrices."""
+  alone = optax.chain(
+    optax.scale_by_factored_rms(),
+    optax.clip_by_block_rms(1.0),
+    optax.scale_by_param_block_rms(),
+  )
+  # A stack is not one block, nor is its number of layers a side to factor.
+  by_layer = optax.GradientTransformation(
+    jax.vmap(alone.init), jax.vmap(alone.update)
+  )
+  labels = _of_axes(
+    lambda axes: 'layers' if axes[0] == 'layers' else 'alone', param_axes
+  )
+  transforms = {'layers': by_layer, 'alone': alone}
+  used = {label: transforms[label] for label in jax.tree.leaves(labels)}
+  inner = optax.partition(used, labels)
+
+  def matrices(tree: Any) -> Any:
+    return jax.tree.map(_matrix, tree, param_axes)
+
+  def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    found, state = inner.update(matrices(updates), state, matrices(params))
+    return jax.tree.map(lambda x, y: x.reshape(y.shape), found, updates), state
+
+  return optax.GradientTransformation(
+    lambda params: inner.init(matrices(params)), update
+  )
+
+
+def _matrix(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+  """A layer's matrix, or a stack of them, with one axis a side."""
+  if not decays(axes) or 'vocab' in axes:
+    return x
+  rows, columns = sides(axes)
+  size = [math.prod(x.shape[axis] for axis in side) for side in (rows, columns)]
+  return x.reshape(*x.shape[: rows[0]], *size)
+
+
+def _muon(
+  config: TrainingConfig, param_axes: Any
+) -> optax.GradientTransformation:
+  """Momentum made orthogonal, for matrices of layers; Adam for the rest."""
+
+  def numbers(axes: tuple[str, ...]) -> Any:
+    if not decays(axes) or 'vocab' in axes:
+      return optax.MaskedNode()
+    return optax.contrib.MuonDimensionNumbers(*sides(axes))
+
+  dimensions = _of_axes(numbers, param_axes)
+
+  def rescale(updates: Any, params: Any) -> Any:
+    del params
+    return jax.tree.map(_as_long_as_adam, updates, dimensions)
+
+  muon = optax.chain(
+    optax.contrib.scale_by_muon(weight_dimension_numbers=dimensions),
+    optax.stateless(rescale),
+  )
+  labels = _of_axes(
+    lambda axes: (
+      'adam' if isinstance(numbers(axes), optax.MaskedNode) else 'muon'
+    ),
+    param_axes,
+  )
+  adam = optax.scale_by_adam(config.beta1, config.beta2)
+  return optax.partition({'muon': muon, 'adam': adam}, labels)
+
+
+def _as_long_as_adam(
+  x: jax.Array, dimensions: optax.contrib.MuonDimensionNumbers
+) -> jax.Array:
+  """Orthogonal matrices with the root mean square that Adam's steps have."""
+  sizes = [math.prod(x.shape[axis] for axis in side) for side in dimensions]
+  return MUON_RMS * math.sqrt(max(sizes)) * x

@@ -13,12 +13,14 @@ from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import flops, partitioning
 from infoprune_jax.progress import logger
-from infoprune_jax.train import loop
+from infoprune_jax.train import budget, loop
 
 # Cadence, and how far a run goes, do not change the steps it shares with
 # another: they are no part of what a run is.
 _NOT_DECISIVE = (
   'num_steps',
+  'num_tokens',
+  'num_flops',
   'log_every',
   'eval_every',
   'checkpoint_every',
@@ -37,6 +39,9 @@ def run_reference(config: Config, workdir: str) -> None:
     logger.info('reference: given, nothing to train')
     return
   store = TokenStore.open(workdir)
+  training = in_steps(
+    section.training, section.model, store.vocab_size, 'reference.training'
+  )
   for fold in range(section.folds):
     _train(
       config,
@@ -46,7 +51,7 @@ def run_reference(config: Config, workdir: str) -> None:
       artifacts.reference_dir(workdir, fold, section.folds),
       'reference',
       section.model,
-      section.training,
+      training,
       section.seed,
       [
         folds_lib.trained_rows(store.part(p), fold, section.folds)
@@ -93,6 +98,24 @@ def run_arms(config: Config, workdir: str) -> None:
     )
 
 
+def in_steps(
+  training: TrainingConfig, model: ModelConfig, vocab_size: int, name: str
+) -> TrainingConfig:
+  """The training of a model with its budget in steps, see `budget.in_steps`."""
+  each = flops.training_flops_per_token(model, vocab_size, training.row_length)
+  found = budget.in_steps(training, each, name)
+  if found != training:
+    logger.info(
+      '%s.%s: %d steps of %d tokens, %.3g FLOPs, whole steps only',
+      name,
+      budget.describe(training),
+      found.num_steps,
+      found.tokens_per_step,
+      found.num_steps * found.tokens_per_step * each,
+    )
+  return found
+
+
 def _training(
   config: Config, workdir: str, store: TokenStore, arm: str
 ) -> TrainingConfig:
@@ -101,19 +124,17 @@ def _training(
   An arm of everything also gets the steps that the reference models and scoring
   cost the others.
   """
-  training = config.train.training
+  training = in_steps(
+    config.train.training, config.model, store.vocab_size, 'train.training'
+  )
   if not any(rule.keep == 'everything' for rule in config.select.arms[arm]):
     return training
   scores = artifacts.open_finished(
     artifacts.scores_dir(workdir), 'score table', 'score'
   )
   spent = scores['flops'] + scores['reference']['flops']
-  a_step = (
-    training.batch_size
-    * training.row_length
-    * flops.training_flops_per_token(
-      config.model, store.vocab_size, training.row_length
-    )
+  a_step = training.tokens_per_step * flops.training_flops_per_token(
+    config.model, store.vocab_size, training.row_length
   )
   extra = int(spent // a_step)
   logger.info(

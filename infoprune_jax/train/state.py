@@ -48,7 +48,7 @@ def compile_program(
   Raises:
     UserError: the shapes do not divide over the mesh.
   """
-  partitioning.check_batch(mesh, training.batch_size, 'training.batch_size')
+  check_batch(mesh, training, 'training')
   # What scoring may choose has no backward pass, or none that was tried.
   model = dataclasses.replace(model, attention='xla', kernels='xla')
   axes = network.param_axes(model, vocab_size)
@@ -64,20 +64,13 @@ def compile_program(
     }
 
   def step(state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
-    def loss_fn(params):
-      nll = network.batch_nll(model, params, batch)
-      weights = batch['decoder_loss_weights']
-      tokens = jnp.sum(weights)
-      return jnp.sum(nll * weights) / jnp.maximum(tokens, 1), tokens
-
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, tokens), grads = grad_fn(state['params'])
+    losses, grads = _gradients(model, training, state['params'], batch, axes)
     updates, opt_state = transform.update(
       grads, state['opt_state'], state['params']
     )
     metrics = {
-      'loss': loss,
-      'tokens': tokens,
+      **losses,
+      'tokens': jnp.sum(batch['decoder_loss_weights']),
       'grad_norm': optax.tree.norm(grads),
       'param_norm': optax.tree.norm(state['params']),
       'learning_rate': schedule(state['step']),
@@ -90,7 +83,7 @@ def compile_program(
     return state, metrics
 
   shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.uint32))
-  shardings = _state_shardings(mesh, shapes, axes, transform)
+  shardings = _state_shardings(mesh, shapes, axes)
   shapes = jax.tree.map(
     lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
     shapes,
@@ -121,20 +114,94 @@ def compile_program(
   )
 
 
-def _state_shardings(
-  mesh: Any, shapes: State, axes: Any, transform: Any
-) -> State:
-  """Optimizer moments are spread as their parameters are."""
+def check_batch(mesh: Any, training: TrainingConfig, section: str) -> None:
+  """Raises `UserError` unless what a device computes at once spreads evenly."""
+  parts = training.gradient_accumulation_steps
+  partitioning.check_batch(
+    mesh,
+    training.batch_size // parts,
+    f'{section}.batch_size'
+    + (' / gradient_accumulation_steps' if parts > 1 else ''),
+  )
+
+
+def _gradients(
+  model: ModelConfig,
+  training: TrainingConfig,
+  params: Any,
+  batch: Any,
+  axes: Any,
+) -> tuple[dict[str, jax.Array], Any]:
+  """Losses of a batch, means over its tokens, and the gradients of their sum.
+
+  Parts of a batch are weighted by their tokens, not alike: each is divided by
+  the tokens of the whole.
+  """
+  tokens = jnp.maximum(jnp.sum(batch['decoder_loss_weights']), 1)
+
+  def losses(params: Any, part: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    weights = part['decoder_loss_weights']
+    if not training.z_loss:
+      nll = network.batch_nll(model, params, part)
+      loss = jnp.sum(nll * weights) / tokens
+      return loss, {'loss': loss}
+    nll, log_z = network.batch_nll_and_log_z(model, params, part)
+    loss = jnp.sum(nll * weights) / tokens
+    z_loss = training.z_loss * jnp.sum(log_z**2 * weights) / tokens
+    return loss + z_loss, {'loss': loss, 'z_loss': z_loss}
+
+  def one(part: Any) -> tuple[dict[str, jax.Array], Any]:
+    grads, found = jax.grad(losses, has_aux=True)(params, part)
+    return found, grads
+
+  parts = training.gradient_accumulation_steps
+  if parts == 1:
+    return one(batch)
+
+  def add(total: Any, part: Any) -> tuple[Any, None]:
+    part = jax.tree.map(
+      lambda x: partitioning.constrain(x, ('batch', 'length')), part
+    )
+    found, grads = jax.tree.map(jnp.add, total, one(part))
+    return (found, jax.tree.map(partitioning.constrain, grads, axes)), None
+
+  # Every n-th row: a device's rows stay on it.
+  split = jax.tree.map(
+    lambda x: x.reshape(-1, parts, x.shape[1]).swapaxes(0, 1), batch
+  )
+  shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], split))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  return jax.lax.scan(add, zeros, split)[0]
+
+
+def _state_shardings(mesh: Any, shapes: State, axes: Any) -> State:
+  """A moment of its parameter's shape is spread as that is.
+
+  Counts, and moments by rows and columns, are small: every device has them.
+  """
   params = partitioning.shardings(mesh, shapes['params'], axes, 'Parameter')
   everywhere = partitioning.replicated(mesh)
+  by_path = {
+    path: (leaf.shape, sharding)
+    for (path, leaf), sharding in zip(
+      jax.tree_util.tree_leaves_with_path(shapes['params']),
+      jax.tree.leaves(params),
+      strict=True,
+    )
+  }
+
+  def of_moment(path: Any, leaf: Any) -> Any:
+    # The optimizer's own names come first, the parameter's last.
+    ends = (path[first:] for first in range(len(path)))
+    shape, sharding = next(
+      (by_path[end] for end in ends if end in by_path), (None, None)
+    )
+    return sharding if leaf.shape == shape else everywhere
+
   return {
     'params': params,
-    'opt_state': optax.tree_map_params(
-      transform,
-      lambda _, sharding: sharding,
-      shapes['opt_state'],
-      params,
-      transform_non_params=lambda _: everywhere,
+    'opt_state': jax.tree_util.tree_map_with_path(
+      of_moment, shapes['opt_state']
     ),
     'step': everywhere,
   }

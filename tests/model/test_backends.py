@@ -55,6 +55,7 @@ def model(small):
     (H100, {'mlp_dim': 200}, 'cudnn', 'xla'),
     (H100, {'attention': 'xla', 'kernels': 'xla'}, 'xla', 'xla'),
     (TPU, {'head_dim': 32}, 'xla', 'tpu'),
+    (H100, {'logit_softcap': 30.0}, 'cudnn', 'xla'),
   ],
 )
 def test_auto_takes_the_fastest_that_runs(
@@ -96,7 +97,13 @@ def test_a_fallback_is_said_with_its_reason(model, caplog):
     (H100, {'kernels': 'tpu'}, 'runs on a TPU, the mesh is of gpu devices'),
     (V4, {'kernels': 'tpu'}, 'more than the 16 MiB .* of a TPU v4'),
     (TPU, {'kernels': 'tpu', 'dtype': 'float32'}, 'dtype here is float32'),
+    (TPU, {'kernels': 'tpu', 'logit_softcap': 30.0}, 'it cannot cap logits'),
     (TPU, {'kernels': 'tpu', 'embed_dim': 96}, 'no multiple of 128 up to 8192'),
+    (
+      H100,
+      {'kernels': 'hopper', 'logit_softcap': 30.0},
+      r'cannot cap logits, model\.logit_softcap=30\.0',
+    ),
   ],
 )
 def test_what_was_asked_for_is_not_replaced(model, device, edits, message):

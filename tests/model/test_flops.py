@@ -9,10 +9,14 @@ from infoprune_jax.data import packing
 from infoprune_jax.model import flops, network, partitioning
 
 
-def test_num_params_counts_what_is_initialised(small):
-  params = network.init_params(small.model, 100, jax.random.key(0))
+@pytest.mark.parametrize(
+  'edit', [{}, {'activation': 'gelu', 'qk_norm': True, 'tie_embeddings': False}]
+)
+def test_num_params_counts_what_is_initialised(small, edit):
+  model = dataclasses.replace(small.model, **edit)
+  params = network.init_params(model, 100, jax.random.key(0))
   counted = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-  assert flops.num_params(small.model, 100) == counted
+  assert flops.num_params(model, 100) == counted
 
 
 def test_by_hand(small):
@@ -31,6 +35,9 @@ def test_by_hand(small):
   expected = 3 * layer + 2 * 32 * 500
   assert flops.forward_flops_per_token(model, 500, 100) == expected
   assert flops.training_flops_per_token(model, 500, 100) == 3 * expected
+  gelu = dataclasses.replace(model, activation='gelu')
+  expected -= 3 * 2 * 32 * 64  # The gate.
+  assert flops.forward_flops_per_token(gelu, 500, 100) == expected
 
 
 def test_close_to_what_the_compiler_counts(small):

@@ -8,7 +8,7 @@ from jax.experimental import pallas as pl
 
 from infoprune_jax.config import MeshConfig
 from infoprune_jax.model import partitioning
-from infoprune_jax.model.losses import token_nll
+from infoprune_jax.model.losses import token_nll, token_nll_and_log_z
 
 BATCH, LENGTH, WIDTH, VOCAB = 4, 60, 128, 2048
 
@@ -40,6 +40,56 @@ def test_equals_the_definition(inputs, oracle, tile):
   # A document of 240 tokens.
   relative = nll.astype(np.float64).sum() / oracle.sum() - 1
   assert abs(relative) < 1e-6
+
+
+def test_log_z_is_the_denominators(inputs, oracle):
+  hidden, head, targets = map(jnp.asarray, inputs)
+  nll, log_z = token_nll_and_log_z(hidden, head, targets, tile=48)
+  np.testing.assert_array_equal(nll, token_nll(hidden, head, targets, tile=48))
+  logits = inputs[0].astype(np.float64) @ inputs[1].astype(np.float64)
+  np.testing.assert_allclose(
+    log_z, np.log(np.exp(logits).sum(-1)), rtol=0, atol=2e-5
+  )
+
+  def whole(hidden, head):
+    logits = jnp.einsum('BTD,DV->BTV', hidden, head, precision='highest')
+    return (jax.nn.logsumexp(logits, axis=-1) ** 2).mean()
+
+  def tiled(hidden, head):
+    found = token_nll_and_log_z(hidden, head, targets, tile=48)[1]
+    return (found**2).mean()
+
+  expected = jax.grad(whole, (0, 1))(hidden, head)
+  for a, b in zip(jax.grad(tiled, (0, 1))(hidden, head), expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_cap_is_put_on_every_logit(inputs):
+  hidden, head, targets = map(jnp.asarray, inputs)
+  cap = 3.0
+
+  def whole(hidden, head):
+    logits = jnp.einsum('BTD,DV->BTV', hidden, head, precision='highest')
+    logp = jax.nn.log_softmax(cap * jnp.tanh(logits / cap))
+    return -jnp.take_along_axis(logp, targets[..., None], -1)[..., 0]
+
+  def tiled(hidden, head):
+    return token_nll(hidden, head, targets, tile=48, softcap=cap)
+
+  np.testing.assert_allclose(
+    tiled(hidden, head), whole(hidden, head), rtol=0, atol=2e-5
+  )
+  expected, found = (
+    jax.grad(lambda *a, f=f: f(*a).mean(), (0, 1))(hidden, head)
+    for f in (whole, tiled)
+  )
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_kernel_that_cannot_cap_is_not_run(inputs):
+  with pytest.raises(ValueError, match='cannot cap logits at 3.0'):
+    token_nll(*map(jnp.asarray, inputs), tile=48, kernels='hopper', softcap=3.0)
 
 
 def test_gradients_equal_those_of_whole_logits(inputs):
@@ -101,8 +151,8 @@ def test_a_vocabulary_spread_over_devices(inputs, oracle, sizes):
   ]
 
   def loss(hidden, head, targets):
-    nll = token_nll(hidden, head, targets, tile=48)
-    return nll.mean(), nll
+    nll, log_z = token_nll_and_log_z(hidden, head, targets, tile=48)
+    return nll.mean() + (log_z**2).mean(), nll
 
   with partitioning.use_mesh(mesh):
     program = jax.jit(jax.grad(loss, (0, 1), has_aux=True)).lower(*arrays)

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from random_store import RandomStore
 
 from infoprune_jax.config import MeshConfig
 from infoprune_jax.model import network, partitioning
+from infoprune_jax.model_config import REMAT
 
 VOCAB = RandomStore.vocab_size
 
@@ -97,37 +99,117 @@ def test_segments_do_not_see_each_other(nll):
   assert np.all(before[0, :first] != after[0, :first])
 
 
+def loss_and_gradients(model, mesh):
+  """Of one row, under parameters that `model` decides the shape of."""
+  batch = jax.tree.map(jnp.asarray, one_row())
+
+  def loss(params):
+    return network.batch_nll(model, params, batch).mean()
+
+  with partitioning.use_mesh(mesh):
+    params = network.init_params(model, VOCAB, jax.random.key(0))
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.fixture(scope='module')
+def computed(small, mesh):
+  return loss_and_gradients(small.model, mesh)
+
+
 @pytest.mark.parametrize(
   'edit',
   [
     {'scan_unroll': 1},
-    {'remat': True},
+    {'remat': 'minimal'},
+    {'remat': 'save_qkv_proj'},
+    {'remat': 'full'},
     {'loss_tile': 1},
     {'loss_tile': 10**6},
   ],
 )
-def test_how_it_is_computed_does_not_change_what(small, mesh, edit):
-  batch = jax.tree.map(jnp.asarray, one_row())
+def test_how_it_is_computed_does_not_change_what(small, mesh, computed, edit):
   other = dataclasses.replace(small.model, **edit)
   assert other != small.model
-  with partitioning.use_mesh(mesh):
-    params = network.init_params(small.model, VOCAB, jax.random.key(0))
-
-    def loss(model):
-      return jax.value_and_grad(
-        lambda p: network.batch_nll(model, p, batch).mean()
-      )(params)
-
-    (expected, expected_grads), (found, found_grads) = (
-      loss(small.model),
-      loss(other),
-    )
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  found, found_grads = loss_and_gradients(other, mesh)
+  np.testing.assert_allclose(found, computed[0], rtol=1e-6)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
     found_grads,
-    expected_grads,
+    computed[1],
   )
+
+
+def products(jaxpr) -> int:
+  """Matrix products in a program and in what it calls, each counted once."""
+  count = 0
+  for equation in jaxpr.eqns:
+    count += equation.primitive.name == 'dot_general'
+    for value in equation.params.values():
+      inner = getattr(value, 'jaxpr', value)
+      if hasattr(inner, 'eqns'):
+        count += products(inner)
+  return count
+
+
+def test_each_policy_computes_more_again_than_the_one_before(small, mesh):
+  batch = jax.tree.map(jnp.asarray, one_row())
+  params = network.param_shapes(small.model, VOCAB)
+  counts = []
+  for policy in REMAT:
+    model = dataclasses.replace(small.model, remat=policy)
+    gradient = jax.grad(
+      lambda p, m=model: network.batch_nll(m, p, batch).mean()
+    )
+    with partitioning.use_mesh(mesh):
+      counts.append(products(jax.make_jaxpr(gradient)(params).jaxpr))
+  assert counts == sorted(set(counts)), dict(zip(REMAT, counts, strict=True))
+
+
+def test_normed_queries_and_keys_have_one_length(small, mesh):
+  """However long the projections make them."""
+  batch = jax.tree.map(jnp.asarray, one_row())
+  for qk_norm in (True, False):
+    model = dataclasses.replace(small.model, qk_norm=qk_norm)
+    with partitioning.use_mesh(mesh):
+      params = network.init_params(model, VOCAB, jax.random.key(0))
+      nll = jax.jit(lambda p, m=model: network.batch_nll(m, p, batch))
+      expected = nll(params)
+      attention = params['layers']['attention']
+      for name in ('query', 'key'):
+        attention[name] = 50.0 * attention[name]
+      found = nll(params)
+    assert np.allclose(found, expected, atol=1e-3) == qk_norm
+    if qk_norm:
+      assert attention['query_norm']['scale'].shape == (2, model.head_dim)
+      axes = network.param_axes(model, VOCAB)['layers']['attention']
+      assert axes['key_norm']['scale'] == ('layers', 'head_dim')
+
+
+def test_gelu_has_no_gate(small, mesh):
+  model = dataclasses.replace(small.model, activation='gelu')
+  with nnx.use_eager_sharding(False):
+    mlp = network.MLP(model, rngs=nnx.Rngs(0))
+  x = jax.random.normal(jax.random.key(0), (2, 3, model.embed_dim))
+  inner = np.asarray(x, np.float64) @ np.asarray(mlp.up[...], np.float64)
+  slope = np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3)
+  expected = 0.5 * inner * (1 + np.tanh(slope)) @ np.asarray(mlp.down[...])
+  np.testing.assert_allclose(mlp(x), expected, atol=1e-5)
+  names = network.param_shapes(model, VOCAB)['layers']['mlp'].keys()
+  assert names == {'up', 'down'}
+
+
+def test_a_cap_bounds_the_loss_of_any_token(small, mesh):
+  batch = jax.tree.map(jnp.asarray, one_row())
+  capped = dataclasses.replace(small.model, logit_softcap=0.01)
+  with partitioning.use_mesh(mesh):
+    params = network.init_params(small.model, VOCAB, jax.random.key(0))
+    # Logits far beyond the cap.
+    params['embedding'] = 100.0 * params['embedding']
+    free = network.batch_nll(small.model, params, batch)
+    found = network.batch_nll(capped, params, batch)
+  assert np.ptp(free) > 1.0
+  np.testing.assert_allclose(found, np.log(VOCAB), atol=0.0201)
+  assert np.any(found != found[0, 0])
 
 
 def test_untied_head_is_a_parameter_of_its_own(small):

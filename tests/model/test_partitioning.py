@@ -65,6 +65,20 @@ def test_sharded_equals_single_device(model, batch, single, sizes):
   assert shard.size * ways == params['embedding'].size
 
 
+@pytest.mark.parametrize('sizes', [(4, 2, 1), (2, 2, 2)])
+def test_options_of_the_model_shard_as_well(model, batch, sizes):
+  other = dataclasses.replace(
+    model,
+    activation='gelu',
+    qk_norm=True,
+    logit_softcap=0.5,
+    tie_embeddings=False,
+  )
+  expected = nll_on(mesh_of(1, 1, 1), other, batch)[1]
+  _, found = nll_on(mesh_of(*sizes), other, batch)
+  np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
+
 def test_minus_one_takes_what_is_left():
   mesh = partitioning.make_mesh(mesh_config(-1, 2, 1))
   assert dict(mesh.shape) == {'data': 4, 'fsdp': 2, 'tensor': 1}

@@ -168,6 +168,31 @@ def test_runs_short_of_the_budget_are_refused(small):
     inputs.open_upstream(dataclasses.replace(config, train=train), workdir)
 
 
+@pytest.mark.parametrize(
+  'budget, steps',
+  [
+    ({'num_tokens': 500 * 4096 + 4095}, 500),
+    ({'num_flops': 2e13}, 500),
+    ({'num_flops': 1.999e13}, 499),
+  ],
+)
+def test_a_budget_in_tokens_or_flops_is_one_in_steps(small, budget, steps):
+  """500 steps of 4096 tokens for 2e13 FLOPs."""
+  config, workdir = small
+  training = dataclasses.replace(config.train.training, num_steps=0, **budget)
+  train = dataclasses.replace(config.train, training=training)
+  upstream = inputs.open_upstream(config, workdir)
+  config = dataclasses.replace(config, train=train)
+  assert upstream.num_steps(config) == steps
+  if steps == 500:
+    upstream.check_budget(config)
+  else:
+    with pytest.raises(
+      UserError, match=r'num_flops=1\.999e\+13 asks for is 499'
+    ):
+      upstream.check_budget(config)
+
+
 @pytest.fixture(scope='module')
 def longer(make_workdir):
   return make_workdir(num_documents=10, everything=True)

@@ -17,11 +17,14 @@ import pytest
 LIBTPU = '0.0.52'  # Collectives differ between versions of the compiler.
 HBM = {'v5e': 16e9, 'v5p': 95e9}  # bytes of a chip
 DECODER = dict(
+  activation='swiglu',
+  qk_norm=False,
+  logit_softcap=0.0,
   rope_theta=10000.0,
   norm_epsilon=1e-6,
   dtype='bfloat16',
   scan_unroll=1,
-  remat=False,
+  remat='none',
   loss_tile=4096,
   attention='auto',
   kernels='auto',

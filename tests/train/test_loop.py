@@ -133,6 +133,23 @@ def test_more_steps_go_on_from_where_a_run_ended(
     runs.run_reference(small, workdir)
 
 
+def test_a_budget_in_tokens_is_the_same_run(
+  small, store_workdir, uninterrupted, tmp_path, caplog
+):
+  """Whole steps only, which is said."""
+  workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
+  training = dataclasses.replace(
+    small.reference.training, num_steps=0, num_tokens=12 * 8 * 64 + 100
+  )
+  other = dataclasses.replace(
+    small, reference=dataclasses.replace(small.reference, training=training)
+  )
+  with caplog.at_level('INFO'):
+    runs.run_reference(other, workdir)
+  assert 'reference.training.num_tokens=6244: 12 steps of 512' in caplog.text
+  assert manifest_of(workdir) == manifest_of(uninterrupted)
+
+
 def test_another_model_in_the_same_workdir_is_refused(small, uninterrupted):
   model = dataclasses.replace(small.reference.model, mlp_dim=96)
   other = dataclasses.replace(

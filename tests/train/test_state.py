@@ -1,23 +1,26 @@
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_store import RandomStore
 
-from infoprune_jax.config import MeshConfig
+from infoprune_jax.config import MeshConfig, UserError
 from infoprune_jax.model import network, partitioning
 from infoprune_jax.train import optimizer, runs, state
 
 VOCAB = RandomStore.vocab_size
 
 
-def program_on(small, data, fsdp, tensor):
+def program_on(small, data, fsdp, tensor, **edits):
   config = MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
   count = data * fsdp * tensor
   mesh = partitioning.make_mesh(config, jax.devices()[:count])
   model = dataclasses.replace(small.model, num_heads=2, num_kv_heads=2)
-  return state.compile_program(model, small.train.training, VOCAB, mesh)
+  training = dataclasses.replace(small.train.training, **edits)
+  return state.compile_program(model, training, VOCAB, mesh)
 
 
 def two_steps(program):
@@ -55,6 +58,68 @@ def test_sharded_step_equals_single_device(small, single, sizes):
   assert moments.sharding == program.shapes['params']['embedding'].sharding
 
 
+def uneven_rows():
+  """Of 16 rows three are padding, and others hold one short document."""
+  rows = RandomStore([60, 13, 64, 5, 30, 64, 2, 33] * 3).packed(64)
+  return rows.batch(np.arange(13), 16)
+
+
+def test_parts_of_a_batch_make_the_step_of_the_whole(small):
+  found = []
+  for parts in (1, 4):
+    program = program_on(
+      small,
+      *(2, 2, 2),
+      batch_size=16,
+      gradient_accumulation_steps=parts,
+      z_loss=1e-2,
+      # Adam makes signs of gradients: a change of their size would not show.
+      warmup_steps=0,
+      max_grad_norm=1e-3,
+    )
+    tree, metrics = program.init(0), None
+    tree, metrics = program.step(tree, program.put(uneven_rows()))
+    found.append((tree, metrics))
+  (whole, whole_metrics), (summed, metrics) = jax.device_get(found)
+  assert metrics['tokens'] == uneven_rows()['decoder_loss_weights'].sum()
+  for name, value in whole_metrics.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=2e-5, err_msg=name)
+  # The first moment is the gradient, but for a factor.
+  moments = [t['opt_state'][1][0].mu for t in (summed, whole)]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-9),
+    *moments,
+  )
+
+
+def test_parts_that_do_not_spread_are_named(small):
+  with pytest.raises(UserError) as error:
+    program_on(small, 8, 1, 1, gradient_accumulation_steps=2)
+  assert 'batch_size / gradient_accumulation_steps=4 must be' in str(
+    error.value
+  )
+
+
+def test_a_z_loss_is_added_and_logged_apart(small):
+  rows = uneven_rows()
+  plain = program_on(small, 1, 1, 1, batch_size=16)
+  program = program_on(small, 1, 1, 1, batch_size=16, z_loss=0.1)
+  params = plain.init(0)['params']
+  _, without = plain.step(plain.init(0), plain.put(rows))
+  _, metrics = program.step(program.init(0), program.put(rows))
+  assert 'z_loss' not in without
+  assert metrics['loss'] == without['loss']
+  assert metrics['grad_norm'] != without['grad_norm']
+  model = dataclasses.replace(small.model, num_heads=2, num_kv_heads=2)
+  with partitioning.use_mesh(program.mesh):
+    _, log_z = jax.jit(functools.partial(network.batch_nll_and_log_z, model))(
+      params, jax.tree.map(jnp.asarray, rows)
+    )
+  weights = rows['decoder_loss_weights']
+  expected = 0.1 * np.sum(np.asarray(log_z) ** 2 * weights) / weights.sum()
+  np.testing.assert_allclose(metrics['z_loss'], expected, rtol=1e-5)
+
+
 def test_gradient_leaves_nothing_out(single, small):
   start = jax.device_get(program_on(small, 1, 1, 1).init(0))['params']
   moved = jax.tree.map(
@@ -88,6 +153,42 @@ def test_schedule(small):
   assert schedule(10) == pytest.approx(1.0)
   assert schedule(55) == pytest.approx(0.55)
   assert schedule(100) == pytest.approx(0.1)
+
+
+def test_what_is_kept_is_float32_whatever_computes(small):
+  model = dataclasses.replace(
+    small.model, num_heads=2, num_kv_heads=2, dtype='bfloat16'
+  )
+  mesh = partitioning.make_mesh(
+    MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
+  )
+  program = state.compile_program(model, small.train.training, VOCAB, mesh)
+  tree, metrics = two_steps(program)
+  kept = {leaf.dtype.name for leaf in jax.tree.leaves(tree)}
+  assert kept == {'float32', 'int32'}  # Counts are int32.
+  whole = two_steps(program_on(small, 1, 1, 1))[1]['loss']
+  assert metrics['loss'] != whole
+  np.testing.assert_allclose(metrics['loss'], whole, atol=0.02)
+
+
+def test_what_a_run_is_does_not_depend_on_how_far_it_goes(small):
+  def options(**edits):
+    training = dataclasses.replace(small.train.training, **edits)
+    return runs.run_options(small.model, training, 0)
+
+  for same in (
+    {'num_steps': 13},
+    {'num_steps': 0, 'num_tokens': 10**6},
+    {'num_steps': 0, 'num_flops': 1e15},
+  ):
+    assert options(**same) == options()
+  for other in (
+    {'optimizer': 'muon'},
+    {'schedule': 'wsd'},
+    {'gradient_accumulation_steps': 2},
+    {'z_loss': 1e-4},
+  ):
+    assert options(**other) != options()
 
 
 def test_padding_has_no_say(small):

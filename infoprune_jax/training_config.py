@@ -1,0 +1,130 @@
+"""How a model is trained, and how far. Standard library only."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from infoprune_jax.validation import (
+  UserError,
+  check_choice,
+  check_positive,
+  check_range,
+)
+
+READERS = ('grain', 'seqio')
+OPTIMIZERS = ('adamw', 'adafactor', 'muon')
+SCHEDULES = ('cosine', 'linear', 'wsd', 'constant')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+  """Budget, batch and optimizer of one training run.
+
+  The budget is one of `num_steps`, `num_tokens` and `num_flops`; the others are
+  0. Of tokens and FLOPs a run takes as many whole steps as they pay for. After
+  warm-up the learning rate falls along a cosine or a line, or stays; with 'wsd'
+  (warm-up, stable, decay) it stays, and falls along a line at the end.
+
+  'muon' is for the matrices of layers, with steps as long as AdamW's (arXiv
+  2502.16982); the embedding, the head and norms take AdamW's. With 'adafactor'
+  (arXiv 1804.04235, without momentum) rates are relative to a parameter's size.
+  """
+
+  num_steps: int
+  num_tokens: int  # of rows, with what pads them
+  num_flops: float  # by the formula of `model/flops.py`
+  batch_size: int  # rows of a step
+  gradient_accumulation_steps: int  # parts of a batch, one after another
+  row_length: int  # tokens
+  optimizer: str  # 'adamw', 'adafactor' or 'muon'
+  learning_rate: float  # peak
+  schedule: str  # 'cosine', 'linear', 'wsd' or 'constant'
+  warmup_steps: int  # linear, from zero
+  decay_share: float  # of the steps, at the end: in which 'wsd' falls
+  final_learning_rate_ratio: float  # of the peak, when it has fallen
+  weight_decay: float  # of matrices, times the learning rate; never of norms
+  beta1: float  # of AdamW
+  beta2: float  # of AdamW
+  z_loss: float  # times log(Z)^2 of each token, added to its NLL; 0.0 for none
+  max_grad_norm: float  # global norm; gradients above are scaled down
+  log_every: int  # steps
+  eval_every: int  # steps
+  checkpoint_every: int  # steps
+  max_checkpoints: int  # the newest are kept
+  # The share of tokens by source, however scaled; {} for natural sizes.
+  mixture: Mapping[str, float] = dataclasses.field(hash=False)
+  reader: str  # 'grain' over the token store, or 'seqio' over its task
+
+  def __post_init__(self):
+    check_choice('training.reader', self.reader, READERS)
+    check_choice('training.optimizer', self.optimizer, OPTIMIZERS)
+    for source, weight in self.mixture.items():
+      if not 0.0 < weight < math.inf:
+        raise UserError(
+          f'training.mixture.{source} must be positive, got {weight}: leave '
+          'sources out of the corpus, not by weight zero.'
+        )
+    sizes = (
+      'batch_size',
+      'gradient_accumulation_steps',
+      'row_length',
+      'max_checkpoints',
+    )
+    every = ('log_every', 'eval_every', 'checkpoint_every')
+    check_positive(
+      'training', self, 'learning_rate', 'max_grad_norm', *sizes, *every
+    )
+    self._check_budget()
+    self._check_schedule()
+    if self.batch_size % self.gradient_accumulation_steps:
+      raise UserError(
+        'training.gradient_accumulation_steps must divide training.batch_size, '
+        f'got {self.gradient_accumulation_steps} and {self.batch_size}.'
+      )
+    check_range('training.z_loss', self.z_loss, 0.0, 1e6)
+    check_range('training.weight_decay', self.weight_decay, 0.0, 1e6)
+    check_range('training.beta1', self.beta1, 0.0, 1.0)
+    check_range('training.beta2', self.beta2, 0.0, 1.0)
+
+  def _check_budget(self) -> None:
+    budgets = {
+      name: getattr(self, name)
+      for name in ('num_steps', 'num_tokens', 'num_flops')
+    }
+    for name, value in budgets.items():
+      check_range(f'training.{name}', value, 0, 2.0**100)
+    if sum(value > 0 for value in budgets.values()) != 1:
+      got = ', '.join(f'{name}={value:g}' for name, value in budgets.items())
+      raise UserError(
+        'training needs exactly one of num_steps, num_tokens and num_flops, '
+        f'got {got}: set the others to 0.'
+      )
+
+  def _check_schedule(self) -> None:
+    check_choice('training.schedule', self.schedule, SCHEDULES)
+    check_range('training.decay_share', self.decay_share, 0.0, 1.0)
+    check_range(
+      'training.final_learning_rate_ratio',
+      self.final_learning_rate_ratio,
+      0.0,
+      1.0,
+    )
+    # A budget in tokens or FLOPs is checked once it is known in steps.
+    most = self.num_steps or 2**62
+    check_range('training.warmup_steps', self.warmup_steps, 0, most)
+    if self.schedule == 'wsd' and self.warmup_steps + self.decay_steps > most:
+      raise UserError(
+        f'training.warmup_steps={self.warmup_steps} and the {self.decay_steps} '
+        f'steps of decay_share={self.decay_share:g} are more than num_steps='
+        f'{self.num_steps}: lower one of them.'
+      )
+
+  @property
+  def decay_steps(self) -> int:
+    """The steps at the end in which 'wsd' falls; 0 if `num_steps` is unset."""
+    return round(self.decay_share * self.num_steps)
+
+  @property
+  def tokens_per_step(self) -> int:
+    """Slots of a batch, padding included."""
+    return self.batch_size * self.row_length
