@@ -139,7 +139,14 @@ def training() -> ConfigDict:
       log_every=20,
       eval_every=100,
       checkpoint_every=250,
+      checkpoint_minutes=0.0,  # where machines can be taken away: 10.0
       max_checkpoints=2,
+      keep_checkpoints_every=0,
+      on_bad_step='stop',
+      max_loss_spike=0.0,
+      watchdog_minutes=30.0,  # longer than an evaluation of `curve_tokens`
+      profile_from=10,
+      profile_steps=0,
       mixture=ConfigDict(),
       reader='grain',
     )

@@ -148,6 +148,16 @@ def broadcast(name: str, value: Any, timeout: float = BARRIER_TIMEOUT) -> Any:
   return _get(key, 0, name, timeout)
 
 
+def on_first(
+  name: str, function: Callable[[], Any], timeout: float = BARRIER_TIMEOUT
+) -> Any:
+  """What process 0 gets from a function, a JSON value, on every process.
+
+  Only process 0 calls it; an error there ends the job.
+  """
+  return broadcast(name, function() if index() == 0 else None, timeout)
+
+
 def all_gather(
   name: str, value: Any, timeout: float = BARRIER_TIMEOUT
 ) -> list[Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from infoprune_jax import config as config_lib, files, progress
+from infoprune_jax import config as config_lib, files, progress, stopping
 
 # The stages are imported in `main`: worker processes import this module too,
 # and need neither JAX nor the seconds that it takes.
@@ -174,6 +174,11 @@ def main(argv: Sequence[str]) -> int:
       pipeline.run(config, workdir, _JOB.value)
     if hosts:
       hosts.leave()
+  except stopping.Stopped as stopped:
+    if hosts:
+      hosts.leave()
+    print(f'infoprune_jax: {stopped}; run it again to go on.', file=sys.stderr)
+    return 128 + signal.SIGTERM
   except config_lib.UserError as error:
     if hosts:
       hosts.abandon(str(error))
@@ -194,6 +199,8 @@ def main(argv: Sequence[str]) -> int:
 def _leave_when_told() -> None:
   """SIGTERM and SIGINT end the process at once, with one line.
 
+  Training takes the first SIGTERM for a request to save.
+
   What is on disk is whole at any moment, so nothing needs the main thread,
   which may be compiling for minutes, or waiting for workers: a thread reads
   the signal from where the interpreter notes it.
@@ -210,6 +217,10 @@ def _leave_when_told() -> None:
       number = 0
       while number not in (signal.SIGTERM, signal.SIGINT):
         number = reader.recv(1)[0]
+        if number == signal.SIGTERM and stopping.ask():
+          told = b'infoprune_jax: SIGTERM: saves, and stops after this step\n'
+          os.write(sys.stderr.fileno(), told)
+          number = 0
     message = 'infoprune_jax: stopped; run it again to go on.\n'
     os.write(sys.stderr.fileno(), message.encode())
     os._exit(128 + number)

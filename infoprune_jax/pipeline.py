@@ -45,7 +45,7 @@ CHECKS: dict[str, Callable[[Config, str], None]] = {
   'verify': verify_workdir.run
 }
 # What several processes can do together.
-MANY_HOSTS = ('score', 'verify')
+MANY_HOSTS = ('reference', 'score', 'train', 'evaluate', 'verify')
 
 
 def run(config: Config, workdir: str, job: str | None) -> None:

@@ -12,6 +12,7 @@ from infoprune_jax.validation import (
 )
 
 READERS = ('grain', 'seqio')
+ON_BAD_STEP = ('stop', 'skip')
 OPTIMIZERS = ('adamw', 'adafactor', 'muon')
 SCHEDULES = ('cosine', 'linear', 'wsd', 'constant')
 
@@ -50,7 +51,19 @@ class TrainingConfig:
   log_every: int  # steps
   eval_every: int  # steps
   checkpoint_every: int  # steps
+  checkpoint_minutes: float  # and after so many; 0.0 for steps alone
   max_checkpoints: int  # the newest are kept
+  keep_checkpoints_every: int  # steps of which all are kept; 0 for none
+  # What a loss or gradient that is not finite does, or a loss over
+  # `max_loss_spike` times its running mean (0.0 for any): 'stop' ends the run,
+  # 'skip' leaves the parameters as they were.
+  on_bad_step: str
+  max_loss_spike: float
+  watchdog_minutes: (
+    float  # without the end of a step: the process ends; 0.0: no
+  )
+  profile_from: int  # the step that jax.profiler begins with
+  profile_steps: int  # how many it traces; 0 for none
   # The share of tokens by source, however scaled; {} for natural sizes.
   mixture: Mapping[str, float] = dataclasses.field(hash=False)
   reader: str  # 'grain' over the token store, or 'seqio' over its task
@@ -58,6 +71,7 @@ class TrainingConfig:
   def __post_init__(self):
     check_choice('training.reader', self.reader, READERS)
     check_choice('training.optimizer', self.optimizer, OPTIMIZERS)
+    check_choice('training.on_bad_step', self.on_bad_step, ON_BAD_STEP)
     for source, weight in self.mixture.items():
       if not 0.0 < weight < math.inf:
         raise UserError(
@@ -80,6 +94,20 @@ class TrainingConfig:
       raise UserError(
         'training.gradient_accumulation_steps must divide training.batch_size, '
         f'got {self.gradient_accumulation_steps} and {self.batch_size}.'
+      )
+    for name in (
+      'checkpoint_minutes',
+      'keep_checkpoints_every',
+      'max_loss_spike',
+      'watchdog_minutes',
+      'profile_from',
+      'profile_steps',
+    ):
+      check_range(f'training.{name}', getattr(self, name), 0, 1e9)
+    if 0.0 < self.max_loss_spike <= 1.0:
+      raise UserError(
+        f'training.max_loss_spike is {self.max_loss_spike}, but losses vary '
+        'around their mean: give a ratio above 1, such as 2.0, or 0.0.'
       )
     check_range('training.z_loss', self.z_loss, 0.0, 1e6)
     check_range('training.weight_decay', self.weight_decay, 0.0, 1e6)

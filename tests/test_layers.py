@@ -25,7 +25,7 @@ LAYERS = (
   ('score',),
   ('data', 'model'),
   ('artifacts',),
-  ('files', 'hosts'),
+  ('files', 'hosts', 'stopping'),
   ('config',),
   ('model_config', 'rule_config', 'training_config'),
   ('validation',),
@@ -41,6 +41,7 @@ WITHOUT_JAX = (
   'files',
   'artifacts',
   'progress',
+  'stopping',
   'selection',
   'report',
 )

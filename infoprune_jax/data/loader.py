@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import grain
-import jax
 import numpy as np
 
 from infoprune_jax.config import UserError
@@ -23,13 +22,26 @@ class Reader(Protocol):
   """Where a training run gets its batches."""
 
   def batches(
-    self, first_step: int, num_steps: int
+    self, first_step: int, num_steps: int, rows: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
-    """This host's share of the global batches of steps first_step to num_steps.
+    """Some rows of the global batches of steps first_step to num_steps.
+
+    Args:
+      first_step: From 0.
+      num_steps: The end.
+      rows: [rows] int, which rows of each batch.
 
     Yields:
-      [B / hosts, T] arrays, see `packing.empty_rows`.
+      [rows, T] arrays, see `packing.empty_rows`.
     """
+    ...
+
+  def example_ids(self, step: int) -> list[str]:
+    """The examples in a step's batch; [] where a reader cannot know."""
+    ...
+
+  def position(self, step: int) -> dict[str, float]:
+    """Where a step is in the data: `epoch`; {} where a reader cannot know."""
     ...
 
   def facts(self, num_steps: int) -> dict[str, Any]:
@@ -49,23 +61,27 @@ class GrainReader:
   batch_size: int
 
   def batches(
-    self, first_step: int, num_steps: int
+    self, first_step: int, num_steps: int, rows: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
     """See `Reader`."""
     endless = self._order()
-    share = self.batch_size // jax.process_count()
-    offset = jax.process_index() * share
 
     def batch_of(step: int) -> dict[str, np.ndarray]:
-      first = int(step) * self.batch_size + offset
-      chosen = np.array([endless[first + i] for i in range(share)])
-      return self.rows.batch(chosen, share)
+      first = int(step) * self.batch_size
+      chosen = np.array([endless[first + int(row)] for row in rows])
+      return self.rows.batch(chosen, len(rows))
 
     steps = grain.MapDataset.range(first_step, num_steps).map(batch_of)
     # One thread fills far more rows than a small machine can train on, and
     # more would take its cores from the training itself.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     yield from steps.to_iter_dataset(options)
+
+  def example_ids(self, step: int) -> list[str]:
+    """See `Reader`."""
+    endless, first = self._order(), step * self.batch_size
+    chosen = np.array([endless[first + i] for i in range(self.batch_size)])
+    return self.rows.example_ids(chosen)
 
   def _order(self) -> grain.MapDataset:
     """The endless sequence of row numbers, each epoch in an order of its own."""
@@ -79,6 +95,10 @@ class GrainReader:
     if len(endless) == 1:
       return endless[0]
     return grain.MapDataset.mix(endless, self.weights)
+
+  def position(self, step: int) -> dict[str, float]:
+    """See `Reader`."""
+    return {'epoch': step * self.batch_size / len(self.rows)}
 
   def facts(self, num_steps: int) -> dict[str, Any]:
     """See `Reader`; of a mixture also the epochs of each source."""

@@ -311,6 +311,17 @@ class PackedRows:
       batch[name].reshape(-1)[slots.place] = values
     return batch
 
+  def example_ids(self, rows: np.ndarray) -> list[str]:
+    """The examples of which there are pieces in some rows."""
+    pieces, _ = self.plan._pieces(rows)
+    found = np.unique(self.plan.document[pieces])
+    return [
+      self._store.part(int(self._shard[d]))
+      .table('example_id')['example_id'][int(self._row[d])]
+      .as_py()
+      for d in found
+    ]
+
   def _tokens(self, slots: Slots) -> tuple[np.ndarray, np.ndarray]:
     """Targets and inputs of slots; EOS follows a document, BOS precedes it."""
     targets = np.full(len(slots.place), self._store.eos_id, np.int32)

@@ -68,21 +68,21 @@ class SeqIOReader:
   _tokens: int = 0
 
   def batches(
-    self, first_step: int, num_steps: int
+    self, first_step: int, num_steps: int, rows: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
     """See `loader.Reader`."""
     self._read = self._rows = self._tokens = 0
-    share = self.batch_size // jax.process_count()
+    share = len(rows)
     start = time.monotonic()
-    rows: list[dict[str, np.ndarray]] = []
+    held: list[dict[str, np.ndarray]] = []
     step = 0
     for row in self._packed_rows():
-      rows.append(row)
-      if len(rows) < share:
+      held.append(row)
+      if len(held) < share:
         continue
       if step >= first_step:
-        yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-      rows = []
+        yield {name: np.stack([row[name] for row in held]) for name in row}
+      held = []
       step += 1
       if step == first_step:
         logger.info(
@@ -94,6 +94,16 @@ class SeqIOReader:
         )
       if step == num_steps:
         return
+
+  def example_ids(self, step: int) -> list[str]:
+    """See `loader.Reader`: a stream's examples have gone by."""
+    del step
+    return []
+
+  def position(self, step: int) -> dict[str, float]:
+    """See `loader.Reader`: how long an epoch is shows only at its end."""
+    del step
+    return {}
 
   def _packed_rows(self) -> Iterator[dict[str, np.ndarray]]:
     """This host's rows, without end."""

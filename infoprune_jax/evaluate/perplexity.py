@@ -1,5 +1,6 @@
 """Held-out losses: the scorer, run over documents that nothing trained on."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax import artifacts, config as config_lib, files, hosts
 from infoprune_jax.config import Config, EvaluateConfig, ModelConfig
 from infoprune_jax.data import hashing
 from infoprune_jax.data.token_store import TokenStore
@@ -26,13 +27,21 @@ class Curve:
   store: TokenStore
   shard: np.ndarray  # [documents] int64
   row: np.ndarray  # [documents] int64
-  num_tokens: int
-  num_bytes: int
+  source: np.ndarray  # [documents] str
+  num_tokens: np.ndarray  # [documents] int64
+  num_bytes: np.ndarray  # [documents] int64
 
   def losses(self, params: Any) -> dict[str, float]:
-    """Nats a token and bits a byte."""
+    """Nats a token and bits a byte, and nats a token of each source."""
     sums, _ = self.scorer.document_nll(params, self.store, self.shard, self.row)
-    return losses(float(sums.sum()), self.num_tokens, self.num_bytes)
+    found = losses(
+      float(sums.sum()), int(self.num_tokens.sum()), int(self.num_bytes.sum())
+    )
+    for source in np.unique(self.source):
+      here = self.source == source
+      tokens = max(int(self.num_tokens[here].sum()), 1)
+      found[f'heldout_nll/{source}'] = float(sums[here].sum()) / tokens
+    return found
 
 
 def losses(nll_sum: float, num_tokens: int, num_bytes: int) -> dict[str, float]:
@@ -46,31 +55,32 @@ def losses(nll_sum: float, num_tokens: int, num_bytes: int) -> dict[str, float]:
 def make_curve(
   config: EvaluateConfig, model: ModelConfig, store: TokenStore, mesh: Any
 ) -> Curve:
-  """Draws held-out documents, as many as fit into `curve_tokens`."""
+  """Draws held-out documents, as many as fit into `curve_tokens`.
+
+  And the first of each source, whatever its length: all are followed.
+  """
   shard, row = heldout_documents(store)
   columns = {
     name: np.concatenate(
       [
-        store.part(p).column(name)[row[shard == p]]
+        np.array(store.part(p).table(name)[name].take(row[shard == p]))
         for p in range(store.num_parts)
       ]
     )
-    for name in ('num_tokens', 'num_bytes', 'content_hash')
+    for name in ('source', 'num_tokens', 'num_bytes', 'content_hash')
   }
   order = np.argsort(
     hashing.mix(columns['content_hash'], CURVE_SEED), kind='stable'
   )
   total = np.cumsum(columns['num_tokens'][order], dtype=np.int64)
-  drawn = np.sort(order[total <= config.curve_tokens])
-  if not len(drawn):  # The first alone is longer: better it than nothing.
-    drawn = order[:1]
+  _, first = np.unique(columns['source'][order], return_index=True)
+  drawn = np.union1d(order[total <= config.curve_tokens], order[first])
   return Curve(
     scorer_lib.compile_scorer(model, config.scoring, store.vocab_size, mesh),
     store,
     shard[drawn],
     row[drawn],
-    int(columns['num_tokens'][drawn].sum()),
-    int(columns['num_bytes'][drawn].sum()),
+    *(columns[name][drawn] for name in ('source', 'num_tokens', 'num_bytes')),
   )
 
 
@@ -125,11 +135,13 @@ def _evaluate_run(
     options,
     {'token_store': store.fingerprint, 'run': trained['fingerprint']},
   )
-  with files.lock(path):
-    if artifact.finished():
+  first = hosts.index() == 0
+  with files.lock(path) if first else contextlib.nullcontext():
+    name = f'the evaluation of {arm}, seed {seed}'
+    if hosts.on_first(name, lambda: artifact.finished() is not None):
       logger.info('evaluate: %s seed %d finished before, skipped', arm, seed)
       return
-    artifact.begin()
+    hosts.on_first(f'the start of {name}', artifact.begin)
     scorer = scorer_lib.compile_scorer(
       config.model, config.evaluate.scoring, store.vocab_size, mesh
     )
@@ -143,7 +155,7 @@ def _evaluate_run(
       params, store, shard, row, on_batch=progress.add
     )
     written = {}
-    for part in range(store.num_parts):
+    for part in range(store.num_parts) if first else ():
       here = shard == part
       losses_table = table.part_table(
         table.LOSS_SCHEMA,
@@ -157,5 +169,7 @@ def _evaluate_run(
         store.num_parts,
         {'.parquet': lambda file, t=losses_table: pq.write_table(t, file)},
       )['files']
-    artifact.finish(written, flops=spent)
+    if first:
+      artifact.finish(written, flops=spent)
+    hosts.barrier(f'the end of {name}')
     logger.info('evaluate: %s seed %d done', arm, seed)

@@ -16,13 +16,15 @@ from typing import Any
 
 import fsspec
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from infoprune_jax import artifacts, files
+from infoprune_jax import artifacts, files, hosts
 from infoprune_jax.config import UserError
 from infoprune_jax.model import parameter_file
+from infoprune_jax.progress import logger
 
 RECORD = 'checksums.json'
 # Orbax puts the time into it while it gives the checkpoint its name.
@@ -37,12 +39,13 @@ def _directory(run: str) -> str:
 class Checkpoints:
   """Saves and restores the state of one training run."""
 
-  def __init__(self, run: str, max_to_keep: int):
+  def __init__(self, run: str, max_to_keep: int, keep_every: int = 0):
     """Opens the checkpoints in the folder of a run.
 
     Args:
       run: The run's folder.
       max_to_keep: Older ones are deleted.
+      keep_every: But never those of a multiple of so many steps; 0 for none.
     """
     self._run = run
     self._saving: tuple[int, Mapping[str, Any]] = (0, {})
@@ -50,6 +53,7 @@ class Checkpoints:
       _directory(run),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=max_to_keep,
+        keep_period=keep_every or None,
         cleanup_tmp_directories=True,
         async_options=ocp.options.AsyncOptions(
           post_finalization_callback=self._write_record
@@ -87,6 +91,8 @@ class Checkpoints:
 
   def _write_record(self) -> None:
     """Adds checksums to a checkpoint that has all but its final name."""
+    if hosts.index():
+      return
     step, facts = self._saving
     filesystem, root = fsspec.core.url_to_fs(_directory(self._run))
     [folder] = filesystem.glob(f'{root}/{step}.*') or [f'{root}/{step}']
@@ -99,29 +105,26 @@ class Checkpoints:
     record = filesystem.unstrip_protocol(f'{folder}/{RECORD}')
     files.write_record(record, {'facts': facts, 'files': written})
 
-  def restore(
-    self, step: int, items: Mapping[str, Any], job: str
-  ) -> tuple[dict[str, Any], dict[str, Any]]:
+  def restore(self, step: int, items: Mapping[str, Any]) -> dict[str, Any]:
     """Reads items back.
 
     Args:
-      step: Which checkpoint.
+      step: Which checkpoint, a sound one.
       items: By name, a tree of `jax.ShapeDtypeStruct` with shardings, which
         may be those of another mesh than the one that saved.
-      job: The stage that trains, for the message.
 
     Returns:
-      The trees by name, and the facts that were saved with them.
-
-    Raises:
-      UserError: a file of the checkpoint is missing or damaged.
+      The trees by name.
     """
-    facts = _verify(self._run, step, items, job)
-    return _restore(self._manager, step, items), facts
+    return _restore(self._manager, step, items)
 
-  def close(self) -> None:
+  def wait(self) -> None:
     """Waits until everything is written."""
     self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits until everything is written, and closes."""
+    self.wait()
     self._manager.close()
 
 
@@ -173,6 +176,38 @@ def check_step(run: str, step: int) -> None:
     )
 
 
+def newest_sound(
+  run: str, items: Collection[str], job: str
+) -> tuple[int, dict[str, Any]]:
+  """The newest checkpoint whose files are as they were written.
+
+  What is damaged is put aside, with an error in the log.
+
+  Args:
+    run: The run's folder.
+    items: Names of what will be read of it.
+    job: The stage that trains, for the message.
+
+  Returns:
+    Its step, 0 for none, and the facts that were saved with it.
+  """
+  for step in reversed(steps(run)):
+    try:
+      return step, _verify(run, step, items, job)
+    except UserError as error:
+      folder = f'{_directory(run)}/{step}'
+      logger.error(
+        'The checkpoint of step %d is put aside, as %s.damaged, and the one '
+        'before it is used: %s',
+        step,
+        folder,
+        str(error).partition(' Delete ')[0],
+      )
+      filesystem, path = fsspec.core.url_to_fs(folder)
+      filesystem.mv(path, f'{path}.damaged', recursive=True)
+  return 0, {}
+
+
 def load_params(run: str, step: int, abstract: Any) -> Any:
   """The parameters alone of a finished run, onto `abstract`'s shardings.
 
@@ -192,7 +227,10 @@ def load_params(run: str, step: int, abstract: Any) -> Any:
     _directory(run), options=ocp.CheckpointManagerOptions(create=False)
   )
   try:
-    _verify(run, step, {'params'}, manifest['job'])
+    hosts.on_first(
+      'the checksums of a checkpoint',
+      lambda: _verify(run, step, {'params'}, manifest['job']),
+    )
     _check_shapes(f'{_directory(run)}/{step}/params', abstract)
     params = _restore(manager, step, {'params': abstract})['params']
   finally:
@@ -219,11 +257,38 @@ def _check_shapes(path: str, abstract: Any) -> None:
 
 
 def params_hash(params: Any) -> str:
-  """A digest of the names, shapes, dtypes and values of a tree of arrays."""
+  """A digest of the names, shapes, dtypes and values of a tree of arrays.
+
+  The same on any mesh: each device adds up what it holds, and nothing is
+  gathered.
+  """
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    value = np.asarray(leaf)
     name = jax.tree_util.keystr(path)
-    digest.update(f'{name} {value.shape} {value.dtype}\n'.encode())
-    digest.update(np.ascontiguousarray(value).tobytes())
+    digest.update(f'{name} {leaf.shape} {leaf.dtype}\n'.encode())
+    digest.update(np.asarray(_sums(leaf)).tobytes())
   return digest.hexdigest()[:16]
+
+
+@jax.jit
+def _sums(x: jax.Array) -> jax.Array:
+  """Two sums over mixed bits and places, [2] uint32: in any order the same."""
+  width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+  bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
+  place = jnp.zeros(x.shape, jnp.uint32)
+  for axis, size in enumerate(x.shape):
+    along = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    place = place * jnp.uint32(size) + along
+  return jnp.stack(
+    [
+      jnp.sum(_mix(bits ^ _mix(place + jnp.uint32(seed))), dtype=jnp.uint32)
+      for seed in (1, 2**31)
+    ]
+  )
+
+
+def _mix(x: jax.Array) -> jax.Array:
+  """Spreads each bit of an uint32 over all (MurmurHash3's finalizer)."""
+  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+    x = (x ^ (x >> shift)) * jnp.uint32(factor)
+  return x ^ (x >> 16)

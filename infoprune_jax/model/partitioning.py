@@ -7,7 +7,7 @@ every parameter's shape before anything compiles.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -270,6 +270,33 @@ def global_batch(
     return jax.make_array_from_callback(shape, target, shard)
 
   return {name: put(values) for name, values in batch.items()}
+
+
+def flags(mesh: Mesh, values: Sequence[bool]) -> jax.Array:
+  """What this process says, one line a shard of the batch that it holds.
+
+  Returns:
+    [shards, values] bool; `flags_shape` tells a compiler of it.
+  """
+  shape = flags_shape(mesh, len(values))
+  line = np.array([values], bool)
+  return jax.make_array_from_callback(
+    shape.shape, shape.sharding, lambda index: line
+  )
+
+
+def flags_shape(mesh: Mesh, count: int) -> jax.ShapeDtypeStruct:
+  """Shape, dtype and sharding of `flags`."""
+  return jax.ShapeDtypeStruct(
+    (batch_ways(mesh), count), bool, sharding=sharding(mesh, ('batch', None))
+  )
+
+
+def own_batch_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+  """Which rows of a global batch this process feeds, in order, int64."""
+  rows = batch_size // batch_ways(mesh)  # of a shard
+  first = np.array(_own_shards(mesh))[:, None] * rows
+  return (first + np.arange(rows)).reshape(-1)
 
 
 def own_rows(x: jax.Array) -> np.ndarray:

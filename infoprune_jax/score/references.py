@@ -3,9 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
-import numpy as np
-
 from infoprune_jax import artifacts, files
 from infoprune_jax.config import (
   CheckpointConfig,
@@ -15,7 +12,7 @@ from infoprune_jax.config import (
   UserError,
 )
 from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.model import checkpoints, parameter_file, partitioning
+from infoprune_jax.model import checkpoints, parameter_file
 from infoprune_jax.progress import logger
 from infoprune_jax.score import scorer as scorer_lib
 from infoprune_jax.validation import build
@@ -220,16 +217,4 @@ def load(reference: Reference, vocab_size: int, mesh: Any) -> Any:
   target = scorer_lib.abstract_params(model, vocab_size, mesh)
   if path.endswith('.safetensors'):
     return parameter_file.load(path, target)
-  shardings = [leaf.sharding for leaf in jax.tree.leaves(target)]
-  if all(s.is_fully_addressable or s.is_fully_replicated for s in shardings):
-    return checkpoints.load_params(path, reference.step, target)
-  # What is spread over hosts none can compare with its checksum: each reads the
-  # whole, over its own devices, and keeps its share.
-  own = scorer_lib.abstract_params(
-    model, vocab_size, partitioning.own_mesh(mesh)
-  )
-  return jax.tree.map(
-    lambda x, s: partitioning.spread(np.asarray(x), s.sharding),
-    checkpoints.load_params(path, reference.step, own),
-    target,
-  )
+  return checkpoints.load_params(path, reference.step, target)

@@ -31,6 +31,9 @@ DOCUMENT_COLUMNS = (
 )
 
 
+_SENT = 10_000  # numbers to the other hosts at once
+
+
 class Documents:
   """Documents laid out in rows, and the NLL of their tokens as it comes."""
 
@@ -60,6 +63,7 @@ class Documents:
     # Rows of a batch with about as many pieces: see `Scorer.program`.
     plan = plan.ordered(np.argsort(plan.pieces_per_row, kind='stable'))
     self.rows = packing.PackedRows(store, shard, row, plan)
+    self.size = len(shard)
     # NaN marks a token not scored yet: each must be reached, exactly once.
     shape = (num_models, self._num_tokens.sum())
     self._nll = np.full(shape, np.nan, np.float32)
@@ -208,7 +212,7 @@ class Scorer:
     row: np.ndarray,
     on_batch: Callable[[int], None] = lambda tokens: None,
   ) -> tuple[np.ndarray, float]:
-    """The NLL of whole documents, on the devices of one process.
+    """The NLL of whole documents, which all processes ask for together.
 
     Args:
       params: The model's parameters, on the mesh.
@@ -224,20 +228,60 @@ class Scorer:
     Raises:
       UserError: the model gave a token no finite NLL; the document is named.
     """
-    documents = Documents(store, shard, row, self.scoring)
+    ways = len(self.groups)  # Documents go round the groups of hosts.
+    groups = [
+      Documents(store, shard[group::ways], row[group::ways], self.scoring)
+      for group in range(ways)
+    ]
     params = self.prepare(params)
+    self.run(self._items(groups, params, on_batch), stream.Times())
+    sums = np.empty(len(shard))
+    for group, found in enumerate(self._gathered(groups)):
+      sums[group::ways] = found
+    return sums, sum(self.flops(documents) for documents in groups)
 
-    def items() -> Iterator[stream.Item]:
-      for chosen, batch in documents.batches(self.batch_size, self.vocab_size):
-        program = self.program(documents.max_pieces(chosen))
-        yield (
-          lambda nll, c=chosen: on_batch(documents.add(c, nll)),
-          [functools.partial(program, params)],
-          batch,
-        )
+  def _items(
+    self,
+    groups: list[Documents],
+    params: Any,
+    on_batch: Callable[[int], None],
+  ) -> Iterator[stream.Item]:
+    """This process's batches; all processes run equally many."""
+    size, own = self.batch_size, groups[self.group]
+    # Where hosts share programs they must choose alike, so by all documents.
+    most = max(documents.max_pieces() for documents in groups)
+    shared = most if len(groups) > 1 else 0
+    steps = 0
+    for chosen, batch in own.batches(size, self.vocab_size):
+      steps += 1
+      program = self.program(shared or own.max_pieces(chosen))
+      yield (
+        lambda nll, c=chosen: on_batch(own.add(c, nll)),
+        [functools.partial(program, params)],
+        batch,
+      )
+    padding = packing.empty_rows(size, self.scoring.row_length)
+    longest = max(-(-len(documents.rows) // size) for documents in groups)
+    for _ in range(longest - steps):
+      program = functools.partial(self.program(most), params)
+      yield lambda nll: None, [program], padding
 
-    self.run(items(), stream.Times())
-    return documents.sums()[0], self.flops(documents)
+  def _gathered(self, groups: list[Documents]) -> list[np.ndarray]:
+    """The sums of each group's documents, on every process."""
+    own = groups[self.group].sums()[0]
+    if len(groups) == 1:
+      return [own]
+    longest = max(documents.size for documents in groups)
+    pieces = [
+      hosts.all_gather(
+        'the NLL of documents', own[start : start + _SENT].tolist()
+      )
+      for start in range(0, longest, _SENT)
+    ]
+    return [
+      np.concatenate([np.array(piece[processes[0]]) for piece in pieces])
+      for processes, _ in self.groups
+    ]
 
 
 def _num_tokens(

@@ -1,19 +1,30 @@
-"""The train loop: one run of a model over packed rows, resumed exactly."""
+"""The train loop: one run of a model over packed rows, resumed exactly.
 
+All processes of a job run it alike. What one of them is asked to do by its
+machine or its clock, the others learn with the batch, and do at the same step.
+"""
+
+import contextlib
 import dataclasses
-import math
+import time
 from typing import Any
 
 import jax
 
-from infoprune_jax import artifacts
+from infoprune_jax import artifacts, hosts, stopping
 from infoprune_jax.config import ModelConfig, TrainingConfig, UserError
 from infoprune_jax.data import loader
 from infoprune_jax.evaluate.perplexity import Curve
-from infoprune_jax.model import checkpoints, flops
+from infoprune_jax.model import checkpoints, flops, partitioning
 from infoprune_jax.progress import Progress, logger
+from infoprune_jax.score import ceiling
 from infoprune_jax.train import state as state_lib
 from infoprune_jax.train.metrics import MetricsWriter
+from infoprune_jax.train.timing import Timing
+from infoprune_jax.train.watchdog import Watchdog
+
+_STATE = ('opt_state', 'step', 'loss_mean')  # What scoring need not read.
+_MOST_SKIPPED = 10  # in a row: then it is no accident
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,49 +42,67 @@ class Run:
   vocabulary: str  # its hash
   mesh: Any
 
+  @property
+  def flops_per_step(self) -> float:
+    """By formula."""
+    return self.training.tokens_per_step * flops.training_flops_per_token(
+      self.model, self.vocab_size, self.training.row_length
+    )
+
 
 def train(run: Run) -> None:
-  """Trains to `num_steps`, from the newest checkpoint if there is one.
+  """Trains to `num_steps`, from the newest sound checkpoint if there is one.
 
   Writes checkpoints, metrics and, last, the manifest.
 
   Raises:
-    UserError: the loss is not finite.
+    UserError: the loss is not finite, or too often bad.
+    stopping.Stopped: SIGTERM asked for it; a checkpoint is written.
   """
-  run.artifact.begin()
+  hosts.on_first(f'the start of {run.name}', run.artifact.begin)
   path, training = run.artifact.path, run.training
   program = state_lib.compile_program(
     run.model, training, run.vocab_size, run.mesh
   )
-  saved = checkpoints.Checkpoints(path, training.max_checkpoints)
-  first = saved.latest_step() or 0
-  if first:
-    state, metrics = _restore(saved, first, program.shapes, run.artifact.job)
-    logger.info('%s: resumed at step %d', run.name, first)
-  else:
-    state, metrics = program.init(run.seed), None
-  writer = MetricsWriter(path, first, metrics, run.artifact.job)
-  loop = _Loop(run, program, saved, writer, first)
-  try:
+  with contextlib.ExitStack() as closing:
+    # Before Orbax opens the folder, which remembers what is there.
+    first, facts = hosts.on_first(
+      f'the newest checkpoint of {run.name}',
+      lambda: checkpoints.newest_sound(
+        path, ('params', 'rest'), run.artifact.job
+      ),
+    )
+    saved = closing.enter_context(
+      contextlib.closing(
+        checkpoints.Checkpoints(
+          path, training.max_checkpoints, training.keep_checkpoints_every
+        )
+      )
+    )
+    if first:
+      state = _restore(saved, first, program.shapes)
+      logger.info('%s: resumed at step %d', run.name, first)
+    else:
+      state = program.init(run.seed)
+    writer = None
+    if hosts.index() == 0:
+      writer = closing.enter_context(
+        contextlib.closing(
+          MetricsWriter(path, first, facts or None, run.artifact.job)
+        )
+      )
+    loop = _Loop(run, program, saved, writer, first)
     state = loop.run(state)
-  finally:
-    saved.close()
-    writer.close()
-  _finish(run, state, loop.tokens_before(training.num_steps), writer.facts())
+  hosts.barrier(f'the last checkpoint of {run.name}')
+  _finish(run, state, writer)
 
 
 def _restore(
-  saved: checkpoints.Checkpoints,
-  step: int,
-  shapes: state_lib.State,
-  job: str,
-) -> tuple[state_lib.State, dict[str, Any]]:
-  """The state, and what the metrics were."""
-  rest = {name: shapes[name] for name in ('opt_state', 'step')}
-  items, metrics = saved.restore(
-    step, {'params': shapes['params'], 'rest': rest}, job
-  )
-  return {'params': items['params'], **items['rest']}, metrics
+  saved: checkpoints.Checkpoints, step: int, shapes: state_lib.State
+) -> state_lib.State:
+  rest = {name: shapes[name] for name in _STATE}
+  items = saved.restore(step, {'params': shapes['params'], 'rest': rest})
+  return {'params': items['params'], **items['rest']}
 
 
 class _Loop:
@@ -84,40 +113,82 @@ class _Loop:
     run: Run,
     program: state_lib.Program,
     saved: checkpoints.Checkpoints,
-    writer: MetricsWriter,
+    writer: MetricsWriter | None,
     first: int,
   ):
+    """Takes what it reads and writes; only process 0 has a writer."""
     self._run, self._program = run, program
     self._saved, self._writer, self._first = saved, writer, first
     training = run.training
-    self._tokens_a_step = training.tokens_per_step
     self._progress = Progress(
       run.name,
       'tokens',
-      training.num_steps * self._tokens_a_step,
-      done=first * self._tokens_a_step,
+      training.num_steps * training.tokens_per_step,
+      done=first * training.tokens_per_step,
+    )
+    self._watchdog = Watchdog(run.name, training.watchdog_minutes)
+    peak = ceiling.matmul_flops_per_second(run.model.dtype)
+    self._timing = Timing(
+      run.artifact.path,
+      first,
+      training.tokens_per_step,
+      run.flops_per_step,
+      peak * run.mesh.size,
+      writes=writer is not None,
     )
     self._previous: tuple[int, Any] | None = None
-
-  def tokens_before(self, step: int) -> int:
-    """Slots of all rows of the first `step` steps."""
-    return step * self._tokens_a_step
+    self._skipped = 0  # in a row
+    self._asked = dict.fromkeys(state_lib.REQUESTS, False)
+    self._saved_at = time.monotonic()
 
   def run(self, state: state_lib.State) -> state_lib.State:
     """Takes the steps that are left."""
     training = self._run.training
-    batches = self._run.reader.batches(self._first, training.num_steps)
-    for step, batch in enumerate(batches, self._first + 1):
-      state, metrics = self._program.step(state, self._program.put(batch))
+    rows = partitioning.own_batch_rows(self._run.mesh, training.batch_size)
+    batches = self._run.reader.batches(self._first, training.num_steps, rows)
+    with stopping.listening(), self._watchdog.watching():
+      for step in range(self._first + 1, training.num_steps + 1):
+        with self._timing.waiting('input'):
+          batch = next(batches)
+        self._profile(step)
+        state, metrics = self._program.step(
+          state, self._program.put(batch, self._requests())
+        )
+        self._read_previous()
+        self._previous = step, metrics
+        if _due(step, training.eval_every, training.num_steps):
+          self._evaluate(step, state)
+        if (
+          _due(step, training.checkpoint_every, training.num_steps)
+          or self._asked['save']
+          or self._asked['stop']
+        ):
+          self._checkpoint(step, state)
+        if self._asked['stop'] and step < training.num_steps:
+          self._saved.wait()
+          raise stopping.Stopped(f'{self._run.name} is saved at step {step}')
       self._read_previous()
-      self._previous = step, metrics
-      if _due(step, training.eval_every, training.num_steps):
-        self._evaluate(step, state)
-      if _due(step, training.checkpoint_every, training.num_steps):
-        self._checkpoint(step, state)
-    self._read_previous()
     self._progress.finish()
     return state
+
+  def _requests(self) -> tuple[bool, bool]:
+    """Whether this process asks to stop, and to save."""
+    minutes = self._run.training.checkpoint_minutes
+    passed = time.monotonic() - self._saved_at
+    due = bool(minutes) and hosts.index() == 0 and passed > 60 * minutes
+    return stopping.is_asked(), due
+
+  def _profile(self, step: int) -> None:
+    """Starts or ends the trace that the config asks for."""
+    first, count = (
+      self._run.training.profile_from,
+      self._run.training.profile_steps,
+    )
+    if count and step == first:
+      jax.profiler.start_trace(f'{self._run.artifact.path}/profile')
+    elif count and step == first + count:
+      self._read_previous()  # The device is done with what was traced.
+      jax.profiler.stop_trace()
 
   def _read_previous(self) -> None:
     """Reads the last step's metrics, which the device has by now."""
@@ -125,40 +196,73 @@ class _Loop:
       return
     step, metrics = self._previous
     self._previous = None
-    values = {name: float(value) for name, value in metrics.items()}
-    if not math.isfinite(values['loss'] + values['grad_norm']):
-      raise UserError(
-        f'{self._run.name}: the loss is not finite at step {step} (loss '
-        f'{values["loss"]}, gradient norm {values["grad_norm"]}). The last '
-        f'checkpoint is of step {self._saved.latest_step() or "none"}; lower '
-        'learning_rate or max_grad_norm, and run in a new --workdir.'
-      )
-    self._progress.add(self._tokens_a_step, f'loss {values["loss"]:.3f}')
-    if _due(step, self._run.training.log_every, self._run.training.num_steps):
-      self._writer.write(
-        step,
-        {
-          'tokens': self.tokens_before(step),
-          **{name: value for name, value in values.items() if name != 'tokens'},
-        },
-      )
+    values = jax.device_get(metrics)
+    for name, asked in zip(
+      state_lib.REQUESTS, values.pop('requests'), strict=True
+    ):
+      self._asked[name] |= bool(asked)
+    bad = bool(values.pop('bad_step'))
+    values = {name: float(value) for name, value in values.items()}
+    self._watchdog.step_ended(step)
+    self._note_bad(step, bad, values)
+    training = self._run.training
+    self._progress.add(training.tokens_per_step, f'loss {values["loss"]:.3f}')
+    if _due(step, training.log_every, training.num_steps):
+      del values['tokens']
+      self._write(step, {**values, **self._run.reader.position(step)})
+      if self._writer:
+        self._writer.show(step, self._timing.write(step))
+
+  def _note_bad(self, step: int, bad: bool, values: dict[str, float]) -> None:
+    """Stops at a bad step, or says that it was skipped.
+
+    Raises:
+      UserError: the config says to stop, or too many follow each other.
+    """
+    self._skipped = self._skipped + 1 if bad else 0
+    if not bad:
+      return
+    training = self._run.training
+    ids = self._run.reader.example_ids(step - 1)
+    what = (
+      f'{self._run.name}: step {step} is bad: loss {values["loss"]}, gradient '
+      f'norm {values["grad_norm"]}, over the examples '
+      f'{", ".join(ids) if ids else "(the reader does not know)"}.'
+    )
+    if training.on_bad_step == 'skip' and self._skipped < _MOST_SKIPPED:
+      logger.warning('%s The parameters stay as they were.', what)
+      self._write(step, {'skipped': 1.0})
+      return
+    steps = checkpoints.steps(self._run.artifact.path)
+    raise UserError(
+      f'{what} The last checkpoint is of step '
+      f'{steps[-1] if steps else "none"}; lower learning_rate or '
+      'max_grad_norm and run in a new --workdir, or leave such steps out, with '
+      f"on_bad_step='skip' (at most {_MOST_SKIPPED - 1} in a row)."
+    )
+
+  def _write(self, step: int, values: dict[str, float]) -> None:
+    if self._writer:
+      tokens = step * self._run.training.tokens_per_step
+      self._writer.write(step, {'tokens': tokens, **values})
 
   def _evaluate(self, step: int, state: state_lib.State) -> None:
     self._read_previous()
-    self._writer.write(
-      step,
-      {
-        'tokens': self.tokens_before(step),
-        **self._run.curve.losses(state['params']),
-      },
-    )
+    with self._timing.waiting('evaluation'):
+      self._write(step, self._run.curve.losses(state['params']))
+    self._watchdog.step_ended(step)
 
   def _checkpoint(self, step: int, state: state_lib.State) -> None:
     self._read_previous()  # Never a checkpoint of a state that is not finite.
-    rest = {name: state[name] for name in ('opt_state', 'step')}
-    self._saved.save(
-      step, {'params': state['params'], 'rest': rest}, self._writer.facts()
-    )
+    rest = {name: state[name] for name in _STATE}
+    with self._timing.waiting('checkpoint'):
+      self._saved.save(
+        step,
+        {'params': state['params'], 'rest': rest},
+        self._writer.facts() if self._writer else None,
+      )
+    self._saved_at, self._asked['save'] = time.monotonic(), False
+    self._watchdog.step_ended(step)
 
 
 def _due(step: int, every: int, last: int) -> bool:
@@ -166,25 +270,24 @@ def _due(step: int, every: int, last: int) -> bool:
 
 
 def _finish(
-  run: Run, state: state_lib.State, tokens: int, metrics: dict[str, Any]
+  run: Run, state: state_lib.State, writer: MetricsWriter | None
 ) -> None:
   """Writes the manifest of a finished run."""
   steps = run.training.num_steps
   digest = checkpoints.params_hash(state['params'])
-  per_token = flops.training_flops_per_token(
-    run.model, run.vocab_size, run.training.row_length
-  )
-  run.artifact.finish(
-    {'params': {'sha256': digest}},
-    step=steps,
-    params_hash=digest,
-    metrics=metrics,
-    num_params=flops.num_params(run.model, run.vocab_size),
-    vocabulary=run.vocabulary,
-    vocab_size=run.vocab_size,
-    **run.reader.facts(steps),
-    tokens=tokens,
-    flops=tokens * per_token,
-    devices=jax.device_count(),
-    platform=jax.devices()[0].platform,
-  )
+  if writer:
+    run.artifact.finish(
+      {'params': {'sha256': digest}},
+      step=steps,
+      params_hash=digest,
+      metrics=writer.facts(),
+      num_params=flops.num_params(run.model, run.vocab_size),
+      vocabulary=run.vocabulary,
+      vocab_size=run.vocab_size,
+      **run.reader.facts(steps),
+      tokens=steps * run.training.tokens_per_step,
+      flops=steps * run.flops_per_step,
+      devices=jax.device_count(),
+      platform=jax.devices()[0].platform,
+    )
+  hosts.barrier(f'the manifest of {run.name}')

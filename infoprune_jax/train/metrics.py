@@ -61,6 +61,11 @@ class MetricsWriter:
     for name, value in values.items():
       self._tensorboard.add_scalar(name, value, step)
 
+  def show(self, step: int, values: Mapping[str, float]) -> None:
+    """Gives TensorBoard values that no two runs have alike."""
+    for name, value in values.items():
+      self._tensorboard.add_scalar(f'timing/{name}', value, step)
+
   def facts(self) -> dict[str, Any]:
     """Size and checksum of the lines so far."""
     return {'sha256': self._sha256.hexdigest(), 'bytes': self._bytes}

@@ -1,11 +1,12 @@
 """The stages that train: the reference model, and the arms."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax import artifacts, config as config_lib, files, hosts
 from infoprune_jax.config import Config, ModelConfig, TrainingConfig, UserError
 from infoprune_jax.data import folds as folds_lib, loader, quiet_tensorflow
 from infoprune_jax.data.keep_set import KeepSet, selection_name
@@ -24,7 +25,12 @@ _NOT_DECISIVE = (
   'log_every',
   'eval_every',
   'checkpoint_every',
+  'checkpoint_minutes',
   'max_checkpoints',
+  'keep_checkpoints_every',
+  'watchdog_minutes',
+  'profile_from',
+  'profile_steps',
 )
 
 
@@ -162,14 +168,17 @@ def _train(
   artifact = artifacts.Artifact(
     path, f'run {name!r}', job, run_options(model, training, seed), inputs
   )
-  with files.lock(path):
-    finished = artifact.finished()
-    if finished and finished['step'] == training.num_steps:
+  with files.lock(path) if hosts.index() == 0 else contextlib.nullcontext():
+    step = hosts.on_first(
+      f'how far {name} has gone',
+      lambda: (artifact.finished() or {'step': 0})['step'],
+    )
+    if step == training.num_steps:
       logger.info('%s: finished before, skipped', name)
       return
-    if finished and finished['step'] > training.num_steps:
+    if step > training.num_steps:
       raise UserError(
-        f'{path} has gone {finished["step"]} steps, further than num_steps='
+        f'{path} has gone {step} steps, further than num_steps='
         f'{training.num_steps}: use another --workdir, or ask for as many.'
       )
     mesh = partitioning.make_mesh(config.mesh)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,13 @@ from infoprune_jax.train import optimizer
 # It runs once: code for random numbers is slow to optimise, quick to run.
 INIT_COMPILER_OPTIONS = {'xla_backend_optimization_level': 0}
 
-State = dict[str, Any]  # 'params', 'opt_state' and 'step' (int32)
+# What any process may ask of all, with its share of a batch.
+REQUESTS = ('stop', 'save')
+# Of the running mean of the loss; before it is settled nothing is a spike.
+MEAN_DECAY, SETTLED_AFTER = 0.98, 50
+
+# 'params', 'opt_state', 'step' (int32) and 'loss_mean' (float32).
+State = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +40,16 @@ class Program:
   init: Any  # seed -> State
   step: Any  # (State, batch) -> (State, metrics); the state is donated
 
-  def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This host's rows onto its devices."""
-    return partitioning.global_batch(self.mesh, batch)
+  def put(
+    self,
+    batch: Mapping[str, np.ndarray],
+    requests: tuple[bool, bool] = (False, False),
+  ) -> dict[str, jax.Array]:
+    """This host's rows, and its REQUESTS, onto its devices."""
+    return {
+      **partitioning.global_batch(self.mesh, batch),
+      'requests': partitioning.flags(self.mesh, requests),
+    }
 
 
 @functools.lru_cache(maxsize=4)
@@ -53,7 +66,6 @@ def compile_program(
   model = dataclasses.replace(model, attention='xla', kernels='xla')
   axes = network.param_axes(model, vocab_size)
   transform = optimizer.make(training, axes)
-  schedule = optimizer.learning_rate_schedule(training)
 
   def init(seed: jax.Array) -> State:
     params = network.init_params(model, vocab_size, jax.random.key(seed))
@@ -61,27 +73,10 @@ def compile_program(
       'params': params,
       'opt_state': transform.init(params),
       'step': jnp.zeros((), jnp.int32),
+      'loss_mean': jnp.zeros((), jnp.float32),
     }
 
-  def step(state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
-    losses, grads = _gradients(model, training, state['params'], batch, axes)
-    updates, opt_state = transform.update(
-      grads, state['opt_state'], state['params']
-    )
-    metrics = {
-      **losses,
-      'tokens': jnp.sum(batch['decoder_loss_weights']),
-      'grad_norm': optax.tree.norm(grads),
-      'param_norm': optax.tree.norm(state['params']),
-      'learning_rate': schedule(state['step']),
-    }
-    state = {
-      'params': optax.apply_updates(state['params'], updates),
-      'opt_state': opt_state,
-      'step': state['step'] + 1,
-    }
-    return state, metrics
-
+  step = _make_step(model, training, axes, transform)
   shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.uint32))
   shardings = _state_shardings(mesh, shapes, axes)
   shapes = jax.tree.map(
@@ -95,6 +90,7 @@ def compile_program(
     ),
     packing.empty_rows(training.batch_size, training.row_length),
   )
+  batch['requests'] = partitioning.flags_shape(mesh, len(REQUESTS))
   with partitioning.use_mesh(mesh):
     compiled_step = (
       jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
@@ -112,6 +108,66 @@ def compile_program(
     lambda seed: compiled_init(np.uint32(seed)),
     compiled_step,
   )
+
+
+def _make_step(
+  model: ModelConfig, training: TrainingConfig, axes: Any, transform: Any
+) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
+  """The step of `Program`, before it is compiled."""
+  schedule = optimizer.learning_rate_schedule(training)
+
+  def step(state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
+    batch = dict(batch)
+    requests = batch.pop('requests')
+    losses, grads = _gradients(model, training, state['params'], batch, axes)
+    updates, opt_state = transform.update(
+      grads, state['opt_state'], state['params']
+    )
+    grad_norm = optax.tree.norm(grads)
+    bad, loss_mean = _judge(training, state, losses['loss'], grad_norm)
+    metrics = {
+      **losses,
+      'bad_step': bad,
+      'requests': jnp.any(requests, axis=0),
+      'tokens': jnp.sum(batch['decoder_loss_weights']),
+      'grad_norm': grad_norm,
+      'param_norm': optax.tree.norm(state['params']),
+      'learning_rate': schedule(state['step']),
+    }
+    learnt = {
+      'params': optax.apply_updates(state['params'], updates),
+      'opt_state': opt_state,
+    }
+    if training.on_bad_step == 'skip':
+      learnt = jax.tree.map(
+        lambda new, old: jnp.where(bad, old, new),
+        learnt,
+        {name: state[name] for name in learnt},
+      )
+    return {
+      **learnt,
+      'step': state['step'] + 1,
+      'loss_mean': loss_mean,
+    }, metrics
+
+  return step
+
+
+def _judge(
+  training: TrainingConfig,
+  state: State,
+  loss: jax.Array,
+  grad_norm: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Whether a step is bad, and the running mean of the losses of good ones."""
+  mean, step = state['loss_mean'], state['step']
+  bad = ~jnp.isfinite(loss + grad_norm)
+  if training.max_loss_spike:
+    spike = loss > training.max_loss_spike * mean
+    bad |= spike & (step >= SETTLED_AFTER)
+  # Unbiased: as if the mean had begun with the first loss alone.
+  share = jnp.maximum(1 - MEAN_DECAY, 1 / (step + 1.0))
+  return bad, jnp.where(bad, mean, mean + share * (loss - mean))
 
 
 def check_batch(mesh: Any, training: TrainingConfig, section: str) -> None:
@@ -204,4 +260,5 @@ def _state_shardings(mesh: Any, shapes: State, axes: Any) -> State:
       of_moment, shapes['opt_state']
     ),
     'step': everywhere,
+    'loss_mean': everywhere,
   }

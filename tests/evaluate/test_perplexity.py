@@ -1,11 +1,12 @@
 import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 
 from infoprune_jax.evaluate import perplexity
-from infoprune_jax.model import partitioning
+from infoprune_jax.model import network, partitioning
 from infoprune_jax.train import state
 
 
@@ -42,14 +43,34 @@ def test_curve_keeps_to_its_tokens_and_grows_with_them(small, store, mesh):
   total = store.manifest['splits']['heldout']['tokens']
   few = curve(small, store, mesh, total // 3)
   more = curve(small, store, mesh, total)
-  assert 0 < few.num_tokens <= total // 3
-  assert more.num_tokens == total
+  # One of each source may be beyond.
+  first = [few.num_tokens[few.source == s].max() for s in set(few.source)]
+  assert 0 < few.num_tokens.sum() - sum(first) <= total // 3
+  assert more.num_tokens.sum() == total
   pairs = [set(zip(c.shard, c.row, strict=True)) for c in (few, more)]
   assert pairs[0] < pairs[1]
 
 
-def test_curve_is_never_empty(small, store, mesh):
-  assert curve(small, store, mesh, 1).num_tokens > 1
+def test_curve_has_all_sources(small, store, mesh):
+  least = curve(small, store, mesh, 1)
+  assert sorted(least.source) == ['copies', 'prose', 'template']
+
+
+def test_losses_by_source_add_up(small, store, mesh):
+  some = curve(small, store, mesh, 2000)
+  with partitioning.use_mesh(mesh):
+    params = network.init_params(
+      small.model, store.vocab_size, jax.random.key(0)
+    )
+  found = some.losses(params)
+  by_source = [
+    found[f'heldout_nll/{source}']
+    * some.num_tokens[some.source == source].sum()
+    for source in set(some.source)
+  ]
+  assert sum(by_source) / some.num_tokens.sum() == pytest.approx(
+    found['heldout_nll']
+  )
 
 
 def test_untrained_model_is_near_uniform(small, store, mesh):

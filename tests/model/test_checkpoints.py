@@ -95,7 +95,8 @@ def test_what_was_saved_comes_back_with_its_facts(saved):
   writer.close()
   reader = checkpoints.Checkpoints(run, max_to_keep=3)
   shape = {'step': jax.ShapeDtypeStruct((), jnp.int32)}
-  items, facts = reader.restore(20, {'rest': shape}, 'train')
+  step, facts = checkpoints.newest_sound(run, ['rest'], 'train')
+  items = reader.restore(step, {'rest': shape})
   reader.close()
   assert items['rest']['step'] == 20
   assert facts == {'lines': 7}

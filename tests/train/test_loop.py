@@ -166,15 +166,15 @@ def test_loss_that_is_not_finite_stops_at_its_step(
   put = state.Program.put
   calls = []
 
-  def poisoned(self, batch):
+  def poisoned(self, batch, requests):
     calls.append(1)
     if len(calls) == 8:
       weights = batch['decoder_loss_weights']
       batch = {**batch, 'decoder_loss_weights': np.full_like(weights, np.nan)}
-    return put(self, batch)
+    return put(self, batch, requests)
 
   monkeypatch.setattr(state.Program, 'put', poisoned)
-  with pytest.raises(UserError, match='not finite at step 8') as error:
+  with pytest.raises(UserError, match='step 8 is bad: loss nan') as error:
     runs.run_reference(small, workdir)
   assert 'checkpoint is of step 5' in str(error.value)
   saved = checkpoints.Checkpoints(artifacts.reference_dir(workdir), 2)

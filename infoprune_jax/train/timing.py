@@ -1,0 +1,104 @@
+"""Where the time of a run goes: rates, waits, and goodput over its restarts.
+
+Lines of `timing.jsonl` are of the clock, so no two runs have the same; what a
+run computes is in `metrics.jsonl`.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from infoprune_jax import files
+
+FILE = 'timing.jsonl'
+WAITS = ('input', 'evaluation', 'checkpoint')
+
+
+class Timing:
+  """Adds up seconds by what they were spent on."""
+
+  def __init__(
+    self,
+    run: str,
+    first_step: int,
+    tokens_per_step: int,
+    flops_per_step: float,
+    peak: float,
+    writes: bool = True,
+    clock: Callable[[], float] = time.time,
+  ):
+    """Reads what earlier processes of the run have written.
+
+    Args:
+      run: The run's folder, on a local file system.
+      first_step: Where this process goes on; later steps were lost.
+      tokens_per_step: Slots of a batch.
+      flops_per_step: By formula.
+      peak: FLOP/s of all devices, as `score.ceiling` measures; 0.0 if unknown.
+      writes: Whether this process is the one that does.
+      clock: Seconds since the epoch.
+    """
+    self._path, self._clock = f'{run}/{FILE}', clock
+    self._tokens, self._flops, self._peak = (
+      tokens_per_step,
+      flops_per_step,
+      peak,
+    )
+    kept = [line for line in _read(self._path) if line['step'] <= first_step]
+    self._begun = kept[0]['time'] if kept else clock()
+    self._productive = kept[-1]['productive'] if kept else 0.0
+    self._step, self._since = first_step, clock()
+    self._waited = dict.fromkeys(WAITS, 0.0)
+    if writes:
+      kept = kept or [self._line(first_step, {})]
+      text = ''.join(json.dumps(line) + '\n' for line in kept)
+      files.write_text(self._path, text)
+
+  @contextlib.contextmanager
+  def waiting(self, what: str) -> Iterator[None]:
+    """Time of this block is no time of steps; `what` is one of WAITS."""
+    start = self._clock()
+    try:
+      yield
+    finally:
+      self._waited[what] += self._clock() - start
+
+  def write(self, step: int) -> dict[str, float]:
+    """Writes and returns the rates since the last line."""
+    now = self._clock()
+    seconds, steps = max(now - self._since, 1e-9), step - self._step
+    in_steps = seconds - sum(self._waited.values())
+    self._productive += in_steps
+    rates = {
+      'seconds': seconds,
+      'tokens_per_second': steps * self._tokens / seconds,
+      **{
+        f'{what}_share': time / seconds for what, time in self._waited.items()
+      },
+      'goodput': self._productive / max(now - self._begun, 1e-9),
+    }
+    if self._peak:
+      rates['mfu'] = steps * self._flops / seconds / self._peak
+    self._step, self._since = step, now
+    self._waited = dict.fromkeys(WAITS, 0.0)
+    with open(self._path, 'a', encoding='utf-8') as file:
+      file.write(json.dumps(self._line(step, rates)) + '\n')
+    return rates
+
+  def _line(self, step: int, rates: Mapping[str, float]) -> dict[str, float]:
+    return {
+      'step': step,
+      'time': self._clock(),
+      'productive': self._productive,  # seconds in steps that were kept
+      **rates,
+    }
+
+
+def _read(path: str) -> list[dict[str, float]]:
+  """The whole lines of the file; none if there is no such file."""
+  try:
+    lines = files.read_bytes(path).split(b'\n')[:-1]
+  except FileNotFoundError:
+    return []
+  return [json.loads(line) for line in lines]

@@ -1,0 +1,63 @@
+"""Rates and goodput, on a clock of the test's."""
+
+import json
+
+import pytest
+
+from infoprune_jax.train import timing
+
+
+class Clock:
+  def __init__(self):
+    self.now = 1000.0
+
+  def __call__(self):
+    return self.now
+
+
+def begin(tmp_path, clock, first=0, peak=0.0):
+  return timing.Timing(
+    str(tmp_path), first, 100, 5e9, peak, writes=True, clock=clock
+  )
+
+
+def lines(tmp_path):
+  text = (tmp_path / timing.FILE).read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def test_waits_are_no_time_of_steps(tmp_path):
+  clock = Clock()
+  timed = begin(tmp_path, clock, peak=1e10)
+  clock.now += 6.0
+  for what, seconds in (('input', 1.0), ('evaluation', 2.0), ('input', 1.0)):
+    with timed.waiting(what):
+      clock.now += seconds
+  found = timed.write(5)
+  assert found['seconds'] == 10.0
+  assert found['tokens_per_second'] == 50.0
+  assert found['input_share'] == 0.2
+  assert found['evaluation_share'] == 0.2
+  assert found['checkpoint_share'] == 0.0
+  assert found['goodput'] == 0.6
+  assert found['mfu'] == pytest.approx(5 * 5e9 / 10 / 1e10)
+  clock.now += 10.0
+  assert timed.write(10)['goodput'] == 0.8
+
+
+def test_steps_that_were_lost_and_the_time_between_are_no_goodput(tmp_path):
+  clock = Clock()
+  timed = begin(tmp_path, clock)
+  for step in (5, 10):
+    clock.now += 10.0
+    timed.write(step)
+  with open(tmp_path / timing.FILE, 'a') as file:
+    file.write('{"step": 15, "ti')  # A kill.
+  clock.now += 20.0
+  again = begin(tmp_path, clock, first=5)
+  assert [line['step'] for line in lines(tmp_path)] == [0, 5]
+  clock.now += 10.0
+  found = again.write(10)
+  assert found['goodput'] == pytest.approx(20 / 50)
+  assert 'mfu' not in found  # Of a device whose peak is not known.
+  assert [line['step'] for line in lines(tmp_path)] == [0, 5, 10]
