@@ -9,6 +9,7 @@ from absl import app
 
 from infoprune_jax import artifacts, main, pipeline  # noqa: F401
 from infoprune_jax.data import packing
+from infoprune_jax.train import state
 
 packing.pack(np.array([5, 3]), 8, 0, seed=0)  # Numba imports when it is used.
 
@@ -18,6 +19,7 @@ def run(
   output: str,
   devices: int,
   killed_at_part: int,
+  signalled_at_batch: tuple[int, int] | None,
   environment: dict[str, str],
 ) -> None:
   """Runs `argv`, as if from a shell.
@@ -27,6 +29,8 @@ def run(
     output: A file, for standard output and error.
     devices: How many CPU devices the process has.
     killed_at_part: It kills itself as it starts to write this part, from 1.
+    signalled_at_batch: Which batch of training, from 1, and the signal that it
+      then sends itself.
     environment: Variables beside those there are.
   """
   os.environ.update(environment)
@@ -49,5 +53,19 @@ def run(
     return finish_part(*arguments, **counts)
 
   artifacts.Artifact.finish_part = counted
+  if signalled_at_batch:
+    _signal_at(*signalled_at_batch)
   sys.argv = argv
   app.run(main.main, argv=argv, flags_parser=main._parse)
+
+
+def _signal_at(batch: int, number: int) -> None:
+  put, left = state.Program.put, [batch]
+
+  def counted(*arguments):
+    left[0] -= 1
+    if left[0] == 0:
+      os.kill(os.getpid(), number)
+    return put(*arguments)
+
+  state.Program.put = counted

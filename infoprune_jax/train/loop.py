@@ -59,6 +59,7 @@ def train(run: Run) -> None:
     UserError: the loss is not finite, or too often bad.
     stopping.Stopped: SIGTERM asked for it; a checkpoint is written.
   """
+  begun = time.time()
   hosts.on_first(f'the start of {run.name}', run.artifact.begin)
   path, training = run.artifact.path, run.training
   program = state_lib.compile_program(
@@ -91,7 +92,7 @@ def train(run: Run) -> None:
           MetricsWriter(path, first, facts or None, run.artifact.job)
         )
       )
-    loop = _Loop(run, program, saved, writer, first)
+    loop = _Loop(run, program, saved, writer, first, begun)
     state = loop.run(state)
   hosts.barrier(f'the last checkpoint of {run.name}')
   _finish(run, state, writer)
@@ -115,6 +116,7 @@ class _Loop:
     saved: checkpoints.Checkpoints,
     writer: MetricsWriter | None,
     first: int,
+    begun: float,
   ):
     """Takes what it reads and writes; only process 0 has a writer."""
     self._run, self._program = run, program
@@ -134,6 +136,7 @@ class _Loop:
       training.tokens_per_step,
       run.flops_per_step,
       peak * run.mesh.size,
+      begun,
       writes=writer is not None,
     )
     self._previous: tuple[int, Any] | None = None

@@ -25,6 +25,7 @@ class Timing:
     tokens_per_step: int,
     flops_per_step: float,
     peak: float,
+    begun: float,
     writes: bool = True,
     clock: Callable[[], float] = time.time,
   ):
@@ -36,6 +37,8 @@ class Timing:
       tokens_per_step: Slots of a batch.
       flops_per_step: By formula.
       peak: FLOP/s of all devices, as `score.ceiling` measures; 0.0 if unknown.
+      begun: When this process began to work on the run, since the epoch; what
+        it compiled and restored since then was no step.
       writes: Whether this process is the one that does.
       clock: Seconds since the epoch.
     """
@@ -46,12 +49,12 @@ class Timing:
       peak,
     )
     kept = [line for line in _read(self._path) if line['step'] <= first_step]
-    self._begun = kept[0]['time'] if kept else clock()
+    self._begun = kept[0]['time'] if kept else begun
     self._productive = kept[-1]['productive'] if kept else 0.0
     self._step, self._since = first_step, clock()
     self._waited = dict.fromkeys(WAITS, 0.0)
     if writes:
-      kept = kept or [self._line(first_step, {})]
+      kept = kept or [{**self._line(first_step, {}), 'time': begun}]
       text = ''.join(json.dumps(line) + '\n' for line in kept)
       files.write_text(self._path, text)
 

@@ -6,15 +6,12 @@ devices of its own.
 
 import dataclasses
 import hashlib
-import multiprocessing
 import pathlib
 import signal
-import socket
-import time
 
-import host_process
 import numpy as np
 import pytest
+from host_job import Job
 from small_corpus import small_config
 
 from infoprune_jax import artifacts, config as config_lib, main
@@ -22,11 +19,7 @@ from infoprune_jax.data import tokenize
 from infoprune_jax.score import table
 from infoprune_jax.train import runs
 
-# Imports once, and then forks.
-SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['host_process'])
 NUM_PARTS = 5
-TIMEOUT = 4  # seconds without a sign of life
 CONFIG = """
 from small_corpus import small_config
 
@@ -46,6 +39,11 @@ class Workdir:
 
   path: pathlib.Path
   config: pathlib.Path
+
+  @property
+  def job(self) -> tuple[pathlib.Path, pathlib.Path]:
+    """What `Job` wants to know."""
+    return self.path, self.config
 
   def copy(self, path: pathlib.Path) -> 'Workdir':
     path.mkdir()
@@ -81,91 +79,17 @@ def prepared(corpus_path, tmp_path_factory) -> Workdir:
   return prepare(corpus_path, tmp_path_factory.mktemp('prepared'), 1)
 
 
-class Job:
-  """The processes of a job, which write to files."""
-
-  def __init__(
-    self,
-    workdir: Workdir,
-    processes: int,
-    *arguments: str,
-    devices: int = 1,
-    killed: tuple[int, int] | None = None,  # process, at which part
-    job: str = 'score',
-    slurm: bool = False,
-  ):
-    with socket.socket() as free:
-      free.bind(('127.0.0.1', 0))
-      port = free.getsockname()[1]
-    self._processes, self._outputs = [], []
-    for process in range(processes):
-      argv = [
-        'main',
-        f'--config={workdir.config}',
-        f'--workdir={workdir.path}',
-        f'--job={job}',
-        *arguments,
-      ]
-      environment = {}
-      if slurm:
-        argv += ['--multiprocess', f'--process_timeout={TIMEOUT}']
-        # JAX takes the port from the number of the job.
-        environment = {
-          'SLURM_JOB_ID': str(port % 4096),
-          'SLURM_STEP_NODELIST': '127.0.0.1',
-          'SLURM_NTASKS': str(processes),
-          'SLURM_PROCID': str(process),
-          'SLURM_LOCALID': str(process),
-        }
-      elif processes > 1:
-        argv += [
-          f'--coordinator_address=127.0.0.1:{port}',
-          f'--process_count={processes}',
-          f'--process_index={process}',
-          f'--process_timeout={TIMEOUT}',
-        ]
-      output = workdir.path / f'{time.monotonic_ns()}.log'
-      at_part = killed[1] if killed and killed[0] == process else 0
-      self._outputs.append(output)
-      self._processes.append(
-        SERVER.Process(
-          target=host_process.run,
-          args=(argv, str(output), devices, at_part, environment),
-        )
-      )
-      self._processes[-1].start()
-
-  def ended(self) -> tuple[list[int], list[str]]:
-    """Exit codes and outputs, by process."""
-    deadline = time.monotonic() + 60
-    try:
-      for process in self._processes:
-        process.join(max(deadline - time.monotonic(), 0))
-      codes = [process.exitcode for process in self._processes]
-    finally:
-      for process in self._processes:
-        process.kill()
-    outputs = [output.read_text() for output in self._outputs]
-    assert None not in codes, '\n'.join(outputs)
-    return codes, outputs
-
-  def finish(self) -> list[str]:
-    codes, outputs = self.ended()
-    assert not any(codes), '\n'.join(outputs)
-    return outputs
-
-
 @pytest.fixture(scope='module')
 def alone(prepared) -> dict[str, str]:
   """The table of one process with one device, in `prepared`."""
-  Job(prepared, 1).finish()
+  Job(*prepared.job, 1).finish()
   return prepared.scores()
 
 
 def test_hosts_write_the_table_of_one(prepared, alone, tmp_path):
   """Two groups of hosts, of two devices each."""
   workdir = prepared.copy(tmp_path / 'work')
-  outputs = Job(workdir, 2, devices=2).finish()
+  outputs = Job(*workdir.job, 2, devices=2).finish()
   assert workdir.scores() == alone
   assert '2 processes, 4 devices' in outputs[0]
   assert 'the device waited for the host' in outputs[0]
@@ -174,7 +98,7 @@ def test_hosts_write_the_table_of_one(prepared, alone, tmp_path):
 
 def test_a_slurm_job_needs_no_addresses(prepared, alone, tmp_path):
   workdir = prepared.copy(tmp_path / 'work')
-  outputs = Job(workdir, 2, slurm=True).finish()
+  outputs = Job(*workdir.job, 2, slurm=True).finish()
   assert workdir.scores() == alone
   assert '2 processes, 2 devices' in outputs[0]
 
@@ -183,7 +107,7 @@ def test_hosts_of_one_tensor_axis_feed_the_same_rows(prepared, alone, tmp_path):
   workdir = prepared.copy(tmp_path / 'work')
   mesh = ('--config.mesh.data=1', '--config.mesh.tensor=2')
   # The second must not write: it would die of it.
-  Job(workdir, 2, *mesh, killed=(1, 1)).finish()
+  Job(*workdir.job, 2, *mesh, killed=(1, 1)).finish()
   found = workdir.scores()
   changing = {name for name in found if found[name] != alone[name]}
   assert found.keys() == alone.keys()
@@ -202,7 +126,7 @@ def test_hosts_of_one_fsdp_axis_run_equally_many_steps(prepared, tmp_path):
   """One has a part more than the other, and each holds half the parameters."""
   mesh = ('--config.mesh.data=1', '--config.mesh.fsdp=2')
   one, two = (prepared.copy(tmp_path / name) for name in ('one', 'two'))
-  jobs = [Job(one, 1, *mesh, devices=2), Job(two, 2, *mesh)]
+  jobs = [Job(*one.job, 1, *mesh, devices=2), Job(*two.job, 2, *mesh)]
   for job in jobs:
     job.finish()
   assert one.scores() == two.scores()
@@ -214,7 +138,7 @@ def test_killed_in_the_middle_and_resumed_by_other_hosts(
   """The last job has more hosts than parts to do."""
   workdir = prepared.copy(tmp_path / 'work')
   for processes, killed in ((3, (1, 2)), (2, (0, 1))):
-    codes, outputs = Job(workdir, processes, killed=killed).ended()
+    codes, outputs = Job(*workdir.job, processes, killed=killed).ended()
     assert codes.pop(killed[0]) == -signal.SIGKILL
     outputs.pop(killed[0])
     assert set(codes) == {main.USER_ERROR}
@@ -223,6 +147,6 @@ def test_killed_in_the_middle_and_resumed_by_other_hosts(
       assert 'Start the job again, on any number of hosts' in output
       assert 'Traceback' not in output
     assert not (workdir.path / 'scores/manifest.json').exists()
-  outputs = Job(workdir, 4).finish()
+  outputs = Job(*workdir.job, 4).finish()
   assert 'parts were done before' in outputs[0]
   assert workdir.scores() == alone

@@ -17,7 +17,7 @@ class Clock:
 
 def begin(tmp_path, clock, first=0, peak=0.0):
   return timing.Timing(
-    str(tmp_path), first, 100, 5e9, peak, writes=True, clock=clock
+    str(tmp_path), first, 100, 5e9, peak, begun=clock(), clock=clock
   )
 
 

@@ -1,0 +1,104 @@
+"""Several processes of this machine, which meet as hosts do."""
+
+import multiprocessing
+import pathlib
+import socket
+import time
+
+import host_process
+
+# Imports once, and then forks.
+SERVER = multiprocessing.get_context('forkserver')
+SERVER.set_forkserver_preload(['host_process'])
+TIMEOUT = 4  # seconds without a sign of life
+
+
+class Job:
+  """The processes of a job, which write to files."""
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    config: pathlib.Path,
+    processes: int,
+    *arguments: str,
+    devices: int = 1,
+    killed: tuple[int, int] | None = None,
+    job: str = 'score',
+    slurm: bool = False,
+    signalled: tuple[int, int, int] | None = None,
+  ):
+    """Starts them.
+
+    Args:
+      workdir: Of the job.
+      config: Its file.
+      processes: How many; one alone is told of no others.
+      *arguments: Further ones of the command line.
+      devices: Of each process.
+      killed: A process that kills itself, and at which part that it writes.
+      job: The stage.
+      slurm: Whether they find each other as a job of SLURM.
+      signalled: A process that sends itself a signal, at which batch, and
+        which signal.
+    """
+    with socket.socket() as free:
+      free.bind(('127.0.0.1', 0))
+      port = free.getsockname()[1]
+    self._processes, self._outputs = [], []
+    for process in range(processes):
+      argv = [
+        'main',
+        f'--config={config}',
+        f'--workdir={workdir}',
+        f'--job={job}',
+        *arguments,
+      ]
+      environment = {}
+      if slurm:
+        argv += ['--multiprocess', f'--process_timeout={TIMEOUT}']
+        # JAX takes the port from the number of the job.
+        environment = {
+          'SLURM_JOB_ID': str(port % 4096),
+          'SLURM_STEP_NODELIST': '127.0.0.1',
+          'SLURM_NTASKS': str(processes),
+          'SLURM_PROCID': str(process),
+          'SLURM_LOCALID': str(process),
+        }
+      elif processes > 1:
+        argv += [
+          f'--coordinator_address=127.0.0.1:{port}',
+          f'--process_count={processes}',
+          f'--process_index={process}',
+          f'--process_timeout={TIMEOUT}',
+        ]
+      output = workdir / f'{time.monotonic_ns()}.log'
+      at_part = killed[1] if killed and killed[0] == process else 0
+      told = signalled[1:] if signalled and signalled[0] == process else None
+      self._outputs.append(output)
+      self._processes.append(
+        SERVER.Process(
+          target=host_process.run,
+          args=(argv, str(output), devices, at_part, told, environment),
+        )
+      )
+      self._processes[-1].start()
+
+  def ended(self) -> tuple[list[int], list[str]]:
+    """Exit codes and outputs, by process."""
+    deadline = time.monotonic() + 240
+    try:
+      for process in self._processes:
+        process.join(max(deadline - time.monotonic(), 0))
+      codes = [process.exitcode for process in self._processes]
+    finally:
+      for process in self._processes:
+        process.kill()
+    outputs = [output.read_text() for output in self._outputs]
+    assert None not in codes, '\n'.join(outputs)
+    return codes, outputs
+
+  def finish(self) -> list[str]:
+    codes, outputs = self.ended()
+    assert not any(codes), '\n'.join(outputs)
+    return outputs

@@ -1,0 +1,110 @@
+"""Training by several processes, as on several hosts, killed and resumed."""
+
+import json
+import os
+import pathlib
+import signal
+
+import pytest
+from host_job import Job
+
+from infoprune_jax import artifacts, main
+
+CONFIG = """
+from small_corpus import small_config
+
+
+def get_config():
+  config = small_config({path!r})
+  config.reference.training.batch_size = 12
+  return config
+"""
+
+
+@pytest.fixture(scope='module')
+def config(corpus_path, tmp_path_factory) -> pathlib.Path:
+  path = tmp_path_factory.mktemp('config') / 'hosts.py'
+  path.write_text(CONFIG.format(path=corpus_path))
+  return path
+
+
+@pytest.fixture
+def begin(store_workdir, config, tmp_path):
+  """Starts processes that train the reference model in a workdir."""
+
+  def start(name: str, processes: int, *arguments: str, **kwargs) -> Job:
+    workdir = tmp_path / name
+    workdir.mkdir(exist_ok=True)
+    for folder in ('token_store', 'vocabulary'):
+      if not (workdir / folder).exists():
+        os.symlink(f'{store_workdir}/{folder}', workdir / folder)
+    return Job(
+      workdir, config, processes, *arguments, job='reference', **kwargs
+    )
+
+  return start
+
+
+def curve(workdir: pathlib.Path) -> list[dict[str, float]]:
+  lines = (workdir / 'reference/metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def steps(workdir: pathlib.Path) -> list[int]:
+  names = os.listdir(workdir / 'reference/checkpoints')
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def finished(workdir: pathlib.Path) -> dict:
+  return artifacts.read_manifest(str(workdir / 'reference'), 'reference')
+
+
+def test_killed_and_resumed_on_other_numbers_of_hosts(begin, tmp_path):
+  """SIGKILL on three, SIGTERM on two, the end on four; another mesh each."""
+  begin('alone', 1).finish()
+  workdir = tmp_path / 'chain'
+  codes, outputs = begin('chain', 3, signalled=(1, 8, signal.SIGKILL)).ended()
+  assert codes.pop(1) == -signal.SIGKILL
+  assert set(codes) == {main.USER_ERROR}
+  assert 'process 1' in outputs[0] and 'Traceback' not in outputs[0]
+  assert steps(workdir) == [5]
+  mesh = ('--config.mesh.data=1', '--config.mesh.fsdp=2')
+  job = begin('chain', 2, *mesh, signalled=(1, 3, signal.SIGTERM))
+  codes, outputs = job.ended()
+  # One was told; both saved the same step and ended for a restart.
+  assert codes == [128 + signal.SIGTERM] * 2, outputs
+  assert 'resumed at step 5' in outputs[0]
+  [step] = set(steps(workdir)) - {5}
+  assert 7 <= step <= 10
+  for output in outputs:
+    assert f'reference is saved at step {step}; run it again' in output
+  outputs = begin('chain', 4).finish()
+  assert f'resumed at step {step}' in outputs[0]
+  one, several = (finished(path) for path in (tmp_path / 'alone', workdir))
+  assert several['fingerprint'] and several['step'] == one['step'] == 12
+  assert several['epochs'] == one['epochs']
+  for ours, theirs in zip(
+    curve(workdir), curve(tmp_path / 'alone'), strict=True
+  ):
+    assert ours == pytest.approx(theirs, rel=2e-4)
+
+
+def test_sigterm_and_sigkill_leave_no_trace(begin, tmp_path):
+  """Bit for bit the run that was never stopped, on one mesh."""
+  begin('whole', 1).finish()
+  for number, batch in ((signal.SIGTERM, 3), (signal.SIGKILL, 4)):
+    code, [output] = begin('stopped', 1, signalled=(0, batch, number)).ended()
+    expected = 128 + number if number == signal.SIGTERM else -number
+    assert code == [expected], output
+  begin('stopped', 1).finish()
+  whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+  assert finished(stopped) == finished(whole)
+  assert curve(stopped) == curve(whole)
+
+
+def test_a_clock_saves_too(begin, tmp_path):
+  begin(
+    'clock', 1, '--config.reference.training.checkpoint_minutes=1e-9'
+  ).finish()
+  # Every second: what is asked with a step is read after the next.
+  assert steps(tmp_path / 'clock') == [10, 12]
