@@ -194,7 +194,18 @@ def get_config() -> ConfigDict:
       train_bytes=2_000_000,
     )
   )
-  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+  config.mesh = ConfigDict(
+    dict(
+      data=-1,
+      fsdp=1,
+      tensor=1,
+      sequence=1,
+      dcn_data=1,  # the number of slices, where TPUs come in several
+      dcn_fsdp=1,
+      # E.g. {'embed': ('fsdp', 'sequence')}: parameters over all of these.
+      rules=ConfigDict(),
+    )
+  )
   config.reference = ConfigDict(
     dict(
       model=model(),

@@ -234,7 +234,7 @@ REFUSED = [
   ('model.head_dim', 7, 'head_dim must be even, got 7'),
   ('reference.model.head_dim', 7, r'config\.reference\.model: model\.head'),
   ('mesh.data', 0, 'must be positive, with -1 on at most one'),
-  ('mesh.fsdp', -1, r'got \(-1, -1, 1\)'),
+  ('mesh.fsdp', -1, r'got \(-1, -1, 1, 1\)'),
   ('mesh.tensor', -2, 'mesh.tensor must be positive'),
   ('train.training.num_steps', 0, 'needs exactly one of num_steps, num_tokens'),
   ('train.training.num_steps', -1, r'training\.num_steps must be in'),

@@ -81,7 +81,8 @@ def test_options_of_the_model_shard_as_well(model, batch, sizes):
 
 def test_minus_one_takes_what_is_left():
   mesh = partitioning.make_mesh(mesh_config(-1, 2, 1))
-  assert dict(mesh.shape) == {'data': 4, 'fsdp': 2, 'tensor': 1}
+  sizes = {'data': 4, 'fsdp': 2, 'sequence': 1, 'tensor': 1}
+  assert dict(mesh.shape) == sizes
 
 
 @pytest.mark.parametrize('sizes', [(3, 1, 1), (-1, 3, 1), (16, 1, 1)])
@@ -92,9 +93,9 @@ def test_axes_must_multiply_to_the_devices(sizes):
 
 def test_unknown_axis_and_axis_used_twice():
   with pytest.raises(ValueError, match='Unknown logical axes'):
-    partitioning.spec(('embedd', 'mlp'))
-  with pytest.raises(ValueError, match='used twice'):
-    partitioning.spec(('vocab', 'mlp'))
+    partitioning.spec(mesh_of(2, 2, 2), ('embedd', 'mlp'))
+  with pytest.raises(UserError, match='used twice'):
+    partitioning.spec(mesh_of(2, 2, 2), ('vocab', 'mlp'))
 
 
 def test_size_that_does_not_divide_is_named():
