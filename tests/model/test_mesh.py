@@ -51,7 +51,11 @@ def test_slices_that_there_are_not(two_slices, sizes):
   data, fsdp = sizes
   with pytest.raises(UserError) as error:
     mesh_lib.make_mesh(config(data=-1, dcn_data=data, dcn_fsdp=fsdp))
-  for word in (f'dcn_data={data}', f'dcn_fsdp={fsdp}', '8 cpu devices are in 2'):
+  for word in (
+    f'dcn_data={data}',
+    f'dcn_fsdp={fsdp}',
+    '8 cpu devices are in 2',
+  ):
     assert word in str(error.value)
 
 
@@ -102,9 +106,15 @@ def test_meshes_of_other_rules_are_not_equal():
     ({'activation_embed': ('tensor',)}, 'A key of mesh.rules must be one of'),
     ({'kv_heads': ()}, r"heads -> \('tensor',\) and kv_heads -> \(\) must be"),
     # The loss would add up the tokens of other devices.
-    ({'vocab': ('fsdp',), 'embed': ()}, r"'fsdp' is used twice, by .* vocab ->"),
+    (
+      {'vocab': ('fsdp',), 'embed': ()},
+      r"'fsdp' is used twice, by .* vocab ->",
+    ),
     ({'length': ('tensor',)}, r"length -> \('tensor',\) and heads -> \('tenso"),
-    ({'mlp': ('tensor', 'tensor')}, r"rules mlp -> \('tensor', 'tensor'\)\. Ch"),
+    (
+      {'mlp': ('tensor', 'tensor')},
+      r"rules mlp -> \('tensor', 'tensor'\)\. Ch",
+    ),
   ],
 )
 def test_a_rule_that_cannot_be_is_named(rules, named):
