@@ -141,9 +141,15 @@ def training() -> ConfigDict:
       checkpoint_every=250,
       max_checkpoints=2,
       mixture=ConfigDict(),
+      mixture_schedule=(),  # e.g. (base.phase(10_000, {'web': 1.0, ...}),)
       reader='grain',
     )
   )
+
+
+def phase(from_step: int, weights: dict[str, float]) -> ConfigDict:
+  """Weights of a mixture's sources that hold from a step on."""
+  return ConfigDict(dict(from_step=from_step, weights=ConfigDict(weights)))
 
 
 def checkpoint(path: str = '', step: int = -1) -> ConfigDict:

@@ -7,28 +7,40 @@ state of the reader is the step, and seeking costs nothing.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
-import jax
 import numpy as np
 
 from infoprune_jax.config import UserError
-from infoprune_jax.data import packing
+from infoprune_jax.data import mixture as mixture_lib, packing
 from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.training_config import MixturePhase
 
 
 class Reader(Protocol):
   """Where a training run gets its batches."""
 
   def batches(
-    self, first_step: int, num_steps: int
+    self, first_step: int, num_steps: int, rows: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
-    """This host's share of the global batches of steps first_step to num_steps.
+    """Some rows of the global batches of steps first_step to num_steps.
+
+    Args:
+      first_step: The first to read.
+      num_steps: One more than the last.
+      rows: [rows] int, which of a global batch this host feeds.
 
     Yields:
-      [B / hosts, T] arrays, see `packing.empty_rows`.
+      [rows, T] arrays, see `packing.empty_rows`.
+    """
+    ...
+
+  def example_ids(self, step: int) -> list[str]:
+    """The examples of a step's global batch, each once, in order.
+
+    For messages; [] of a reader that cannot know.
     """
     ...
 
@@ -44,22 +56,18 @@ class GrainReader:
   rows: packing.PackedRows
   sources: tuple[str, ...]  # of a mixture; ('',) for natural sizes
   row_offsets: np.ndarray  # [sources + 1] int64, where each source's rows start
-  weights: tuple[float, ...]  # of a source, however scaled
+  mixture: mixture_lib.Mixture
   seed: int
   batch_size: int
 
   def batches(
-    self, first_step: int, num_steps: int
+    self, first_step: int, num_steps: int, rows: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
     """See `Reader`."""
-    endless = self._order()
-    share = self.batch_size // jax.process_count()
-    offset = jax.process_index() * share
+    endless = self._endless()
 
     def batch_of(step: int) -> dict[str, np.ndarray]:
-      first = int(step) * self.batch_size + offset
-      chosen = np.array([endless[first + i] for i in range(share)])
-      return self.rows.batch(chosen, share)
+      return self.rows.batch(self._chosen(endless, int(step), rows), len(rows))
 
     steps = grain.MapDataset.range(first_step, num_steps).map(batch_of)
     # One thread fills far more rows than a small machine can train on, and
@@ -67,18 +75,28 @@ class GrainReader:
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     yield from steps.to_iter_dataset(options)
 
-  def _order(self) -> grain.MapDataset:
-    """The endless sequence of row numbers, each epoch in an order of its own."""
-    endless = [
+  def example_ids(self, step: int) -> list[str]:
+    """See `Reader`."""
+    rows = np.arange(self.batch_size)
+    return self.rows.example_ids(self._chosen(self._endless(), step, rows))
+
+  def _chosen(
+    self, endless: Sequence[grain.MapDataset], step: int, rows: np.ndarray
+  ) -> np.ndarray:
+    """Which packed rows stand at some rows of a step's batch, [rows] int64."""
+    numbers = (step * self.batch_size + rows).tolist()
+    places = map(self.mixture.place, numbers)
+    return np.array([endless[source][n] for source, n in places], np.int64)
+
+  def _endless(self) -> list[grain.MapDataset]:
+    """Of each source its rows without end, each epoch in an order of its own."""
+    return [
       grain.MapDataset.range(int(first), int(last))
       .seed(self.seed)
       .shuffle()
       .repeat(None)
       for first, last in itertools.pairwise(self.row_offsets)
     ]
-    if len(endless) == 1:
-      return endless[0]
-    return grain.MapDataset.mix(endless, self.weights)
 
   def facts(self, num_steps: int) -> dict[str, Any]:
     """See `Reader`; of a mixture also the epochs of each source."""
@@ -89,8 +107,7 @@ class GrainReader:
       'epochs': read / len(self.rows),
     }
     if len(self.sources) > 1:
-      shares = np.array(self.weights) / sum(self.weights)
-      epochs = read * shares / np.diff(self.row_offsets)
+      epochs = np.array(self.mixture.counts(read)) / np.diff(self.row_offsets)
       facts['epochs_by_source'] = dict(
         zip(self.sources, epochs.tolist(), strict=True)
       )
@@ -104,6 +121,7 @@ def grain_reader(
   batch_size: int,
   seed: int,
   mixture: Mapping[str, float],
+  schedule: Sequence[MixturePhase],
 ) -> GrainReader:
   """A reader of the documents kept, with EOS, packed into rows.
 
@@ -114,6 +132,7 @@ def grain_reader(
     batch_size: Rows of a global batch.
     seed: Of the packing and of the order.
     mixture: The weight of each source; {} for natural sizes.
+    schedule: What takes its place later; it names the same sources.
 
   Raises:
     UserError: nothing is kept, or the mixture does not name the sources kept.
@@ -133,7 +152,7 @@ def grain_reader(
     packing.PackedRows(store, shard, row, plan),
     tuple(documents),
     np.concatenate([[0], np.cumsum([plan.num_rows for plan in plans])]),
-    tuple(mixture[source] if mixture else 1.0 for source in documents),
+    mixture_lib.make(tuple(documents), mixture, schedule, batch_size),
     seed,
     batch_size,
   )

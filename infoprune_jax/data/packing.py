@@ -311,6 +311,17 @@ class PackedRows:
       batch[name].reshape(-1)[slots.place] = values
     return batch
 
+  def example_ids(self, rows: np.ndarray) -> list[str]:
+    """The documents of some rows, each once, in the order of their places."""
+    pieces, _ = self.plan._pieces(np.asarray(rows))
+    documents = list(dict.fromkeys(self.plan.document[pieces].tolist()))
+    shard, row = self._shard[documents], self._row[documents]
+    found = np.empty(len(documents), object)
+    for number in np.unique(shard).tolist():
+      ids = self._store.part(number).table('example_id')['example_id']
+      found[shard == number] = ids.take(row[shard == number]).to_pylist()
+    return found.tolist()
+
   def _tokens(self, slots: Slots) -> tuple[np.ndarray, np.ndarray]:
     """Targets and inputs of slots; EOS follows a document, BOS precedes it."""
     targets = np.full(len(slots.place), self._store.eos_id, np.int32)

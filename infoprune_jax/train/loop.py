@@ -106,7 +106,9 @@ class _Loop:
   def run(self, state: state_lib.State) -> state_lib.State:
     """Takes the steps that are left."""
     training = self._run.training
-    batches = self._run.reader.batches(self._first, training.num_steps)
+    batches = self._run.reader.batches(
+      self._first, training.num_steps, self._program.rows
+    )
     for step, batch in enumerate(batches, self._first + 1):
       state, metrics = self._program.step(state, self._program.put(batch))
       self._read_previous()
