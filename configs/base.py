@@ -148,9 +148,15 @@ def training() -> ConfigDict:
       profile_from=10,
       profile_steps=0,
       mixture=ConfigDict(),
+      mixture_schedule=(),  # e.g. (base.phase(10_000, {'web': 1.0, ...}),)
       reader='grain',
     )
   )
+
+
+def phase(from_step: int, weights: dict[str, float]) -> ConfigDict:
+  """Weights of a mixture's sources that hold from a step on."""
+  return ConfigDict(dict(from_step=from_step, weights=ConfigDict(weights)))
 
 
 def checkpoint(path: str = '', step: int = -1) -> ConfigDict:
@@ -201,7 +207,18 @@ def get_config() -> ConfigDict:
       train_bytes=2_000_000,
     )
   )
-  config.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+  config.mesh = ConfigDict(
+    dict(
+      data=-1,
+      fsdp=1,
+      tensor=1,
+      sequence=1,
+      dcn_data=1,  # the number of slices, where TPUs come in several
+      dcn_fsdp=1,
+      # E.g. {'embed': ('fsdp', 'sequence')}: parameters over all of these.
+      rules=ConfigDict(),
+    )
+  )
   config.reference = ConfigDict(
     dict(
       model=model(),

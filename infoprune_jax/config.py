@@ -125,18 +125,30 @@ class VocabularyConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-  """Devices along each mesh axis; -1 on one axis takes what is left."""
+  """Devices of a slice along each mesh axis; -1 on one axis takes what is left.
+
+  Of TPUs in several slices `dcn_data` times `dcn_fsdp` is their number: the
+  axis `data` then has `dcn_data` times `data` devices, and `fsdp` likewise.
+  """
 
   data: int
   fsdp: int
   tensor: int
+  sequence: int = 1  # shares of a row's tokens, for rows that do not fit
+  dcn_data: int = 1
+  dcn_fsdp: int = 1
+  # What differs from `model.mesh.RULES`: the mesh axes of a logical axis.
+  rules: Mapping[str, tuple[str, ...]] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
 
   def __post_init__(self):
-    sizes = (self.data, self.fsdp, self.tensor)
+    check_positive('mesh', self, 'dcn_data', 'dcn_fsdp')
+    sizes = (self.data, self.fsdp, self.sequence, self.tensor)
     if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
       raise UserError(
-        'mesh.data, mesh.fsdp and mesh.tensor must be positive, with -1 on at '
-        f'most one of them, got {sizes}.'
+        'mesh.data, mesh.fsdp, mesh.sequence and mesh.tensor must be positive, '
+        f'with -1 on at most one of them, got {sizes}.'
       )
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -145,14 +146,16 @@ def dry_run(config: Config, workdir: str) -> None:
     ('model', config.model),
   ):
     print(f'\n{name}: {flops.num_params(model, vocab_size):,} parameters')
-    for line in _parameter_table(model, vocab_size):
+    for line in _parameter_table(model, vocab_size, mesh):
       print(f'  {line}')
   print(f'\nStages in {workdir}')
   for job, state, cost in stages:
     print(f'  {job:10} {state:9} {cost}')
 
 
-def _parameter_table(model: ModelConfig, vocab_size: int) -> Iterator[str]:
+def _parameter_table(
+  model: ModelConfig, vocab_size: int, mesh: Any
+) -> Iterator[str]:
   shapes = jax.tree_util.tree_leaves_with_path(
     network.param_shapes(model, vocab_size)
   )
@@ -164,7 +167,7 @@ def _parameter_table(model: ModelConfig, vocab_size: int) -> Iterator[str]:
     name = '.'.join(str(key.key) for key in path)
     yield (
       f'{name:28} {leaf.shape!s:20} {math.prod(leaf.shape):>12,}  '
-      f'{" ".join(names)} -> {partitioning.spec(names)}'
+      f'{" ".join(names)} -> {partitioning.spec(mesh, names)}'
     )
 
 

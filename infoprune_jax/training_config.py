@@ -1,7 +1,6 @@
 """How a model is trained, and how far. Standard library only."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 from infoprune_jax.validation import (
@@ -14,7 +13,16 @@ from infoprune_jax.validation import (
 READERS = ('grain', 'seqio')
 ON_BAD_STEP = ('stop', 'skip')
 OPTIMIZERS = ('adamw', 'adafactor', 'muon')
+WEIGHTS = (1e-9, 1e9)  # of a mixture, apart from 0
 SCHEDULES = ('cosine', 'linear', 'wsd', 'constant')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixturePhase:
+  """What takes the place of `TrainingConfig.mixture` from a step on."""
+
+  from_step: int
+  weights: Mapping[str, float] = dataclasses.field(hash=False)  # as `mixture`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,25 +67,19 @@ class TrainingConfig:
   # 'skip' leaves the parameters as they were.
   on_bad_step: str
   max_loss_spike: float
-  watchdog_minutes: (
-    float  # without the end of a step: the process ends; 0.0: no
-  )
+  watchdog_minutes: float  # without the end of a step; 0.0 to wait for ever
   profile_from: int  # the step that jax.profiler begins with
   profile_steps: int  # how many it traces; 0 for none
   # The share of tokens by source, however scaled; {} for natural sizes.
   mixture: Mapping[str, float] = dataclasses.field(hash=False)
+  mixture_schedule: tuple[MixturePhase, ...]  # changes of it; a weight may be 0
   reader: str  # 'grain' over the token store, or 'seqio' over its task
 
   def __post_init__(self):
     check_choice('training.reader', self.reader, READERS)
     check_choice('training.optimizer', self.optimizer, OPTIMIZERS)
     check_choice('training.on_bad_step', self.on_bad_step, ON_BAD_STEP)
-    for source, weight in self.mixture.items():
-      if not 0.0 < weight < math.inf:
-        raise UserError(
-          f'training.mixture.{source} must be positive, got {weight}: leave '
-          'sources out of the corpus, not by weight zero.'
-        )
+    self._check_mixture()
     sizes = (
       'batch_size',
       'gradient_accumulation_steps',
@@ -113,6 +115,45 @@ class TrainingConfig:
     check_range('training.weight_decay', self.weight_decay, 0.0, 1e6)
     check_range('training.beta1', self.beta1, 0.0, 1.0)
     check_range('training.beta2', self.beta2, 0.0, 1.0)
+
+  def _check_mixture(self) -> None:
+    phases = {'training.mixture': self.mixture}
+    last = 0
+    if self.mixture_schedule and not self.mixture:
+      raise UserError(
+        'training.mixture_schedule changes training.mixture, which is empty: '
+        'give there the weights from step 0.'
+      )
+    for phase in self.mixture_schedule:
+      if phase.from_step <= last:
+        raise UserError(
+          'training.mixture_schedule must have rising from_step above 0, got '
+          f'{phase.from_step} after {last}.'
+        )
+      last = phase.from_step
+      where = f'training.mixture_schedule from step {last}'
+      if phase.weights.keys() != self.mixture.keys():
+        raise UserError(
+          f'{where} must weigh the sources of training.mixture, '
+          f'{sorted(self.mixture)}, got {sorted(phase.weights)}.'
+        )
+      phases[where] = phase.weights
+    for where, weights in phases.items():
+      for source, weight in weights.items():
+        if weight:
+          check_range(f'{where}, {source!r}', weight, *WEIGHTS)
+        if not any(other[source] for other in phases.values()):
+          raise UserError(
+            f'{where}, {source!r} must be positive, got 0.0 throughout: '
+            'leave sources out of the corpus, not by weight zero.'
+          )
+      if weights and not any(weights.values()):
+        raise UserError(f'{where} must weigh a source more than zero.')
+    if self.mixture_schedule and self.reader == 'seqio':
+      raise UserError(
+        "training.reader='seqio' cannot change its mixture while it reads: use "
+        "reader='grain', or leave training.mixture_schedule empty."
+      )
 
   def _check_budget(self) -> None:
     budgets = {

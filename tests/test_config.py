@@ -234,8 +234,19 @@ REFUSED = [
   ('model.head_dim', 7, 'head_dim must be even, got 7'),
   ('reference.model.head_dim', 7, r'config\.reference\.model: model\.head'),
   ('mesh.data', 0, 'must be positive, with -1 on at most one'),
-  ('mesh.fsdp', -1, r'got \(-1, -1, 1\)'),
+  ('mesh.fsdp', -1, r'got \(-1, -1, 1, 1\)'),
   ('mesh.tensor', -2, 'mesh.tensor must be positive'),
+  ('mesh.sequence', 0, 'mesh.sequence and mesh.tensor must be positive'),
+  ('mesh.dcn_data', -1, r'mesh\.dcn_data must be positive, got -1'),
+  ('mesh.rules', {'embed': 'fsdp'}, r'mesh\.rules\.embed: expected a tuple'),
+  ('train.training.mixture', {'web': 0.0}, "'web' must be positive, got 0.0"),
+  ('train.training.mixture', {'web': NAN}, r"training\.mixture, 'web' must be"),
+  ('train.training.mixture', {'web': 1e10}, r'must be in \[1e-09, 1e\+09\]'),
+  (
+    'train.training.mixture_schedule',
+    [{'from_step': 9, 'weights': {'web': 1.0}}],
+    'changes training.mixture, which is empty',
+  ),
   ('train.training.num_steps', 0, 'needs exactly one of num_steps, num_tokens'),
   ('train.training.num_steps', -1, r'training\.num_steps must be in'),
   (
@@ -326,6 +337,56 @@ def test_bounds_that_are_allowed(path, value):
 def test_values_that_no_stage_can_use(path, value):
   with pytest.raises(UserError, match=path.rsplit('.', 1)[-1]):
     config.from_mapping(edited(path, value))
+
+
+def scheduled(*phases: tuple[int, dict[str, float]], **fields: Any) -> Any:
+  """`plain()` with a mixture of two sources that changes."""
+  value = plain()
+  value['train']['training'].update(
+    mixture={'web': 1.0, 'new': 0.0},
+    mixture_schedule=[base.phase(*phase) for phase in phases],
+    **fields,
+  )
+  return value
+
+
+def test_a_source_may_come_later():
+  value = scheduled((5, {'web': 1.0, 'new': 2.0}), (9, {'web': 0, 'new': 1}))
+  training = config.from_mapping(value).train.training
+  assert [phase.from_step for phase in training.mixture_schedule] == [5, 9]
+  assert training.mixture_schedule[1].weights == {'web': 0.0, 'new': 1.0}
+  hash(training)  # What compiles goes by it.
+
+
+BOTH = {'web': 1.0, 'new': 1.0}
+
+
+@pytest.mark.parametrize(
+  'phases, fields, message',
+  [
+    ([(0, BOTH)], {}, 'rising from_step above 0, got 0 after 0'),
+    ([(5, BOTH), (5, BOTH)], {}, 'rising from_step above 0, got 5 after 5'),
+    (
+      [(5, {'web': 1.0})],
+      {},
+      r"from step 5 must weigh .* \['new', 'web'\], got",
+    ),
+    (
+      [(5, {'web': 1.0, 'new': 0.0})],
+      {},
+      "'new' must be positive, got 0.0 thro",
+    ),
+    (
+      [(5, BOTH), (6, dict.fromkeys(BOTH, 0.0))],
+      {},
+      'step 6 must weigh a sourc',
+    ),
+    ([(5, BOTH)], {'reader': 'seqio'}, 'cannot change its mixture while it'),
+  ],
+)
+def test_a_schedule_that_cannot_be(phases, fields, message):
+  with pytest.raises(UserError, match=message):
+    config.from_mapping(scheduled(*phases, **fields))
 
 
 @pytest.mark.parametrize('budget', [{'num_tokens': 10**6}, {'num_flops': 1e15}])

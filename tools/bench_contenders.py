@@ -157,6 +157,8 @@ def seqio(settings: Settings) -> Work:
 
 def reader(settings: Settings) -> Work:
   """The grain reader alone, over the store that we wrote."""
+  import numpy as np
+
   from infoprune_jax.data import loader
   from infoprune_jax.data.token_store import TokenStore
 
@@ -167,12 +169,12 @@ def reader(settings: Settings) -> Work:
   def rate(row_length: int) -> float:
     """Tokens a second of one core."""
     size = batch_tokens // row_length
-    rows = loader.grain_reader(store, keep, row_length, size, 0, {})
+    rows = loader.grain_reader(store, keep, row_length, size, 0, {}, ())
     steps = max(2, 2 * len(rows.rows) // size)
-    for _ in rows.batches(0, 2):
+    for _ in rows.batches(0, 2, np.arange(size)):
       pass
     start = time.process_time()
-    for _ in rows.batches(0, steps):
+    for _ in rows.batches(0, steps, np.arange(size)):
       pass
     return steps * batch_tokens / (time.process_time() - start)
 

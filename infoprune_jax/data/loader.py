@@ -7,15 +7,16 @@ state of the reader is the step, and seeking costs nothing.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
 import numpy as np
 
 from infoprune_jax.config import UserError
-from infoprune_jax.data import packing
+from infoprune_jax.data import mixture as mixture_lib, packing
 from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.training_config import MixturePhase
 
 
 class Reader(Protocol):
@@ -27,9 +28,9 @@ class Reader(Protocol):
     """Some rows of the global batches of steps first_step to num_steps.
 
     Args:
-      first_step: From 0.
-      num_steps: The end.
-      rows: [rows] int, which rows of each batch.
+      first_step: The first to read.
+      num_steps: One more than the last.
+      rows: [rows] int, which of a global batch this host feeds.
 
     Yields:
       [rows, T] arrays, see `packing.empty_rows`.
@@ -37,7 +38,10 @@ class Reader(Protocol):
     ...
 
   def example_ids(self, step: int) -> list[str]:
-    """The examples in a step's batch; [] where a reader cannot know."""
+    """The examples of a step's global batch, each once, in order.
+
+    For messages; [] of a reader that cannot know.
+    """
     ...
 
   def position(self, step: int) -> dict[str, float]:
@@ -56,7 +60,7 @@ class GrainReader:
   rows: packing.PackedRows
   sources: tuple[str, ...]  # of a mixture; ('',) for natural sizes
   row_offsets: np.ndarray  # [sources + 1] int64, where each source's rows start
-  weights: tuple[float, ...]  # of a source, however scaled
+  mixture: mixture_lib.Mixture
   seed: int
   batch_size: int
 
@@ -64,12 +68,10 @@ class GrainReader:
     self, first_step: int, num_steps: int, rows: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
     """See `Reader`."""
-    endless = self._order()
+    endless = self._endless()
 
     def batch_of(step: int) -> dict[str, np.ndarray]:
-      first = int(step) * self.batch_size
-      chosen = np.array([endless[first + int(row)] for row in rows])
-      return self.rows.batch(chosen, len(rows))
+      return self.rows.batch(self._chosen(endless, int(step), rows), len(rows))
 
     steps = grain.MapDataset.range(first_step, num_steps).map(batch_of)
     # One thread fills far more rows than a small machine can train on, and
@@ -79,22 +81,26 @@ class GrainReader:
 
   def example_ids(self, step: int) -> list[str]:
     """See `Reader`."""
-    endless, first = self._order(), step * self.batch_size
-    chosen = np.array([endless[first + i] for i in range(self.batch_size)])
-    return self.rows.example_ids(chosen)
+    rows = np.arange(self.batch_size)
+    return self.rows.example_ids(self._chosen(self._endless(), step, rows))
 
-  def _order(self) -> grain.MapDataset:
-    """The endless sequence of row numbers, each epoch in an order of its own."""
-    endless = [
+  def _chosen(
+    self, endless: Sequence[grain.MapDataset], step: int, rows: np.ndarray
+  ) -> np.ndarray:
+    """Which packed rows stand at some rows of a step's batch, [rows] int64."""
+    numbers = (step * self.batch_size + rows).tolist()
+    places = map(self.mixture.place, numbers)
+    return np.array([endless[source][n] for source, n in places], np.int64)
+
+  def _endless(self) -> list[grain.MapDataset]:
+    """Of each source its rows without end, each epoch in an order of its own."""
+    return [
       grain.MapDataset.range(int(first), int(last))
       .seed(self.seed)
       .shuffle()
       .repeat(None)
       for first, last in itertools.pairwise(self.row_offsets)
     ]
-    if len(endless) == 1:
-      return endless[0]
-    return grain.MapDataset.mix(endless, self.weights)
 
   def position(self, step: int) -> dict[str, float]:
     """See `Reader`."""
@@ -109,8 +115,7 @@ class GrainReader:
       'epochs': read / len(self.rows),
     }
     if len(self.sources) > 1:
-      shares = np.array(self.weights) / sum(self.weights)
-      epochs = read * shares / np.diff(self.row_offsets)
+      epochs = np.array(self.mixture.counts(read)) / np.diff(self.row_offsets)
       facts['epochs_by_source'] = dict(
         zip(self.sources, epochs.tolist(), strict=True)
       )
@@ -124,6 +129,7 @@ def grain_reader(
   batch_size: int,
   seed: int,
   mixture: Mapping[str, float],
+  schedule: Sequence[MixturePhase],
 ) -> GrainReader:
   """A reader of the documents kept, with EOS, packed into rows.
 
@@ -134,6 +140,7 @@ def grain_reader(
     batch_size: Rows of a global batch.
     seed: Of the packing and of the order.
     mixture: The weight of each source; {} for natural sizes.
+    schedule: What takes its place later; it names the same sources.
 
   Raises:
     UserError: nothing is kept, or the mixture does not name the sources kept.
@@ -153,7 +160,7 @@ def grain_reader(
     packing.PackedRows(store, shard, row, plan),
     tuple(documents),
     np.concatenate([[0], np.cumsum([plan.num_rows for plan in plans])]),
-    tuple(mixture[source] if mixture else 1.0 for source in documents),
+    mixture_lib.make(tuple(documents), mixture, schedule, batch_size),
     seed,
     batch_size,
   )

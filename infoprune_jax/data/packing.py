@@ -312,15 +312,15 @@ class PackedRows:
     return batch
 
   def example_ids(self, rows: np.ndarray) -> list[str]:
-    """The examples of which there are pieces in some rows."""
-    pieces, _ = self.plan._pieces(rows)
-    found = np.unique(self.plan.document[pieces])
-    return [
-      self._store.part(int(self._shard[d]))
-      .table('example_id')['example_id'][int(self._row[d])]
-      .as_py()
-      for d in found
-    ]
+    """The documents of some rows, each once, in the order of their places."""
+    pieces, _ = self.plan._pieces(np.asarray(rows))
+    documents = list(dict.fromkeys(self.plan.document[pieces].tolist()))
+    shard, row = self._shard[documents], self._row[documents]
+    found = np.empty(len(documents), object)
+    for number in np.unique(shard).tolist():
+      ids = self._store.part(number).table('example_id')['example_id']
+      found[shard == number] = ids.take(row[shard == number]).to_pylist()
+    return found.tolist()
 
   def _tokens(self, slots: Slots) -> tuple[np.ndarray, np.ndarray]:
     """Targets and inputs of slots; EOS follows a document, BOS precedes it."""

@@ -70,19 +70,29 @@ class SeqIOReader:
   def batches(
     self, first_step: int, num_steps: int, rows: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
-    """See `loader.Reader`."""
+    """See `loader.Reader`; it matters how many rows, not which.
+
+    Raises:
+      UserError: hosts feed the same rows, and would read them apart.
+    """
+    if len(rows) * jax.process_count() != self.batch_size:
+      raise UserError(
+        f"{self.name}: reader='seqio' reads a stream of its own on each of the "
+        f'{jax.process_count()} hosts, but the mesh has several feed the same '
+        "rows: use reader='grain', or mesh.tensor and mesh.sequence within a "
+        'host.'
+      )
     self._read = self._rows = self._tokens = 0
-    share = len(rows)
     start = time.monotonic()
-    held: list[dict[str, np.ndarray]] = []
+    read: list[dict[str, np.ndarray]] = []
     step = 0
     for row in self._packed_rows():
-      held.append(row)
-      if len(held) < share:
+      read.append(row)
+      if len(read) < len(rows):
         continue
       if step >= first_step:
-        yield {name: np.stack([row[name] for row in held]) for name in row}
-      held = []
+        yield {name: np.stack([row[name] for row in read]) for name in read[0]}
+      read = []
       step += 1
       if step == first_step:
         logger.info(
@@ -96,7 +106,7 @@ class SeqIOReader:
         return
 
   def example_ids(self, step: int) -> list[str]:
-    """See `loader.Reader`: a stream's examples have gone by."""
+    """None: the stream that SeqIO packs from carries tokens alone."""
     del step
     return []
 

@@ -17,6 +17,8 @@ SPLASH_BLOCKS = (512, 384, 256, 128)  # tokens; one must divide a row
 QUERY = ('batch', 'length', 'heads', 'head_dim')
 KEY = ('batch', 'length', 'kv_heads', 'head_dim')
 ROWS = ('batch', 'length')
+WHOLE_KEY = ('batch', None, 'kv_heads', 'head_dim')
+WHOLE_ROWS = ('batch', None)
 
 
 @jax.tree_util.register_dataclass
@@ -73,7 +75,13 @@ def attention(
     backend: 'xla', 'cudnn' (packed; NVIDIA), or 'splash' (TPU).
   """
   if backend == 'xla':
-    return _xla(query, key, value, segments.ids)
+    ids = segments.ids
+    if partitioning.shares('length') == 1:
+      return _xla(query, key, value, ids, ids)
+    # Each device has its share of the queries, and gathers all keys.
+    return partitioning.per_device(
+      _xla, (QUERY, WHOLE_KEY, WHOLE_KEY, ROWS, WHOLE_ROWS), QUERY
+    )(query, key, value, ids, ids)
   if backend == 'splash':
     return partitioning.per_device(_splash, (QUERY, KEY, KEY, ROWS), QUERY)(
       query, key, value, segments.ids
@@ -141,11 +149,13 @@ def _cudnn(
 
 
 def _xla(
-  query: Float[Array, 'B T N H'],
+  query: Float[Array, 'B t N H'],
   key: Float[Array, 'B T K H'],
   value: Float[Array, 'B T K H'],
-  segment_ids: Int[Array, 'B T'],
-) -> Float[Array, 'B T N H']:
+  query_ids: Int[Array, 'B t'],
+  key_ids: Int[Array, 'B T'],
+) -> Float[Array, 'B t N H']:
+  """Attention of whole rows, or of this device's share of their queries."""
   heads, dim = query.shape[2:]
   repeats = heads // key.shape[2]
   # [B, N, T, H], with keys and values repeated: XLA's CPU products are three
@@ -153,18 +163,23 @@ def _xla(
   query = query.swapaxes(1, 2) * dim**-0.5
   key = jnp.repeat(key.swapaxes(1, 2), repeats, axis=1)
   value = jnp.repeat(value.swapaxes(1, 2), repeats, axis=1)
-  length = query.shape[2]
+  length, span = query.shape[2], key.shape[2]
+  first = partitioning.axis_index('length') * length if length < span else 0
   block = max(MIN_BLOCK, -(-length // MAX_BLOCKS))
-  out = [
-    _attend(
-      query[:, :, start : start + block],
-      key[:, :, : start + block],
-      value[:, :, : start + block],
-      segment_ids[:, start : start + block],
-      segment_ids[:, : start + block],
+  out = []
+  for start in range(0, length, block):
+    # Every device runs one program, so that a share cannot leave keys out.
+    end = start + block if length == span else span
+    out.append(
+      _attend(
+        query[:, :, start : start + block],
+        key[:, :, :end],
+        value[:, :, :end],
+        query_ids[:, start : start + block],
+        key_ids[:, :end],
+        first + start,
+      )
     )
-    for start in range(0, length, block)
-  ]
   return jnp.concatenate(out, axis=2).swapaxes(1, 2)
 
 
@@ -174,8 +189,9 @@ def _attend(
   value: Float[Array, 'B N S H'],
   query_segments: Int[Array, 'B t'],
   key_segments: Int[Array, 'B S'],
+  first: Int[Array, ''] | int,
 ) -> Float[Array, 'B N t H']:
-  """Attention of the last t of S positions."""
+  """Attention of t positions from `first` to the S positions from 0."""
   precision = matmul_precision(query.dtype)
   logits = jnp.einsum(
     'BNTH,BNSH->BNTS',
@@ -185,7 +201,7 @@ def _attend(
     preferred_element_type=jnp.float32,
   )
   length, span = logits.shape[2:]
-  causal = jnp.tril(jnp.ones((length, span), bool), k=span - length)
+  causal = first + jnp.arange(length)[:, None] >= jnp.arange(span)
   same = query_segments[:, :, None] == key_segments[:, None, :]
   mask = (same & causal)[:, None]
   logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)

@@ -2,12 +2,10 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 from infoprune_jax.config import ModelConfig, UserError
-from infoprune_jax.model import partitioning
 from infoprune_jax.progress import logger
 
 LANES = 128  # of a TPU
@@ -36,8 +34,8 @@ def resolve(
       {'tpu': 'splash', 'gpu': 'cudnn'},
       mesh,
       {
-        'splash': lambda: _no_splash(config, row_length),
-        'cudnn': lambda: _no_cudnn(config),
+        'splash': lambda: _no_splash(config, mesh, row_length),
+        'cudnn': lambda: _no_cudnn(config, mesh),
       },
     ),
     'kernels': _choose(
@@ -84,22 +82,28 @@ def _choose(
   return 'xla'
 
 
-def _no_splash(config: ModelConfig, row_length: int) -> str:
+def _cut_rows(mesh: Any) -> str:
+  """Why no kernel of attention can run where rows are cut; '' if it can."""
+  ways = mesh.ways('length')
+  return f'the mesh cuts rows in {ways}, it takes whole ones' * (ways > 1)
+
+
+def _no_splash(config: ModelConfig, mesh: Any, row_length: int) -> str:
   """Why splash attention cannot run; '' if it can."""
   if row_length % LANES:
     return f'rows of {row_length} tokens are no multiple of {LANES}'
   if config.head_dim % LANES and config.head_dim != LANES // 2:
     return f'head_dim={config.head_dim} is not 64, nor a multiple of {LANES}'
-  return ''
+  return _cut_rows(mesh)
 
 
-def _no_cudnn(config: ModelConfig) -> str:
+def _no_cudnn(config: ModelConfig, mesh: Any) -> str:
   """Why cuDNN's attention cannot run; '' if it can."""
   if config.dtype != 'bfloat16':
     return f'it computes in bfloat16, the dtype here is {config.dtype}'
   if config.head_dim % 8 or config.head_dim > 128:
     return f'head_dim={config.head_dim} is no multiple of 8 up to 128'
-  return ''
+  return _cut_rows(mesh)
 
 
 def _no_tpu(config: ModelConfig, mesh: Any) -> str:
@@ -133,8 +137,8 @@ def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
     return f'they need compute capability 9.0, {device.device_kind} has {kind}'
   from infoprune_jax.model import hopper  # Imports what only a GPU needs.
 
-  ways = math.prod(mesh.shape[axis] for axis in partitioning.RULES['batch'])
-  columns = config.mlp_dim // mesh.shape['tensor']
+  ways = mesh.ways('batch') * mesh.ways('length')
+  columns = config.mlp_dim // mesh.ways('mlp')
   if not hopper.supports(tokens // ways, config.embed_dim, columns):
     return (
       f'{tokens // ways} tokens a device, embed_dim={config.embed_dim} and '

@@ -1,103 +1,79 @@
-"""The mesh, and how logical axes map to it: the only place that knows.
+"""Arrays over a mesh: the only place that knows how logical axes map to it.
 
-Model code names logical axes; the table below maps each to mesh axes, in the
-manner of T5X's logical axis rules. The mapping is checked against the mesh and
-every parameter's shape before anything compiles.
+Model code names logical axes; the rules of the mesh map each to mesh axes, in
+the manner of T5X's logical axis rules. The mapping is checked against the mesh
+and every parameter's shape before anything compiles.
 """
 
 import contextlib
-import math
+import contextvars
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from infoprune_jax.config import MeshConfig, UserError
+from infoprune_jax.config import UserError
+from infoprune_jax.model.mesh import (
+  LogicalMesh,
+  check_used_once,
+  make_mesh as make_mesh,
+  own_mesh as own_mesh,
+)
 
-MESH_AXES = ('data', 'fsdp', 'tensor')
-
-# Logical axis -> mesh axes. Parameters are spread over `fsdp` along `embed`
-# and over `tensor` along their other wide axis; activations keep their width
-# whole, so that only the batch and the inner axes of a layer are spread.
-RULES: Mapping[str, tuple[str, ...]] = {
-  'batch': ('data', 'fsdp'),
-  'length': (),
-  'activation_embed': (),
-  'embed': ('fsdp',),
-  'mlp': ('tensor',),
-  'heads': ('tensor',),
-  'kv_heads': ('tensor',),
-  'head_dim': (),
-  'vocab': ('tensor',),
-  'layers': (),
-}
+# What `use_mesh` is in, with `jax.set_mesh`, which knows nothing of rules.
+_mesh: contextvars.ContextVar[LogicalMesh | None] = contextvars.ContextVar(
+  'mesh', default=None
+)
 
 
-def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
-  """The mesh of all devices, in the order that suits their network.
-
-  Raises:
-    UserError: the axes do not multiply to the number of devices.
-  """
-  devices = jax.devices() if devices is None else devices
-  sizes = [config.data, config.fsdp, config.tensor]
-  known = math.prod(size for size in sizes if size != -1)
-  if -1 in sizes and len(devices) % known == 0:
-    sizes[sizes.index(-1)] = len(devices) // known
-  if -1 in sizes or math.prod(sizes) != len(devices):
-    raise UserError(
-      f'mesh.data={config.data}, mesh.fsdp={config.fsdp}, mesh.tensor='
-      f'{config.tensor} must multiply to the {len(devices)} devices there are '
-      f'({devices[0].platform}).'
-    )
-  # A pod's own axes (4x4x4, say) may have to be cut to come to these sizes.
-  arranged = mesh_utils.create_device_mesh(
-    sizes, devices, allow_split_physical_axes=True
-  )
-  return Mesh(
-    arranged,
-    MESH_AXES,
-    axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES),
-  )
-
-
-def spec(logical_axes: tuple[str | None, ...]) -> PartitionSpec:
+def spec(
+  mesh: LogicalMesh,
+  logical_axes: tuple[str | None, ...],
+  what: str = 'An array',
+) -> PartitionSpec:
   """The partition spec of an array with these logical axes.
 
+  Args:
+    mesh: The mesh.
+    logical_axes: One for each axis of the array; None for one that is whole.
+    what: What the array is, for the message.
+
   Raises:
-    ValueError: an axis is unknown, or two axes want one mesh axis.
+    ValueError: an axis is unknown.
+    UserError: two axes have one mesh axis.
   """
-  unknown = [a for a in logical_axes if a is not None and a not in RULES]
+  unknown = [a for a in logical_axes if a is not None and a not in mesh.rules]
   if unknown:
     raise ValueError(f'Unknown logical axes {unknown}: add them to RULES.')
-  mapped = [RULES[axis] if axis else () for axis in logical_axes]
-  used = [name for axes in mapped for name in axes]
-  if len(used) != len(set(used)):
-    raise ValueError(
-      f'Logical axes {logical_axes} map to {mapped}: a mesh axis is used twice.'
-    )
-  return PartitionSpec(*(axes or None for axes in mapped))
+  check_used_once(mesh.rules, logical_axes, what)
+  return PartitionSpec(*(mesh.axes(axis) or None for axis in logical_axes))
 
 
-def sharding(mesh: Mesh, logical_axes: tuple[str | None, ...]) -> NamedSharding:
+def sharding(
+  mesh: LogicalMesh, logical_axes: tuple[str | None, ...]
+) -> NamedSharding:
   """The sharding of an array with these logical axes."""
-  return NamedSharding(mesh, spec(logical_axes))
+  return NamedSharding(mesh.physical, spec(mesh, logical_axes))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: LogicalMesh) -> NamedSharding:
   """The sharding of a value that every device holds."""
-  return NamedSharding(mesh, PartitionSpec())
+  return NamedSharding(mesh.physical, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The sharding of a [B, T] batch."""
-  return sharding(mesh, ('batch', 'length'))
+def batch_sharding(mesh: LogicalMesh) -> NamedSharding:
+  """The sharding of a [B, T] batch as it comes and goes, with whole rows.
+
+  Within a step its activations are spread along `length` as well.
+  """
+  return sharding(mesh, ('batch', None))
 
 
-def shardings(mesh: Mesh, shapes: Any, logical_axes: Any, what: str) -> Any:
+def shardings(
+  mesh: LogicalMesh, shapes: Any, logical_axes: Any, what: str
+) -> Any:
   """A tree of shardings for a tree of arrays or shapes.
 
   Args:
@@ -107,30 +83,31 @@ def shardings(mesh: Mesh, shapes: Any, logical_axes: Any, what: str) -> Any:
     what: What the tree is, for the message.
 
   Raises:
-    UserError: a size is not divisible; parameter, shape, rule and mesh named.
+    UserError: a size is not divisible, or a mesh axis is used twice; the
+      parameter, its shape, the rule and the mesh are named.
   """
 
   def one(path: Any, leaf: Any, axes: tuple[str | None, ...]) -> NamedSharding:
+    name = f'{what} {jax.tree_util.keystr(path)} of shape {leaf.shape}'
+    target = NamedSharding(mesh.physical, spec(mesh, axes, name))
     for axis, size in zip(axes, leaf.shape, strict=True):
-      ways = math.prod(mesh.shape[name] for name in RULES[axis or 'length'])
-      if size % ways:
+      if size % mesh.ways(axis):
         raise UserError(
-          f'{what} {jax.tree_util.keystr(path)} of shape {leaf.shape} has '
-          f'{axis}={size}, which the rule {axis} -> {RULES[axis or "length"]} '
-          f'spreads over {ways} devices of the mesh {dict(mesh.shape)}: it '
-          'must be divisible.'
+          f'{name} has {axis}={size}, which the rule {axis} -> '
+          f'{mesh.axes(axis)} spreads over {mesh.ways(axis)} devices of the '
+          f'mesh {dict(mesh.shape)}: it must be divisible.'
         )
-    return sharding(mesh, axes)
+    return target
 
   return jax.tree_util.tree_map_with_path(one, shapes, logical_axes)
 
 
-def batch_ways(mesh: Mesh) -> int:
+def batch_ways(mesh: LogicalMesh) -> int:
   """Over how many shards a batch is spread."""
-  return math.prod(mesh.shape[axis] for axis in RULES['batch'])
+  return mesh.ways('batch')
 
 
-def row_groups(mesh: Mesh) -> list[tuple[list[int], list[int]]]:
+def row_groups(mesh: LogicalMesh) -> list[tuple[list[int], list[int]]]:
   """Which processes hold which rows of a batch.
 
   Processes whose devices hold the same rows, as with `tensor` across hosts, are
@@ -157,20 +134,20 @@ def row_groups(mesh: Mesh) -> list[tuple[list[int], list[int]]]:
         raise UserError(
           f'The mesh {dict(mesh.shape)} gives processes {other[0]} and '
           f'{processes[0]} some rows of the batch in common, and others not: '
-          'choose mesh.tensor so that it divides the devices of a host or is a '
-          'multiple of them.'
+          'choose mesh.tensor times mesh.sequence so that it divides the devices '
+          'of a host or is a multiple of them.'
         )
   return [(processes, sorted(held)) for held, processes in groups.items()]
 
 
-def _shard_of_device(mesh: Mesh) -> dict[Any, int]:
+def _shard_of_device(mesh: LogicalMesh) -> dict[Any, int]:
   """Which shard of a batch each device of the mesh holds."""
   ways = batch_ways(mesh)
   indices = batch_sharding(mesh).devices_indices_map((ways, 1))
   return {device: index[0].start or 0 for device, index in indices.items()}
 
 
-def _own_shards(mesh: Mesh) -> list[int]:
+def _own_shards(mesh: LogicalMesh) -> list[int]:
   """The shards of a batch that this process holds, ascending."""
   own = jax.process_index()
   return sorted(
@@ -182,19 +159,41 @@ def _own_shards(mesh: Mesh) -> list[int]:
   )
 
 
-def check_batch(mesh: Mesh, batch_size: int, name: str) -> None:
+def own_batch_rows(mesh: LogicalMesh, batch_size: int) -> np.ndarray:
+  """Which rows of a batch this process feeds to `global_batch`.
+
+  Processes of one group, see `row_groups`, feed the same.
+
+  Returns:
+    [rows] int64, ascending.
+  """
+  rows = batch_size // batch_ways(mesh)  # of a shard
+  first = np.array(_own_shards(mesh), np.int64) * rows
+  return (first[:, None] + np.arange(rows)).reshape(-1)
+
+
+def check_batch(mesh: LogicalMesh, batch_size: int, name: str) -> None:
   """Raises `UserError` unless a batch spreads evenly over the mesh."""
-  ways = batch_ways(mesh)
-  if batch_size % ways:
+  _check_divides(mesh, 'batch', batch_size, name)
+
+
+def check_row_length(mesh: LogicalMesh, row_length: int, name: str) -> None:
+  """Raises `UserError` unless a row spreads evenly over the mesh."""
+  _check_divides(mesh, 'length', row_length, name)
+
+
+def _check_divides(mesh: LogicalMesh, axis: str, size: int, name: str) -> None:
+  ways = mesh.ways(axis)
+  if size % ways:
     raise UserError(
-      f'{name}={batch_size} must be divisible by {ways}, the product of the '
-      f'mesh axes {RULES["batch"]} in {dict(mesh.shape)}.'
+      f'{name}={size} must be divisible by {ways}, the product of the '
+      f'mesh axes {mesh.axes(axis)} in {dict(mesh.shape)}.'
     )
 
 
 def constrain(x: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
   """Pins an activation's sharding, inside `use_mesh` and `jit`."""
-  return jax.lax.with_sharding_constraint(x, spec(logical_axes))
+  return jax.lax.with_sharding_constraint(x, spec(_mesh.get(), logical_axes))
 
 
 def per_device(
@@ -214,42 +213,57 @@ def per_device(
     in_axes: Logical axes of each argument.
     out_axes: Logical axes of the result; of several results, of each.
   """
-  if jax.sharding.get_abstract_mesh().empty:
+  mesh = _mesh.get()
+  if mesh is None:
     return function
   several = bool(out_axes) and isinstance(out_axes[0], tuple)
   return jax.shard_map(
     function,
-    in_specs=tuple(spec(axes) for axes in in_axes),
-    out_specs=tuple(map(spec, out_axes)) if several else spec(out_axes),
+    in_specs=tuple(spec(mesh, axes) for axes in in_axes),
+    out_specs=tuple(spec(mesh, axes) for axes in out_axes)
+    if several
+    else spec(mesh, out_axes),
     check_vma=False,  # A kernel does not tell how its results vary.
   )
 
 
+def shares(logical_axis: str) -> int:
+  """Over how many shares a logical axis is spread; 1 outside `use_mesh`."""
+  mesh = _mesh.get()
+  return mesh.ways(logical_axis) if mesh else 1
+
+
 def axis_index(logical_axis: str) -> jax.Array | int:
   """Within `per_device`: which share of a logical axis this device has."""
-  if jax.sharding.get_abstract_mesh().empty or not RULES[logical_axis]:
+  mesh = _mesh.get()
+  if mesh is None or not mesh.axes(logical_axis):
     return 0
-  return jax.lax.axis_index(RULES[logical_axis])
+  return jax.lax.axis_index(mesh.axes(logical_axis))
 
 
 def across(
   reduce: Callable[..., jax.Array], x: jax.Array, logical_axis: str
 ) -> jax.Array:
   """Within `per_device`: `jax.lax.psum` or `pmax` over a logical axis."""
-  if jax.sharding.get_abstract_mesh().empty or not RULES[logical_axis]:
+  mesh = _mesh.get()
+  if mesh is None or not mesh.axes(logical_axis):
     return x
-  return reduce(x, RULES[logical_axis])
+  return reduce(x, mesh.axes(logical_axis))
 
 
 @contextlib.contextmanager
-def use_mesh(mesh: Mesh) -> Iterator[None]:
-  """Makes `mesh` the one that `constrain` refers to."""
-  with jax.set_mesh(mesh):
-    yield
+def use_mesh(mesh: LogicalMesh) -> Iterator[None]:
+  """Makes `mesh` the one that `constrain` and `per_device` refer to."""
+  token = _mesh.set(mesh)
+  try:
+    with jax.set_mesh(mesh.physical):
+      yield
+  finally:
+    _mesh.reset(token)
 
 
 def global_batch(
-  mesh: Mesh, batch: Mapping[str, np.ndarray]
+  mesh: LogicalMesh, batch: Mapping[str, np.ndarray]
 ) -> dict[str, jax.Array]:
   """Puts this host's rows of a [B, T] batch on its devices.
 
@@ -272,7 +286,7 @@ def global_batch(
   return {name: put(values) for name, values in batch.items()}
 
 
-def flags(mesh: Mesh, values: Sequence[bool]) -> jax.Array:
+def flags(mesh: LogicalMesh, values: Sequence[bool]) -> jax.Array:
   """What this process says, one line a shard of the batch that it holds.
 
   Returns:
@@ -285,18 +299,11 @@ def flags(mesh: Mesh, values: Sequence[bool]) -> jax.Array:
   )
 
 
-def flags_shape(mesh: Mesh, count: int) -> jax.ShapeDtypeStruct:
+def flags_shape(mesh: LogicalMesh, count: int) -> jax.ShapeDtypeStruct:
   """Shape, dtype and sharding of `flags`."""
   return jax.ShapeDtypeStruct(
     (batch_ways(mesh), count), bool, sharding=sharding(mesh, ('batch', None))
   )
-
-
-def own_batch_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-  """Which rows of a global batch this process feeds, in order, int64."""
-  rows = batch_size // batch_ways(mesh)  # of a shard
-  first = np.array(_own_shards(mesh))[:, None] * rows
-  return (first + np.arange(rows)).reshape(-1)
 
 
 def own_rows(x: jax.Array) -> np.ndarray:
@@ -319,15 +326,3 @@ def bytes_a_device(tree: Any) -> int:
   return sum(
     leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree)
   )
-
-
-def own_mesh(mesh: Mesh) -> Mesh:
-  """A mesh of this process's devices of `mesh` alone.
-
-  Its axes are those of `mesh`, as far as the devices go: first `fsdp`.
-  """
-  devices = list(mesh.local_devices)
-  fsdp = math.gcd(len(devices), mesh.shape['fsdp'])
-  tensor = math.gcd(len(devices) // fsdp, mesh.shape['tensor'])
-  sizes = (len(devices) // (fsdp * tensor), fsdp, tensor)
-  return Mesh(np.array(devices).reshape(sizes), MESH_AXES)

@@ -301,8 +301,12 @@ def with_kernels(
   """A model as it is scored with on a mesh.
 
   Raises:
-    UserError: a kernel that the config names does not run there.
+    UserError: a kernel that the config names does not run there, or rows do
+      not spread over the mesh.
   """
+  partitioning.check_row_length(
+    mesh, scoring.row_length, 'row_length of score and evaluate.scoring'
+  )
   return backends.resolve(
     dataclasses.replace(model, dtype=scoring.dtype, remat='none'),
     mesh,

@@ -15,7 +15,7 @@ from infoprune_jax import artifacts, hosts, stopping
 from infoprune_jax.config import ModelConfig, TrainingConfig, UserError
 from infoprune_jax.data import loader
 from infoprune_jax.evaluate.perplexity import Curve
-from infoprune_jax.model import checkpoints, flops, partitioning
+from infoprune_jax.model import checkpoints, flops
 from infoprune_jax.progress import Progress, logger
 from infoprune_jax.score import ceiling
 from infoprune_jax.train import state as state_lib
@@ -135,7 +135,7 @@ class _Loop:
       first,
       training.tokens_per_step,
       run.flops_per_step,
-      peak * run.mesh.size,
+      peak * run.mesh.devices.size,
       begun,
       writes=writer is not None,
     )
@@ -147,7 +147,7 @@ class _Loop:
   def run(self, state: state_lib.State) -> state_lib.State:
     """Takes the steps that are left."""
     training = self._run.training
-    rows = partitioning.own_batch_rows(self._run.mesh, training.batch_size)
+    rows = self._program.rows
     batches = self._run.reader.batches(self._first, training.num_steps, rows)
     with stopping.listening(), self._watchdog.watching():
       for step in range(self._first + 1, training.num_steps + 1):
@@ -236,6 +236,7 @@ class _Loop:
       logger.warning('%s The parameters stay as they were.', what)
       self._write(step, {'skipped': 1.0})
       return
+    self._saved.wait()
     steps = checkpoints.steps(self._run.artifact.path)
     raise UserError(
       f'{what} The last checkpoint is of step '

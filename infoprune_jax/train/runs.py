@@ -216,7 +216,8 @@ def _reader(
   }
   try:
     if training.reader == 'grain':
-      return loader.grain_reader(store, keep, **options)
+      schedule = training.mixture_schedule
+      return loader.grain_reader(store, keep, **options, schedule=schedule)
     # TensorFlow takes seconds to import, and a machine may do without it.
     quiet_tensorflow.import_seqio()
     from infoprune_jax.data import seqio_reader

@@ -39,6 +39,7 @@ class Program:
   shapes: State  # of jax.ShapeDtypeStruct, with shardings
   init: Any  # seed -> State
   step: Any  # (State, batch) -> (State, metrics); the state is donated
+  rows: np.ndarray  # of a global batch: which ones this process feeds
 
   def put(
     self,
@@ -107,6 +108,7 @@ def compile_program(
     shapes,
     lambda seed: compiled_init(np.uint32(seed)),
     compiled_step,
+    partitioning.own_batch_rows(mesh, training.batch_size),
   )
 
 
@@ -178,6 +180,9 @@ def check_batch(mesh: Any, training: TrainingConfig, section: str) -> None:
     training.batch_size // parts,
     f'{section}.batch_size'
     + (' / gradient_accumulation_steps' if parts > 1 else ''),
+  )
+  partitioning.check_row_length(
+    mesh, training.row_length, f'{section}.row_length'
   )
 
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import itertools
+import time
 
-import jax
 import numpy as np
 import pytest
 
 from infoprune_jax.config import UserError
 from infoprune_jax.data import loader
+from infoprune_jax.training_config import MixturePhase
 
 NUM_ROWS = 13
 BATCH = 4
@@ -30,7 +31,9 @@ def rows(make_store):
   return reader(store, [np.arange(NUM_ROWS)], row_length=8)
 
 
-def reader(store, keep, row_length=16, mixture=None) -> loader.GrainReader:
+def reader(
+  store, keep, row_length=16, mixture=None, schedule=()
+) -> loader.GrainReader:
   return loader.grain_reader(
     store,
     keep,
@@ -38,12 +41,15 @@ def reader(store, keep, row_length=16, mixture=None) -> loader.GrainReader:
     batch_size=BATCH,
     seed=0,
     mixture=mixture or {},
+    schedule=schedule,
   )
 
 
-def batches(rows, first_step: int, num_steps: int, seed: int = 0) -> list:
+def batches(
+  rows, first_step: int, num_steps: int, seed: int = 0, feeds=range(BATCH)
+) -> list:
   rows = dataclasses.replace(rows, seed=seed)
-  return list(rows.batches(first_step, num_steps))
+  return list(rows.batches(first_step, num_steps, np.array(feeds)))
 
 
 def numbers(found) -> list[int]:
@@ -92,21 +98,68 @@ def test_shapes(rows):
   assert {values.shape for values in batch.values()} == {(BATCH, 8)}
 
 
-def test_hosts_share_each_batch(rows, monkeypatch):
-  whole = numbers(batches(rows, 3, 9))
-  monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  shares = []
-  for host in range(2):
-    monkeypatch.setattr(jax, 'process_index', lambda host=host: host)
-    shares.append(batches(rows, 3, 9))
-  together = [
-    {
-      name: np.concatenate([one[name], other[name]])
-      for name in ('decoder_target_tokens',)
-    }
-    for one, other in zip(*shares, strict=True)
+# Of a pod's hosts some have rows that do not follow one another.
+HOSTS = [
+  [[0, 1, 2, 3]],
+  [[0, 1], [2, 3]],
+  [[0, 2], [1, 3]],
+  [[3], [1], [0], [2]],
+]
+
+
+@pytest.mark.parametrize('hosts', HOSTS)
+def test_hosts_share_each_batch(rows, mixed, hosts):
+  schedule = (MixturePhase(from_step=5, weights=dict.fromkeys(WEIGHTS, 1.0)),)
+  blend = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS, schedule=schedule)
+  for read in (rows, blend):
+    whole = batches(read, 3, 9)
+    shares = [batches(read, 3, 9, feeds=feeds) for feeds in hosts]
+    order = np.argsort(np.concatenate(hosts))
+    together = [
+      {
+        name: np.concatenate([share[name] for share in step])[order]
+        for name in step[0]
+      }
+      for step in zip(*shares, strict=True)
+    ]
+    assert same(together, whole)
+
+
+def test_seeking_takes_no_time(mixed):
+  """The first batch, made anew, with Grain's own start."""
+  step = 1_000_000
+  phases = [{'web': web, 'books': 2.0, 'news': 0.5} for web in (1.0, 7.0)]
+  schedule = [
+    MixturePhase(from_step=10_000 * n, weights=phases[n % 2])
+    for n in range(1, 90)
   ]
-  assert numbers(together) == whole
+  rows = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS, schedule=schedule)
+  start = time.monotonic()
+  [found] = batches(rows, step, step + 1)
+  assert time.monotonic() - start < 1.0
+  assert found['decoder_loss_weights'].any()
+  # Far out, epochs still are epochs.
+  plain = reader(mixed, [np.arange(30)] * 2)
+  size = len(plain.rows)
+  first = -(-step * BATCH // size) * size
+  places = np.arange(first, first + size)
+  chosen = plain._chosen(plain._endless(), 0, places)
+  assert sorted(chosen) == list(range(size))
+
+
+def test_the_examples_of_a_step(store):
+  rows = reader(store, [np.arange(25), np.arange(35)])
+  for step in (0, 7):
+    [batch] = batches(rows, step, step + 1)
+    found = rows.example_ids(step)
+    assert len(found) == len(set(found))
+    # Document n of the first part is all n + 10, of the second all n + 35.
+    tokens = {
+      10 + 25 * int(part) + int(row)
+      for part, row in (name.split('-') for name in found)
+    }
+    seen = set(np.unique(batch['decoder_target_tokens']).tolist())
+    assert seen - {0, store.eos_id} == tokens
 
 
 def test_only_what_is_kept_is_ever_seen(store):

@@ -119,8 +119,8 @@ def test_both_readers_read_the_same_examples(names, workdir, store):
   """Over an epoch: the same tokens, first inputs (BOS) and targets."""
   rows = kept_rows(workdir, store)
   options = {'row_length': ROW, 'batch_size': 1, 'seed': 0, 'mixture': {}}
-  grain = loader.grain_reader(store, rows, **options)
-  one = documents(grain.batches(0, len(grain.rows)), store)
+  grain = loader.grain_reader(store, rows, **options, schedule=())
+  one = documents(grain.batches(0, len(grain.rows), np.arange(1)), store)
   dataset = seqio.get_mixture_or_task('made_up.half').get_dataset(
     {'targets': ROW}, split='train', shuffle=True, seed=3
   )
@@ -256,14 +256,15 @@ def test_training_reads_what_is_kept(workdir, store, monkeypatch):
   monkeypatch.setattr(seqio_reader, 'PACKED_TOGETHER', 20)
   reader = make_reader(workdir, store, batch_size=1)
   # SeqIO shuffles across epochs: some come twice before the last comes once.
-  seen = documents(reader.batches(0, 300), store)
+  seen = documents(reader.batches(0, 300, np.arange(1)), store)
   short = {ids for ids in expected(store, rows) if len(ids) <= ROW}
   assert {ids for ids in seen if ids[-1] == store.eos_id} == short
 
 
 def test_resuming_gives_the_same_batches(workdir, store):
-  whole = list(make_reader(workdir, store).batches(0, 12))
-  rest = list(make_reader(workdir, store).batches(7, 12))
+  feeds = np.arange(BATCH)
+  whole = list(make_reader(workdir, store).batches(0, 12, feeds))
+  rest = list(make_reader(workdir, store).batches(7, 12, feeds))
   assert len(rest) == 5
   for one, other in zip(whole[7:], rest, strict=True):
     assert all(np.array_equal(one[name], other[name]) for name in one)
@@ -271,7 +272,7 @@ def test_resuming_gives_the_same_batches(workdir, store):
 
 def test_facts(workdir, store):
   reader = make_reader(workdir, store)
-  list(reader.batches(0, 12))
+  list(reader.batches(0, 12, np.arange(BATCH)))
   facts = reader.facts(12)
   assert 0.8 < facts['fill'] <= 1.0
   assert facts['epochs'] == pytest.approx(12 * BATCH / facts['num_rows'], 0.02)
@@ -283,7 +284,7 @@ def test_a_weighted_mixture(workdir, store, monkeypatch):
   reader = make_reader(workdir, store, mixture=weights, row_length=1024)
   tokens = collections.Counter()
   source = source_of(store)
-  for batch in reader.batches(0, 40):
+  for batch in reader.batches(0, 40, np.arange(BATCH)):
     for row, segments in zip(
       batch['decoder_target_tokens'], batch['decoder_segment_ids'], strict=True
     ):
@@ -307,6 +308,19 @@ def test_more_hosts_than_parts(workdir, store, monkeypatch):
   monkeypatch.setattr(seqio_reader.jax, 'process_count', lambda: 8)
   with pytest.raises(UserError, match='3 parts are too few for 8 hosts'):
     make_reader(workdir, store)
+
+
+def test_hosts_with_the_same_rows(workdir, store, monkeypatch):
+  reader = make_reader(workdir, store)
+  monkeypatch.setattr(seqio_reader.jax, 'process_count', lambda: 2)
+  with pytest.raises(
+    UserError, match='the mesh has several feed the same rows'
+  ):
+    next(reader.batches(0, 1, np.arange(BATCH)))
+
+
+def test_the_stream_does_not_know_its_examples(workdir, store):
+  assert make_reader(workdir, store).example_ids(3) == []
 
 
 def test_the_script_of_the_readme(workdir, capsys, monkeypatch):

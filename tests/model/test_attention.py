@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-from infoprune_jax.model import attention
+from infoprune_jax.config import MeshConfig
+from infoprune_jax.model import attention, partitioning
 
 
 def oracle(query, key, value, segments):
@@ -41,6 +42,33 @@ def test_equals_the_definition(length, kv_heads):
   np.testing.assert_allclose(
     found, oracle(query, key, value, segments), atol=2e-5
   )
+
+
+@pytest.mark.parametrize('sequence, tensor', [(2, 2), (8, 1)])
+def test_rows_spread_over_devices(sequence, tensor):
+  """Shares of 160 and 40 tokens: of three blocks, and of one."""
+  rng = np.random.default_rng(sequence)
+  shape = (1, 320, 4, 8)
+  query = rng.normal(size=shape).astype(np.float32)
+  key, value = rng.normal(size=(2, 1, 320, 2, 8)).astype(np.float32)
+  ids = np.sort(rng.integers(0, 4, shape[:2]), axis=1)[:, ::-1].copy()
+  config = MeshConfig(data=1, fsdp=1, sequence=sequence, tensor=tensor)
+  mesh = partitioning.make_mesh(config, jax.devices()[: sequence * tensor])
+
+  def mixed(query, key, value):
+    segments = attention.segments(jnp.asarray(ids), 'xla', 0)
+    found = attention.attention(query, key, value, segments, 'xla')
+    return (found**2).sum(), found
+
+  grad = functools.partial(jax.grad, argnums=(0, 1, 2), has_aux=True)
+  expected, _ = grad(mixed)(query, key, value)
+  with partitioning.use_mesh(mesh):
+    program = jax.jit(grad(lambda *args: mixed(*args)))
+    program = program.lower(query, key, value).compile()
+  grads, found = program(query, key, value)
+  np.testing.assert_allclose(found, oracle(query, key, value, ids), atol=2e-5)
+  for one, other in zip(grads, expected, strict=True):
+    np.testing.assert_allclose(one, other, atol=2e-5)
 
 
 @pytest.mark.parametrize(

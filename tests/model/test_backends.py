@@ -22,12 +22,14 @@ CPU = types.SimpleNamespace(platform='cpu', device_kind='cpu')
 
 
 class Mesh:
-  """What is asked of a mesh of one device."""
+  """What is asked of a mesh; of one device if no axis is spread."""
 
-  shape = types.MappingProxyType(dict(data=1, fsdp=1, tensor=1))
-
-  def __init__(self, device):
+  def __init__(self, device, **ways):
     self.devices = np.array([[[device]]])
+    self._ways = ways
+
+  def ways(self, logical_axis):
+    return self._ways.get(logical_axis, 1)
 
 
 @pytest.fixture
@@ -64,6 +66,23 @@ def test_auto_takes_the_fastest_that_runs(
   model = dataclasses.replace(model, **edits)
   found = backends.resolve(model, Mesh(device), 8, 1024)
   assert (found.attention, found.kernels) == (attention, kernels)
+
+
+@pytest.mark.parametrize(
+  'device, kernel, home', [(TPU, 'splash', 'tpu'), (H100, 'cudnn', 'hopper')]
+)
+def test_kernels_of_attention_take_whole_rows(model, device, kernel, home):
+  found = backends.resolve(model, Mesh(device, length=4), 8, 1024)
+  assert (found.attention, found.kernels) == ('xla', home)
+  model = dataclasses.replace(model, attention=kernel)
+  with pytest.raises(UserError, match='cuts rows in 4, it takes whole ones'):
+    backends.resolve(model, Mesh(device, length=4), 8, 1024)
+
+
+def test_hopper_counts_the_tokens_of_a_device(model):
+  mesh = Mesh(H100, batch=4, length=2)  # 8 * 128 / 8 are no multiple of 256.
+  assert backends.resolve(model, mesh, 8, 128).kernels == 'xla'
+  assert backends.resolve(model, mesh, 16, 128).kernels == 'hopper'
 
 
 def test_a_fallback_is_said_with_its_reason(model, caplog):

@@ -11,11 +11,11 @@ from infoprune_jax.config import MeshConfig, UserError
 from infoprune_jax.model import network, partitioning
 from infoprune_jax.score import scorer
 
-MESHES = [(8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 1, 8), (1, 4, 2)]
+MESHES = [(8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 1, 8), (1, 4, 2), (1, 2, 2, 2)]
 
 
-def mesh_config(data, fsdp, tensor):
-  return MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+def mesh_config(data, fsdp, tensor, sequence=1):
+  return MeshConfig(data=data, fsdp=fsdp, tensor=tensor, sequence=sequence)
 
 
 def mesh_of(*sizes):
@@ -81,7 +81,8 @@ def test_options_of_the_model_shard_as_well(model, batch, sizes):
 
 def test_minus_one_takes_what_is_left():
   mesh = partitioning.make_mesh(mesh_config(-1, 2, 1))
-  assert dict(mesh.shape) == {'data': 4, 'fsdp': 2, 'tensor': 1}
+  sizes = {'data': 4, 'fsdp': 2, 'sequence': 1, 'tensor': 1}
+  assert dict(mesh.shape) == sizes
 
 
 @pytest.mark.parametrize('sizes', [(3, 1, 1), (-1, 3, 1), (16, 1, 1)])
@@ -92,9 +93,9 @@ def test_axes_must_multiply_to_the_devices(sizes):
 
 def test_unknown_axis_and_axis_used_twice():
   with pytest.raises(ValueError, match='Unknown logical axes'):
-    partitioning.spec(('embedd', 'mlp'))
-  with pytest.raises(ValueError, match='used twice'):
-    partitioning.spec(('vocab', 'mlp'))
+    partitioning.spec(mesh_of(2, 2, 2), ('embedd', 'mlp'))
+  with pytest.raises(UserError, match='used twice'):
+    partitioning.spec(mesh_of(2, 2, 2), ('vocab', 'mlp'))
 
 
 def test_size_that_does_not_divide_is_named():
@@ -159,6 +160,22 @@ def test_rows_come_back_as_they_were_put(sizes):
   assert put.shape == values.shape
   np.testing.assert_array_equal(np.asarray(put), values)
   np.testing.assert_array_equal(partitioning.own_rows(put), values)
+
+
+@pytest.mark.parametrize('sizes', MESHES)
+def test_each_process_feeds_the_rows_of_its_shards(monkeypatch, sizes):
+  mesh, shards = mesh_of(*sizes), partitioning._shard_of_device
+  whole = partitioning.own_batch_rows(mesh, 16)
+  assert whole.tolist() == list(range(16))
+  # As if each device were a host: those with the same shard feed the same.
+  ways = partitioning.batch_ways(mesh)
+  for device, shard in shards(mesh).items():
+    monkeypatch.setattr(
+      partitioning, '_shard_of_device', lambda mesh, d=device, s=shard: {d: s}
+    )
+    own = partitioning.own_batch_rows(mesh, 16)
+    rows = 16 // ways
+    assert own.tolist() == list(range(shard * rows, (shard + 1) * rows))
 
 
 @pytest.mark.parametrize('sizes', MESHES)

@@ -14,9 +14,11 @@ from infoprune_jax.train import optimizer, runs, state
 VOCAB = RandomStore.vocab_size
 
 
-def program_on(small, data, fsdp, tensor, **edits):
-  config = MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
-  count = data * fsdp * tensor
+def program_on(small, data, fsdp, tensor, mesh=None, **edits):
+  """On as many devices as `mesh`, or data x fsdp x tensor, asks for."""
+  config = mesh or MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+  count = config.data * config.fsdp * config.tensor * config.sequence
+  count *= config.dcn_data * config.dcn_fsdp
   mesh = partitioning.make_mesh(config, jax.devices()[:count])
   model = dataclasses.replace(small.model, num_heads=2, num_kv_heads=2)
   training = dataclasses.replace(small.train.training, **edits)
@@ -37,9 +39,30 @@ def single(small):
   return two_steps(program_on(small, 1, 1, 1))
 
 
-@pytest.mark.parametrize('sizes', [(8, 1, 1), (2, 2, 2)])
+EVERYWHERE = {'embed': ('fsdp', 'sequence')}
+MESHES = {
+  'data': dict(data=8),
+  'fsdp': dict(data=2, fsdp=2),
+  'fsdp-tensor': dict(data=2, fsdp=2, tensor=2),
+  'sequence': dict(fsdp=2, sequence=2),
+  'sequence-tensor': dict(sequence=4, tensor=2, rules=EVERYWHERE),
+  'slices': dict(data=2, tensor=2, dcn_data=2),
+  'fsdp-over-slices': dict(fsdp=2, sequence=2, dcn_fsdp=2),
+}
+
+
+@pytest.fixture
+def two_slices(monkeypatch):
+  kind = type(jax.devices()[0])
+  slice_of = property(lambda device: device.id // 4)
+  monkeypatch.setattr(kind, 'slice_index', slice_of, raising=False)
+
+
+@pytest.mark.parametrize('sizes', MESHES.values(), ids=MESHES)
+@pytest.mark.usefixtures('two_slices')
 def test_sharded_step_equals_single_device(small, single, sizes):
-  program = program_on(small, *sizes)
+  mesh = MeshConfig(**{'data': 1, 'fsdp': 1, 'tensor': 1, **sizes})
+  program = program_on(small, 1, 1, 1, mesh)
   tree, metrics = two_steps(program)
   for name, value in single[1].items():
     np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
@@ -56,6 +79,22 @@ def test_sharded_step_equals_single_device(small, single, sizes):
   assert min(close) > 0.99
   moments = program.shapes['opt_state'][1][0].mu['embedding']
   assert moments.sharding == program.shapes['params']['embedding'].sharding
+
+
+def test_rows_spread_over_devices_are_cut_in_every_layer(small):
+  """No device holds a whole row of what a layer computes."""
+  mesh = MeshConfig(data=1, fsdp=2, tensor=1, sequence=2)
+  program = program_on(small, 1, 1, 1, mesh)
+  text = program.step.as_text()
+  rows, length = 4, 64 // 2
+  assert f'f32[{rows},{length},{small.model.mlp_dim}]' in text
+  assert f'f32[{rows},64,{small.model.mlp_dim}]' not in text
+
+
+def test_rows_that_do_not_spread_are_named(small):
+  mesh = MeshConfig(data=1, fsdp=1, tensor=1, sequence=8)
+  with pytest.raises(UserError, match='training.row_length=60 must be .* by 8'):
+    program_on(small, 1, 1, 1, mesh, row_length=60)
 
 
 def uneven_rows():

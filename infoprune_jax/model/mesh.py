@@ -1,0 +1,200 @@
+"""Devices in a mesh, and the rules by which logical axes are spread over it.
+
+Mesh axes, the slowest network first: `data` holds copies of the parameters,
+`fsdp` shares of them, `sequence` shares of a row's tokens, `tensor` shares of a
+layer's inner axes. Where devices come in slices, the `dcn_` sizes say how many
+slices `data` and `fsdp` go over; no other axis leaves a slice.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh
+
+from infoprune_jax.config import MeshConfig, UserError, check_choice
+
+AXES = ('data', 'fsdp', 'sequence', 'tensor')
+
+# Logical axis -> mesh axes. Parameters are spread over `fsdp` along `embed`
+# and over `tensor` along their other wide axis; activations keep their width
+# whole, so that only tokens and the inner axes of a layer are spread.
+RULES: Mapping[str, tuple[str, ...]] = {
+  'batch': ('data', 'fsdp'),
+  'length': ('sequence',),
+  'activation_embed': (),
+  'embed': ('fsdp',),
+  'mlp': ('tensor',),
+  'heads': ('tensor',),
+  'kv_heads': ('tensor',),
+  'head_dim': (),
+  'vocab': ('tensor',),
+  'layers': (),
+}
+# What runs on a device's share alone, as kernels do, has these whole.
+WHOLE = ('activation_embed', 'head_dim')
+# What layers compute: a mesh axis that two of their axes had would mix the
+# tokens of one device with the columns of another.
+ACTIVATIONS = (
+  ('batch', 'length', 'heads', 'head_dim'),
+  ('batch', 'length', 'mlp'),
+  ('batch', 'length', 'vocab'),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogicalMesh:
+  """Devices along mesh axes, and the mesh axes of each logical axis."""
+
+  physical: Mesh
+  rules: Mapping[str, tuple[str, ...]] = dataclasses.field(hash=False)
+
+  @property
+  def shape(self) -> Mapping[str, int]:
+    """Devices along each mesh axis."""
+    return self.physical.shape
+
+  @property
+  def devices(self) -> np.ndarray:
+    """All of them, one array axis for each mesh axis."""
+    return self.physical.devices
+
+  @property
+  def local_devices(self) -> list[Any]:
+    """Those of this process."""
+    return self.physical.local_devices
+
+  def ways(self, logical_axis: str | None) -> int:
+    """Over how many shares a logical axis is spread; 1 for None."""
+    return math.prod(self.shape[name] for name in self.axes(logical_axis))
+
+  def axes(self, logical_axis: str | None) -> tuple[str, ...]:
+    """The mesh axes of a logical axis; none for None."""
+    return self.rules[logical_axis] if logical_axis else ()
+
+
+def make_mesh(
+  config: MeshConfig, devices: list[Any] | None = None
+) -> LogicalMesh:
+  """The mesh of all devices, in the order that suits their network.
+
+  Raises:
+    UserError: the axes do not multiply to the number of devices, or of slices;
+      a rule names what there is not, or has a mesh axis used twice.
+  """
+  rules = _rules(config.rules)
+  devices = jax.devices() if devices is None else devices
+  slices = _num_slices(config, devices)
+  sizes = _sizes(config, devices, slices)
+  # A pod's own axes (4x4x4, say) may have to be cut to come to these sizes.
+  options = {'devices': devices, 'allow_split_physical_axes': True}
+  if slices == 1:
+    arranged = mesh_utils.create_device_mesh(sizes, **options)
+  else:
+    over_slices = {'data': config.dcn_data, 'fsdp': config.dcn_fsdp}
+    arranged = mesh_utils.create_hybrid_device_mesh(
+      sizes, [over_slices.get(axis, 1) for axis in AXES], **options
+    )
+  return _logical(arranged, rules)
+
+
+def _logical(
+  devices: np.ndarray, rules: Mapping[str, tuple[str, ...]]
+) -> LogicalMesh:
+  axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
+  return LogicalMesh(Mesh(devices, AXES, axis_types=axis_types), rules)
+
+
+def _num_slices(config: MeshConfig, devices: list[Any]) -> int:
+  """Number of slices that the mesh goes over; 1 where slices do not matter."""
+  wanted = config.dcn_data * config.dcn_fsdp
+  found = len({getattr(device, 'slice_index', 0) for device in devices})
+  platform = devices[0].platform
+  # JAX counts the hosts of GPUs as slices too, and need not be told of them.
+  if wanted != found and (wanted > 1 or platform == 'tpu'):
+    raise UserError(
+      f'mesh.dcn_data={config.dcn_data} times mesh.dcn_fsdp={config.dcn_fsdp} '
+      f'must be the number of slices: the {len(devices)} {platform} devices '
+      f'are in {found}. mesh.data and mesh.fsdp count within a slice.'
+    )
+  return wanted
+
+
+def _sizes(config: MeshConfig, devices: list[Any], slices: int) -> list[int]:
+  """Devices of a slice along each mesh axis."""
+  sizes = [getattr(config, axis) for axis in AXES]
+  count = len(devices) // slices
+  known = math.prod(size for size in sizes if size != -1)
+  if -1 in sizes and count % known == 0:
+    sizes[sizes.index(-1)] = count // known
+  if -1 in sizes or math.prod(sizes) != count:
+    given = ', '.join(f'mesh.{axis}={getattr(config, axis)}' for axis in AXES)
+    there = f'of each of the {slices} slices' if slices > 1 else 'there are'
+    raise UserError(
+      f'{given} must multiply to the {count} devices {there} '
+      f'({devices[0].platform}).'
+    )
+  return sizes
+
+
+def _rules(
+  changed: Mapping[str, tuple[str, ...]],
+) -> dict[str, tuple[str, ...]]:
+  """The table with what a config changes of it.
+
+  Raises:
+    UserError: a name is unknown or not to be changed, or activations would
+      have a mesh axis twice.
+  """
+  choices = tuple(name for name in RULES if name not in WHOLE)
+  for name, axes in changed.items():
+    check_choice('A key of mesh.rules', name, choices)
+    for axis in axes:
+      check_choice(f'mesh.rules.{name}', axis, AXES)
+  rules = {**RULES, **changed}
+  if rules['heads'] != rules['kv_heads']:
+    raise UserError(
+      f'mesh.rules: heads -> {rules["heads"]} and kv_heads -> '
+      f'{rules["kv_heads"]} must be the same: a device has the keys of its own '
+      'queries.'
+    )
+  for axes in ACTIVATIONS:
+    check_used_once(rules, axes, 'Activations')
+  return rules
+
+
+def check_used_once(
+  rules: Mapping[str, tuple[str, ...]],
+  logical_axes: Iterable[str | None],
+  what: str,
+) -> None:
+  """Raises `UserError` if an array's axes have a mesh axis twice."""
+  taken: dict[str, str] = {}
+  for logical in logical_axes:
+    for axis in rules[logical] if logical else ():
+      if axis in taken:
+        pair = dict.fromkeys((taken[axis], logical))
+        found = ' and '.join(f'{name} -> {rules[name]}' for name in pair)
+        raise UserError(
+          f'{what} of axes {tuple(logical_axes)}: the mesh axis {axis!r} is '
+          f'used twice, by the rules {found}. Change mesh.rules.'
+        )
+      taken[axis] = logical
+
+
+def own_mesh(mesh: LogicalMesh) -> LogicalMesh:
+  """A mesh of this process's devices of `mesh` alone.
+
+  Its axes are those of `mesh`, as far as the devices go: first `fsdp`.
+  """
+  devices = list(mesh.local_devices)
+  sizes, left = {}, len(devices)
+  for axis in ('fsdp', 'tensor', 'sequence'):
+    sizes[axis] = math.gcd(left, mesh.shape[axis])
+    left //= sizes[axis]
+  shape = [sizes.get(axis, left) for axis in AXES]
+  return _logical(np.array(devices).reshape(shape), mesh.rules)
