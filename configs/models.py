@@ -3,7 +3,7 @@
 For a config file: `config.model = models.m124()`, and `config.reference.model`
 likewise. A size counts the embeddings, with the vocabulary that is named; over
 `mesh.tensor` a vocabulary spreads only if it divides (GPT-2's 50257 does not,
-50304 does).
+50304 does), or with the rule `mesh.rules = {'vocab': ()}` not at all.
 """
 
 from typing import Any

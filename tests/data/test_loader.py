@@ -134,9 +134,12 @@ def test_seeking_takes_no_time(mixed):
     for n in range(1, 90)
   ]
   rows = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS, schedule=schedule)
-  start = time.monotonic()
-  [found] = batches(rows, step, step + 1)
-  assert time.monotonic() - start < 1.0
+  times = []
+  for _ in range(3):  # The machine may be at something else.
+    start = time.monotonic()
+    [found] = batches(rows, step, step + 1)
+    times.append(time.monotonic() - start)
+  assert min(times) < 1.0
   assert found['decoder_loss_weights'].any()
   # Far out, epochs still are epochs.
   plain = reader(mixed, [np.arange(30)] * 2)
@@ -154,12 +157,12 @@ def test_the_examples_of_a_step(store):
     found = rows.example_ids(step)
     assert len(found) == len(set(found))
     # Document n of the first part is all n + 10, of the second all n + 35.
-    tokens = {
+    tokens = [
       10 + 25 * int(part) + int(row)
       for part, row in (name.split('-') for name in found)
-    }
-    seen = set(np.unique(batch['decoder_target_tokens']).tolist())
-    assert seen - {0, store.eos_id} == tokens
+    ]
+    seen = dict.fromkeys(batch['decoder_target_tokens'].ravel().tolist())
+    assert [token for token in seen if token not in (0, store.eos_id)] == tokens
 
 
 def test_only_what_is_kept_is_ever_seen(store):

@@ -67,6 +67,24 @@ def test_batch_size_does_not_matter(score, batch_size):
   np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+def test_rows_spread_over_devices(small, score, params):
+  store, rows = Store(LENGTHS), np.arange(len(LENGTHS))
+  config = MeshConfig(data=1, fsdp=2, tensor=2, sequence=2)
+  mesh = partitioning.make_mesh(config)
+  program = scorer.compile_scorer(
+    small.model, small.score, Store.vocab_size, mesh
+  )
+  shapes = scorer.abstract_params(small.model, Store.vocab_size, mesh)
+  spread = jax.tree.map(
+    lambda x, shape: jax.device_put(x, shape.sharding), params, shapes
+  )
+  found, _ = program.document_nll(spread, store, np.zeros_like(rows), rows)
+  np.testing.assert_allclose(found, score(store, rows)[0], rtol=1e-5)
+  odd = dataclasses.replace(small.score, row_length=63)
+  with pytest.raises(UserError, match='row_length of score .*=63 must be'):
+    scorer.compile_scorer(small.model, odd, Store.vocab_size, mesh)
+
+
 def test_windows_score_each_token_once(score, small, mesh, params):
   """Against windows laid out by hand, one row each."""
   store, length, overlap = Store(LENGTHS), 64, 16

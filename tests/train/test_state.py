@@ -39,7 +39,7 @@ def single(small):
   return two_steps(program_on(small, 1, 1, 1))
 
 
-EVERYWHERE = {'embed': ('fsdp', 'sequence')}
+EVERYWHERE = {'embed': ('fsdp', 'sequence'), 'vocab': ()}
 MESHES = {
   'data': dict(data=8),
   'fsdp': dict(data=2, fsdp=2),
