@@ -19,14 +19,18 @@ from small_corpus import small_config
 from infoprune_jax import config as config_lib, pipeline
 from infoprune_jax.config import Config, UserError
 from infoprune_jax.data.token_store import UNIGRAMS
+from infoprune_jax.model import checkpoints
 
 # What no stage of ours believes: logs, and what Orbax adds while it gives a
 # checkpoint its name.
 UNREAD = re.compile(
-  r'tensorboard/|\.lock$|commit_success\.txt$|_CHECKPOINT_METADATA$'
+  r'tensorboard/|timing\.jsonl|\.lock$|commit_success\.txt$|'
+  r'_CHECKPOINT_METADATA$'
 )
 # What is made anew by the stage that would read it.
 REMADE = re.compile(r'^report/|^evaluate/.*\.done$')
+# What training, when it goes on, does without.
+RESUMED = re.compile(r'/checkpoints/(?!12/)|/checkpoints/12/rest')
 MENDING = re.compile(r'Delete (.+?) and run --job=(\w+)( or \S+)? again')
 SCORES = ('scores/manifest.json', 'scores/*.done')
 STATISTICS = ('statistics/manifest.json', 'statistics/*.done')
@@ -162,6 +166,18 @@ def test_no_damage_goes_unseen(config, finished, copied, kind):
     job, undone = reader(name)
     delete(copied, *undone)
     damage(copied / name, kind, rng)
+    if RESUMED.search(name):  # Found, and put aside, before it is read.
+      folder, step = name.split('/checkpoints/')
+      step = int(step.split('/')[0])
+      sound, _ = checkpoints.newest_sound(
+        str(copied / folder), ('params', 'rest'), job
+      )
+      assert sound < step, name
+      aside = copied / folder / 'checkpoints' / f'damaged-{step}'
+      assert aside.exists()
+      shutil.rmtree(aside)
+      found += 1
+      continue
     if REMADE.search(name):
       run(config, copied, job)
       assert digests(copied) == digests(finished), name

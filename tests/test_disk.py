@@ -75,7 +75,7 @@ def fill(disk: pathlib.Path, left: int) -> None:
 
 def contents(workdir: pathlib.Path) -> dict[str, bytes]:
   """Every file whose bytes are promised."""
-  free = re.compile(r'/tensorboard/|\.lock$|/checkpoints/\d+/')
+  free = re.compile(r'/tensorboard/|/timing\.jsonl|\.lock$|/checkpoints/\d+/')
   return {
     str(path.relative_to(workdir)): path.read_bytes()
     for path in workdir.rglob('*')

@@ -50,7 +50,7 @@ STAGES_OF_A_ROUND = sorted(
 )
 PROMPT = 10  # seconds; it takes a few hundredths where the machine is idle
 # What may differ: logs, and Orbax's times and random names.
-FREE = re.compile(r'/tensorboard/|\.lock$|/checkpoints/\d+/')
+FREE = re.compile(r'/tensorboard/|/timing\.jsonl|\.lock$|/checkpoints/\d+/')
 
 
 @pytest.fixture(scope='module')

@@ -195,16 +195,18 @@ def newest_sound(
     try:
       return step, _verify(run, step, items, job)
     except UserError as error:
-      folder = f'{_directory(run)}/{step}'
+      aside = f'{_directory(run)}/damaged-{step}'
       logger.error(
-        'The checkpoint of step %d is put aside, as %s.damaged, and the one '
-        'before it is used: %s',
+        'The checkpoint of step %d is put aside, as %s, and the one before it '
+        'is used: %s',
         step,
-        folder,
+        aside,
         str(error).partition(' Delete ')[0],
       )
-      filesystem, path = fsspec.core.url_to_fs(folder)
-      filesystem.mv(path, f'{path}.damaged', recursive=True)
+      filesystem, root = fsspec.core.url_to_fs(_directory(run))
+      if filesystem.exists(f'{root}/damaged-{step}'):
+        filesystem.rm(f'{root}/damaged-{step}', recursive=True)
+      filesystem.mv(f'{root}/{step}', f'{root}/damaged-{step}', recursive=True)
   return 0, {}
 
 

@@ -1,6 +1,10 @@
 import dataclasses
+import itertools
 import json
 import os
+import pathlib
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,6 +184,96 @@ def test_loss_that_is_not_finite_stops_at_its_step(
   saved = checkpoints.Checkpoints(artifacts.reference_dir(workdir), 2)
   assert saved.latest_step() == 5
   saved.close()
+
+
+def test_a_bad_step_can_be_skipped(
+  small, store_workdir, tmp_path, monkeypatch, caplog
+):
+  """Its examples are named, and the parameters stay as they were."""
+  workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
+  put = state.Program.put
+  calls, kept = [], []
+
+  def poisoned(self, batch, requests):
+    calls.append(1)
+    if len(calls) == 8:
+      weights = batch['decoder_loss_weights']
+      batch = {**batch, 'decoder_loss_weights': np.full_like(weights, np.nan)}
+    return put(self, batch, requests)
+
+  def stepped(self, step, params_of):
+    kept.append(checkpoints.params_hash(params_of['params']))
+
+  monkeypatch.setattr(state.Program, 'put', poisoned)
+  monkeypatch.setattr(loop._Loop, '_checkpoint', stepped)
+  training = dataclasses.replace(
+    small.reference.training, on_bad_step='skip', checkpoint_every=1
+  )
+  reference = dataclasses.replace(small.reference, training=training)
+  with caplog.at_level('WARNING', logger='infoprune_jax'):
+    runs.run_reference(dataclasses.replace(small, reference=reference), workdir)
+  assert [a == b for a, b in itertools.pairwise(kept)] == [
+    step == 8 for step in range(2, 13)
+  ]
+  assert 'step 8 is bad: loss nan' in caplog.text and 'doc-' in caplog.text
+  assert {'step': 8, 'skipped': 1.0} in [
+    {name: line[name] for name in ('step', 'skipped')}
+    for line in metrics_of(workdir)
+    if 'skipped' in line
+  ]
+
+
+def test_a_spike_is_over_the_running_mean():
+  training = SimpleNamespace(max_loss_spike=2.0)
+
+  def judged(loss, step, mean=3.0, norm=1.0):
+    before = {'loss_mean': np.float32(mean), 'step': np.int32(step)}
+    bad, after = state._judge(
+      training, before, np.float32(loss), np.float32(norm)
+    )
+    return bool(bad), float(after)
+
+  settled = state.SETTLED_AFTER
+  assert judged(6.1, settled) == (True, 3.0)
+  assert not judged(5.9, settled)[0]
+  assert not judged(6.1, settled - 1)[0]  # The mean is of too few losses.
+  assert judged(np.nan, 0) == (True, 3.0)
+  assert judged(2.0, 0, norm=np.inf) == (True, 3.0)
+  # The first losses weigh alike.
+  assert judged(5.0, 1, mean=3.0) == (False, 4.0)
+  assert judged(4.0, 10**6)[1] == pytest.approx(3.0 + (1 - state.MEAN_DECAY))
+
+
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_used(
+  small, store_workdir, uninterrupted, tmp_path, caplog
+):
+  workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
+  runs.run_reference(small, workdir)
+  run = artifacts.reference_dir(workdir)
+  os.remove(f'{run}/{artifacts.MANIFEST}')
+  shutil.rmtree(f'{run}/checkpoints/12')
+  with open(f'{run}/checkpoints/10/rest/manifest.ocdbt', 'ab') as file:
+    file.write(b'x')
+  with caplog.at_level('INFO', logger='infoprune_jax'):
+    # Two are kept: there is none before, and the run starts anew.
+    runs.run_reference(small, workdir)
+  assert 'checkpoint of step 10 is put aside, as' in caplog.text
+  assert 'manifest.ocdbt is damaged' in caplog.text
+  assert os.path.isdir(f'{run}/checkpoints/damaged-10')
+  assert 'resumed' not in caplog.text
+  assert manifest_of(workdir) == manifest_of(uninterrupted)
+  assert metrics_of(workdir) == metrics_of(uninterrupted)
+
+
+def test_chosen_steps_are_traced(small, store_workdir, tmp_path):
+  workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
+  training = dataclasses.replace(
+    small.reference.training, num_steps=4, profile_from=2, profile_steps=1
+  )
+  reference = dataclasses.replace(small.reference, training=training)
+  runs.run_reference(dataclasses.replace(small, reference=reference), workdir)
+  profile = pathlib.Path(artifacts.reference_dir(workdir)) / 'profile'
+  assert list(profile.rglob('*.xplane.pb'))
 
 
 def test_one_program_serves_every_seed(small, store):
