@@ -241,6 +241,19 @@ def across(
   return reduce(x, RULES[logical_axis])
 
 
+def gathered(x: jax.Array, logical_axis: str, axis: int) -> jax.Array:
+  """Within `per_device`: an array whole along an axis that is spread.
+
+  Its gradient is reduced to each device's share, and never whole: of an array
+  that comes whole into `per_device` it would be.
+  """
+  sizes = jax.sharding.get_abstract_mesh().shape
+  names = RULES[logical_axis]
+  if math.prod(sizes.get(name, 1) for name in names) == 1:
+    return x
+  return jax.lax.all_gather(x, names, axis=axis, tiled=True)
+
+
 @contextlib.contextmanager
 def use_mesh(mesh: Mesh) -> Iterator[None]:
   """Makes `mesh` the one that `constrain` refers to."""
