@@ -43,7 +43,7 @@ def train(run: Run) -> None:
   run.artifact.begin()
   path, training = run.artifact.path, run.training
   program = state_lib.compile_program(
-    run.model, training, run.vocab_size, run.mesh
+    run.model, training, run.vocab_size, run.mesh, run.reader.max_pieces
   )
   saved = checkpoints.Checkpoints(path, training.max_checkpoints)
   first = saved.latest_step() or 0
