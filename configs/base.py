@@ -106,10 +106,11 @@ def model() -> ConfigDict:
       scan_unroll=4,
       remat='none',  # what fits is fastest; else 'minimal', then 'full'
       loss_tile=2048,
-      # 'splash' on a TPU, 'cudnn' on an NVIDIA GPU, 'xla' anywhere.
+      # 'splash' on a TPU, 'cudnn' on an NVIDIA GPU, 'xla' anywhere. 'auto'
+      # scores with cuDNN, but does not train with it: name it to do so.
       attention='auto',
-      # 'tpu' (v5e or later) and 'hopper' (H100, H200) never write logits, in
-      # bfloat16; 'xla' anywhere.
+      # When scoring: 'tpu' (v5e or later) and 'hopper' (H100, H200) never write
+      # logits, in bfloat16; 'xla' anywhere.
       kernels='auto',
     )
   )

@@ -43,9 +43,10 @@ class ModelConfig:
   scan_unroll: int  # layers a step of the scan over layers
   remat: str
   loss_tile: int  # tokens whose logits are held at once
-  # When scoring; training takes XLA's. 'auto' for the fastest that runs.
+  # 'auto' for the fastest that runs. Training takes XLA's kernels, and cuDNN's
+  # attention only where it is named.
   attention: str
-  kernels: str  # of the loss and the gated MLP
+  kernels: str  # of the loss and the gated MLP, when scoring
 
   def __post_init__(self):
     check_choice('model.activation', self.activation, ACTIVATIONS)

@@ -22,6 +22,11 @@ from infoprune_jax.training_config import MixturePhase
 class Reader(Protocol):
   """Where a training run gets its batches."""
 
+  @property
+  def max_pieces(self) -> int:
+    """At least the pieces of documents of any row; 0 if unknown."""
+    ...
+
   def batches(
     self, first_step: int, num_steps: int, rows: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
@@ -63,6 +68,11 @@ class GrainReader:
   mixture: mixture_lib.Mixture
   seed: int
   batch_size: int
+
+  @property
+  def max_pieces(self) -> int:
+    """See `Reader`."""
+    return int(self.rows.plan.pieces_per_row.max(initial=0))
 
   def batches(
     self, first_step: int, num_steps: int, rows: np.ndarray

@@ -67,6 +67,11 @@ class SeqIOReader:
   _rows: int = 0
   _tokens: int = 0
 
+  @property
+  def max_pieces(self) -> int:
+    """See `loader.Reader`: what is still to come is not known."""
+    return 0
+
   def batches(
     self, first_step: int, num_steps: int, rows: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:

@@ -32,6 +32,20 @@ class Segments:
   offsets: Int[Array, 'B S+1'] | None
 
 
+def segment_limit(max_pieces: int) -> int:
+  """2, 8, 32 and so on: room for rows of so many pieces, and for padding.
+
+  A program has at most four times what it needs, and there are few programs.
+
+  >>> segment_limit(1), segment_limit(2)
+  (2, 8)
+  """
+  limit = 2
+  while limit < max_pieces + 1:
+    limit *= 4
+  return limit
+
+
 def segments(
   ids: Int[Array, 'B T'], backend: str, max_segments: int
 ) -> Segments:

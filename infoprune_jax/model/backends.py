@@ -52,6 +52,44 @@ def resolve(
   return dataclasses.replace(config, **chosen)
 
 
+@functools.lru_cache(maxsize=16)
+def resolve_training(
+  config: ModelConfig, mesh: Any, row_length: int
+) -> ModelConfig:
+  """The config with 'auto' replaced, for a training step on a mesh.
+
+  The loss is always XLA's: its kernels have no backward pass. cuDNN's attention
+  has one, which JAX gives; it has to be asked for by name.
+
+  Args:
+    config: The model.
+    mesh: Its devices decide.
+    row_length: Tokens of a row.
+
+  Raises:
+    UserError: the attention that the config names does not run there; the
+      reason is given.
+  """
+
+  def no_cudnn() -> str:
+    obstacle = _no_cudnn(config)
+    if not obstacle and config.attention == 'auto':
+      return (
+        'its gradient has not been tested on a GPU; ask for it with '
+        "model.attention='cudnn'"
+      )
+    return obstacle
+
+  attention = _choose(
+    'attention',
+    config.attention,
+    {'tpu': 'splash', 'gpu': 'cudnn'},
+    mesh,
+    {'splash': lambda: _no_splash(config, row_length), 'cudnn': no_cudnn},
+  )
+  return dataclasses.replace(config, attention=attention, kernels='xla')
+
+
 def _choose(
   name: str,
   wanted: str,

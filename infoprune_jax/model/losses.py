@@ -55,6 +55,7 @@ def token_nll_and_log_z(
     raise ValueError(f'kernels={kernels!r} cannot cap logits at {softcap}.')
 
   def local(hidden: Array, head: Array, targets: Array) -> tuple[Array, Array]:
+    head = partitioning.gathered(head, 'embed', axis=0)
     # Another device's targets fall outside, and add nothing here.
     targets = targets - head.shape[1] * partitioning.axis_index('vocab')
     if kernels == 'xla':
@@ -73,7 +74,7 @@ def token_nll_and_log_z(
     local,
     (
       ('batch', 'length', 'activation_embed'),
-      ('activation_embed', 'vocab'),
+      ('embed', 'vocab'),
       ('batch', 'length'),
     ),
     (('batch', 'length'), ('batch', 'length')),

@@ -251,6 +251,18 @@ def across(
   return reduce(x, mesh.axes(logical_axis))
 
 
+def gathered(x: jax.Array, logical_axis: str, axis: int) -> jax.Array:
+  """Within `per_device`: an array whole along an axis that is spread.
+
+  Its gradient is reduced to each device's share, and never whole: of an array
+  that comes whole into `per_device` it would be.
+  """
+  mesh = _mesh.get()
+  if mesh is None or mesh.ways(logical_axis) == 1:
+    return x
+  return jax.lax.all_gather(x, mesh.axes(logical_axis), axis=axis, tiled=True)
+
+
 @contextlib.contextmanager
 def use_mesh(mesh: LogicalMesh) -> Iterator[None]:
   """Makes `mesh` the one that `constrain` and `per_device` refer to."""

@@ -7,7 +7,6 @@ conditions a document's first token; EOS is not counted.
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -18,7 +17,13 @@ from infoprune_jax import hosts
 from infoprune_jax.config import ModelConfig, ScoringConfig, UserError
 from infoprune_jax.data import packing
 from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.model import backends, flops, network, partitioning
+from infoprune_jax.model import (
+  attention,
+  backends,
+  flops,
+  network,
+  partitioning,
+)
 from infoprune_jax.score import memory, statistics, stream
 
 # What every table of losses takes over from the store.
@@ -161,8 +166,7 @@ class Scorer:
     """
     limit = 0
     if self.model.attention == 'cudnn':
-      needed = max_pieces + 1  # Padding is a segment as well.
-      limit = next(n for n in _segment_limits() if n >= needed)
+      limit = attention.segment_limit(max_pieces)
     return _compile(self.model, self.scoring, self.vocab_size, self.mesh, limit)
 
   @functools.cached_property
@@ -329,11 +333,6 @@ def compile_scorer(
   with memory.user_errors(scorer):
     scorer.program(1)
   return scorer
-
-
-def _segment_limits() -> Iterator[int]:
-  """2, 8, 32 and so on: a program at most four times too wide."""
-  return (2 * 4**power for power in itertools.count())
 
 
 @functools.lru_cache(maxsize=16)

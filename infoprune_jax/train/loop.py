@@ -63,7 +63,7 @@ def train(run: Run) -> None:
   hosts.on_first(f'the start of {run.name}', run.artifact.begin)
   path, training = run.artifact.path, run.training
   program = state_lib.compile_program(
-    run.model, training, run.vocab_size, run.mesh
+    run.model, training, run.vocab_size, run.mesh, run.reader.max_pieces
   )
   with contextlib.ExitStack() as closing:
     # Before Orbax opens the folder, which remembers what is there.

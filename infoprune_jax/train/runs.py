@@ -235,7 +235,7 @@ def run_options(
   for name in _NOT_DECISIVE:
     del decisive[name]
   made = config_lib.to_plain(model)
-  for name in ('attention', 'kernels'):  # Of scoring.
+  for name in ('attention', 'kernels'):  # How it is computed, not what.
     del made[name]
   return {
     'model': made,

@@ -12,7 +12,7 @@ import optax
 
 from infoprune_jax.config import ModelConfig, TrainingConfig
 from infoprune_jax.data import packing
-from infoprune_jax.model import network, partitioning
+from infoprune_jax.model import attention, backends, network, partitioning
 from infoprune_jax.train import optimizer
 
 # It runs once: code for random numbers is slow to optimise, quick to run.
@@ -53,20 +53,46 @@ class Program:
     }
 
 
-@functools.lru_cache(maxsize=4)
 def compile_program(
-  model: ModelConfig, training: TrainingConfig, vocab_size: int, mesh: Any
+  model: ModelConfig,
+  training: TrainingConfig,
+  vocab_size: int,
+  mesh: Any,
+  max_pieces: int = 0,
 ) -> Program:
-  """Compiles the training of a model.
+  """Chooses attention, and compiles the training of a model.
+
+  Args:
+    model: The model.
+    training: Its batches and its optimizer.
+    vocab_size: Rows of the embedding.
+    mesh: Where it is trained.
+    max_pieces: At least the pieces of any row; 0 if unknown. Only cuDNN's
+      attention wants to know: it is the slower the more there may be.
 
   Raises:
-    UserError: the shapes do not divide over the mesh.
+    UserError: the shapes do not divide over the mesh, or the attention that the
+      config names does not run there.
   """
   check_batch(mesh, training, 'training')
-  # What scoring may choose has no backward pass, or none that was tried.
-  model = dataclasses.replace(model, attention='xla', kernels='xla')
+  model = backends.resolve_training(model, mesh, training.row_length)
+  limit = 0
+  if model.attention == 'cudnn' and max_pieces:
+    limit = attention.segment_limit(max_pieces)
+  return _compile(model, training, vocab_size, mesh, limit)
+
+
+@functools.lru_cache(maxsize=4)
+def _compile(
+  model: ModelConfig,
+  training: TrainingConfig,
+  vocab_size: int,
+  mesh: Any,
+  max_segments: int,
+) -> Program:
   axes = network.param_axes(model, vocab_size)
   transform = optimizer.make(training, axes)
+  gradients = functools.partial(_gradients, model, training, axes, max_segments)
 
   def init(seed: jax.Array) -> State:
     params = network.init_params(model, vocab_size, jax.random.key(seed))
@@ -77,7 +103,8 @@ def compile_program(
       'loss_mean': jnp.zeros((), jnp.float32),
     }
 
-  step = _make_step(model, training, axes, transform)
+  step = _make_step(training, gradients, transform)
+
   shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.uint32))
   shardings = _state_shardings(mesh, shapes, axes)
   shapes = jax.tree.map(
@@ -98,30 +125,41 @@ def compile_program(
       .lower(shapes, batch)
       .compile()
     )
-    compiled_init = (
-      jax.jit(init, out_shardings=shardings)
-      .lower(jax.ShapeDtypeStruct((), jnp.uint32))
-      .compile(INIT_COMPILER_OPTIONS)
-    )
+
+  @functools.cache  # A run that is resumed does without.
+  def compiled_init() -> Any:
+    with partitioning.use_mesh(mesh):
+      return (
+        jax.jit(init, out_shardings=shardings)
+        .lower(jax.ShapeDtypeStruct((), jnp.uint32))
+        .compile(INIT_COMPILER_OPTIONS)
+      )
+
   return Program(
     mesh,
     shapes,
-    lambda seed: compiled_init(np.uint32(seed)),
+    lambda seed: compiled_init()(np.uint32(seed)),
     compiled_step,
     partitioning.own_batch_rows(mesh, training.batch_size),
   )
 
 
 def _make_step(
-  model: ModelConfig, training: TrainingConfig, axes: Any, transform: Any
+  training: TrainingConfig, gradients: Callable[..., Any], transform: Any
 ) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
-  """The step of `Program`, before it is compiled."""
+  """The step of `Program`, before it is compiled.
+
+  Args:
+    training: Its options.
+    gradients: Of parameters and a batch: losses by name, and gradients.
+    transform: The optimizer.
+  """
   schedule = optimizer.learning_rate_schedule(training)
 
   def step(state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
     batch = dict(batch)
     requests = batch.pop('requests')
-    losses, grads = _gradients(model, training, state['params'], batch, axes)
+    losses, grads = gradients(state['params'], batch)
     updates, opt_state = transform.update(
       grads, state['opt_state'], state['params']
     )
@@ -189,9 +227,10 @@ def check_batch(mesh: Any, training: TrainingConfig, section: str) -> None:
 def _gradients(
   model: ModelConfig,
   training: TrainingConfig,
+  axes: Any,
+  max_segments: int,
   params: Any,
   batch: Any,
-  axes: Any,
 ) -> tuple[dict[str, jax.Array], Any]:
   """Losses of a batch, means over its tokens, and the gradients of their sum.
 
@@ -203,10 +242,10 @@ def _gradients(
   def losses(params: Any, part: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     weights = part['decoder_loss_weights']
     if not training.z_loss:
-      nll = network.batch_nll(model, params, part)
+      nll = network.batch_nll(model, params, part, max_segments)
       loss = jnp.sum(nll * weights) / tokens
       return loss, {'loss': loss}
-    nll, log_z = network.batch_nll_and_log_z(model, params, part)
+    nll, log_z = network.batch_nll_and_log_z(model, params, part, max_segments)
     loss = jnp.sum(nll * weights) / tokens
     z_loss = training.z_loss * jnp.sum(log_z**2 * weights) / tokens
     return loss + z_loss, {'loss': loss, 'z_loss': z_loss}

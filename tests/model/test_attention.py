@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from infoprune_jax.config import MeshConfig
@@ -71,30 +72,81 @@ def test_rows_spread_over_devices(sequence, tensor):
     np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-  'length, kv_heads, dim', [(128, 4, 128), (640, 2, 64), (768, 1, 64)]
-)
-def test_splash_equals_xla(monkeypatch, length, kv_heads, dim):
-  """As the interpreter of Pallas runs it: one block, five, three."""
+def interpret(monkeypatch):
   monkeypatch.setattr(
     splash,
     'make_splash_mha',
     functools.partial(splash.make_splash_mha, interpret=True),
   )
+
+
+def packed(length, kv_heads, dim):
+  """Within a block one ends and another begins; padding is there, too."""
   rng = np.random.default_rng(length)
-  query, key, value = (
+  inputs = [
     jnp.asarray(rng.normal(size=(2, length, heads, dim)), jnp.float32)
     for heads in (4, kv_heads, kv_heads)
-  )
+  ]
   ids = np.sort(rng.integers(1, 6, (2, length)), axis=1)
   ids[1, -length // 5 :] = 0
-  # Within a block one ends and another begins; padding is compared, too.
-  segments = attention.segments(jnp.asarray(ids), 'splash', 0)
+  return inputs, attention.segments(jnp.asarray(ids), 'splash', 0)
+
+
+@pytest.mark.parametrize(
+  'length, kv_heads, dim', [(128, 4, 128), (640, 2, 64), (768, 1, 64)]
+)
+def test_splash_equals_xla(monkeypatch, length, kv_heads, dim):
+  """As the interpreter of Pallas runs it: one block, five, three."""
+  interpret(monkeypatch)
+  inputs, segments = packed(length, kv_heads, dim)
   found, expected = (
-    attention.attention(query, key, value, segments, backend)
+    attention.attention(*inputs, segments, backend)
     for backend in ('splash', 'xla')
   )
   np.testing.assert_allclose(found, expected, atol=5e-6)
+
+
+def test_the_gradient_of_splash_equals_that_of_xla(monkeypatch):
+  """Two blocks by two, of which one is skipped."""
+  interpret(monkeypatch)
+  monkeypatch.setattr(attention, 'SPLASH_BLOCKS', (128,))
+  inputs, segments = packed(256, 2, 64)
+  direction = np.random.default_rng(0).normal(size=inputs[0].shape)
+
+  def pulled(backend):
+    _, pull = jax.vjp(
+      lambda *x: attention.attention(*x, segments, backend), *inputs
+    )
+    return pull(jnp.asarray(direction, jnp.float32))
+
+  for found, expected in zip(pulled('splash'), pulled('xla'), strict=True):
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('pieces', [1, 2, 7, 8, 1000])
+def test_a_limit_has_room_for_pieces_and_padding(pieces):
+  limit = attention.segment_limit(pieces)
+  assert pieces + 1 <= limit < 4 * (pieces + 1)
+
+
+def test_cudnn_has_a_gradient_of_packed_rows(monkeypatch):
+  """Lowered for a GPU; what it computes there is another test's."""
+  monkeypatch.setattr(cudnn, 'check_cudnn_version', lambda: 91200)
+  monkeypatch.setattr(cudnn, 'check_compute_capability', lambda _: True)
+  ids = jnp.asarray(np.sort(np.arange(256).reshape(2, 128) % 7 + 1))
+  segments = attention.segments(ids, 'cudnn', 8)
+  x = jnp.ones((2, 128, 4, 64), jnp.bfloat16)
+
+  def total(*x):
+    return attention.attention(*x, segments, 'cudnn').astype(jnp.float32).sum()
+
+  text = (
+    jax.jit(jax.grad(total, (0, 1, 2)))
+    .trace(x, x, x)
+    .lower(lowering_platforms=('cuda',))
+    .as_text()
+  )
+  assert '__cudnn$fmhaSoftmaxBackward' in text
 
 
 def test_cudnn_gets_every_token_in_one_segment():
@@ -130,3 +182,29 @@ def test_cudnn_equals_the_definition(max_segments, kv_heads):
   )
   exact = oracle(*[np.asarray(x, np.float32) for x in half], ids)
   np.testing.assert_allclose(np.asarray(found, np.float32), exact, atol=2e-2)
+
+
+@pytest.mark.skipif(
+  jax.default_backend() != 'gpu', reason='needs an NVIDIA GPU'
+)
+@pytest.mark.parametrize('max_segments', [8, 32])
+@pytest.mark.parametrize('kv_heads', [2, 4])
+def test_the_gradient_of_cudnn_equals_that_of_xla(max_segments, kv_heads):
+  rng = np.random.default_rng(0)
+  half = [
+    jnp.asarray(rng.normal(size=(2, 256, heads, 64)), jnp.bfloat16)
+    for heads in (4, kv_heads, kv_heads)
+  ]
+  ids = np.sort(rng.integers(1, 7, (2, 256)), axis=1)
+  ids[1, 200:] = 0
+  direction = jnp.asarray(rng.normal(size=half[0].shape), jnp.bfloat16)
+
+  def pulled(backend):
+    segments = attention.segments(jnp.asarray(ids), backend, max_segments)
+    _, pull = jax.vjp(
+      lambda *x: attention.attention(*x, segments, backend), *half
+    )
+    return [np.asarray(x, np.float32) for x in pull(direction)]
+
+  for found, expected in zip(pulled('cudnn'), pulled('xla'), strict=True):
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()

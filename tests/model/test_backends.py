@@ -132,6 +132,39 @@ def test_what_was_asked_for_is_not_replaced(model, device, edits, message):
 
 
 @pytest.mark.parametrize(
+  'device, edits, attention',
+  [
+    (CPU, {}, 'xla'),
+    (TPU, {}, 'splash'),
+    (V4, {'dtype': 'float32'}, 'splash'),
+    (TPU, {'head_dim': 32}, 'xla'),
+    (TPU, {'attention': 'xla'}, 'xla'),
+    (H100, {}, 'xla'),
+    (H100, {'attention': 'cudnn'}, 'cudnn'),
+  ],
+)
+def test_training_takes_the_attention_whose_gradient_is_tested(
+  model, device, edits, attention
+):
+  model = dataclasses.replace(model, **edits)
+  found = backends.resolve_training(model, Mesh(device), 1024)
+  assert (found.attention, found.kernels) == (attention, 'xla')
+
+
+def test_training_says_why_it_is_slow(model, caplog):
+  backends.resolve_training(model, Mesh(H100), 512)
+  [warning] = [r.getMessage() for r in caplog.records]
+  assert "ask for it with model.attention='cudnn'" in warning
+
+
+def test_training_refuses_an_attention_that_does_not_run(model):
+  for device, name in ((CPU, 'cudnn'), (H100, 'splash'), (TPU, 'cudnn')):
+    asked = dataclasses.replace(model, attention=name)
+    with pytest.raises(UserError, match=f"'{name}' does not run here"):
+      backends.resolve_training(asked, Mesh(device), 1024)
+
+
+@pytest.mark.parametrize(
   'absent, devices',
   [('hopper', (CPU, TPU, V4, A100)), ('tpu', (CPU, V4, A100, H100))],
 )

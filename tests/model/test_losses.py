@@ -162,6 +162,10 @@ def test_a_vocabulary_spread_over_devices(inputs, oracle, sizes):
   alone = jax.grad(lambda *a: loss(*a)[0], (0, 1))(*map(jnp.asarray, inputs))
   for found, expected in zip((by_hidden, by_head), alone, strict=True):
     np.testing.assert_allclose(found, expected, atol=1e-6)
+  # A head that is spread by its width comes together once, and its gradient
+  # goes apart again: it is never reduced whole.
+  text = program.compile().as_text()
+  assert ('reduce-scatter' in text) == (fsdp > 1)
   text = forward.as_text()
   if fsdp == 1:
     assert 'all-gather' not in text
