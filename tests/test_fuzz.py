@@ -385,9 +385,16 @@ def places(value: Any, path: tuple = ()) -> list[tuple]:
   return found
 
 
-PLAIN = config_lib.to_plain(
-  config_lib.from_mapping(small_config(__file__).to_dict())
-)
+def config_of_all_fields() -> dict[str, Any]:
+  """Also those of what a config may leave empty."""
+  edits = small_config(__file__)
+  edits.mesh.rules = {'embed': ('fsdp', 'sequence')}
+  edits.train.training.mixture = {'made_up': 1.0}
+  edits.train.training.mixture_schedule = (base.phase(3, {'made_up': 2.0}),)
+  return config_lib.to_plain(config_lib.from_mapping(edits.to_dict()))
+
+
+PLAIN = config_of_all_fields()
 PLACES = places(PLAIN)
 
 
