@@ -10,7 +10,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 TOOLS = sorted(ROOT.glob('tools/bench_*.py'))
 # Of tools, not tools.
-MODULES = ('bench_contenders', 'bench_score_contenders', 'bench_seqio_task')
+MODULES = (
+  'bench_contenders',
+  'bench_llama',
+  'bench_score_contenders',
+  'bench_seqio_task',
+  'bench_train_contenders',
+)
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,15 @@
 """Who `bench_score.py` compares; each returns what it measured.
 
-Ours writes the weights as transformers' Llama names them: one `.npy` each,
-bfloat16 as uint16.
+Ours writes the weights, see `bench_llama.py`.
 """
 
 import functools
-import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
+import bench_llama
 import numpy as np
 
-SIZES = {
-  'tiny': dict(
-    num_layers=4, embed_dim=256, mlp_dim=704, num_heads=4, head_dim=64
-  ),
-  '124m': dict(
-    num_layers=12, embed_dim=768, mlp_dim=2048, num_heads=12, head_dim=64
-  ),
-  '1b3': dict(
-    num_layers=24, embed_dim=2048, mlp_dim=5504, num_heads=16, head_dim=128
-  ),
-}
-THETA, EPSILON = 10000.0, 1e-6
 REPEATS = 3
 
 
@@ -43,17 +29,6 @@ def documents(settings: Any) -> tuple[Any, np.ndarray, np.ndarray]:
   return store, np.concatenate(shard), np.concatenate(row)
 
 
-def best(work: Callable[[], Any]) -> float:
-  """Seconds of the fastest of some runs, after one that does not count."""
-  work()
-  seconds = []
-  for _ in range(REPEATS):
-    start = time.perf_counter()
-    work()
-    seconds.append(time.perf_counter() - start)
-  return min(seconds)
-
-
 def ours(settings: Any) -> dict[str, Any]:
   """Our scorer, with the kernels that it chooses itself."""
   import jax
@@ -64,22 +39,8 @@ def ours(settings: Any) -> dict[str, Any]:
   from infoprune_jax.score import ceiling, scorer as scorer_lib
 
   progress.log_to_stderr()
-  size = SIZES[settings.model]
   model = config.ModelConfig(
-    **size,
-    activation='swiglu',
-    qk_norm=False,
-    logit_softcap=0.0,
-    num_kv_heads=size['num_heads'],
-    rope_theta=THETA,
-    norm_epsilon=EPSILON,
-    tie_embeddings=settings.model != '1b3',
-    dtype=settings.dtype,
-    scan_unroll=1,
-    remat='none',
-    loss_tile=1024,
-    attention='auto',
-    kernels='auto',
+    **bench_llama.model_fields(settings.model, settings.dtype)
   )
   scoring = config.ScoringConfig(
     per_device_batch_size=settings.rows,
@@ -96,7 +57,7 @@ def ours(settings: Any) -> dict[str, Any]:
       jax.random.key(0)
     )
   )
-  write_weights(settings.folder, params)
+  bench_llama.write_weights(settings.folder, params)
   rng = np.random.default_rng(0)
   shape = (settings.rows, settings.row_length)
   batch = packing.empty_rows(*shape)
@@ -113,12 +74,13 @@ def ours(settings: Any) -> dict[str, Any]:
       result = program(params, on_device)
     jax.block_until_ready(result)
 
-  seconds = best(dense) / repeats
+  seconds = bench_llama.best(dense, REPEATS) / repeats
   memory = program.memory_analysis().temp_size_in_bytes
   store, shard, row = documents(settings)
   sums: list[np.ndarray] = []
-  mixed = best(
-    lambda: sums.append(scorer.document_nll(params, store, shard, row)[0])
+  mixed = bench_llama.best(
+    lambda: sums.append(scorer.document_nll(params, store, shard, row)[0]),
+    REPEATS,
   )
   np.save(f'{settings.folder}/ours.npy', sums[-1])
   laid_out = scorer_lib.Documents(store, shard, row, scoring)
@@ -152,83 +114,6 @@ def ours(settings: Any) -> dict[str, Any]:
   }
 
 
-def write_weights(folder: str, params: Any) -> None:
-  """Writes parameters under the names, and in the shapes, of a Llama."""
-  layers = params['layers']
-  attention, mlp = layers['attention'], layers['mlp']
-  arrays = {
-    'model.embed_tokens.weight': params['embedding'],
-    'model.norm.weight': params['final_norm']['scale'],
-    'lm_head.weight': params['head'].T
-    if 'head' in params
-    else params['embedding'],
-  }
-  for number in range(len(mlp['up'])):
-    name = f'model.layers.{number}.'
-    width = mlp['up'].shape[1]
-    arrays |= {
-      name + 'input_layernorm.weight': layers['attention_norm']['scale'][
-        number
-      ],
-      name + 'post_attention_layernorm.weight': layers['mlp_norm']['scale'][
-        number
-      ],
-      **{
-        f'{name}self_attn.{short}_proj.weight': attention[ours_][number]
-        .reshape(width, -1)
-        .T
-        for short, ours_ in (('q', 'query'), ('k', 'key'), ('v', 'value'))
-      },
-      name + 'self_attn.o_proj.weight': attention['out'][number]
-      .reshape(-1, width)
-      .T,
-      **{
-        f'{name}mlp.{short}_proj.weight': mlp[short][number].T
-        for short in ('gate', 'up', 'down')
-      },
-    }
-  for name, array in arrays.items():
-    values = np.ascontiguousarray(np.asarray(array))
-    if values.dtype.itemsize == 2:
-      values = values.view(np.uint16)
-    np.save(f'{folder}/{name}.npy', values)
-
-
-def _llama(settings: Any, device: str) -> Any:
-  """Transformers' Llama with those weights."""
-  import torch
-  import transformers
-
-  size = SIZES[settings.model]
-  config = transformers.LlamaConfig(
-    vocab_size=settings.vocab_size,
-    hidden_size=size['embed_dim'],
-    intermediate_size=size['mlp_dim'],
-    num_hidden_layers=size['num_layers'],
-    num_attention_heads=size['num_heads'],
-    num_key_value_heads=size['num_heads'],
-    head_dim=size['head_dim'],
-    rms_norm_eps=EPSILON,
-    rope_theta=THETA,
-    max_position_embeddings=max(2048, settings.row_length),
-    tie_word_embeddings=settings.model != '1b3',
-    attn_implementation='sdpa',
-  )
-  dtype = getattr(torch, settings.dtype)
-  with torch.device(device):
-    model = transformers.LlamaForCausalLM(config).to(dtype).eval()
-  weights = {}
-  for path in pathlib.Path(settings.folder).glob('*.weight.npy'):
-    values = np.load(path)
-    if values.dtype == np.uint16:
-      tensor = torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
-    else:
-      tensor = torch.from_numpy(values).to(dtype)
-    weights[path.name.removesuffix('.npy')] = tensor.to(device)
-  model.load_state_dict(weights)
-  return model
-
-
 def transformers_(settings: Any, name: str) -> dict[str, Any]:
   """Batches sorted by length and padded to their longest, logits whole.
 
@@ -238,7 +123,14 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
   import torch
 
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  model = _llama(settings, device)
+  model = bench_llama.transformers_llama(
+    settings.folder,
+    settings.model,
+    settings.vocab_size,
+    settings.row_length,
+    settings.dtype,
+    device,
+  ).eval()
 
   def program_of(dynamic: bool | None) -> Callable[[Any, Any], Any]:
     torch._dynamo.reset()
@@ -270,7 +162,7 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
     synchronize()
 
   parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-  seconds = best(dense) / repeats
+  seconds = bench_llama.best(dense, REPEATS) / repeats
   memory = _peak(torch, device, parameters)
   store, shard, row = documents(settings)
   texts = [
@@ -295,7 +187,7 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
       for place, number in enumerate(chosen):
         sums[number] = found[place, : len(texts[number])].sum()
 
-  mixed_seconds = best(mixed)
+  mixed_seconds = bench_llama.best(mixed, REPEATS)
   np.save(f'{settings.folder}/{name}.npy', sums)
   return {
     'dense': {
