@@ -8,7 +8,7 @@ for a reference model: --config.reference.checkpoint.path=small.safetensors.
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from infoprune_jax import config as config_lib
 from infoprune_jax.config import CheckpointConfig, MeshConfig, UserError
@@ -43,6 +43,8 @@ def export(run: str, step: int, out: str) -> None:
 
 
 def main(_: list[str]) -> int:
+  """Returns the exit code."""
+  logging.set_verbosity(logging.WARNING)  # Orbax says much.
   try:
     export(_RUN.value, _STEP.value, _OUT.value)
   except UserError as error:
