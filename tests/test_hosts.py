@@ -114,10 +114,14 @@ def test_why_a_process_stops_is_told_to_the_others():
 
 def test_stages_of_one_host_refuse_more(small, tmp_path, monkeypatch):
   monkeypatch.setattr(hosts, 'count', lambda: 2)
-  for job in ('train', None):
+  for job in ('select', None):
     with pytest.raises(UserError) as error:
       pipeline.run(small, str(tmp_path), job)
-    for word in (job or 'all', '2 processes', '--job=score and --job=verify'):
+    for word in (
+      job or 'all',
+      '2 processes',
+      '--job=evaluate and --job=verify',
+    ):
       assert word in str(error.value)
   assert not list(tmp_path.iterdir())
   # The devices here know of no second process.

@@ -85,6 +85,12 @@ def _check_columns(file: InputFile, schema: pa.Schema) -> None:
         f'{", ".join(_names(schema))}. Name another in '
         f'corpus.sources.{file.source}.'
       )
+    times = schema.names.count(name.partition('.')[0])
+    if times > 1:
+      raise UserError(
+        f'{file.path} has {times} columns {name!r}: rename one of them, or name '
+        f'another in corpus.sources.{file.source}.'
+      )
 
 
 def _has(fields: Iterable[pa.Field], name: str) -> bool:

@@ -72,7 +72,7 @@ def resolve_training(
   """
 
   def no_cudnn() -> str:
-    obstacle = _no_cudnn(config)
+    obstacle = _no_cudnn(config, mesh)
     if not obstacle and config.attention == 'auto':
       return (
         'its gradient has not been tested on a GPU; ask for it with '
@@ -85,7 +85,10 @@ def resolve_training(
     config.attention,
     {'tpu': 'splash', 'gpu': 'cudnn'},
     mesh,
-    {'splash': lambda: _no_splash(config, row_length), 'cudnn': no_cudnn},
+    {
+      'splash': lambda: _no_splash(config, mesh, row_length),
+      'cudnn': no_cudnn,
+    },
   )
   return dataclasses.replace(config, attention=attention, kernels='xla')
 

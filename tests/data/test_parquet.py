@@ -94,6 +94,13 @@ def test_a_missing_column_names_those_there_are(path):
     read(base.parquet(path))
 
 
+def test_a_column_that_is_there_twice_is_refused(path):
+  twice = pa.Table.from_arrays([pa.array(['a']), pa.array(['b'])], ['text'] * 2)
+  pq.write_table(twice, path)
+  with pytest.raises(UserError, match="has 2 columns 'text': rename one"):
+    documents(path)
+
+
 @pytest.mark.parametrize('keep', [0, 4, 200, -1])
 def test_a_damaged_file_is_named(path, keep):
   pq.write_table(pa.table({'text': ['a' * 100] * 50}), path)
