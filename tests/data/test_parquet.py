@@ -98,7 +98,7 @@ def test_a_column_that_is_there_twice_is_refused(path):
   twice = pa.Table.from_arrays([pa.array(['a']), pa.array(['b'])], ['text'] * 2)
   pq.write_table(twice, path)
   with pytest.raises(UserError, match="has 2 columns 'text': rename one"):
-    documents(path)
+    read(base.parquet(path))
 
 
 @pytest.mark.parametrize('keep', [0, 4, 200, -1])
