@@ -236,7 +236,7 @@ def kill(watched: Watched, number: signal.Signals) -> bool:
     assert time.monotonic() - begin < PROMPT
     # Before Python runs our code, a signal is the system's to handle.
     assert code in (-signal.SIGTERM, 128 + signal.SIGTERM), output
-    assert code < 0 or 'stopped; run it again to go on' in output, output
+    assert code < 0 or 'run it again to go on' in output, output
   else:
     assert code == -signal.SIGKILL, output
   deadline = begin + PROMPT
