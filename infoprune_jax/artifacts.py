@@ -33,7 +33,9 @@ from infoprune_jax.files import (
 MANIFEST = 'manifest.json'
 BEGUN = 'begun.json'
 DONE = '.done'
-FORMAT_VERSION = 1
+FORMAT_VERSION = (
+  2  # 1 had statistics among the scores, and no vocabulary of runs
+)
 
 
 # Paths below a workdir.

@@ -213,8 +213,10 @@ def test_open_says_how_far_it_is(path):
 
 def test_another_format_is_refused(path, monkeypatch):
   write(artifact(path))
-  monkeypatch.setattr(artifacts, 'FORMAT_VERSION', 2)
-  with pytest.raises(UserError, match='has format 1, this version reads 2'):
+  ours = artifacts.FORMAT_VERSION
+  monkeypatch.setattr(artifacts, 'FORMAT_VERSION', ours + 1)
+  said = f'has format {ours}, this version reads {ours + 1}'
+  with pytest.raises(UserError, match=said):
     artifacts.open_finished(path, 'score table', 'score')
 
 

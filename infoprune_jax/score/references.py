@@ -114,12 +114,13 @@ def open_given(
       column, 0, name, digest[:16], path, facts['step'], model, facts
     )
   manifest = artifacts.read_manifest(path, 'train')
-  if manifest is None or 'params_hash' not in manifest:
+  if manifest is None or manifest['job'] not in ('reference', 'train'):
     raise UserError(
       f'{path}, for {column}, is no finished training run: name '
       'the folder of one (its manifest.json is there, such as DIR/reference or '
       'DIR/train/top/seed-0), or a .safetensors file.'
     )
+  manifest = artifacts.open_finished(path, 'training run', manifest['job'])
   model = _model(manifest['options'], kernels, path)
   return _of_run(path, manifest, column, 0, name, checkpoint.step, model)
 

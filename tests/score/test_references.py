@@ -198,6 +198,21 @@ def test_what_is_not_there_is_refused(
   assert not os.path.exists(artifacts.scores_dir(workdir))
 
 
+def test_a_run_of_another_version_is_refused(
+  corpus_path, trained, small_run, tmp_path
+):
+  other = str(tmp_path / 'other')
+  os.makedirs(other)
+  manifest = artifacts.read_manifest(small_run, 'reference')
+  made = {**manifest, 'format_version': 1}
+  del made['vocabulary']
+  files.write_record(f'{other}/{artifacts.MANIFEST}', made)
+  config = edits(corpus_path)
+  config.reference.checkpoint.path = other
+  with pytest.raises(UserError, match=f'{other} has format 1, this version'):
+    pipeline.check(built(config), 'score')
+
+
 def test_another_vocabulary_is_refused(corpus_path, trained, exported):
   made = edits(corpus_path)
   made.reference.checkpoint.path = exported
