@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from infoprune_jax import files
+from infoprune_jax.progress import logger
 
 FILE = 'timing.jsonl'
 WAITS = ('input', 'evaluation', 'checkpoint')
@@ -102,6 +103,10 @@ def _read(path: str) -> list[dict[str, float]]:
   """The whole lines of the file; none if there is no such file."""
   try:
     lines = files.read_bytes(path).split(b'\n')[:-1]
+    found = [json.loads(line) for line in lines]
+    return [{**line, 'step': int(line['step'])} for line in found]
   except FileNotFoundError:
     return []
-  return [json.loads(line) for line in lines]
+  except (ValueError, KeyError, TypeError):
+    logger.warning('%s is damaged: rates and goodput start anew', path)
+    return []

@@ -61,3 +61,16 @@ def test_steps_that_were_lost_and_the_time_between_are_no_goodput(tmp_path):
   assert found['goodput'] == pytest.approx(20 / 50)
   assert 'mfu' not in found  # Of a device whose peak is not known.
   assert [line['step'] for line in lines(tmp_path)] == [0, 5, 10]
+
+
+@pytest.mark.parametrize(
+  'damage', ['{"step": 5, "ti\n', '[]\n', '\x00\n', '{}\n']
+)
+def test_what_is_damaged_costs_the_rates_alone(tmp_path, caplog, damage):
+  clock = Clock()
+  begin(tmp_path, clock).write(5)
+  with open(tmp_path / timing.FILE, 'a') as file:
+    file.write(damage)
+  begin(tmp_path, clock, first=5)
+  assert 'timing.jsonl is damaged' in caplog.text
+  assert [line['step'] for line in lines(tmp_path)] == [5]
