@@ -92,10 +92,15 @@ def train(run: Run) -> None:
           MetricsWriter(path, first, facts or None, run.artifact.job)
         )
       )
-    loop = _Loop(run, program, saved, writer, first, begun)
-    state = loop.run(state)
-  hosts.barrier(f'the last checkpoint of {run.name}')
-  _finish(run, state, writer)
+    closing.enter_context(stopping.listening())
+    state = _Loop(run, program, saved, writer, first, begun).run(state)
+    saved.wait()
+    hosts.barrier(f'the last checkpoint of {run.name}')
+    _finish(run, state, writer)
+    # Asked too late for a step to say so; what comes next would not know of it.
+    asked = hosts.all_gather(f'the end of {run.name}', stopping.is_asked())
+  if any(asked):
+    raise stopping.Stopped(f'{run.name} is finished')
 
 
 def _restore(
@@ -141,6 +146,7 @@ class _Loop:
     )
     self._previous: tuple[int, Any] | None = None
     self._skipped = 0  # in a row
+    self._tracing = False
     self._asked = dict.fromkeys(state_lib.REQUESTS, False)
     self._saved_at = time.monotonic()
 
@@ -149,7 +155,7 @@ class _Loop:
     training = self._run.training
     rows = self._program.rows
     batches = self._run.reader.batches(self._first, training.num_steps, rows)
-    with stopping.listening(), self._watchdog.watching():
+    with self._watchdog.watching():
       for step in range(self._first + 1, training.num_steps + 1):
         with self._timing.waiting('input'):
           batch = next(batches)
@@ -171,6 +177,7 @@ class _Loop:
           self._saved.wait()
           raise stopping.Stopped(f'{self._run.name} is saved at step {step}')
       self._read_previous()
+      self._profile(training.num_steps + 1)
     self._progress.finish()
     return state
 
@@ -182,16 +189,18 @@ class _Loop:
     return stopping.is_asked(), due
 
   def _profile(self, step: int) -> None:
-    """Starts or ends the trace that the config asks for."""
-    first, count = (
-      self._run.training.profile_from,
-      self._run.training.profile_steps,
+    """Starts or ends the trace that the config asks for, before a step."""
+    training = self._run.training
+    end = min(
+      training.profile_from + training.profile_steps, training.num_steps + 1
     )
-    if count and step == first:
-      jax.profiler.start_trace(f'{self._run.artifact.path}/profile')
-    elif count and step == first + count:
+    if self._tracing and step == end:
       self._read_previous()  # The device is done with what was traced.
       jax.profiler.stop_trace()
+      self._tracing = False
+    elif step == training.profile_from < end:
+      jax.profiler.start_trace(f'{self._run.artifact.path}/profile')
+      self._tracing = True
 
   def _read_previous(self) -> None:
     """Reads the last step's metrics, which the device has by now."""

@@ -180,7 +180,7 @@ def _make_step(
     }
     if training.on_bad_step == 'skip':
       learnt = jax.tree.map(
-        lambda new, old: jnp.where(bad, old, new),
+        functools.partial(_unless, bad),
         learnt,
         {name: state[name] for name in learnt},
       )
@@ -191,6 +191,16 @@ def _make_step(
     }, metrics
 
   return step
+
+
+def _unless(bad: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+  """What stays of an array after a step that may be bad.
+
+  Counts go on: the schedule is one of steps, taken or skipped.
+  """
+  return (
+    new if jnp.issubdtype(new.dtype, jnp.integer) else jnp.where(bad, old, new)
+  )
 
 
 def _judge(

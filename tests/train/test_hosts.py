@@ -102,6 +102,14 @@ def test_sigterm_and_sigkill_leave_no_trace(begin, tmp_path):
   assert curve(stopped) == curve(whole)
 
 
+def test_sigterm_at_the_last_step_is_not_forgotten(begin, tmp_path):
+  """The run is finished, and what would come next does not start."""
+  codes, [output] = begin('last', 1, signalled=(0, 12, signal.SIGTERM)).ended()
+  assert codes == [128 + signal.SIGTERM]
+  assert 'reference is finished; run it again' in output
+  assert finished(tmp_path / 'last')['step'] == 12
+
+
 def test_a_clock_saves_too(begin, tmp_path):
   begin(
     'clock', 1, '--config.reference.training.checkpoint_minutes=1e-9'

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -163,48 +164,45 @@ def test_another_model_in_the_same_workdir_is_refused(small, uninterrupted):
     runs.run_reference(other, uninterrupted)
 
 
-def test_loss_that_is_not_finite_stops_at_its_step(
-  small, store_workdir, tmp_path, monkeypatch
-):
-  workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
+@pytest.fixture
+def poisoned(monkeypatch):
+  """The eighth batch makes the loss NaN."""
   put = state.Program.put
   calls = []
 
-  def poisoned(self, batch, requests):
+  def put_poisoned(self, batch, requests):
     calls.append(1)
     if len(calls) == 8:
       weights = batch['decoder_loss_weights']
       batch = {**batch, 'decoder_loss_weights': np.full_like(weights, np.nan)}
     return put(self, batch, requests)
 
-  monkeypatch.setattr(state.Program, 'put', poisoned)
+  monkeypatch.setattr(state.Program, 'put', put_poisoned)
+
+
+def test_loss_that_is_not_finite_stops_at_its_step(
+  small, store_workdir, tmp_path, poisoned
+):
+  workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
   with pytest.raises(UserError, match='step 8 is bad: loss nan') as error:
     runs.run_reference(small, workdir)
   assert 'checkpoint is of step 5' in str(error.value)
-  saved = checkpoints.Checkpoints(artifacts.reference_dir(workdir), 2)
-  assert saved.latest_step() == 5
-  saved.close()
+  assert checkpoints.steps(artifacts.reference_dir(workdir)) == [5]
 
 
 def test_a_bad_step_can_be_skipped(
-  small, store_workdir, tmp_path, monkeypatch, caplog
+  small, store_workdir, tmp_path, monkeypatch, caplog, poisoned
 ):
   """Its examples are named, and the parameters stay as they were."""
   workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
-  put = state.Program.put
-  calls, kept = [], []
-
-  def poisoned(self, batch, requests):
-    calls.append(1)
-    if len(calls) == 8:
-      weights = batch['decoder_loss_weights']
-      batch = {**batch, 'decoder_loss_weights': np.full_like(weights, np.nan)}
-    return put(self, batch, requests)
+  kept = []
 
   def stepped(self, step, params_of):
     kept.append(checkpoints.params_hash(params_of['params']))
+    # The schedule goes by steps, skipped ones too.
+    leaves = jax.tree.leaves(params_of['opt_state'])
+    assert {int(x) for x in leaves if x.dtype == np.int32} == {step}
 
-  monkeypatch.setattr(state.Program, 'put', poisoned)
   monkeypatch.setattr(loop._Loop, '_checkpoint', stepped)
   training = dataclasses.replace(
     small.reference.training, on_bad_step='skip', checkpoint_every=1
@@ -265,10 +263,12 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_used(
   assert metrics_of(workdir) == metrics_of(uninterrupted)
 
 
-def test_chosen_steps_are_traced(small, store_workdir, tmp_path):
+@pytest.mark.parametrize('steps', [1, 99])
+def test_chosen_steps_are_traced(small, store_workdir, tmp_path, steps):
+  """Also where the run ends before them."""
   workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
   training = dataclasses.replace(
-    small.reference.training, num_steps=4, profile_from=2, profile_steps=1
+    small.reference.training, num_steps=4, profile_from=2, profile_steps=steps
   )
   reference = dataclasses.replace(small.reference, training=training)
   runs.run_reference(dataclasses.replace(small, reference=reference), workdir)
