@@ -4,9 +4,12 @@ Weights lie in a folder as transformers names them: one `.npy` each, bfloat16 as
 uint16.
 """
 
+import json
+import os
 import pathlib
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +69,22 @@ def model_fields(name: str, dtype: str) -> dict[str, Any]:
     attention='auto',
     kernels='auto',
   )
+
+
+def run_contender(name: str, command: Sequence[str]) -> dict[str, Any] | None:
+  """What a contender prints, in a process of its own; None where that fails."""
+  root = pathlib.Path(__file__).resolve().parent.parent
+  done = subprocess.run(
+    command,
+    env={**os.environ, 'PYTHONPATH': f'{root}:{root / "tools"}'},
+    capture_output=True,
+    text=True,
+  )
+  lines = [line for line in done.stdout.splitlines() if 'RESULT' in line]
+  if done.returncode or not lines:
+    print(f'{name} failed:\n{done.stderr[-3000:]}', flush=True)
+    return None
+  return json.loads(lines[-1].split('RESULT', 1)[1])
 
 
 def best(work: Callable[[], Any], repeats: int) -> float:

@@ -14,13 +14,12 @@ that fit a row, from token ids on the host to a sum for each document.
 import dataclasses
 import importlib.util
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 from typing import Any
 
+import bench_llama
 import numpy as np
 from absl import app, flags
 
@@ -73,20 +72,13 @@ def settings(folder: str) -> Settings:
 def run(name: str, folder: str) -> dict[str, Any] | None:
   """Runs a contender in a process of its own; None where that fails."""
   arguments = [flag for flag in sys.argv[1:] if flag.startswith('--')]
-  done = subprocess.run(
+  return bench_llama.run_contender(
+    name,
     [
       *(sys.executable, __file__, *arguments),
       *(f'--one={name}', f'--folder={folder}'),
     ],
-    env={**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT / "tools"}'},
-    capture_output=True,
-    text=True,
   )
-  lines = [line for line in done.stdout.splitlines() if 'RESULT' in line]
-  if done.returncode or not lines:
-    print(f'{name} failed:\n{done.stderr[-3000:]}', flush=True)
-    return None
-  return json.loads(lines[-1].split('RESULT', 1)[1])
 
 
 def report(name: str, found: dict[str, Any], own: dict[str, Any]) -> None:

@@ -15,13 +15,13 @@ of the two lie apart.
 
 import importlib.util
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 from typing import Any
 
+import bench_llama
 import numpy as np
 from absl import app, flags
 
@@ -96,20 +96,13 @@ def run(name: str, python: str, folder: str) -> dict[str, Any] | None:
     'curve_steps': _CURVE.value,
     'choices': json.loads(_CHOICES.value),
   }
-  done = subprocess.run(
+  return bench_llama.run_contender(
+    name,
     [
       *(python, str(ROOT / 'tools/bench_train_contenders.py')),
       *(name, json.dumps(settings)),
     ],
-    env={**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT / "tools"}'},
-    capture_output=True,
-    text=True,
   )
-  lines = [line for line in done.stdout.splitlines() if 'RESULT' in line]
-  if done.returncode or not lines:
-    print(f'{name} failed:\n{done.stderr[-3000:]}', flush=True)
-    return None
-  return json.loads(lines[-1].split('RESULT', 1)[1])
 
 
 def report(name: str, found: dict[str, Any], own: dict[str, Any]) -> None:

@@ -89,13 +89,6 @@ class TokenStore:
     part = self.part(shard)
     return part.tokens[part.offsets[row] : part.offsets[row + 1]]
 
-  def unigram_counts(self) -> np.ndarray:
-    """How often each token occurs in the reference split, [V] int64."""
-    counts = np.zeros(self.vocab_size, np.int64)
-    for number in range(self.num_parts):
-      counts += np.load(self.part(number).file(UNIGRAMS))
-    return counts
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:

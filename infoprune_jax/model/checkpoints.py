@@ -61,10 +61,6 @@ class Checkpoints:
       ),
     )
 
-  def latest_step(self) -> int | None:
-    """The newest complete checkpoint's step, or None."""
-    return self._manager.latest_step()
-
   def save(
     self,
     step: int,

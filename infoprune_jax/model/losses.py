@@ -16,8 +16,11 @@ def token_nll(
   tile: int,
   kernels: str = 'xla',
   softcap: float = 0.0,
-) -> Float[Array, 'B T']:
+) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
   """Negative log-likelihood of each target token, in nats, float32.
+
+  And the logarithm of the softmax's denominator, log Z, which is at hand, so
+  that a z-loss needs no second pass.
 
   Score, train and evaluate share it. Tokens go through the head `tile` at a
   time, against the whole vocabulary, accumulated in float32; at most [tile, V]
@@ -33,23 +36,6 @@ def token_nll(
     kernels: 'xla', 'hopper' or 'tpu'.
     softcap: Logits become softcap * tanh(logits / softcap); 0.0 for none.
       Only 'xla' can.
-  """
-  options = dict(tile=tile, kernels=kernels, softcap=softcap)
-  return token_nll_and_log_z(hidden, head, targets, **options)[0]
-
-
-def token_nll_and_log_z(
-  hidden: Float[Array, 'B T D'],
-  head: Float[Array, 'D V'],
-  targets: Int[Array, 'B T'],
-  *,
-  tile: int,
-  kernels: str = 'xla',
-  softcap: float = 0.0,
-) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
-  """As `token_nll`, and the logarithm of the softmax's denominator.
-
-  It is at hand, so that a z-loss needs no second pass.
   """
   if softcap and kernels != 'xla':
     raise ValueError(f'kernels={kernels!r} cannot cap logits at {softcap}.')

@@ -184,17 +184,3 @@ def check_used_once(
           f'used twice, by the rules {found}. Change mesh.rules.'
         )
       taken[axis] = logical
-
-
-def own_mesh(mesh: LogicalMesh) -> LogicalMesh:
-  """A mesh of this process's devices of `mesh` alone.
-
-  Its axes are those of `mesh`, as far as the devices go: first `fsdp`.
-  """
-  devices = list(mesh.local_devices)
-  sizes, left = {}, len(devices)
-  for axis in ('fsdp', 'tensor', 'sequence'):
-    sizes[axis] = math.gcd(left, mesh.shape[axis])
-    left //= sizes[axis]
-  shape = [sizes.get(axis, left) for axis in AXES]
-  return _logical(np.array(devices).reshape(shape), mesh.rules)

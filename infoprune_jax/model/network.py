@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from infoprune_jax.config import ModelConfig
 from infoprune_jax.model import attention as attention_lib, partitioning
 from infoprune_jax.model.attention import Segments, matmul_precision
-from infoprune_jax.model.losses import token_nll_and_log_z
+from infoprune_jax.model.losses import token_nll
 
 ACTIVATION = ('batch', 'length', 'activation_embed')
 GATE = ('activation_embed', 'mlp')  # as a kernel wants it: gathered over `fsdp`
@@ -327,7 +327,7 @@ def batch_nll_and_log_z(
   batch: dict[str, Array],
   max_segments: int = 0,
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
-  """As `batch_nll`, and log of the denominator, see `token_nll_and_log_z`."""
+  """As `batch_nll`, and log of the denominator, see `token_nll`."""
   vocab_size = params['embedding'].shape[0]
   graph, state = abstract(config, vocab_size)
   state = jax.tree.map(lambda x: x, state)  # A copy: it is filled in place.
@@ -342,7 +342,7 @@ def batch_nll_and_log_z(
       max_segments or batch['decoder_segment_ids'].shape[1],
     ),
   )
-  return token_nll_and_log_z(
+  return token_nll(
     hidden,
     model.output_head(),
     batch['decoder_target_tokens'],

@@ -19,7 +19,6 @@ from infoprune_jax.model.mesh import (
   LogicalMesh,
   check_used_once,
   make_mesh as make_mesh,
-  own_mesh as own_mesh,
 )
 
 # What `use_mesh` is in, with `jax.set_mesh`, which knows nothing of rules.
@@ -326,11 +325,6 @@ def own_rows(x: jax.Array) -> np.ndarray:
   if len(shards) == 1:
     return np.asarray(*shards.values())
   return np.concatenate([np.asarray(shards[row]) for row in sorted(shards)])
-
-
-def spread(x: np.ndarray, target: NamedSharding) -> jax.Array:
-  """A value that every process holds whole, spread over the mesh."""
-  return jax.make_array_from_callback(x.shape, target, lambda index: x[index])
 
 
 def bytes_a_device(tree: Any) -> int:

@@ -45,11 +45,6 @@ class Times:
     self.free_since = ready
     self.batches += 1
 
-  @property
-  def share_waiting(self) -> float:
-    """The share of the time that the device waited for the host."""
-    return self.waiting / max(self.waiting + self.computing, 1e-9)
-
 
 def run(mesh: Any, items: Iterator[Item], times: Times) -> None:
   """Runs batches in order, and makes each item's call with its result.

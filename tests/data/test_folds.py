@@ -56,15 +56,11 @@ def test_halves_do_not_follow_the_split(parts):
 
 
 def test_words_are_counted_where_the_model_trains(store, parts):
-  everywhere = range(store.num_parts)
-  assert np.array_equal(
-    folds.unigram_counts(store, 0, 1, everywhere), store.unigram_counts()
-  )
-  for fold in range(2):
+  for fold, count in ((0, 1), (0, 2), (1, 2)):
     counts = np.zeros(store.vocab_size, int)
     for number, part in enumerate(parts):
-      for row in folds.trained_rows(part, fold, 2):
+      for row in folds.trained_rows(part, fold, count):
         np.add.at(counts, store.document(number, int(row)), 1)
     shares = [range(first, store.num_parts, 2) for first in range(2)]
-    found = [folds.unigram_counts(store, fold, 2, share) for share in shares]
-    assert np.array_equal(sum(found), counts)
+    found = [folds.unigram_counts(store, fold, count, s) for s in shares]
+    assert counts.any() and np.array_equal(sum(found), counts)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infoprune_jax.config import UserError
-from infoprune_jax.data import token_store
+from infoprune_jax.data import folds, token_store
 from infoprune_jax.data.token_store import TokenStore
 
 PARTS = [[[5, 6, 7], [], [9]], [], [[999, 5], [1]]]
@@ -67,7 +67,8 @@ def test_rows_of_each_split(make_store):
 @pytest.mark.parametrize('piece', [1, 3, token_store.PIECE_TOKENS])
 def test_unigrams_are_of_the_reference_split(monkeypatch, make_store, piece):
   monkeypatch.setattr(token_store, 'PIECE_TOKENS', piece)
-  counts = make_store(PARTS, SPLITS).unigram_counts()
+  store = make_store(PARTS, SPLITS)
+  counts = folds.unigram_counts(store, 0, 1, range(store.num_parts))
   assert counts.dtype == np.int64 and len(counts) == 1000
   assert {i: int(counts[i]) for i in np.flatnonzero(counts)} == {
     5: 2,

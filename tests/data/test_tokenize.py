@@ -107,16 +107,6 @@ def test_the_manifest_counts(done):
   assert manifest['inputs']['vocabulary'] == words.hash
 
 
-def test_unigrams_are_a_recount(done):
-  store = TokenStore.open(done)
-  counts = np.zeros(store.vocab_size, int)
-  for shard in range(store.num_parts):
-    for row in store.part(shard).rows_of('reference'):
-      np.add.at(counts, store.document(shard, row), 1)
-  assert counts.sum() > 0
-  assert store.unigram_counts().tolist() == counts.tolist()
-
-
 def test_nothing_temporary_is_left(done):
   assert not [name for name in content(done) if name.endswith('.tmp')]
 

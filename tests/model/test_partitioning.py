@@ -176,9 +176,3 @@ def test_each_process_feeds_the_rows_of_its_shards(monkeypatch, sizes):
     own = partitioning.own_batch_rows(mesh, 16)
     rows = 16 // ways
     assert own.tolist() == list(range(shard * rows, (shard + 1) * rows))
-
-
-@pytest.mark.parametrize('sizes', MESHES)
-def test_a_mesh_of_one_host_alone(sizes):
-  mesh = mesh_of(*sizes)
-  assert partitioning.own_mesh(mesh).shape == mesh.shape

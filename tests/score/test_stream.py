@@ -108,4 +108,3 @@ def test_times_tell_waiting_from_computing():
   times.note(started=105.0, ready=112.0)  # Given before it was free.
   times.note(started=113.0, ready=114.0)  # One second late.
   assert (times.waiting, times.computing) == (4.0, 10.0)
-  assert times.share_waiting == pytest.approx(4 / 14)
