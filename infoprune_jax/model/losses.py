@@ -1,5 +1,7 @@
 """The loss of a language model, without its logits."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -93,6 +95,7 @@ def _by_kernel(
   return log_sum.reshape(targets.shape), jnp.where(inside, logit, 0.0)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _by_tiles(
   hidden: Float[Array, 'B T D'],
   head: Float[Array, 'D V'],
@@ -101,35 +104,105 @@ def _by_tiles(
   softcap: float,
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
   """As `_by_kernel`, by XLA, a tile at a time."""
-  batch, length, width = hidden.shape
-  positions = max(1, min(length, tile // batch))
-  while length % positions:
-    positions -= 1
 
-  @jax.checkpoint
-  def one_tile(carry, xs):
-    hidden_tile, target_tile = xs  # [B, t, D], [B, t]
-    logits = jnp.einsum(
-      'BTD,DV->BTV',
-      hidden_tile,
-      head,
-      precision=matmul_precision(hidden.dtype),
-      preferred_element_type=jnp.float32,
-    )
-    if softcap:
-      logits = softcap * jnp.tanh(logits / softcap)
+  def one_tile(_, xs):
+    hidden_tile, target_tile = xs  # [N, D], [N]
+    logits = _logits(hidden_tile, head, softcap)
     logit = jnp.take_along_axis(
       logits, target_tile[..., None], axis=-1, mode='clip'
     )[..., 0]
     inside = _inside(target_tile, logits.shape[-1])
-    return carry, (
-      jax.nn.logsumexp(logits, axis=-1),
-      jnp.where(inside, logit, 0.0),
-    )
+    log_sum = jax.nn.logsumexp(logits, axis=-1)
+    return None, (log_sum, jnp.where(inside, logit, 0.0))
 
-  tiles = length // positions
-  hidden = hidden.reshape(batch, tiles, positions, width).swapaxes(0, 1)
-  targets = targets.reshape(batch, tiles, positions).swapaxes(0, 1)
-  _, results = jax.lax.scan(one_tile, None, (hidden, targets))
-  log_sum, logit = (x.swapaxes(0, 1).reshape(batch, length) for x in results)
+  positions = _tile_positions(targets.shape, tile)
+  xs = (_split(hidden, positions), _split(targets, positions))
+  _, results = jax.lax.scan(one_tile, None, xs)
+  log_sum, logit = (_joined(x, len(hidden)) for x in results)
   return log_sum, logit
+
+
+def _by_tiles_forward(
+  hidden: Array, head: Array, targets: Array, tile: int, softcap: float
+) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+  log_sum, logit = _by_tiles(hidden, head, targets, tile, softcap)
+  return (log_sum, logit), (hidden, head, targets, log_sum)
+
+
+def _by_tiles_backward(
+  tile: int,
+  softcap: float,
+  kept: tuple[Array, ...],
+  gradients: tuple[Array, Array],
+) -> tuple[Array, Array, None]:
+  """The gradient of logits, in one pass over each tile of them.
+
+  Left to JAX it would be several, among them a scatter, and its products with
+  the head and the hidden states would be of float32 by bfloat16.
+  """
+  hidden, head, targets, log_sum = kept
+  precision = matmul_precision(hidden.dtype)
+
+  def one_tile(head_grad, xs):
+    hidden_tile, target_tile, log_sum_tile, by_log_sum, by_logit = xs
+    logits = _logits(hidden_tile, head, softcap)
+    column = jnp.arange(logits.shape[-1], dtype=target_tile.dtype)
+    grad = by_log_sum[..., None] * jnp.exp(logits - log_sum_tile[..., None])
+    grad += jnp.where(
+      target_tile[..., None] == column, by_logit[..., None], 0.0
+    )
+    if softcap:
+      grad *= 1.0 - (logits / softcap) ** 2
+    grad = grad.astype(hidden.dtype)
+    options = dict(precision=precision, preferred_element_type=jnp.float32)
+    head_grad += jnp.einsum('ND,NV->DV', hidden_tile, grad, **options)
+    hidden_grad = jnp.einsum('NV,DV->ND', grad, head, **options)
+    return head_grad, hidden_grad.astype(hidden.dtype)
+
+  positions = _tile_positions(targets.shape, tile)
+  head_grad, hidden_grad = jax.lax.scan(
+    one_tile,
+    jnp.zeros(head.shape, jnp.float32),
+    [_split(x, positions) for x in (hidden, targets, log_sum, *gradients)],
+  )
+  return _joined(hidden_grad, len(hidden)), head_grad.astype(head.dtype), None
+
+
+_by_tiles.defvjp(_by_tiles_forward, _by_tiles_backward)
+
+
+def _logits(
+  hidden: Float[Array, 'N D'], head: Float[Array, 'D V'], softcap: float
+) -> Float[Array, 'N V']:
+  logits = jnp.einsum(
+    'ND,DV->NV',
+    hidden,
+    head,
+    precision=matmul_precision(hidden.dtype),
+    preferred_element_type=jnp.float32,
+  )
+  return softcap * jnp.tanh(logits / softcap) if softcap else logits
+
+
+def _tile_positions(shape: tuple[int, int], tile: int) -> int:
+  """The positions of all rows that make a tile; they divide a row."""
+  batch, length = shape
+  positions = max(1, min(length, tile // batch))
+  while length % positions:
+    positions -= 1
+  return positions
+
+
+def _split(x: Array, positions: int) -> Array:
+  """[B, T, ...] to [tiles, N, ...]: some positions of all rows.
+
+  Sums over one axis: over two XLA's products on a CPU take twice as long.
+  """
+  tiles = x.reshape(len(x), -1, positions, *x.shape[2:]).swapaxes(0, 1)
+  return tiles.reshape(len(tiles), -1, *x.shape[2:])
+
+
+def _joined(tiles: Array, rows: int) -> Array:
+  """[tiles, N, ...] to [B, T, ...]."""
+  tiles = tiles.reshape(len(tiles), rows, -1, *tiles.shape[2:]).swapaxes(0, 1)
+  return tiles.reshape(rows, -1, *tiles.shape[3:])

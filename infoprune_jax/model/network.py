@@ -7,6 +7,7 @@ the jit boundary parameters are a plain nested dict.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -45,6 +46,28 @@ def _param(
   """A float32 matrix, normal with this deviation."""
   value = jax.random.normal(rngs.params(), shape, jnp.float32) * deviation
   return nnx.Param(value, out_sharding=axes)
+
+
+def product(
+  x: Float[Array, 'B T *I'], matrix: Float[Array, '...']
+) -> Float[Array, 'B T *O']:
+  """Sums over the axes of `x` after B and T, the first ones of `matrix`.
+
+  In the dtype of `x`.
+  """
+  inner = x.ndim - 2
+  matrix = matrix.astype(x.dtype)
+  precision = matmul_precision(x.dtype)
+  if not partitioning.one_device():
+    # Rows and positions may be spread: together they could not be.
+    return jnp.tensordot(x, matrix, inner, precision=precision)
+  # The gradient then sums over one axis: over two, XLA's products on a CPU take
+  # twice as long.
+  size = math.prod(x.shape[2:])
+  out = jnp.matmul(
+    x.reshape(-1, size), matrix.reshape(size, -1), precision=precision
+  )
+  return out.reshape(*x.shape[:2], *matrix.shape[inner:])
 
 
 class RMSNorm(nnx.Module):
@@ -108,24 +131,16 @@ class Attention(nnx.Module):
     segments: Segments,
   ) -> Float[Array, 'B T D']:
     """Mixes positions within segments, causally."""
-    project = functools.partial(
-      jnp.einsum, 'BTD,DNH->BTNH', x, precision=matmul_precision(x.dtype)
-    )
-    query = project(self.query[...].astype(x.dtype))
-    key = project(self.key[...].astype(x.dtype))
-    value = project(self.value[...].astype(x.dtype))
+    query = product(x, self.query[...])
+    key = product(x, self.key[...])
+    value = product(x, self.value[...])
     if self.norms:
       query, key = self.query_norm(query), self.key_norm(key)
     query = rotary(query, positions, self.theta)
     key = rotary(key, positions, self.theta)
     query, key, value = map(checkpoint_name, (query, key, value), PROJECTED)
     mixed = attention_lib.attention(query, key, value, segments, self.backend)
-    return jnp.einsum(
-      'BTNH,NHD->BTD',
-      mixed,
-      self.out[...].astype(x.dtype),
-      precision=matmul_precision(x.dtype),
-    )
+    return product(mixed, self.out[...])
 
 
 class MLP(nnx.Module):
@@ -148,18 +163,17 @@ class MLP(nnx.Module):
 
   def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     """Transforms each position by itself."""
-    matmul = functools.partial(jnp.matmul, precision=matmul_precision(x.dtype))
-    up, down = self.up[...].astype(x.dtype), self.down[...].astype(x.dtype)
+    up, down = self.up[...], self.down[...]
     if not self.gated:
-      return matmul(jax.nn.gelu(matmul(x, up)), down)  # By tanh, as in GPT-2.
-    gate = self.gate[...].astype(x.dtype)
+      return product(jax.nn.gelu(product(x, up)), down)  # By tanh, as in GPT-2.
+    gate = self.gate[...]
     if self.kernels == 'hopper':
       inner = partitioning.per_device(
         _gated_by_kernel, (ACTIVATION, GATE, GATE), (*ACTIVATION[:2], 'mlp')
-      )(x, gate, up)
+      )(x, gate.astype(x.dtype), up.astype(x.dtype))
     else:
-      inner = jax.nn.silu(matmul(x, gate)) * matmul(x, up)
-    return matmul(inner, down)
+      inner = jax.nn.silu(product(x, gate)) * product(x, up)
+    return product(inner, down)
 
 
 def _gated_by_kernel(

@@ -7,10 +7,12 @@ and every parameter's shape before anything compiles.
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -195,6 +197,12 @@ def constrain(x: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(_mesh.get(), logical_axes))
 
 
+def one_device() -> bool:
+  """Whether nothing is spread: outside `use_mesh`, or over one device."""
+  mesh = _mesh.get()
+  return mesh is None or mesh.devices.size == 1
+
+
 def per_device(
   function: Callable[..., Any],
   in_axes: tuple[tuple[str | None, ...], ...],
@@ -253,13 +261,40 @@ def across(
 def gathered(x: jax.Array, logical_axis: str, axis: int) -> jax.Array:
   """Within `per_device`: an array whole along an axis that is spread.
 
-  Its gradient is reduced to each device's share, and never whole: of an array
-  that comes whole into `per_device` it would be.
+  Its gradient goes to each device's share, summed in float32, and is never
+  all-reduced: that of an array which comes whole into `per_device` would be.
   """
-  mesh = _mesh.get()
-  if mesh is None or mesh.ways(logical_axis) == 1:
+  ways = shares(logical_axis)
+  if ways == 1:
     return x
-  return jax.lax.all_gather(x, mesh.axes(logical_axis), axis=axis, tiled=True)
+  return _gathered(x, _mesh.get().axes(logical_axis), ways, axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gathered(
+  x: jax.Array, names: tuple[str, ...], ways: int, axis: int
+) -> jax.Array:
+  del ways  # For the gradient.
+  return jax.lax.all_gather(x, names, axis=axis, tiled=True)
+
+
+def _gathered_forward(
+  x: jax.Array, names: tuple[str, ...], ways: int, axis: int
+) -> tuple[jax.Array, None]:
+  return _gathered(x, names, ways, axis), None
+
+
+def _gathered_backward(
+  names: tuple[str, ...], ways: int, axis: int, _: None, grad: jax.Array
+) -> tuple[jax.Array]:
+  # The compiler of TPUs makes an all-reduce of a reduce-scatter over both axes
+  # of a pod.
+  shares = grad.reshape(*grad.shape[:axis], ways, -1, *grad.shape[axis + 1 :])
+  shares = jax.lax.all_to_all(shares, names, axis, axis)
+  return (shares.sum(axis, dtype=jnp.float32).astype(grad.dtype),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +165,7 @@ def test_a_vocabulary_spread_over_devices(inputs, oracle, sizes):
   # A head that is spread by its width comes together once, and its gradient
   # goes apart again: it is never reduced whole.
   text = program.compile().as_text()
-  assert ('reduce-scatter' in text) == (fsdp > 1)
+  assert ('all-to-all' in text) == (fsdp > 1)
   text = forward.as_text()
   if fsdp == 1:
     assert 'all-gather' not in text
@@ -194,3 +195,19 @@ def test_the_kernel_of_a_tpu_gives_what_tiles_give(monkeypatch, inputs, sizes):
       *arrays
     )
   np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_every_product_is_of_one_dtype(inputs):
+  """A product of float32 by bfloat16 would run at float32's speed."""
+  hidden, head, targets = inputs
+  half = [jnp.asarray(x, jnp.bfloat16) for x in (hidden, head)]
+
+  def loss(hidden, head):
+    return token_nll(hidden, head, jnp.asarray(targets), tile=48).mean()
+
+  text = jax.jit(jax.grad(loss, (0, 1))).lower(*half).as_text()
+  products = re.findall(
+    r'dot_general.*: \(tensor<\S*x(\w+)>, tensor<\S*x(\w+)>', text
+  )
+  assert len(products) == 4  # Forward, again, and two of the backward pass.
+  assert set(products) == {('bf16', 'bf16')}
