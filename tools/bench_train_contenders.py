@@ -82,6 +82,8 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
 
   progress.log_to_stderr()
   fields = bench_llama.model_fields(settings['model'], settings['dtype'])
+  # As the presets do: a loop over layers is slow, and compiles fast.
+  fields['scan_unroll'] = min(12, fields['num_layers'])
   fields |= settings['choices']
   model = config_lib.ModelConfig(**fields)
   training = base.training()
