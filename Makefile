@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/python -m infoprune_jax.main --config=configs/demo.py --workdir=$(WORKDIR)
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

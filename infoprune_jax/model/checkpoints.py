@@ -29,6 +29,16 @@ from infoprune_jax.progress import logger
 RECORD = 'checksums.json'
 # Orbax puts the time into it while it gives the checkpoint its name.
 _TIMED = '_CHECKPOINT_METADATA'
+# Copies of an array write a share each, unless shares would be of less.
+_MIN_SHARE = 1 << 20  # bytes
+
+ocp.type_handlers.register_type_handler(
+  jax.Array,
+  ocp.type_handlers.ArrayHandler(
+    min_slice_bytes_for_replica_parallel=_MIN_SHARE
+  ),
+  override=True,
+)
 
 
 def _directory(run: str) -> str:

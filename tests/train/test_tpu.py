@@ -30,14 +30,15 @@ class Pod:
   rows: int  # of a chip
   row_length: int
   vocab: int
+  slices: int = 1
   printed: bool = True  # whether this XLA can print the program
 
 
 PODS = [
   Pod('v5e:4x4', (1, 16, 1), 'b1_3', 4, 2048, 50304),
   Pod('v5p:4x4x4', (1, 64, 1), 'b8', 2, 4096, 128256, printed=False),
-  # Over both axes of the pod at once XLA all-reduces gradients whole.
   Pod('v6e:16x16', (16, 16, 1), 'b8', 1, 4096, 128256, printed=False),
+  Pod('v5e:16x16', (16, 16, 1), 'b8', 1, 4096, 128256, slices=2),
 ]
 PROGRAM = """
 import json, math, re, sys
@@ -49,10 +50,14 @@ from infoprune_jax.model import network, partitioning
 from infoprune_jax.train import state
 
 given = json.loads(sys.argv[1])
-topology = topologies.get_topology_desc(given['topology'], 'tpu')
+topology = topologies.get_topology_desc(
+  given['topology'], 'tpu', num_slices=given['slices']
+)
 data, fsdp, tensor = given['mesh']
 mesh = partitioning.make_mesh(
-  config_lib.MeshConfig(data=data, fsdp=fsdp, tensor=tensor),
+  config_lib.MeshConfig(
+    data=data, fsdp=fsdp, tensor=tensor, dcn_data=given['slices']
+  ),
   list(topology.devices),
 )
 model = config_lib.build(
@@ -60,7 +65,7 @@ model = config_lib.build(
 )
 training = base.training()
 training.update(
-  batch_size=given['rows'] * data * fsdp,
+  batch_size=given['rows'] * data * fsdp * given['slices'],
   row_length=given['row_length'],
 )
 training = config_lib.build(
@@ -68,11 +73,21 @@ training = config_lib.build(
 )
 program = state.compile_program(model, training, given['vocab'], mesh)
 memory = program.step.memory_analysis()
-# Some programs this XLA cannot print: it trips over its own async-update.
-text = program.step.as_text() if given['printed'] else ''
-# Every array that an all-reduce gives; several may come in one.
-text = re.sub(r'/\\*.*?\\*/', '', text)
-reduced = re.findall(r'= ([^=\\n]*?) all-reduce(?:-start)?\\(', text)
+text, reduced = '', []
+if given['printed']:  # XLA trips over an async-update of its own in others.
+  module, = program.step.runtime_executable().hlo_modules()
+  for computation in module.computations():
+    lines = [
+      re.sub(r'/\\*.*?\\*/', '', instruction.to_string())
+      for instruction in computation.instructions()
+    ]
+    text += '\\n'.join(lines)
+    # A TPU's way to write a reduce-scatter: one step, in which the whole is
+    # never held.
+    if not computation.name.startswith('all-reduce-scatter'):
+      for line in lines:
+        # Every array that an all-reduce gives; several may come in one.
+        reduced += re.findall(r'= ([^=]*?) all-reduce(?:-start)?\\(', line)
 shapes = network.param_shapes(model, given['vocab'])
 axes = network.param_axes(model, given['vocab'])
 matrices = jax.tree.map(
