@@ -119,6 +119,8 @@ def run(config_path, workdir, limit: str = '') -> subprocess.CompletedProcess:
     cwd=ROOT,
     env={
       **os.environ,
+      # JAX warns of each program that it cannot keep there.
+      'JAX_COMPILATION_CACHE_DIR': '',
       'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
       'XLA_FLAGS': '--xla_backend_optimization_level=0',
     },

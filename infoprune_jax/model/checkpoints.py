@@ -32,18 +32,29 @@ _TIMED = '_CHECKPOINT_METADATA'
 # Copies of an array write a share each, unless shares would be of less.
 _MIN_SHARE = 1 << 20  # bytes
 
-ocp.type_handlers.register_type_handler(
-  jax.Array,
-  ocp.type_handlers.ArrayHandler(
-    min_slice_bytes_for_replica_parallel=_MIN_SHARE
-  ),
-  override=True,
-)
-
 
 def _directory(run: str) -> str:
   path = f'{run}/checkpoints'
   return os.path.abspath(path) if files.is_local(path) else path
+
+
+def _handlers() -> Any:
+  """Orbax's own, but for `_MIN_SHARE`."""
+  arrays = ocp.type_handlers.ArrayHandler(
+    min_slice_bytes_for_replica_parallel=_MIN_SHARE
+  )
+  registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+  registry.add(
+    None,
+    ocp.args.PyTreeSave,
+    ocp.PyTreeCheckpointHandler(
+      type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, arrays)
+      )
+    ),
+  )
+  registry.add(None, ocp.args.StandardRestore)
+  return registry
 
 
 class Checkpoints:
@@ -61,6 +72,7 @@ class Checkpoints:
     self._saving: tuple[int, Mapping[str, Any]] = (0, {})
     self._manager = ocp.CheckpointManager(
       _directory(run),
+      handler_registry=_handlers(),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=max_to_keep,
         keep_period=keep_every or None,
@@ -91,7 +103,7 @@ class Checkpoints:
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        **{name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        **{name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
       ),
     )
 
