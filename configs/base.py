@@ -82,6 +82,7 @@ def arm(keep: str, score: str = '', **fields: str | float) -> ConfigDict:
     unit='tokens',
     per='',
     seed=0,
+    missing='refuse',
   )
   return ConfigDict({'score': score, 'keep': keep, **rule, **fields})
 

@@ -12,6 +12,7 @@ BUDGET_KINDS = ('top', 'bottom', 'middle', 'sample', 'random')
 BOUND_KINDS = ('band', 'threshold')  # From `low` to `high`.
 UNITS = ('tokens', 'examples', 'bytes')
 PER = ('', 'source')
+MISSING = ('refuse', 'lowest')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,11 +36,14 @@ class RuleConfig:
   unit: str  # 'tokens', 'examples' or 'bytes'
   per: str  # 'source' to spend the budget within each; '' over all
   seed: int  # of random draws and of ties
+  # Where the score gives no finite number: 'refuse', or 'lowest' of all.
+  missing: str
 
   def __post_init__(self):
     check_choice('select.keep', self.keep, KEEP_KINDS)
     check_choice('select.unit', self.unit, UNITS)
     check_choice('select.per', self.per, PER)
+    check_choice('select.missing', self.missing, MISSING)
     check_seeds('select.seed', self.seed)
     if not 0.0 < self.fraction <= 1.0:
       raise UserError(

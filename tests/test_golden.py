@@ -13,7 +13,7 @@ import pytest
 from infoprune_jax import artifacts
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.score import stage, statistics
-from infoprune_jax.selection import rules
+from infoprune_jax.selection.examples import scored_examples
 from infoprune_jax.train import metrics, runs
 
 FOLDER = pathlib.Path(__file__).parent / 'golden'
@@ -65,7 +65,7 @@ def test_losses(workdir, request):
 
 def test_scores(workdir, request):
   store = TokenStore.open(workdir)
-  rows = rules.scored_examples(workdir, store).table
+  rows = scored_examples(workdir, store).table
   found = rows.slice(0, NUM_ROWS).to_pylist()
   golden = against('scores.jsonl', found, request)
   assert len(golden) == NUM_ROWS

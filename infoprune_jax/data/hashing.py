@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -80,11 +81,19 @@ def mix(values: np.ndarray, seed: int) -> np.ndarray:
   The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
   """
   with np.errstate(over='ignore'):
-    x = values.astype(np.int64).view(np.uint64)
-    x = x + np.uint64(0x9E3779B97F4A7C15) * np.uint64(2 * seed + 1)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return scramble(values.astype(np.int64).view(np.uint64) + offset(seed))
+
+
+def offset(seed: int) -> np.uint64:
+  """What a seed adds to values before they are scrambled."""
+  return np.uint64(0x9E3779B97F4A7C15 * (2 * seed + 1) % 2**64)
+
+
+def scramble(x: Any) -> Any:
+  """The finaliser itself, of uint64: arrays, or scalars in compiled code."""
+  x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+  x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+  return x ^ (x >> np.uint64(31))
 
 
 def uniform(values: np.ndarray, seed: int) -> np.ndarray:

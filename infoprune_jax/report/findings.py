@@ -16,7 +16,7 @@ import infoprune_jax
 from infoprune_jax.config import Config, UserError, to_plain
 from infoprune_jax.report import inputs, selections, statistics, wording
 from infoprune_jax.report.statistics import HeldoutLosses
-from infoprune_jax.selection import rules
+from infoprune_jax.selection import expressions
 
 _BOOTSTRAP_SEED = 0  # any: fixed, so that a page written again is the same
 # Those of pyproject.toml, and what they stand on.
@@ -179,7 +179,7 @@ def _flops(
   runs = [upstream.runs[arm, seed] for seed in config.train.seeds]
   # Only rules that rank by the reference model's NLL need it.
   pays = any(
-    rules.reads_reference(rule.score) for rule in config.select.arms[arm]
+    expressions.reads_reference(rule.score) for rule in config.select.arms[arm]
   )
   parts = {
     'training': _mean(runs, 'flops'),

@@ -15,7 +15,7 @@ from infoprune_jax.data.keep_set import KeepSet
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.report import inputs
 from infoprune_jax.selection import ranks, rules, summary
-from infoprune_jax.selection.rules import Examples
+from infoprune_jax.selection.examples import ExampleTable, scored_examples
 
 EXAMPLES_PER_DECILE = 3
 # What any score is worth comparing with; `length` is also the one whose bias
@@ -42,7 +42,7 @@ def gather(
     UserError: a keep set is missing or damaged.
   """
   store = TokenStore.open(workdir)
-  examples = rules.scored_examples(workdir, store)
+  examples = scored_examples(workdir, store)
   kept = {
     name: KeepSet.open(workdir, name, store).kept[examples.index]
     for name in upstream.keep_sets
@@ -99,7 +99,7 @@ def _jaccard(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
   return np.divide(both, either, out=np.zeros_like(both), where=either > 0.0)
 
 
-def correlations(config: Config, examples: Examples) -> dict[str, Any]:
+def correlations(config: Config, examples: ExampleTable) -> dict[str, Any]:
   """Spearman's rank correlation of each pair of scores, over examples.
 
   Args:
@@ -128,7 +128,7 @@ def correlations(config: Config, examples: Examples) -> dict[str, Any]:
         )
         score['arms'] += [arm] if arm not in score['arms'] else []
   some = np.minimum(examples.weight('tokens'), examples.weight('bytes')) > 0
-  filled = Examples(examples.table.filter(some), examples.index[some])
+  filled = ExampleTable(examples.table.filter(some), examples.index[some])
   values = np.stack(
     [rules.ranking(filled, score['expression']) for score in scores.values()]
   )
@@ -263,7 +263,7 @@ def _extremes(
 
 
 def _decile_examples(
-  config: Config, workdir: str, examples: Examples
+  config: Config, workdir: str, examples: ExampleTable
 ) -> list[list[dict[str, Any]]]:
   """A few examples of each decile of the mean NLL, with their beginnings."""
   count = min(EXAMPLES_PER_DECILE, config.report.num_examples)

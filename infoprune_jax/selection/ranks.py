@@ -1,6 +1,11 @@
-"""Ranks with ties, and the correlation of ranks."""
+"""Ranks with ties, standard scores, and the correlation of ranks."""
+
+import math
+from collections.abc import Callable
 
 import numpy as np
+
+from infoprune_jax.selection.examples import scratch, steps
 
 
 def mid_ranks(values: np.ndarray) -> np.ndarray:
@@ -15,11 +20,45 @@ def mid_ranks(values: np.ndarray) -> np.ndarray:
   >>> mid_ranks(np.array([7.0, 2.0, 7.0, 9.0])).tolist()
   [0.5, 0.125, 0.5, 0.875]
   """
-  _, inverse, counts = np.unique(
-    values, return_inverse=True, return_counts=True
-  )
-  below = np.cumsum(counts) - counts
-  return (below + counts / 2.0)[inverse] / max(len(values), 1)
+  ordered = np.sort(values)
+  ranks = scratch(len(values), np.float64)
+  for some in steps(len(values)):
+    # In order, so that the search goes through memory once.
+    order = np.argsort(values[some])
+    here = values[some][order]
+    below = np.searchsorted(ordered, here, side='left')
+    up_to = np.searchsorted(ordered, here, side='right')
+    ranks[some.start + order] = (below + up_to) / 2.0 / len(values)
+  return ranks
+
+
+def z_scores(values: np.ndarray) -> np.ndarray:
+  """Values less their mean, over their standard deviation.
+
+  Args:
+    values: [N] float64, finite.
+
+  Returns:
+    [N] float64; zeros where all values are the same.
+
+  >>> z_scores(np.array([1.0, 3.0])).tolist()
+  [-1.0, 1.0]
+  """
+  mean = _mean(values, lambda x: x)
+  deviation = _mean(values, lambda x: (x - mean) ** 2) ** 0.5
+  result = scratch(len(values), np.float64)
+  if deviation > 0.0:
+    for some in steps(len(values)):
+      result[some] = (values[some] - mean) / deviation
+  return result
+
+
+def _mean(values: np.ndarray, function: Callable[..., np.ndarray]) -> float:
+  """Exact sums: the same on any machine, whatever its vector units."""
+  sums = [
+    math.fsum(function(values[some]).tolist()) for some in steps(len(values))
+  ]
+  return math.fsum(sums) / max(len(values), 1)
 
 
 def spearman(values: np.ndarray) -> np.ndarray:

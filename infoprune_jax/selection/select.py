@@ -12,6 +12,7 @@ from infoprune_jax.data import keep_set
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.progress import logger
 from infoprune_jax.selection import rules as rules_lib, summary
+from infoprune_jax.selection.examples import ExampleParts, Examples
 
 _VERSION = 2  # of what a summary holds: one of another is written again
 
@@ -44,7 +45,7 @@ def run(config: Config, workdir: str) -> None:
     'scores': scores['fingerprint'],
     'statistics': statistics['fingerprint'],
   }
-  examples = rules_lib.scored_examples(workdir, store)
+  examples = ExampleParts(workdir, store)
   done: set[str] = set()
   for arm in config.arms:
     rules = config.select.arms[arm]
@@ -60,7 +61,7 @@ def _select(
   workdir: str,
   store: TokenStore,
   tables: dict[str, str],
-  examples: rules_lib.Examples,
+  examples: Examples,
   name: str,
   rules: Sequence[RuleConfig],
   seed: int,
@@ -107,17 +108,19 @@ def _select(
 
 def _summary(
   rules: Sequence[RuleConfig],
-  examples: rules_lib.Examples,
+  examples: Examples,
   kept: np.ndarray,
   num_examples: int,
 ) -> dict[str, Any]:
   """What rules keep, and both ends of what the last of them ranks by."""
-  read = [rule.score for rule in rules if rule.needs_score]
-  ranking = rules_lib.ranking(examples, read[-1]) if read else None
+  read = [rule for rule in rules if rule.needs_score]
+  ranking = None
+  if read:
+    ranking = rules_lib.ranking(examples, read[-1].score, read[-1].missing)
   return {
     **summary.summarize(examples, kept, ranking, num_examples),
     'ranked_within_folds': any(
-      rules_lib.ranked_within_folds(examples, expression) for expression in read
+      rules_lib.ranked_within_folds(examples, rule.score) for rule in read
     ),
   }
 

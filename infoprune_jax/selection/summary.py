@@ -2,14 +2,18 @@
 
 from typing import Any
 
+import numba
 import numpy as np
 
 from infoprune_jax.data.hashing import mix
-from infoprune_jax.selection.ranks import mid_ranks
-from infoprune_jax.selection.rules import Examples
+from infoprune_jax.selection.budget import ordered_bits
+from infoprune_jax.selection.examples import Examples, scratch, steps
 
 NUM_DECILES = 10
-UNITS = {'tokens': 'num_tokens', 'bytes': 'num_bytes'}
+_UNITS = ('examples', 'tokens', 'bytes')
+_SHOWN = ('shard', 'row', 'example_id', 'source', 'num_tokens')
+# Of a value: those that differ by one part in 4096 may share a decile.
+_BITS = 24
 
 
 def summarize(
@@ -31,85 +35,128 @@ def summarize(
     A JSON value: totals; shares by source, by decile of the mean NLL and by
     decile of length; examples at both ends of the ranking.
   """
+  names, source = examples.sources
+  counts = _counts(examples, kept, source, len(names))
+  total = {unit: int(count.sum()) for unit, count in counts.items()}
+  tokens = examples.weight('tokens')
   return {
-    'total': _counts(examples, np.ones(len(examples), bool)),
-    'kept': _counts(examples, kept),
-    'sources': _by_source(examples, kept),
-    'deciles': _by_decile(examples, kept),
-    'lengths': _by_length(examples, kept),
+    'total': {unit: total[unit] for unit in _UNITS},
+    'kept': {unit: total[f'kept_{unit}'] for unit in _UNITS},
+    'sources': [
+      {'source': name, **_row(counts, number)}
+      for name, number in sorted(zip(names, range(len(names)), strict=True))
+    ],
+    'deciles': _by_decile(
+      examples, kept, mean_nll(examples), nll_deciles(examples)
+    ),
+    'lengths': _by_decile(
+      examples, kept, tokens, _deciles(tokens, examples.weight('examples'))
+    ),
     **_extremes(examples, ranking, num_examples),
   }
 
 
-def _counts(examples: Examples, mask: np.ndarray) -> dict[str, int]:
-  return {
-    'examples': int(mask.sum()),
-    **{unit: int(examples.weight(unit)[mask].sum()) for unit in UNITS},
+def _counts(
+  examples: Examples, kept: np.ndarray, label: np.ndarray, size: int
+) -> dict[str, np.ndarray]:
+  """What there is and what is kept of each label, [size] int64 each."""
+  found = {
+    f'{prefix}{unit}': np.zeros(size, np.int64)
+    for prefix in ('', 'kept_')
+    for unit in _UNITS
   }
+  for unit in _UNITS:
+    weight = examples.weight(unit)
+    for some in steps(len(examples)):
+      inside = kept[some]
+      # Exact: sums of a step are far below 2**53.
+      found[unit] += np.bincount(label[some], weight[some], size).astype(int)
+      found[f'kept_{unit}'] += np.bincount(
+        label[some][inside], weight[some][inside], size
+      ).astype(int)
+  return found
 
 
-def _by_source(examples: Examples, kept: np.ndarray) -> list[dict[str, Any]]:
-  rows = []
-  for group in examples.groups('source'):
-    inside = np.zeros(len(examples), bool)
-    inside[group] = True
-    of_kept = _counts(examples, inside & kept)
-    rows.append(
-      {
-        'source': examples.table['source'][int(group[0])].as_py(),
-        **_counts(examples, inside),
-        **{f'kept_{unit}': count for unit, count in of_kept.items()},
-      }
-    )
-  return sorted(rows, key=lambda row: row['source'])
+def _row(counts: dict[str, np.ndarray], number: int) -> dict[str, int]:
+  return {name: int(count[number]) for name, count in counts.items()}
+
+
+def _by_decile(
+  examples: Examples, kept: np.ndarray, values: np.ndarray, decile: np.ndarray
+) -> list[dict[str, Any]]:
+  """The bounds of each decile that has examples, and what is kept of it."""
+  counts = _counts(examples, kept, decile, NUM_DECILES)
+  low, high = np.zeros((2, NUM_DECILES), values.dtype)
+  _bounds(values, decile, low, high, np.zeros(NUM_DECILES, bool))
+  return [
+    {
+      'decile': number,
+      'low': low[number].item(),
+      'high': high[number].item(),
+      **_row(counts, number),
+    }
+    for number in np.flatnonzero(counts['examples']).tolist()
+  ]
 
 
 def mean_nll(examples: Examples) -> np.ndarray:
-  """Nats a token, [examples]; zero where there is none."""
-  tokens = np.maximum(examples.weight('tokens'), 1)
-  return examples.table['nll_sum'].to_numpy() / tokens
+  """Nats a token, [examples] float64; zero where there is none."""
+  found = examples.column('nll_sum', np.float64)
+  tokens = examples.weight('tokens')
+  for some in steps(len(found)):
+    found[some] /= np.maximum(tokens[some], 1)
+  return found
 
 
 def nll_deciles(examples: Examples) -> np.ndarray:
   """Which tenth of the tokens by mean NLL each example is in, [examples]."""
-  tokens = examples.weight('tokens')
-  order = np.argsort(mean_nll(examples), kind='stable')
-  middle = np.cumsum(tokens[order]) - tokens[order] / 2
-  decile = np.empty(len(examples), int)
-  decile[order] = middle * NUM_DECILES / max(tokens.sum(), 1)
-  return np.minimum(decile, NUM_DECILES - 1)
+  return _deciles(mean_nll(examples), examples.weight('tokens'))
 
 
-def _by_decile(examples: Examples, kept: np.ndarray) -> list[dict[str, Any]]:
-  """Deciles of the mean NLL that hold equal tokens."""
-  mean, decile = mean_nll(examples), nll_deciles(examples)
-  return [
-    {'decile': number, **_part(examples, mean, decile == number, kept)}
-    for number in np.unique(decile).tolist()
-  ]
+def _deciles(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+  """Which tenth of the weight each value is in; equal ones are in one.
+
+  Args:
+    values: [examples].
+    weight: [examples], whole numbers.
+
+  Returns:
+    [examples] int8.
+  """
+  sums = np.zeros(1 << _BITS, np.int64)
+  for some in steps(len(values)):
+    _add_up(_bins(values[some]), weight[some], sums)
+  middle = np.cumsum(sums) - sums / 2
+  tenth = np.minimum(middle * NUM_DECILES / max(sums.sum(), 1), NUM_DECILES - 1)
+  tenth = tenth.astype(np.int8)
+  found = scratch(len(values), np.int8)
+  for some in steps(len(values)):
+    found[some] = tenth[_bins(values[some])]
+  return found
 
 
-def _by_length(examples: Examples, kept: np.ndarray) -> list[dict[str, Any]]:
-  """Deciles of documents by tokens; equal lengths are in one decile."""
-  tokens = examples.weight('tokens')
-  decile = (mid_ranks(tokens) * NUM_DECILES).astype(int)
-  return [
-    {'decile': number, **_part(examples, tokens, decile == number, kept)}
-    for number in np.unique(decile).tolist()
-  ]
+def _bins(values: np.ndarray) -> np.ndarray:
+  """The first bits of values, in their order, int64."""
+  key = ordered_bits(values.astype(np.float64))
+  return (key >> np.uint64(64 - _BITS)).astype(np.int64)
 
 
-def _part(
-  examples: Examples, values: np.ndarray, inside: np.ndarray, kept: np.ndarray
-) -> dict[str, Any]:
-  """The bounds of a part of the examples, and what is kept of it."""
-  of_all, of_kept = _counts(examples, inside), _counts(examples, inside & kept)
-  return {
-    'low': values[inside].min().item(),
-    'high': values[inside].max().item(),
-    **of_all,
-    **{f'kept_{unit}': count for unit, count in of_kept.items()},
-  }
+@numba.njit(cache=True)
+def _add_up(bins, weight, sums):
+  for n in range(len(bins)):
+    sums[bins[n]] += weight[n]
+
+
+@numba.njit(cache=True)
+def _bounds(values, label, low, high, seen):
+  """The least and the greatest value of each label."""
+  for n in range(len(values)):
+    here, value = label[n], values[n]
+    if not seen[here]:
+      low[here] = high[here] = value
+      seen[here] = True
+    low[here] = min(low[here], value)
+    high[here] = max(high[here], value)
 
 
 def examples_by_decile(
@@ -139,12 +186,21 @@ def examples_by_decile(
 def _extremes(
   examples: Examples, ranking: np.ndarray | None, num_examples: int
 ) -> dict[str, list[dict[str, Any]]]:
+  """Examples at both ends of a ranking; equal ones in store order, or against."""
   if ranking is None:
     return {'most': [], 'least': []}
-  order = np.argsort(ranking, kind='stable')
+  least = most = np.zeros(0, np.int64)
+  for some in steps(len(ranking)):
+    here = np.argsort(ranking[some], kind='stable') + some.start
+    least = np.concatenate([least, here[:num_examples]])
+    least = least[np.argsort(ranking[least], kind='stable')][:num_examples]
+    last = here[max(len(here) - num_examples, 0) :]
+    most = np.concatenate([most, last])
+    order = np.argsort(ranking[most], kind='stable')
+    most = most[order][max(len(order) - num_examples, 0) :]
   return {
-    'most': _rows(examples, order[::-1][:num_examples], ranking),
-    'least': _rows(examples, order[:num_examples], ranking),
+    'most': _rows(examples, most[::-1], ranking),
+    'least': _rows(examples, least, ranking),
   }
 
 
@@ -152,8 +208,7 @@ def _rows(
   examples: Examples, positions: np.ndarray, scores: np.ndarray
 ) -> list[dict[str, Any]]:
   """Which examples they are, each with its score."""
-  columns = ['shard', 'row', 'example_id', 'source', 'num_tokens']
-  taken = examples.table.select(columns).take(positions).to_pylist()
+  taken = examples.take(positions, _SHOWN).to_pylist()
   return [
     {**row, 'score': float(scores[position])}
     for row, position in zip(taken, positions, strict=True)

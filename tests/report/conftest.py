@@ -17,6 +17,7 @@ from infoprune_jax.data import keep_set
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.report import inputs
 from infoprune_jax.selection import rules, summary
+from infoprune_jax.selection.examples import scored_examples
 
 SCORED = 300  # documents of each source
 HOSTILE_TEXT = '<script>alert("text")</script>\n\t<img src=x onerror=alert(1)>'
@@ -171,7 +172,7 @@ def write_keep_set(
 ) -> str:
   """A keep set by a smooth rule of the arm's own; returns its fingerprint."""
   store = TokenStore.open(workdir)
-  examples = rules.scored_examples(workdir, store)
+  examples = scored_examples(workdir, store)
   decile, number = summary.nll_deciles(examples), np.arange(len(examples))
   kept = {
     'full': decile >= 0,

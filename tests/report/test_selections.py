@@ -10,7 +10,7 @@ from configs import base
 from infoprune_jax import config as config_lib
 from infoprune_jax.report import inputs, selections
 from infoprune_jax.score import table
-from infoprune_jax.selection.rules import Examples
+from infoprune_jax.selection.examples import ExampleTable
 
 
 def masks(*rows: str) -> np.ndarray:
@@ -41,7 +41,9 @@ def test_draws_are_averaged_and_meet_each_other():
   assert three[1][1] == pytest.approx(1 / 3)
 
 
-def scored(nll: list[float], tokens: list[int], folds: list[int]) -> Examples:
+def scored(
+  nll: list[float], tokens: list[int], folds: list[int]
+) -> ExampleTable:
   count = len(nll)
   columns = {
     'shard': np.zeros(count, np.int32),
@@ -56,7 +58,7 @@ def scored(nll: list[float], tokens: list[int], folds: list[int]) -> Examples:
     'unigram_nll_sum': 7.0 * np.array(tokens),
     'compressed_bytes': np.array(tokens, np.int32),
   }
-  return Examples(
+  return ExampleTable(
     pa.table(columns, schema=table.example_schema(['nll_sum'])),
     np.arange(count),
   )

@@ -14,7 +14,8 @@ from infoprune_jax import artifacts, config as config_lib, files, pipeline
 from infoprune_jax.config import Config, UserError
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.score import references, table
-from infoprune_jax.selection import rules
+from infoprune_jax.selection import expressions
+from infoprune_jax.selection.examples import scored_examples
 from infoprune_jax.verify import workdir as verify
 
 STEPS = (6, 12)
@@ -119,8 +120,8 @@ def test_verify_knows_the_further_columns(together):
 def test_excess_loss_is_a_rule(corpus_path, together):
   made = edits(corpus_path)
   pipeline.run(built(made), together, 'statistics')
-  examples = rules.scored_examples(together, TokenStore.open(together))
-  excess = rules.score(examples, f'({EARLY} - nll_sum) / num_tokens')
+  examples = scored_examples(together, TokenStore.open(together))
+  excess = expressions.score(examples, f'({EARLY} - nll_sum) / num_tokens')
   nats = examples.table[EARLY].to_numpy() - examples.table['nll_sum'].to_numpy()
   np.testing.assert_allclose(
     excess, nats / examples.table['num_tokens'].to_numpy()

@@ -16,7 +16,7 @@ from infoprune_jax import artifacts, config
 from infoprune_jax.data import tokenize
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.score import statistics, table
-from infoprune_jax.selection.rules import Examples
+from infoprune_jax.selection.examples import ExampleTable
 
 
 def examples(
@@ -26,7 +26,7 @@ def examples(
   index: list[int] | None = None,
   content: list[int] | None = None,
   folds: list[int] | None = None,
-) -> Examples:
+) -> ExampleTable:
   """Scored examples; `nll_sum` is the score."""
   count = len(scores)
   tokens = [10] * count if tokens is None else tokens
@@ -43,7 +43,7 @@ def examples(
     'unigram_nll_sum': np.ones(count),
     'compressed_bytes': np.ones(count, np.int32),
   }
-  return Examples(
+  return ExampleTable(
     pa.table(columns, schema=table.example_schema(['nll_sum'])),
     np.arange(count) if index is None else np.array(index, np.int64),
   )
@@ -84,7 +84,7 @@ def write_scores(workdir: str, seed: int = 0) -> None:
 
 
 @pytest.fixture(scope='session')
-def make_examples() -> Callable[..., Examples]:
+def make_examples() -> Callable[..., ExampleTable]:
   return examples
 
 

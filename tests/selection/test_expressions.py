@@ -7,7 +7,7 @@ import pytest
 
 from configs import base
 from infoprune_jax.config import RuleConfig, UserError
-from infoprune_jax.selection import rules
+from infoprune_jax.selection import expressions, rules
 
 COLUMNS = 'Columns are shard, row, example_id, source, num_tokens'
 
@@ -50,7 +50,7 @@ def nll(examples) -> np.ndarray:
   ],
 )
 def test_expressions(examples, nll, expression, expected):
-  found = rules.score(examples, expression)
+  found = expressions.score(examples, expression)
   assert found.dtype == np.float64 and len(found) == 500
   if expected is not None:
     tokens = examples.table['num_tokens'].to_numpy()
@@ -70,7 +70,7 @@ def test_expressions(examples, nll, expression, expected):
 )
 def test_window_functions(examples, nll, expression, expected):
   web = np.array(examples.table['source'].to_pylist()) == 'web'
-  found = rules.score(examples, expression)
+  found = expressions.score(examples, expression)
   assert found.tolist() == pytest.approx(expected(nll, web).tolist())
 
 
@@ -105,7 +105,7 @@ def scaled(values: np.ndarray) -> np.ndarray:
 )
 def test_what_cannot_be_evaluated(examples, expression, reason):
   with pytest.raises(UserError) as caught:
-    rules.score(examples, expression)
+    expressions.score(examples, expression)
   assert expression in str(caught.value)
   assert reason in str(caught.value)
   assert COLUMNS in str(caught.value)
@@ -129,18 +129,18 @@ def test_what_gives_no_number(examples, expression, number):
   with pytest.raises(
     UserError, match=f'gives no finite number for {number} of 500 examples'
   ):
-    rules.score(examples, expression)
+    expressions.score(examples, expression)
 
 
 def test_more_rows_than_examples_are_refused(examples):
   with pytest.raises(UserError):
-    rules.score(examples, 'unnest([1, 2])')
+    expressions.score(examples, 'unnest([1, 2])')
 
 
 @pytest.mark.parametrize('expression', ['avg(nll_sum)', 'count(*)'])
 def test_an_aggregate_is_no_value_an_example(examples, expression):
   with pytest.raises(UserError, match='cannot be evaluated'):
-    rules.score(examples, expression)
+    expressions.score(examples, expression)
 
 
 # They close the cast, and start a statement of their own.
@@ -167,7 +167,7 @@ ESCAPES = [
 def test_no_statement_reaches_files(examples, tmp_path, escape, statement):
   expression = escape.format(statement.format(folder=tmp_path))
   with pytest.raises(UserError, match='cannot be evaluated'):
-    rules.score(examples, expression)
+    expressions.score(examples, expression)
   assert not glob.glob(f'{tmp_path}/*')
 
 
@@ -182,24 +182,24 @@ def test_no_statement_reaches_files(examples, tmp_path, escape, statement):
 )
 def test_an_expression_is_one_expression(examples, expression):
   with pytest.raises(UserError):
-    rules.score(examples, expression)
+    expressions.score(examples, expression)
 
 
 def test_the_table_outlives_an_expression(examples, nll):
   with pytest.raises(UserError):
-    rules.score(
+    expressions.score(
       examples,
       '1) AS DOUBLE) AS score FROM scores; DROP VIEW scores; '
       'SELECT CAST((nll_sum',
     )
-  assert rules.score(examples, 'nll_sum').tolist() == nll.tolist()
+  assert expressions.score(examples, 'nll_sum').tolist() == nll.tolist()
 
 
 def test_order_is_kept_over_many_row_groups(make_examples):
   """DuckDB scans groups of 122,880 rows in parallel."""
   count = 300_000
   examples = make_examples(np.arange(count, dtype=float))
-  found = rules.score(examples, 'nll_sum * 2')
+  found = expressions.score(examples, 'nll_sum * 2')
   assert (found == 2.0 * np.arange(count)).all()
 
 

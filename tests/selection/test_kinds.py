@@ -7,14 +7,15 @@ import pathlib
 
 import numpy as np
 import pytest
+from example_groups import members
 from hypothesis import given, settings, strategies as st
 
 from configs import base
 from infoprune_jax import config
 from infoprune_jax.config import UserError
 from infoprune_jax.rule_config import UNITS, RuleConfig
-from infoprune_jax.selection import rules
-from infoprune_jax.selection.rules import Examples
+from infoprune_jax.selection import expressions, rules
+from infoprune_jax.selection.examples import ExampleTable
 
 MEAN = 'nll_sum / greatest(num_tokens, 1)'
 INFINITE = math.inf
@@ -24,7 +25,7 @@ def rule(keep: str, score: str = '', **fields) -> RuleConfig:
   return RuleConfig(**base.arm(keep, score, **fields))
 
 
-def kept_by(chosen, examples: Examples, draw: int = 0) -> set[int]:
+def kept_by(chosen, examples: ExampleTable, draw: int = 0) -> set[int]:
   chosen = (chosen,) if isinstance(chosen, RuleConfig) else chosen
   return set(np.flatnonzero(rules.apply(chosen, examples, draw)).tolist())
 
@@ -61,7 +62,7 @@ def test_the_middle_is_a_symmetric_band(
 
 
 @pytest.fixture(scope='module')
-def many(make_examples) -> Examples:
+def many(make_examples) -> ExampleTable:
   """2,000 examples of lognormal length, with copies, in two folds."""
   rng = np.random.default_rng(0)
   return make_examples(
@@ -80,7 +81,7 @@ def test_a_band_is_trimmed_on_both_sides(many, low, high):
     band = rule('band', 'nll_sum', low=low, high=high, unit=unit, per=per)
     kept = rules.apply((band,), many, 0)
     weight = many.weight(unit)
-    for group in many.groups(per):
+    for group in members(many, per):
       inside = group[kept[group]]
       below = group[score[group] < score[inside].min()]
       total, most = weight[group].sum(), weight[group].max()
@@ -240,7 +241,7 @@ def test_inclusion_follows_the_weights(make_examples, monkeypatch):
   temperature, draws, total = 0.25, 1000, sum(weights)
   counts = collections.Counter()
   scores = [temperature * math.log(weight) for weight in weights]
-  monkeypatch.setattr(rules, 'score', lambda *_: np.array(scores))
+  monkeypatch.setattr(expressions, 'score', lambda *_: np.array(scores))
   examples = make_examples(scores)
   chosen = sample(temperature, fraction=0.67, unit='examples')
   for draw in range(draws):
@@ -270,7 +271,7 @@ def test_noise_is_finite(make_examples, monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def folded(make_examples) -> Examples:
+def folded(make_examples) -> ExampleTable:
   """The second model finds everything ten times as surprising."""
   rng = np.random.default_rng(1)
   folds = rng.integers(0, 2, 1000)
@@ -309,7 +310,7 @@ def test_ranks_within_a_fold_by_hand(make_examples):
 def test_scores_without_a_model_are_in_one_scale(folded, expression):
   assert not rules.ranked_within_folds(folded, expression)
   assert rules.ranking(folded, expression).tolist() == (
-    rules.score(folded, expression).tolist()
+    expressions.score(folded, expression).tolist()
   )
 
 
@@ -336,4 +337,4 @@ def test_a_threshold_over_two_scales_is_refused(folded):
   ],
 )
 def test_who_reads_the_reference(expression, expected):
-  assert rules.reads_reference(expression) is expected
+  assert expressions.reads_reference(expression) is expected

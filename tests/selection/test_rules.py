@@ -2,10 +2,12 @@
 
 import itertools
 import math
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from example_groups import members
 from hypothesis import given, settings, strategies as st
 
 from configs import base
@@ -17,8 +19,8 @@ from infoprune_jax.rule_config import (
   UNITS,
   RuleConfig,
 )
-from infoprune_jax.selection import rules
-from infoprune_jax.selection.rules import Examples
+from infoprune_jax.selection import budget as lib, rules
+from infoprune_jax.selection.examples import ExampleTable
 
 SCORE = 'nll_sum'
 KINDS = ('top', 'bottom', 'middle', 'random', 'band', 'sample')
@@ -34,7 +36,7 @@ def rule(keep: str, fraction: float = 0.5, **fields) -> RuleConfig:
 
 
 @st.composite
-def problems(draw, make) -> Examples:
+def problems(draw, make) -> ExampleTable:
   """Few values, so that scores tie, and extreme ones."""
   count = draw(st.integers(1, 25))
 
@@ -74,7 +76,7 @@ def prefix(order: list[int], weight: list[int], budget: int) -> list[int]:
 
 
 def by_sorting(
-  chosen: RuleConfig, examples: Examples, candidates: set[int], draw: int
+  chosen: RuleConfig, examples: ExampleTable, candidates: set[int], draw: int
 ) -> set[int]:
   """What a rule keeps, slow and plain."""
   columns = examples.table.to_pydict()
@@ -116,7 +118,7 @@ def by_sorting(
   return kept
 
 
-def kept_by(chosen, examples: Examples, draw: int = 0) -> set[int]:
+def kept_by(chosen, examples: ExampleTable, draw: int = 0) -> set[int]:
   chosen = (chosen,) if isinstance(chosen, RuleConfig) else chosen
   return set(np.flatnonzero(rules.apply(chosen, examples, draw)).tolist())
 
@@ -140,33 +142,51 @@ def test_rules_compose(make_examples, data, first, second):
   assert kept_by((first, second), examples) == expected
 
 
+@pytest.mark.parametrize('many', [256, 2])
 @given(
   data=st.data(),
   budget=st.integers(0, 100),
   keys=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 3), max_size=30),
 )
-def test_lowest_is_a_prefix(data, budget, keys):
+def test_lowest_is_a_prefix(many, data, budget, keys):
+  """Of each group, with digits of 16 bits and of 8."""
   size = len(keys)
   weight = data.draw(st.lists(st.integers(0, 20), min_size=size, max_size=size))
-  tie = mix(np.arange(size), 0)
-  found = rules.lowest(
-    np.array(keys, np.uint64), tie, np.array(weight, np.int64), budget
-  )
+  group = data.draw(st.lists(st.integers(0, 2), min_size=size, max_size=size))
+  candidate = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
+  index = np.array(data.draw(st.permutations(range(size))), np.int64)
+  budgets = np.array([budget, 0, -1])
+  with mock.patch.object(lib, '_MANY', many):
+    found = lib.lowest(
+      np.array(keys, np.uint64),
+      index,
+      np.array(weight, np.int32),
+      np.array(group, np.int32),
+      np.array(candidate, bool),
+      budgets,
+      seed=3,
+    )
+  tie = mix(index, 3)
   order = sorted(range(size), key=lambda i: (keys[i], int(tie[i])))
-  expected = prefix(order, weight, budget)
-  assert set(np.flatnonzero(found).tolist()) == set(expected)
+  expected = [
+    set(
+      prefix([i for i in order if candidate[i] and group[i] == g], weight, most)
+    )
+    for g, most in enumerate(budgets)
+  ]
+  assert set(np.flatnonzero(found).tolist()) == set.union(*expected)
 
 
 @given(st.lists(st.floats(allow_nan=False), max_size=20))
 def test_bits_are_in_the_order_of_values(values):
-  bits = rules.ordered_bits(np.array(values, float)).tolist()
+  bits = lib.ordered_bits(np.array(values, float)).tolist()
   for a, x in zip(values, bits, strict=True):
     for b, y in zip(values, bits, strict=True):
       assert (a < b) == (x < y) and (a == b) == (x == y)
 
 
 @pytest.fixture(scope='module')
-def many(make_examples) -> Examples:
+def many(make_examples) -> ExampleTable:
   """2,000 examples of lognormal length, of three unequal sources."""
   rng = np.random.default_rng(0)
   return make_examples(
@@ -184,7 +204,7 @@ def test_budgets_are_met_to_within_one_document(many, keep, fraction):
   for unit, per in itertools.product(UNITS, ('', 'source')):
     kept = rules.apply((rule(keep, fraction, unit=unit, per=per),), many, 0)
     weight = many.weight(unit)
-    for group in many.groups(per):
+    for group in members(many, per):
       budget = fraction * weight[group].sum()
       left = budget - weight[group][kept[group]].sum()
       assert 0 <= left <= weight[group].max() + 1, (unit, per)
@@ -192,7 +212,7 @@ def test_budgets_are_met_to_within_one_document(many, keep, fraction):
 
 def test_groups_are_the_sources(many):
   names = np.array(many.table['source'].to_pylist())
-  groups = list(many.groups('source'))
+  groups = members(many, 'source')
   assert sorted(np.concatenate(groups).tolist()) == list(range(2000))
   assert sorted(names[group[0]] for group in groups) == ['books', 'code', 'web']
   assert all(len(set(names[group])) == 1 for group in groups)
@@ -204,7 +224,7 @@ def test_a_source_spread_over_chunks_is_one_group(make_examples):
     for names in (['web', 'books'], ['books', 'code'])
   ]
   together = pa.concat_tables(both).unify_dictionaries()
-  groups = Examples(together, np.arange(4)).groups('source')
+  groups = members(ExampleTable(together, np.arange(4)), 'source')
   assert sorted(group.tolist() for group in groups) == [[0], [1, 2], [3]]
 
 

@@ -1,0 +1,234 @@
+"""The scored split, as rules and summaries see it: a part at a time.
+
+A corpus has more examples than memory has room for what is known of them. What a
+pass needs of all of them at once, a number each, is in scratch files, which the
+system keeps in memory while there is room.
+"""
+
+import functools
+import itertools
+import mmap
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infoprune_jax import artifacts
+from infoprune_jax.config import UserError
+from infoprune_jax.data.token_store import TokenStore
+
+WEIGHTS = {'tokens': 'num_tokens', 'bytes': 'num_bytes', 'examples': None}
+STEP = 1 << 20  # examples that array programs go through at a time
+_KEY = ('shard', 'row')
+_IN_MEMORY = 1 << 24  # bytes
+
+
+def scratch(size: int, dtype: Any) -> np.ndarray:
+  """An array of zeros, [size]; a large one is in a file that has no name."""
+  num_bytes = size * np.dtype(dtype).itemsize
+  if num_bytes <= _IN_MEMORY:
+    return np.zeros(size, dtype)
+  with tempfile.TemporaryFile(prefix='infoprune-') as file:
+    file.truncate(num_bytes)
+    # Its space is given back with the array, or with the process.
+    return np.frombuffer(mmap.mmap(file.fileno(), num_bytes), dtype)
+
+
+def steps(size: int) -> Iterator[slice]:
+  """Stretches of an array, small enough to compute with."""
+  for first in range(0, size, STEP):
+    yield slice(first, min(first + STEP, size))
+
+
+class Examples:
+  """Scored examples in store order, in one table or in parts.
+
+  Attributes:
+    schema: Of their columns.
+    starts: Positions at which parts begin, and the end, [parts + 1] int64.
+  """
+
+  schema: pa.Schema
+  starts: np.ndarray
+
+  def __len__(self) -> int:
+    return int(self.starts[-1])
+
+  def read(self, part: int, columns: Sequence[str]) -> pa.Table:
+    """These columns of one part."""
+    raise NotImplementedError
+
+  @functools.cached_property
+  def index(self) -> np.ndarray:
+    """The number of each document in the store, [examples] int64."""
+    raise NotImplementedError
+
+  def parts(self, columns: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
+    """Yields the positions of each part, and these columns of it."""
+    for number, (first, last) in enumerate(itertools.pairwise(self.starts)):
+      yield slice(int(first), int(last)), self.read(number, columns)
+
+  def column(self, name: str, dtype: Any) -> np.ndarray:
+    """A column of numbers, [examples]."""
+    found = scratch(len(self), dtype)
+    for where, part in self.parts([name]):
+      found[where] = part[name].to_numpy()
+    return found
+
+  def weight(self, unit: str) -> np.ndarray:
+    """What each example takes of a budget, [examples] int32."""
+    name = WEIGHTS[unit]
+    if name is None:
+      return np.broadcast_to(np.int32(1), len(self))
+    if name not in self._weights:
+      self._weights[name] = self.column(name, np.int32)
+    return self._weights[name]
+
+  @functools.cached_property
+  def _weights(self) -> dict[str, np.ndarray]:
+    return {}
+
+  @functools.cached_property
+  def sources(self) -> tuple[list[str], np.ndarray]:
+    """The names of sources, and the number of each example's, int32."""
+    names: dict[str, int] = {}
+    codes = scratch(len(self), np.int32)
+    for where, part in self.parts(['source']):
+      column = part['source'].combine_chunks().dictionary_encode()
+      known = [
+        names.setdefault(name, len(names))
+        for name in column.dictionary.to_pylist()
+      ]
+      local = column.indices.to_numpy(zero_copy_only=False)
+      codes[where] = np.array(known, np.int32)[local]
+    return list(names), codes
+
+  def groups(self, per: str) -> tuple[int, np.ndarray]:
+    """How many budgets there are, and which each example shares, int32."""
+    if not per:
+      return 1, np.broadcast_to(np.int32(0), len(self))
+    names, codes = self.sources
+    return len(names), codes
+
+  @functools.cached_property
+  def folds(self) -> tuple[list[int], np.ndarray]:
+    """Which folds there are, and each example's, int8."""
+    fold = self.column('fold', np.int8)
+    return np.flatnonzero(np.bincount(fold, minlength=1)).tolist(), fold
+
+  def take(self, positions: np.ndarray, columns: Sequence[str]) -> pa.Table:
+    """Some examples, in the order of these positions."""
+    order = np.argsort(positions, kind='stable')
+    wanted = positions[order]
+    bounds = np.searchsorted(wanted, self.starts)
+    taken = [
+      self.read(part, columns)
+      .select(list(columns))
+      .take(wanted[first:last] - self.starts[part])
+      for part, (first, last) in enumerate(itertools.pairwise(bounds))
+      if first < last
+    ]
+    if not taken:
+      return pa.schema([self.schema.field(c) for c in columns]).empty_table()
+    return pa.concat_tables(taken).take(np.argsort(order))
+
+
+class ExampleTable(Examples):
+  """Examples in memory."""
+
+  def __init__(self, table: pa.Table, index: np.ndarray):
+    self.table, self.schema, self.index = table, table.schema, index
+    self.starts = np.array([0, table.num_rows])
+
+  def read(self, part: int, columns: Sequence[str]) -> pa.Table:
+    """The table."""
+    del part, columns
+    return self.table
+
+
+class ExampleParts(Examples):
+  """Examples on disk: scores and statistics of a workdir, side by side."""
+
+  def __init__(self, workdir: str, store: TokenStore):
+    """Opens both tables.
+
+    Raises:
+      UserError: one is missing or damaged, or they hold other examples.
+    """
+    self._tables = [
+      _Table(artifacts.scores_dir(workdir)),
+      _Table(artifacts.statistics_dir(workdir)),
+    ]
+    scores, statistics = self._tables
+    if scores.sizes != statistics.sizes:
+      raise _others(statistics, scores)
+    self.starts = np.cumsum([0, *scores.sizes])
+    self.schema = pa.schema(
+      [*scores.schema, *(f for f in statistics.schema if f.name not in _KEY)]
+    )
+    self._offsets = np.cumsum([0, *store.documents_per_part])
+
+  def read(self, part: int, columns: Sequence[str]) -> pa.Table:
+    """These columns of one part."""
+    scores, statistics = self._tables
+    own = [name for name in columns if name in scores.schema.names]
+    found = scores.read(part, own)
+    for name in columns:
+      if name not in own:
+        found = found.append_column(name, statistics.read(part, [name])[name])
+    return found
+
+  @functools.cached_property
+  def index(self) -> np.ndarray:
+    """The number of each document in the store, [examples] int64."""
+    scores, statistics = self._tables
+    found = scratch(len(self), np.int64)
+    for part, (first, last) in enumerate(itertools.pairwise(self.starts)):
+      keys = scores.read(part, _KEY)
+      if not keys.equals(statistics.read(part, _KEY)):
+        raise _others(statistics, scores)
+      shard, row = (keys[name].to_numpy() for name in _KEY)
+      found[first:last] = self._offsets[shard] + row
+    return found
+
+  def table(self) -> pa.Table:
+    """All of it, in memory."""
+    parts = [part for _, part in self.parts(self.schema.names)]
+    return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+
+
+class _Table:
+  """The Parquet parts of a finished table."""
+
+  def __init__(self, path: str):
+    self.path = path
+    manifest = artifacts.open_finished(path, 'table', 'score')
+    self._files = [
+      artifacts.verified(path, manifest, name)
+      for name in sorted(manifest['files'])
+    ]
+    self.sizes = [pq.read_metadata(file).num_rows for file in self._files]
+    self.schema = pq.read_schema(self._files[0])
+
+  def read(self, part: int, columns: Sequence[str]) -> pa.Table:
+    return pq.read_table(self._files[part], columns=list(columns))
+
+
+def _others(found: _Table, scores: _Table) -> UserError:
+  return UserError(
+    f'{found.path} holds other examples than {scores.path}: delete '
+    f'{found.path} and run --job=statistics again.'
+  )
+
+
+def scored_examples(workdir: str, store: TokenStore) -> ExampleTable:
+  """Scores and statistics of a workdir, in memory.
+
+  Raises:
+    UserError: a table is missing or damaged, or they hold other examples.
+  """
+  parts = ExampleParts(workdir, store)
+  return ExampleTable(parts.table(), parts.index)
