@@ -33,7 +33,7 @@ def selection_name(rules: Sequence[RuleConfig], arm: str, seed: int) -> str:
 class KeepSet:
   """Which documents of a token store an arm trains on."""
 
-  kept: np.ndarray  # [documents] bool, in store order
+  bits: np.ndarray  # [ceil(documents / 8)] uint8, in store order
   documents_per_part: Sequence[int]
   manifest: dict[str, Any]
 
@@ -43,8 +43,16 @@ class KeepSet:
 
   def rows(self, part: int) -> np.ndarray:
     """The rows of one part that are kept, ascending, int64."""
-    first, last = self._offsets[part], self._offsets[part + 1]
-    return np.flatnonzero(self.kept[first:last])
+    first, last = self._offsets[part : part + 2].tolist()
+    # Whole bytes, which begin before the part does.
+    ones = np.flatnonzero(np.unpackbits(self.bits[first // 8 : -(-last // 8)]))
+    rows = ones - first % 8
+    return rows[(rows >= 0) & (rows < last - first)]
+
+  def holds(self, index: np.ndarray) -> np.ndarray:
+    """Whether documents are kept, by their numbers in the store, bool."""
+    shift = (7 - index % 8).astype(np.uint8)
+    return (self.bits[index // 8] >> shift & 1).astype(bool)
 
   @classmethod
   def open(cls, workdir: str, name: str, store: TokenStore) -> 'KeepSet':
@@ -63,11 +71,7 @@ class KeepSet:
     data = files.read_bytes(file)
     artifacts.check_content(file, data, manifest['files'][FILE], 'select')
     bits = np.load(io.BytesIO(data))
-    return cls(
-      np.unpackbits(bits, count=manifest['num_documents']).astype(bool),
-      store.documents_per_part,
-      manifest,
-    )
+    return cls(bits, store.documents_per_part, manifest)
 
 
 def read_summary(path: str) -> dict[str, Any] | None:

@@ -44,7 +44,7 @@ def gather(
   store = TokenStore.open(workdir)
   examples = scored_examples(workdir, store)
   kept = {
-    name: KeepSet.open(workdir, name, store).kept[examples.index]
+    name: KeepSet.open(workdir, name, store).holds(examples.index)
     for name in upstream.keep_sets
   }
   by_seed = [

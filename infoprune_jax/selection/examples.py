@@ -152,8 +152,12 @@ class ExampleTable(Examples):
 class ExampleParts(Examples):
   """Examples on disk: scores and statistics of a workdir, side by side."""
 
-  def __init__(self, workdir: str, store: TokenStore):
+  def __init__(self, workdir: str, documents_per_part: Sequence[int]):
     """Opens both tables.
+
+    Args:
+      workdir: Where they are.
+      documents_per_part: Of the token store.
 
     Raises:
       UserError: one is missing or damaged, or they hold other examples.
@@ -169,7 +173,7 @@ class ExampleParts(Examples):
     self.schema = pa.schema(
       [*scores.schema, *(f for f in statistics.schema if f.name not in _KEY)]
     )
-    self._offsets = np.cumsum([0, *store.documents_per_part])
+    self._offsets = np.cumsum([0, *documents_per_part])
 
   def read(self, part: int, columns: Sequence[str]) -> pa.Table:
     """These columns of one part."""
@@ -230,5 +234,5 @@ def scored_examples(workdir: str, store: TokenStore) -> ExampleTable:
   Raises:
     UserError: a table is missing or damaged, or they hold other examples.
   """
-  parts = ExampleParts(workdir, store)
+  parts = ExampleParts(workdir, store.documents_per_part)
   return ExampleTable(parts.table(), parts.index)

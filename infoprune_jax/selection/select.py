@@ -12,7 +12,7 @@ from infoprune_jax.data import keep_set
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.progress import logger
 from infoprune_jax.selection import rules as rules_lib, summary
-from infoprune_jax.selection.examples import ExampleParts, Examples
+from infoprune_jax.selection.examples import ExampleParts, Examples, steps
 
 _VERSION = 2  # of what a summary holds: one of another is written again
 
@@ -45,7 +45,7 @@ def run(config: Config, workdir: str) -> None:
     'scores': scores['fingerprint'],
     'statistics': statistics['fingerprint'],
   }
-  examples = ExampleParts(workdir, store)
+  examples = ExampleParts(workdir, store.documents_per_part)
   done: set[str] = set()
   for arm in config.arms:
     rules = config.select.arms[arm]
@@ -96,7 +96,8 @@ def _select(
     kept = rules_lib.apply(rules, examples, options['draw'])
     found = _summary(rules, examples, kept, config.report.num_examples)
     mask = np.zeros(sum(store.documents_per_part), bool)
-    mask[examples.index[kept]] = True
+    for some in steps(len(kept)):
+      mask[examples.index[some][kept[some]]] = True
     if any(rule.keep == 'everything' for rule in rules):
       found['added'], mask = _with_reference_split(store, mask)
     files.write_record(

@@ -1,5 +1,6 @@
 """Keep sets: one bit a document."""
 
+import itertools
 import types
 
 import numpy as np
@@ -37,17 +38,25 @@ def rule(keep: str) -> RuleConfig:
 
 
 @settings(deadline=None)
-@given(mask=st.lists(st.booleans(), min_size=1, max_size=40).filter(any))
-def test_masks_come_back(mask):
+@given(
+  mask=st.lists(st.booleans(), min_size=1, max_size=40).filter(any),
+  data=st.data(),
+)
+def test_masks_come_back(mask, data):
+  """In parts of any sizes, at whatever bit they begin."""
   workdir = 'memory://keep_sets'
+  cuts = data.draw(st.lists(st.integers(0, len(mask)), max_size=5))
+  bounds = [0, *sorted(cuts), len(mask)]
+  sizes = np.diff(bounds).tolist()
   store = types.SimpleNamespace(
-    manifest=STORE.manifest, documents_per_part=[len(mask)]
+    manifest=STORE.manifest, documents_per_part=sizes
   )
   write(workdir, np.array(mask))
   found = KeepSet.open(workdir, 'top', store)
-  assert found.kept.dtype == bool
-  assert found.kept.tolist() == mask
-  assert found.rows(0).tolist() == np.flatnonzero(mask).tolist()
+  assert found.holds(np.arange(len(mask))).tolist() == mask
+  for part, (first, last) in enumerate(itertools.pairwise(bounds)):
+    rows = np.flatnonzero(mask[first:last]).tolist()
+    assert found.rows(part).tolist() == rows
 
 
 def test_rows_of_each_part(tmp_path):
