@@ -19,9 +19,9 @@ _MANY = 256
 
 def ordered_bits(values: np.ndarray) -> np.ndarray:
   """uint64 keys in the order of float64 values; zeros of both signs tie."""
-  bits = (values + 0.0).view(np.uint64)
-  sign = np.uint64(1 << 63)
-  return np.where(bits & sign, ~bits, bits | sign)
+  bits = (values + 0.0).view(np.int64)
+  # All bits of a negative value change, of another its sign alone.
+  return (bits ^ (bits >> 63 | np.int64(-(2**63)))).view(np.uint64)
 
 
 def add_up(

@@ -9,7 +9,7 @@ import functools
 import itertools
 import mmap
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,12 +83,18 @@ class Examples:
     name = WEIGHTS[unit]
     if name is None:
       return np.broadcast_to(np.int32(1), len(self))
-    if name not in self._weights:
-      self._weights[name] = self.column(name, np.int32)
-    return self._weights[name]
+    return self.once(name, lambda: self.column(name, np.int32))
+
+  def once(
+    self, what: Hashable, compute: Callable[[], np.ndarray]
+  ) -> np.ndarray:
+    """What is computed of all examples, computed once; not to be changed."""
+    if what not in self._computed:
+      self._computed[what] = compute()
+    return self._computed[what]
 
   @functools.cached_property
-  def _weights(self) -> dict[str, np.ndarray]:
+  def _computed(self) -> dict[Hashable, np.ndarray]:
     return {}
 
   @functools.cached_property
@@ -218,7 +224,8 @@ class _Table:
     self.schema = pq.read_schema(self._files[0])
 
   def read(self, part: int, columns: Sequence[str]) -> pa.Table:
-    return pq.read_table(self._files[part], columns=list(columns))
+    with pq.ParquetFile(self._files[part], memory_map=True) as file:
+      return file.read(columns=list(columns))
 
 
 def _others(found: _Table, scores: _Table) -> UserError:

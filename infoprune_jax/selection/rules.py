@@ -46,10 +46,15 @@ def ranking(
   Raises:
     UserError: as `expressions.score` does.
   """
-  values = expressions.score(examples, expression, missing)
-  if ranked_within_folds(examples, expression):
-    return expressions.within_folds(examples, mid_ranks, values)
-  return values
+
+  def compute() -> np.ndarray:
+    values = expressions.score(examples, expression, missing)
+    if ranked_within_folds(examples, expression):
+      return expressions.within_folds(examples, mid_ranks, values)
+    return values
+
+  # Arms often keep different parts of one ranking.
+  return examples.once(('ranking', expression, missing), compute)
 
 
 def check(

@@ -39,6 +39,10 @@ def summarize(
   counts = _counts(examples, kept, source, len(names))
   total = {unit: int(count.sum()) for unit, count in counts.items()}
   tokens = examples.weight('tokens')
+  lengths = examples.once(
+    'deciles of length',
+    lambda: _deciles(tokens, examples.weight('examples')),
+  )
   return {
     'total': {unit: total[unit] for unit in _UNITS},
     'kept': {unit: total[f'kept_{unit}'] for unit in _UNITS},
@@ -49,9 +53,7 @@ def summarize(
     'deciles': _by_decile(
       examples, kept, mean_nll(examples), nll_deciles(examples)
     ),
-    'lengths': _by_decile(
-      examples, kept, tokens, _deciles(tokens, examples.weight('examples'))
-    ),
+    'lengths': _by_decile(examples, kept, tokens, lengths),
     **_extremes(examples, ranking, num_examples),
   }
 
@@ -60,21 +62,13 @@ def _counts(
   examples: Examples, kept: np.ndarray, label: np.ndarray, size: int
 ) -> dict[str, np.ndarray]:
   """What there is and what is kept of each label, [size] int64 each."""
-  found = {
-    f'{prefix}{unit}': np.zeros(size, np.int64)
-    for prefix in ('', 'kept_')
-    for unit in _UNITS
-  }
-  for unit in _UNITS:
-    weight = examples.weight(unit)
-    for some in steps(len(examples)):
-      inside = kept[some]
-      # Exact: sums of a step are far below 2**53.
-      found[unit] += np.bincount(label[some], weight[some], size).astype(int)
-      found[f'kept_{unit}'] += np.bincount(
-        label[some][inside], weight[some][inside], size
-      ).astype(int)
-  return found
+  names = [f'{prefix}{unit}' for unit in _UNITS for prefix in ('', 'kept_')]
+  sums = np.zeros((len(names), size), np.int64)
+  for place, unit in enumerate(_UNITS):
+    _add_up_labels(
+      label, examples.weight(unit), kept, sums[2 * place : 2 * place + 2]
+    )
+  return dict(zip(names, sums, strict=True))
 
 
 def _row(counts: dict[str, np.ndarray], number: int) -> dict[str, int]:
@@ -101,16 +95,23 @@ def _by_decile(
 
 def mean_nll(examples: Examples) -> np.ndarray:
   """Nats a token, [examples] float64; zero where there is none."""
-  found = examples.column('nll_sum', np.float64)
-  tokens = examples.weight('tokens')
-  for some in steps(len(found)):
-    found[some] /= np.maximum(tokens[some], 1)
-  return found
+
+  def compute() -> np.ndarray:
+    found = examples.column('nll_sum', np.float64)
+    tokens = examples.weight('tokens')
+    for some in steps(len(found)):
+      found[some] /= np.maximum(tokens[some], 1)
+    return found
+
+  return examples.once('mean NLL', compute)
 
 
 def nll_deciles(examples: Examples) -> np.ndarray:
   """Which tenth of the tokens by mean NLL each example is in, [examples]."""
-  return _deciles(mean_nll(examples), examples.weight('tokens'))
+  return examples.once(
+    'deciles of mean NLL',
+    lambda: _deciles(mean_nll(examples), examples.weight('tokens')),
+  )
 
 
 def _deciles(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -145,6 +146,15 @@ def _bins(values: np.ndarray) -> np.ndarray:
 def _add_up(bins, weight, sums):
   for n in range(len(bins)):
     sums[bins[n]] += weight[n]
+
+
+@numba.njit(cache=True)
+def _add_up_labels(label, weight, kept, sums):
+  """Adds to [2, labels]: what there is, and what is kept."""
+  for n in range(len(label)):
+    sums[0, label[n]] += weight[n]
+    if kept[n]:
+      sums[1, label[n]] += weight[n]
 
 
 @numba.njit(cache=True)
@@ -191,17 +201,21 @@ def _extremes(
     return {'most': [], 'least': []}
   least = most = np.zeros(0, np.int64)
   for some in steps(len(ranking)):
-    here = np.argsort(ranking[some], kind='stable') + some.start
-    least = np.concatenate([least, here[:num_examples]])
-    least = least[np.argsort(ranking[least], kind='stable')][:num_examples]
-    last = here[max(len(here) - num_examples, 0) :]
-    most = np.concatenate([most, last])
-    order = np.argsort(ranking[most], kind='stable')
-    most = most[order][max(len(order) - num_examples, 0) :]
+    here = ranking[some]
+    count = min(num_examples, len(here))
+    ends = np.partition(here, (count - 1, len(here) - count))
+    low = np.flatnonzero(here <= ends[count - 1]) + some.start
+    high = np.flatnonzero(here >= ends[len(here) - count]) + some.start
+    least = _sorted(np.concatenate([least, low]), ranking)[:num_examples]
+    most = _sorted(np.concatenate([most, high]), ranking)[-num_examples:]
   return {
     'most': _rows(examples, most[::-1], ranking),
     'least': _rows(examples, least, ranking),
   }
+
+
+def _sorted(positions: np.ndarray, ranking: np.ndarray) -> np.ndarray:
+  return positions[np.argsort(ranking[positions], kind='stable')]
 
 
 def _rows(
