@@ -36,7 +36,8 @@ def z_scores(values: np.ndarray) -> np.ndarray:
   """Values less their mean, over their standard deviation.
 
   Args:
-    values: [N] float64, finite.
+    values: [N] float64; what is not finite stays as it is, and counts for
+      nothing.
 
   Returns:
     [N] float64; zeros where all values are the same.
@@ -47,18 +48,19 @@ def z_scores(values: np.ndarray) -> np.ndarray:
   mean = _mean(values, lambda x: x)
   deviation = _mean(values, lambda x: (x - mean) ** 2) ** 0.5
   result = scratch(len(values), np.float64)
-  if deviation > 0.0:
-    for some in steps(len(values)):
-      result[some] = (values[some] - mean) / deviation
+  for some in steps(len(values)):
+    result[some] = (values[some] - mean) / (deviation or 1.0)
   return result
 
 
 def _mean(values: np.ndarray, function: Callable[..., np.ndarray]) -> float:
   """Exact sums: the same on any machine, whatever its vector units."""
-  sums = [
-    math.fsum(function(values[some]).tolist()) for some in steps(len(values))
-  ]
-  return math.fsum(sums) / max(len(values), 1)
+  sums, count = [], 0
+  for some in steps(len(values)):
+    finite = values[some][np.isfinite(values[some])]
+    sums.append(math.fsum(function(finite).tolist()))
+    count += len(finite)
+  return math.fsum(sums) / max(count, 1)
 
 
 def spearman(values: np.ndarray) -> np.ndarray:

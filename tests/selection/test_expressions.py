@@ -227,3 +227,84 @@ def test_a_good_arm_passes_the_check():
   rules.check(
     [RuleConfig(**base.arm('random'))], 'select.arms.mine', ['nll_sum']
   )
+
+
+def test_ranks_and_standard_scores(examples, nll):
+  tokens = examples.table['num_tokens'].to_numpy()
+  found = expressions.score(
+    examples, 'RANK(nll_sum) + 2 * zscore(ln(num_tokens + 1))'
+  )
+  logs = np.log(tokens + 1)
+  expected = (rank(nll) - 0.5) / 500 + 2 * (logs - logs.mean()) / logs.std()
+  np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_rank_of_a_rank_is_a_rank(examples):
+  text = 'rank(-rank(num_bytes) * 3)'
+  found = expressions.score(examples, text)
+  assert (
+    found.tolist() == expressions.score(examples, 'rank(-num_bytes)').tolist()
+  )
+
+
+def test_standard_scores_of_one_value_are_zero(examples):
+  assert not expressions.score(examples, 'zscore(compressed_bytes)').any()
+
+
+def test_ranks_are_within_the_folds_of_reference_models(make_examples):
+  """The second model finds everything ten times as surprising."""
+  folded = make_examples([1.0, 30.0, 2.0, 10.0], folds=[0, 1, 0, 1])
+  assert expressions.score(folded, 'rank(nll_sum)').tolist() == [
+    0.25,
+    0.75,
+    0.75,
+    0.25,
+  ]
+  # Of what no model says there is one scale.
+  assert expressions.score(folded, 'rank(row)').tolist() == [
+    0.125,
+    0.375,
+    0.625,
+    0.875,
+  ]
+
+
+@pytest.mark.parametrize(
+  'expression, nearest',
+  [
+    ('nll_sums / num_tokens', "for 'nll_sums' perhaps 'nll_sum'"),
+    ('rank(num_token)', "for 'num_token' perhaps 'num_tokens'"),
+    ('Unigram_nll + 1', "for 'Unigram_nll' perhaps 'unigram_nll_sum'"),
+  ],
+)
+def test_the_nearest_column_is_named(examples, expression, nearest):
+  with pytest.raises(UserError) as caught:
+    expressions.score(examples, expression)
+  assert nearest in str(caught.value) and COLUMNS in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'expression', ['random()', 'nll_sum + RANDOM()', 'hash(uuid())', 'now()']
+)
+def test_what_changes_from_run_to_run_is_refused(examples, expression):
+  with pytest.raises(UserError, match='gives another value each time'):
+    expressions.parse(expression, examples.schema)
+
+
+def test_what_has_no_number_may_be_lowest(examples, nll):
+  tokens = examples.table['num_tokens'].to_numpy()
+  text = 'CASE WHEN num_tokens = 3 THEN NULL ELSE nll_sum END'
+  found = expressions.score(examples, text, 'lowest')
+  assert found.tolist() == np.where(tokens == 3, -np.inf, nll).tolist()
+  scores = expressions.score(examples, f'zscore({text})', 'lowest')
+  known = nll[tokens != 3]
+  np.testing.assert_allclose(
+    scores[tokens != 3], (known - known.mean()) / known.std()
+  )
+  assert (scores[tokens == 3] == -np.inf).all()
+  kept = rules.apply(
+    [RuleConfig(**base.arm('bottom', text, fraction=0.01, missing='lowest'))],
+    examples,
+    0,
+  )
+  assert set(tokens[kept]) == {3}

@@ -1,0 +1,106 @@
+"""Examples in parts on disk are those of the table in memory."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from configs import base
+from infoprune_jax import artifacts
+from infoprune_jax.config import UserError
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.rule_config import RuleConfig
+from infoprune_jax.selection import examples as lib, rules, summary
+from infoprune_jax.selection.examples import ExampleParts, scored_examples
+
+MEAN = 'nll_sum / greatest(num_tokens, 1)'
+RULES = {
+  'top': base.arm('top', MEAN, fraction=0.3),
+  'per source': base.arm('middle', MEAN, fraction=0.3, per='source'),
+  'window': base.arm(
+    'top', f'percent_rank() OVER (ORDER BY {MEAN})', fraction=0.3
+  ),
+  'subquery': base.arm(
+    'bottom', f'abs({MEAN} - (SELECT avg(nll_sum) FROM scores))', fraction=0.3
+  ),
+  'ranks': base.arm(
+    'top', f'rank({MEAN}) + zscore(unigram_nll_sum)', fraction=0.3
+  ),
+  'sample': base.arm('sample', MEAN, fraction=0.3),
+  'random': base.arm('random', fraction=0.3, unit='bytes'),
+  'distinct': base.arm('distinct', per='source'),
+}
+
+
+@pytest.fixture(scope='module')
+def opened(scored):
+  """The same examples, on disk and in memory."""
+  store = TokenStore.open(scored)
+  return (
+    ExampleParts(scored, store.documents_per_part),
+    scored_examples(scored, store),
+  )
+
+
+@pytest.fixture
+def small_steps(monkeypatch):
+  """Steps that end within parts, and scratch files for all but a few bytes."""
+  monkeypatch.setattr(lib, 'STEP', 7)
+  monkeypatch.setattr(lib, '_IN_MEMORY', 8)
+  monkeypatch.setattr(rules, '_TEXTS', 16)
+
+
+@pytest.mark.parametrize('name', RULES)
+def test_parts_are_kept_as_one_table_is(opened, small_steps, name):
+  chosen = (RuleConfig(**RULES[name]),)
+  on_disk, in_memory = opened
+  kept = rules.apply(chosen, on_disk, 1)
+  assert kept.tolist() == rules.apply(chosen, in_memory, 1).tolist()
+  assert 0 < kept.sum() <= len(on_disk)
+  ranking = summary.mean_nll(on_disk)
+  assert summary.summarize(on_disk, kept, ranking, 4) == summary.summarize(
+    in_memory, kept, ranking, 4
+  )
+
+
+def test_steps_do_not_matter(scored, opened, small_steps):
+  _, whole = opened
+  store = TokenStore.open(scored)
+  stepped = ExampleParts(scored, store.documents_per_part)
+  assert summary.nll_deciles(stepped).tolist() == (
+    summary.nll_deciles(whole).tolist()
+  )
+
+
+def test_examples_are_taken_in_the_order_asked_for(opened):
+  positions = np.array([-1, 3, 47, 3, 0]) % len(opened[0])
+  for examples in opened:
+    found = examples.take(positions, ['example_id', 'num_tokens'])
+    whole = opened[1].table.select(['example_id', 'num_tokens'])
+    assert found.to_pylist() == whole.take(positions).to_pylist()
+
+
+def test_nothing_is_taken_of_nothing(opened):
+  for examples in opened:
+    assert examples.take(np.zeros(0, int), ['row']).num_rows == 0
+
+
+def test_scratch_files_leave_no_name(tmp_path, monkeypatch, small_steps):
+  monkeypatch.setattr(lib.tempfile, 'tempdir', str(tmp_path))
+  found = lib.scratch(1000, np.float64)
+  found[:] = np.arange(1000)
+  assert found.sum() == 499_500 and not list(tmp_path.iterdir())
+
+
+def test_other_examples_are_refused(workdir):
+  path = artifacts.statistics_dir(workdir)
+  manifest = artifacts.read_manifest(path, 'statistics')
+  file = f'{path}/{min(manifest["files"])}'
+  table = pq.read_table(file)
+  rows = table['row'].to_numpy() + 1
+  pq.write_table(table.set_column(1, 'row', [rows]), file)
+  store = TokenStore.open(workdir)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(artifacts, 'verified', lambda path, _, name: f'{path}/{name}')
+    examples = ExampleParts(workdir, store.documents_per_part)
+  with pytest.raises(UserError, match='holds other examples than'):
+    _ = examples.index
