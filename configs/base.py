@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 # frequencies, for which ours are the tokens' in the reference split.
 INFORMATION = 'nll_sum / num_tokens'
 INVERSE_FREQUENCY = 'unigram_nll_sum / num_tokens'
+COMPRESSION = 'compressed_bytes / num_bytes'
 
 
 def _source(format: str, paths: tuple[str, ...], **columns: str) -> ConfigDict:
@@ -247,5 +248,26 @@ def get_config() -> ConfigDict:
   config.evaluate = ConfigDict(dict(scoring=scoring(), curve_tokens=50_000))
   config.report = ConfigDict(
     dict(baseline='random', bootstrap_samples=1000, num_examples=10)
+  )
+  config.labels = ConfigDict(
+    dict(
+      path='',
+      text_column='text',
+      label_column='label',
+      group_column='',
+      scores=ConfigDict(
+        dict(
+          nll=INFORMATION,
+          bits_per_byte='nll_sum / ln(2) / num_bytes',
+          unigram_mean=INVERSE_FREQUENCY,
+          paper_sum=f'{INFORMATION} + {INVERSE_FREQUENCY}',
+          compression=COMPRESSION,
+          length='num_tokens',
+        ),
+        sort_keys=False,  # The table shows scores in this order.
+      ),
+      bootstrap_samples=1000,
+      seed=0,
+    )
   )
   return config

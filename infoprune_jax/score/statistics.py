@@ -77,18 +77,44 @@ def run(config: Config, workdir: str) -> None:
       logger.info('statistics: finished before, skipped')
       return
     artifact.begin()
-    with workers.kept(config.corpus.num_workers):
-      _write(artifact, workdir, store, folds, config.corpus.num_workers)
+    num_workers = config.corpus.num_workers
+    with workers.kept(num_workers):
+      nll = counted_nll(workdir, store, folds, num_workers)
+      write(artifact, workdir, store, nll, num_workers)
 
 
-def _write(
+def counted_nll(
+  workdir: str, store: TokenStore, folds: int, num_workers: int
+) -> np.ndarray:
+  """`unigram_nll` of where each fold trains, [folds, V] float64.
+
+  Args:
+    workdir: Of the store.
+    store: What is counted.
+    folds: How many reference models there are.
+    num_workers: Processes; 0 for one a core.
+  """
+  tasks = [(workdir, part, folds) for part in range(store.num_parts)]
+  total = sum(workers.run_all(_count, tasks, num_workers))
+  return np.stack([unigram_nll(counted) for counted in total])
+
+
+def write(
   artifact: artifacts.Artifact,
   workdir: str,
   store: TokenStore,
-  folds: int,
+  nll: np.ndarray,
   num_workers: int,
 ) -> None:
-  """Writes the parts that are not done, then the manifest."""
+  """Writes the parts that are not done, then the manifest.
+
+  Args:
+    artifact: The table, begun.
+    workdir: Of the store.
+    store: Whose examples they are.
+    nll: [folds, V] float64, as `counted_nll` gives it.
+    num_workers: Processes; 0 for one a core.
+  """
   parts = range(store.num_parts)
   markers = {
     part: marker
@@ -96,12 +122,6 @@ def _write(
     if (marker := artifact.finished_part(part, len(parts)))
   }
   todo = [part for part in parts if part not in markers]
-  counts = workers.run_all(
-    _count, [(workdir, part, folds) for part in parts if todo], num_workers
-  )
-  # No parts to do, no counts: nothing reads them.
-  total = sum(counts, np.zeros((folds, store.vocab_size), np.int64))
-  nll = np.stack([unigram_nll(counted) for counted in total])
   progress = Progress('statistics', 'parts', len(parts), done=len(markers))
   written = workers.run_all(
     _write_part,
