@@ -63,11 +63,11 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
   rng = np.random.default_rng(0)
   label = np.arange(80) < 45
   covered = 0
-  for seed in range(300):
-    low, high = auc.interval(rng.normal(size=80) + label, label, 300, seed)
+  for seed in range(200):
+    low, high = auc.interval(rng.normal(size=80) + label, label, 200, seed)
     covered += low <= truth <= high
-  # Of 300 at 95 %: 285, and a spread of 4; percentile intervals run short.
-  assert 270 <= covered <= 297
+  # 190 of 200 at 95 %, give or take 3; percentile intervals run short.
+  assert 180 <= covered <= 198
 
 
 def test_the_interval_is_the_same_again_and_of_its_seed():
