@@ -16,6 +16,12 @@ from ml_collections import ConfigDict
 INFORMATION = 'nll_sum / num_tokens'
 INVERSE_FREQUENCY = 'unigram_nll_sum / num_tokens'
 COMPRESSION = 'compressed_bytes / num_bytes'
+# How unlike the frequencies of an example's tokens are: their standard
+# deviation, as arXiv 2509.18577 takes it. Rounding may leave less than zero.
+FREQUENCY_DEVIATION = (
+  'sqrt(greatest(unigram_frequency_square_sum / num_tokens'
+  ' - pow(unigram_frequency_sum / num_tokens, 2), 0))'
+)
 
 
 def _source(format: str, paths: tuple[str, ...], **columns: str) -> ConfigDict:
@@ -260,6 +266,7 @@ def get_config() -> ConfigDict:
           nll=INFORMATION,
           bits_per_byte='nll_sum / ln(2) / num_bytes',
           unigram_mean=INVERSE_FREQUENCY,
+          unigram_deviation=FREQUENCY_DEVIATION,
           paper_sum=f'{INFORMATION} + {INVERSE_FREQUENCY}',
           compression=COMPRESSION,
           length='num_tokens',

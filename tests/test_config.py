@@ -16,7 +16,9 @@ from infoprune_jax.config import UserError
 
 FOLDER = pathlib.Path(base.__file__).parent
 # Presets are parts of an experiment.
-NAMES = sorted({path.stem for path in FOLDER.glob('[!_]*.py')} - {'models'})
+NAMES = sorted(
+  {path.stem for path in FOLDER.glob('[!_]*.py')} - {'baselines', 'models'}
+)
 # One value of every JSON type, and what ConfigDict makes of none.
 VALUES = (True, 3, 0.5, 'text', None, {}, [])
 

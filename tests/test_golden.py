@@ -12,7 +12,7 @@ import pytest
 
 from infoprune_jax import artifacts
 from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.score import stage, statistics
+from infoprune_jax.score import stage, statistics, table
 from infoprune_jax.selection import rules
 from infoprune_jax.train import metrics, runs
 
@@ -71,9 +71,10 @@ def test_scores(workdir, request):
   assert len(golden) == NUM_ROWS
   for row, expected in zip(found, golden, strict=True):
     nll, expected_nll = row.pop('nll_sum'), expected.pop('nll_sum')
-    unigram = row.pop('unigram_nll_sum')
+    sums = {name: row.pop(name) for name in table.TOKEN_SUMS}
     assert nll == pytest.approx(expected_nll, rel=NLL_TOLERANCE), (
       f'{row["example_id"]}. If numbers are meant to change: make goldens.'
     )
-    assert unigram == pytest.approx(expected.pop('unigram_nll_sum'), rel=1e-12)
+    for name, value in sums.items():
+      assert value == pytest.approx(expected.pop(name), rel=1e-12)
     assert row == expected

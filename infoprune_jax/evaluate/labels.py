@@ -125,7 +125,7 @@ def _digest(
       'columns': [config.labels.text_column, config.labels.group_column],
       'vocabulary': words.hash,
       'counted': store.fingerprint,
-      'folds': config.reference.folds,
+      'statistics': statistics.options(config.reference.folds),
       'score': stage.score_options(config),
       'references': references_lib.made_from(references),
       'steps': references_lib.steps(references),
@@ -171,15 +171,15 @@ def _write_statistics(
     artifacts.statistics_dir(home),
     'table of statistics',
     JOB,
-    {'folds': 1},
+    statistics.options(1),
     {'token_store': own.fingerprint, 'counted': store.fingerprint},
   )
   if artifact.finished() is None:
     artifact.begin()
     num_workers = config.corpus.num_workers
     folds = config.reference.folds
-    nll = statistics.counted_nll(workdir, store, folds, num_workers)
-    statistics.write(artifact, home, own, nll[:1], num_workers)
+    counts = statistics.token_counts(workdir, store, folds, num_workers)
+    statistics.write(artifact, home, own, counts[:1], num_workers)
 
 
 def _num_trained(config: Config, store: TokenStore, content: np.ndarray) -> int:
