@@ -96,8 +96,8 @@ def run(config: Config, workdir: str) -> None:
     _write(config, home, found)
   if found['trained_on']:
     logger.warning(
-      'labels: %d of %d pages are in the text that the reference model was '
-      'trained on: their scores are not those of text it has not seen',
+      'labels: %d of %d pages are in the text that the reference model of this '
+      'workdir trains on: their scores are not those of text it has not seen',
       found['trained_on'],
       len(pages.label),
     )

@@ -100,6 +100,8 @@ def test_a_bad_row_is_named(path, row, expected):
 def test_broken_json_and_a_group_that_is_missing_are_named(path):
   with pytest.raises(UserError, match=r"jsonl:1: no such column \(no 'sets'"):
     labelled.read(section(path, group_column='sets'))
+  with pytest.raises(UserError, match=r'jsonl:1: bad source \(label=1\)'):
+    labelled.read(section(path, group_column='label'))
   path.write_bytes(lines(ROWS) + b'\n{"text"\n')
   with pytest.raises(UserError, match='jsonl:5: broken JSON'):
     labelled.read(section(path))
