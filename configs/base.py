@@ -15,6 +15,13 @@ from ml_collections import ConfigDict
 # frequencies, for which ours are the tokens' in the reference split.
 INFORMATION = 'nll_sum / num_tokens'
 INVERSE_FREQUENCY = 'unigram_nll_sum / num_tokens'
+COMPRESSION = 'compressed_bytes / num_bytes'
+# How unlike the frequencies of an example's tokens are: their standard
+# deviation, as arXiv 2509.18577 takes it. Rounding may leave less than zero.
+FREQUENCY_DEVIATION = (
+  'sqrt(greatest(unigram_frequency_square_sum / num_tokens'
+  ' - pow(unigram_frequency_sum / num_tokens, 2), 0))'
+)
 
 
 def _source(format: str, paths: tuple[str, ...], **columns: str) -> ConfigDict:
@@ -248,5 +255,27 @@ def get_config() -> ConfigDict:
   config.evaluate = ConfigDict(dict(scoring=scoring(), curve_tokens=50_000))
   config.report = ConfigDict(
     dict(baseline='random', bootstrap_samples=1000, num_examples=10)
+  )
+  config.labels = ConfigDict(
+    dict(
+      path='',
+      text_column='text',
+      label_column='label',
+      group_column='',
+      scores=ConfigDict(
+        dict(
+          nll=INFORMATION,
+          bits_per_byte='nll_sum / ln(2) / num_bytes',
+          unigram_mean=INVERSE_FREQUENCY,
+          unigram_deviation=FREQUENCY_DEVIATION,
+          paper_sum=f'{INFORMATION} + {INVERSE_FREQUENCY}',
+          compression=COMPRESSION,
+          length='num_tokens',
+        ),
+        sort_keys=False,  # The table shows scores in this order.
+      ),
+      bootstrap_samples=1000,
+      seed=0,
+    )
   )
   return config

@@ -87,6 +87,11 @@ def evaluation_dir(workdir: str, arm: str, seed: int) -> str:
   return posixpath.join(workdir, 'evaluate', arm, f'seed-{seed}')
 
 
+def labels_dir(workdir: str, digest: str) -> str:
+  """A workdir for pages that people judged, as one set of models scores them."""
+  return posixpath.join(workdir, 'labels', digest)
+
+
 def report_dir(workdir: str) -> str:
   """`index.html` and `report.json`."""
   return posixpath.join(workdir, 'report')

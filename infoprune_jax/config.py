@@ -301,6 +301,36 @@ class ReportConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelsConfig:
+  """Pages that people judged, to which --job=labels holds scores."""
+
+  path: (
+    str  # JSONL, plain, .gz or .zst: a file, folder, glob or URL; '' for none
+  )
+  text_column: str  # 'a.b' is field b of column a, here and below
+  label_column: str  # 0 and 1, or false and true
+  group_column: str  # strings: figures within each group too; '' for none
+  scores: Mapping[str, str]  # SQL expressions over score-table columns, by name
+  bootstrap_samples: int
+  seed: int  # of the bootstrap
+
+  def __post_init__(self):
+    check_positive('labels', self, 'bootstrap_samples')
+    check_seeds('labels.seed', self.seed)
+    for name in ('text_column', 'label_column'):
+      if not getattr(self, name):
+        raise UserError(f'labels.{name} is empty: name a column.')
+    for name, expression in self.scores.items():
+      if not name.strip() or not expression.strip():
+        raise UserError(
+          f'labels.scores: {name!r} is {expression!r}: give a name, and a SQL '
+          "expression such as 'nll_sum / num_tokens'."
+        )
+    if not self.scores:
+      raise UserError('labels.scores is empty: name a score to hold to labels.')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """One experiment."""
 
@@ -314,6 +344,7 @@ class Config:
   train: TrainConfig
   evaluate: EvaluateConfig
   report: ReportConfig
+  labels: LabelsConfig
 
   def __post_init__(self):
     arms = tuple(self.select.arms)

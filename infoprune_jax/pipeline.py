@@ -22,7 +22,7 @@ from infoprune_jax.data import (
   tokenize,
   vocabulary_files,
 )
-from infoprune_jax.evaluate import perplexity
+from infoprune_jax.evaluate import labels, perplexity
 from infoprune_jax.model import flops, network, partitioning
 from infoprune_jax.progress import duration, logger, quantity
 from infoprune_jax.report import page
@@ -41,7 +41,8 @@ JOBS: dict[str, Callable[[Config, str], None]] = {
   'evaluate': perplexity.run,
   'report': page.run,
 }
-# On request alone.
+# On request alone: what needs more than a config, and what writes nothing.
+ON_REQUEST: dict[str, Callable[[Config, str], None]] = {'labels': labels.run}
 CHECKS: dict[str, Callable[[Config, str], None]] = {
   'verify': verify_workdir.run
 }
@@ -55,13 +56,13 @@ def run(config: Config, workdir: str, job: str | None) -> None:
   Args:
     config: The experiment.
     workdir: Where its artifacts are.
-    job: A key of `JOBS`, or None for all.
+    job: A key of `JOBS` or of what is done on request; None for all `JOBS`.
 
   Raises:
     UserError: as the stages do.
   """
   if job is not None:
-    config_lib.check_choice('--job', job, (*JOBS, *CHECKS))
+    config_lib.check_choice('--job', job, (*JOBS, *ON_REQUEST, *CHECKS))
   if hosts.count() > 1 and job not in MANY_HOSTS:
     raise UserError(
       f'--job={job or "(all)"} does not run on {hosts.count()} processes yet: '
@@ -75,7 +76,7 @@ def run(config: Config, workdir: str, job: str | None) -> None:
   files.check_writable(workdir)
   for name in (job,) if job else JOBS:
     start = time.monotonic()
-    JOBS[name](config, workdir)
+    (JOBS | ON_REQUEST)[name](config, workdir)
     logger.info('%s: took %s', name, duration(time.monotonic() - start))
 
 
@@ -85,12 +86,13 @@ def check(config: Config, job: str | None) -> None:
   Raises:
     UserError: the first thing found.
   """
-  if job in (None, 'reference', 'score', 'train', 'evaluate'):
+  if job in (None, 'reference', 'score', 'train', 'evaluate', 'labels'):
     hosts.check_devices()
     mesh = partitioning.make_mesh(config.mesh)
     partitioning.row_groups(mesh)
     vocab_size = _vocab_size(config)
-    scoring = references.models(config) if job in (None, 'score') else {}
+    scores = job in (None, 'score', 'labels')
+    scoring = references.models(config) if scores else {}
     for model in (config.reference.model, config.model, *scoring.values()):
       scorer.abstract_params(model, vocab_size, mesh)
     for model in scoring.values():
@@ -119,6 +121,8 @@ def check(config: Config, job: str | None) -> None:
         f'select.arms.{arm}',
         tuple(config.reference.checkpoints),
       )
+  if job == 'labels':
+    labels.check(config)
 
 
 def _vocab_size(config: Config) -> int:

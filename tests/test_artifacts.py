@@ -91,6 +91,8 @@ def test_paths_do_not_meet():
     artifacts.run_dir('w', 'a', 0),
     artifacts.run_dir('w', 'a', 1),
     artifacts.evaluation_dir('w', 'a', 0),
+    artifacts.labels_dir('w', '0'),
+    artifacts.labels_dir('w', '1'),
   ]
   assert len({*paths}) == len(paths)
   assert all(path.startswith('w/') for path in paths)

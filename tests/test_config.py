@@ -16,7 +16,9 @@ from infoprune_jax.config import UserError
 
 FOLDER = pathlib.Path(base.__file__).parent
 # Presets are parts of an experiment.
-NAMES = sorted({path.stem for path in FOLDER.glob('[!_]*.py')} - {'models'})
+NAMES = sorted(
+  {path.stem for path in FOLDER.glob('[!_]*.py')} - {'baselines', 'models'}
+)
 # One value of every JSON type, and what ConfigDict makes of none.
 VALUES = (True, 3, 0.5, 'text', None, {}, [])
 
@@ -221,6 +223,11 @@ REFUSED = [
   ('corpus.num_workers', -1, r'num_workers must be in \[0, 4096\]'),
   ('corpus.num_parts', 0, r'corpus\.num_parts must be positive, got 0'),
   ('vocabulary.type', 'bpee', "mean 'bpe'"),
+  ('labels.text_column', '', r'labels\.text_column is empty'),
+  ('labels.label_column', '', r'labels\.label_column is empty'),
+  ('labels.scores', {}, r'labels\.scores is empty: name a score'),
+  ('labels.scores', {'mine': ' '}, "labels.scores: 'mine' is ' ': give"),
+  ('labels.bootstrap_samples', 0, 'bootstrap_samples must be positive'),
   ('vocabulary.size', 319, r'vocabulary\.size must be in \[320,'),
   ('vocabulary.train_bytes', 0, 'train_bytes must be positive'),
   ('model.dtype', 'float16', "mean 'bfloat16'"),

@@ -1,4 +1,4 @@
-"""20 scores and 20 losses of a small run, against `tests/golden/`.
+"""20 scores and 50 losses of a small run, against `tests/golden/`.
 
 Refresh with `make goldens`, and only when numbers are meant to change: another
 initialisation, data order, model or statistic. Say so in the commit.
@@ -12,7 +12,7 @@ import pytest
 
 from infoprune_jax import artifacts
 from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.score import stage, statistics
+from infoprune_jax.score import stage, statistics, table
 from infoprune_jax.selection.examples import scored_examples
 from infoprune_jax.train import metrics, runs
 
@@ -20,7 +20,7 @@ FOLDER = pathlib.Path(__file__).parent / 'golden'
 # Across CPUs products are summed in another order; AdamW carries it on.
 LOSS_TOLERANCE = 2e-4
 NLL_TOLERANCE = 1e-4
-NUM_LOSSES = NUM_ROWS = 20
+NUM_LOSSES, NUM_ROWS = 50, 20
 
 
 @pytest.fixture(scope='module')
@@ -71,9 +71,10 @@ def test_scores(workdir, request):
   assert len(golden) == NUM_ROWS
   for row, expected in zip(found, golden, strict=True):
     nll, expected_nll = row.pop('nll_sum'), expected.pop('nll_sum')
-    unigram = row.pop('unigram_nll_sum')
+    sums = {name: row.pop(name) for name in table.TOKEN_SUMS}
     assert nll == pytest.approx(expected_nll, rel=NLL_TOLERANCE), (
       f'{row["example_id"]}. If numbers are meant to change: make goldens.'
     )
-    assert unigram == pytest.approx(expected.pop('unigram_nll_sum'), rel=1e-12)
+    for name, value in sums.items():
+      assert value == pytest.approx(expected.pop(name), rel=1e-12)
     assert row == expected

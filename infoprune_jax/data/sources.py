@@ -11,6 +11,7 @@ import multiprocessing
 import posixpath
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -129,14 +130,36 @@ def read_rows(
     elif file.config.format == 'hf_dataset':
       yield from arrow_rows.saved_rows(file, raw)
     else:
-      extension = posixpath.splitext(paths.display(file.path))[1]
-      codec = CODECS.get(extension)
-      stream = pa.CompressedInputStream(raw, codec) if codec else raw
+      stream = _decompressed(file.path, raw)
       if file.config.format == 'text':
         yield _text_row(file, stream.read())
       else:
         with io.BufferedReader(stream, 1 << 20) as lines:
           yield from _json_rows(file, lines, wanted)
+
+
+def json_lines(path: str) -> Iterator[tuple[int, bytes]]:
+  """The lines of a JSONL file, plain or compressed, with their numbers from 1.
+
+  Blank lines are no rows.
+
+  Raises:
+    UserError: the file cannot be read to its end.
+  """
+  with (
+    paths.user_errors(path),
+    fsspec.open(path, 'rb') as raw,
+    io.BufferedReader(_decompressed(path, raw), 1 << 20) as lines,
+  ):
+    for number, line in enumerate(lines, 1):
+      if line.strip():
+        yield number, line
+
+
+def _decompressed(path: str, raw: Any) -> Any:
+  """The stream of what a file holds, by its extension."""
+  codec = CODECS.get(posixpath.splitext(paths.display(path))[1])
+  return pa.CompressedInputStream(raw, codec) if codec else raw
 
 
 def _text_row(file: InputFile, data: bytes) -> tuple[int, Document | BadRow]:
@@ -159,6 +182,12 @@ def _json_rows(
 
 
 def _json_document(file: InputFile, number: int, line: bytes) -> Document:
+  row = json_object(line)
+  return rows.row_document(file, row, rows.id_of_place(file, number))
+
+
+def json_object(line: bytes) -> dict[str, Any]:
+  """The object in a line of JSONL, or `rows.Bad`."""
   try:
     row = json.loads(rows.utf8(line))
   except RecursionError:
@@ -167,4 +196,4 @@ def _json_document(file: InputFile, number: int, line: bytes) -> Document:
     raise rows.Bad('broken JSON', str(error)) from None
   if not isinstance(row, dict):
     raise rows.Bad('not a JSON object', f'a {type(row).__name__}')
-  return rows.row_document(file, row, rows.id_of_place(file, number))
+  return row

@@ -55,7 +55,7 @@ class TokenStore:
     """
     path = artifacts.token_store_dir(workdir)
     manifest = artifacts.open_finished(path, 'token store', 'tokenize')
-    artifacts.check_sizes(path, manifest, 'token store', 'tokenize')
+    artifacts.check_sizes(path, manifest, 'token store', manifest['job'])
     return cls(path, manifest)
 
   @property

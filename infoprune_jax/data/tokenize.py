@@ -186,13 +186,46 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def _write_part(task: _PartTask) -> dict[str, Any]:
-  """Tokenizes and writes one part, and returns its marker."""
-  words = _opened(task.words)
+  """Tokenizes and writes one part of the corpus, and returns its marker."""
+  everything = np.ones(len(task.index.split), bool)
+  return write_part(
+    task.store,
+    task.part,
+    task.num_parts,
+    _opened(task.words),
+    task.index.documents(everything),
+    task.index.split,
+    task.index.content_hash,
+  )
+
+
+def write_part(
+  store: artifacts.Artifact,
+  number: int,
+  num_parts: int,
+  words: vocabulary.Vocabulary,
+  texts: Iterable[Document],
+  split: np.ndarray,
+  content_hash: np.ndarray,
+) -> dict[str, Any]:
+  """Tokenizes documents, writes them as a part, and returns its marker.
+
+  Args:
+    store: The token store.
+    number: Which part.
+    num_parts: Of how many.
+    words: What the texts are encoded with.
+    texts: D documents, in the order of the part.
+    split: [D] int, into SPLITS.
+    content_hash: [D] int64, as `hashing.content_hashes` gives them.
+
+  Raises:
+    UserError: a document is too long for the columns of the score table.
+  """
   codec = pa.Codec('zstd', compression_level=3)
   documents: list[dict[str, Any]] = []
   tokens: list[np.ndarray] = []
-  everything = np.ones(len(task.index.split), bool)
-  for batch in _batches(task.index.documents(everything)):
+  for batch in _batches(texts):
     tokens += words.encode_all([document.text for document in batch])
     for document in batch:
       position = len(documents)
@@ -201,16 +234,16 @@ def _write_part(task: _PartTask) -> dict[str, Any]:
         {
           'example_id': document.example_id,
           'source': document.source,
-          'split': int(task.index.split[position]),
+          'split': int(split[position]),
           'num_tokens': len(tokens[position]),
           'num_bytes': len(data),
           'compressed_bytes': len(codec.compress(data, asbytes=True)),
-          'content_hash': int(task.index.content_hash[position]),
+          'content_hash': int(content_hash[position]),
         }
       )
-  return task.store.finish_part(
-    task.part,
-    task.num_parts,
+  return store.finish_part(
+    number,
+    num_parts,
     token_store.part_files(documents, tokens, words.size, words.token_dtype),
     splits=_totals(documents),
     num_documents=len(documents),
@@ -262,27 +295,43 @@ def _write(
   for part, marker in zip(todo, written, strict=True):
     markers[part] = marker
     progress.add(size[part], f'{len(markers)} of {num_parts} parts')
-  ordered = [markers[part] for part in range(num_parts)]
+  manifest = finish(
+    store, [markers[part] for part in range(num_parts)], words, index.bad_rows
+  )
+  progress.finish(f'{manifest["num_tokens"]} tokens in {num_parts} parts')
+
+
+def finish(
+  store: artifacts.Artifact,
+  markers: list[dict[str, Any]],
+  words: vocabulary.Vocabulary,
+  bad_rows: dict[str, int],
+) -> dict[str, Any]:
+  """Writes the manifest of a store whose parts are done, and returns it.
+
+  Args:
+    store: The token store.
+    markers: Of all its parts, in order.
+    words: What the texts were encoded with.
+    bad_rows: Those left out, by reason.
+  """
   splits = {
     name: {
-      unit: sum(marker['splits'][name][unit] for marker in ordered)
+      unit: sum(marker['splits'][name][unit] for marker in markers)
       for unit in ('documents', 'tokens', 'bytes')
     }
     for name in SPLITS
   }
-  store.finish(
-    {name: file for m in ordered for name, file in m['files'].items()},
-    num_parts=num_parts,
-    documents_per_part=[marker['num_documents'] for marker in ordered],
+  return store.finish(
+    {name: file for m in markers for name, file in m['files'].items()},
+    num_parts=len(markers),
+    documents_per_part=[marker['num_documents'] for marker in markers],
     num_documents=sum(s['documents'] for s in splits.values()),
     num_tokens=sum(s['tokens'] for s in splits.values()),
     num_bytes=sum(s['bytes'] for s in splits.values()),
     splits=splits,
-    bad_rows=index.bad_rows,
+    bad_rows=bad_rows,
     vocab_size=words.size,
     bos_id=words.bos_id,
     eos_id=words.eos_id,
-  )
-  progress.finish(
-    f'{sum(s["tokens"] for s in splits.values())} tokens in {num_parts} parts'
   )

@@ -43,14 +43,35 @@ def run(config: Config, workdir: str) -> None:
   Raises:
     UserError: an input is missing, or what is there belongs to another.
   """
+  store = TokenStore.open(workdir)
+  write(config, workdir, store, references_lib.open_all(config, workdir, store))
+
+
+def write(
+  config: Config,
+  workdir: str,
+  store: TokenStore,
+  references: list[Reference],
+  job: str = 'score',
+) -> None:
+  """Writes the score table of a store, unless it is done.
+
+  Args:
+    config: How to score, over which mesh and in how many folds.
+    workdir: Where the table goes.
+    store: What is scored.
+    references: The models.
+    job: The stage that this is part of.
+
+  Raises:
+    UserError: as `run`.
+  """
   hosts.check_devices()
   path = artifacts.scores_dir(workdir)
-  store = TokenStore.open(workdir)
-  references = references_lib.open_all(config, workdir, store)
   scores = artifacts.Artifact(
     path,
     'score table',
-    'score',
+    job,
     {**score_options(config), 'steps': references_lib.steps(references)},
     {
       'token_store': store.fingerprint,

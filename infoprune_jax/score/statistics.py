@@ -56,6 +56,27 @@ def unigram_nll(counts: np.ndarray) -> np.ndarray:
   return np.log(smoothed.sum()) - np.log(smoothed)
 
 
+def token_values(counts: np.ndarray) -> dict[str, np.ndarray]:
+  """What is summed over a document's tokens, by column.
+
+  Besides `unigram_nll` the frequencies themselves and their squares, of which
+  arXiv 2509.18577 takes the deviation within a document.
+
+  Args:
+    counts: [V] int64, in the reference split.
+
+  Returns:
+    [V] float64 each.
+  """
+  smoothed = counts.astype(np.float64) + 1.0
+  frequency = smoothed / smoothed.sum()
+  return {
+    'unigram_nll_sum': unigram_nll(counts),
+    'unigram_frequency_sum': frequency,
+    'unigram_frequency_square_sum': frequency**2,
+  }
+
+
 def run(config: Config, workdir: str) -> None:
   """Writes the statistics of every example that is scored.
 
@@ -69,7 +90,7 @@ def run(config: Config, workdir: str) -> None:
     path,
     'table of statistics',
     'statistics',
-    {'folds': folds},
+    options(folds),
     {'token_store': store.fingerprint},
   )
   with files.lock(path):
@@ -77,18 +98,48 @@ def run(config: Config, workdir: str) -> None:
       logger.info('statistics: finished before, skipped')
       return
     artifact.begin()
-    with workers.kept(config.corpus.num_workers):
-      _write(artifact, workdir, store, folds, config.corpus.num_workers)
+    num_workers = config.corpus.num_workers
+    with workers.kept(num_workers):
+      counts = token_counts(workdir, store, folds, num_workers)
+      write(artifact, workdir, store, counts, num_workers)
 
 
-def _write(
+def options(folds: int) -> dict[str, Any]:
+  """What decides the table, besides the stores; earlier ones had less."""
+  return {'folds': folds, 'columns': table.STATISTICS_SCHEMA.names}
+
+
+def token_counts(
+  workdir: str, store: TokenStore, folds: int, num_workers: int
+) -> np.ndarray:
+  """How often tokens occur where each fold trains, [folds, V] int64.
+
+  Args:
+    workdir: Of the store.
+    store: What is counted.
+    folds: How many reference models there are.
+    num_workers: Processes; 0 for one a core.
+  """
+  tasks = [(workdir, part, folds) for part in range(store.num_parts)]
+  return sum(workers.run_all(_count, tasks, num_workers))
+
+
+def write(
   artifact: artifacts.Artifact,
   workdir: str,
   store: TokenStore,
-  folds: int,
+  counts: np.ndarray,
   num_workers: int,
 ) -> None:
-  """Writes the parts that are not done, then the manifest."""
+  """Writes the parts that are not done, then the manifest.
+
+  Args:
+    artifact: The table, begun.
+    workdir: Of the store.
+    store: Whose examples they are.
+    counts: [folds, V] int64, of tokens, as `token_counts` gives them.
+    num_workers: Processes; 0 for one a core.
+  """
   parts = range(store.num_parts)
   markers = {
     part: marker
@@ -96,16 +147,10 @@ def _write(
     if (marker := artifact.finished_part(part, len(parts)))
   }
   todo = [part for part in parts if part not in markers]
-  counts = workers.run_all(
-    _count, [(workdir, part, folds) for part in parts if todo], num_workers
-  )
-  # No parts to do, no counts: nothing reads them.
-  total = sum(counts, np.zeros((folds, store.vocab_size), np.int64))
-  nll = np.stack([unigram_nll(counted) for counted in total])
   progress = Progress('statistics', 'parts', len(parts), done=len(markers))
   written = workers.run_all(
     _write_part,
-    [_PartTask(artifact, workdir, part, nll) for part in todo],
+    [_PartTask(artifact, workdir, part, counts) for part in todo],
     num_workers,
   )
   for part, marker in zip(todo, written, strict=True):
@@ -130,7 +175,7 @@ class _PartTask:
   artifact: artifacts.Artifact
   workdir: str
   part: int
-  unigram_nll: np.ndarray  # [folds, V] float64
+  counts: np.ndarray  # [folds, V] int64
 
 
 @functools.lru_cache(maxsize=1)
@@ -154,20 +199,21 @@ def _write_part(task: _PartTask) -> dict[str, Any]:
   """Writes one part, and returns its marker."""
   store = _opened(task.workdir)
   part = store.part(task.part)
-  fold = folds_lib.fold_of_rows(part, len(task.unigram_nll))
-  sums = np.zeros(len(fold))
-  for number, nll in enumerate(task.unigram_nll):
+  fold = folds_lib.fold_of_rows(part, len(task.counts))
+  num_tokens = part.column('num_tokens')
+  sums = {name: np.zeros(len(fold)) for name in table.TOKEN_SUMS}
+  for number, counts in enumerate(task.counts):
     here = fold == number
-    sums[here] = sums_by_document(nll[part.tokens], part.column('num_tokens'))[
-      here
-    ]
+    for name, values in token_values(counts).items():
+      of_all = sums_by_document(values[part.tokens], num_tokens)
+      sums[name][here] = of_all[here]
   rows = np.flatnonzero(fold >= 0)
   made = table.part_table(
     table.STATISTICS_SCHEMA,
     task.part,
     rows,
     part.table('compressed_bytes'),
-    unigram_nll_sum=sums[rows],
+    **{name: values[rows] for name, values in sums.items()},
   )
   return task.artifact.finish_part(
     task.part,

@@ -25,11 +25,18 @@ LOSS_SCHEMA = pa.schema(
     ('content_hash', pa.int64()),
   ]
 )
+# By token frequencies where the document's reference model trains: their -log,
+# in nats, themselves, and their squares.
+TOKEN_SUMS = (
+  'unigram_nll_sum',
+  'unigram_frequency_sum',
+  'unigram_frequency_square_sum',
+)
 STATISTICS_SCHEMA = pa.schema(
   [
     ('shard', pa.int32()),
     ('row', pa.int64()),
-    ('unigram_nll_sum', pa.float64()),  # nats
+    *((name, pa.float64()) for name in TOKEN_SUMS),
     ('compressed_bytes', pa.int32()),
   ]
 )

@@ -38,7 +38,7 @@ def statistics_problems(found: Found, workdir: str) -> Iterator[str]:
     workdir,
     _folds_of(found),
     table.STATISTICS_SCHEMA,
-    ('unigram_nll_sum',),
+    table.TOKEN_SUMS,
     _TOTALS[:1],
   )
 
@@ -138,7 +138,7 @@ def _part_problems(
     if len(bad):
       yield (
         f'{name} of row {found[bad[0]]} is {values[bad[0]]}, and {len(bad)} in '
-        'all are not finite or are negative; expected nats of 0 or more'
+        'all are not finite or are negative; expected 0 or more'
       )
 
 

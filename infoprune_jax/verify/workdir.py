@@ -31,6 +31,15 @@ _KINDS: tuple[
   ('train/*/seed-*', 'train', 'training run', runs.problems),
   ('evaluate/*/seed-*', 'evaluate', 'evaluation', tables.loss_problems),
   ('report', 'report', 'report', None),
+  ('labels/*/token_store', 'labels', 'token store', documents.problems),
+  (
+    'labels/*/statistics',
+    'labels',
+    'table of statistics',
+    tables.statistics_problems,
+  ),
+  ('labels/*/scores', 'labels', 'score table', tables.score_problems),
+  ('labels/*/auc', 'labels', 'figures of labelled pages', None),
 )
 _COMPARED = (
   'statistics',
@@ -82,16 +91,18 @@ def check(workdir: str) -> Iterator[tuple[Found, list[str]]]:
       path = posixpath.join(workdir, posixpath.relpath(folder, root))
       if not _is_artifact(filesystem, folder):
         continue
+      # Labelled pages have a workdir of their own.
+      home = posixpath.dirname(path) if job == 'labels' else workdir
       found, problems = manifests.open_artifact(path, kind, job)
       # What a file's checksum says, its content would say less well.
       if found.manifest and not problems:
-        problems += _problems(manifests.input_problems(found, workdir))
+        problems += _problems(manifests.input_problems(found, home))
         if job in _COMPARED and not sound:
           found = dataclasses.replace(
             found, note=', not compared with the token store, which is wrong'
           )
         elif content:
-          problems += _problems(content(found, workdir))
+          problems += _problems(content(found, home))
       sound = sound and not (problems and pattern == 'token_store')
       yield found, problems
 

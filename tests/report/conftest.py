@@ -139,6 +139,8 @@ def write_scores(
   folds = (np.arange(len(tokens)) % corpus.folds).astype(np.int8)
   counted = {
     'unigram_nll_sum': 7.0 * tokens,
+    'unigram_frequency_sum': 0.01 * tokens,
+    'unigram_frequency_square_sum': 0.0002 * tokens,
     'compressed_bytes': columns['num_bytes'] // 2,
   }
   found = {

@@ -56,6 +56,8 @@ def scored(
     'content_hash': np.arange(count),
     'fold': np.array(folds, np.int8),
     'unigram_nll_sum': 7.0 * np.array(tokens),
+    'unigram_frequency_sum': 0.01 * np.array(tokens),
+    'unigram_frequency_square_sum': 0.0002 * np.array(tokens),
     'compressed_bytes': np.array(tokens, np.int32),
   }
   return ExampleTable(

@@ -4,18 +4,23 @@ import dataclasses
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, strategies as st
 
+from configs import base
 from infoprune_jax import artifacts
-from infoprune_jax.config import Config
+from infoprune_jax.config import Config, UserError
 from infoprune_jax.data import folds as folds_lib
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.score import statistics, table
+from infoprune_jax.selection import expressions
+from infoprune_jax.selection.examples import ExampleTable
 
 
 def begin(
@@ -74,6 +79,42 @@ def test_a_literal_unigram_nll():
   )
 
 
+@given(
+  counts=st.lists(st.integers(0, 10**6), min_size=2, max_size=9),
+  seed=st.integers(0, 99),
+)
+def test_the_sums_give_the_deviation_within_a_document(counts, seed):
+  """Of the frequencies, by the baselines' expression and by numpy."""
+  frequency = np.exp(-statistics.unigram_nll(np.array(counts)))
+  ids = np.random.default_rng(seed).integers(0, len(counts), 7)
+  made = statistics.token_values(np.array(counts, np.int64))
+  sums = {name: [float(values[ids].sum())] for name, values in made.items()}
+  rows = pa.table({**sums, 'num_tokens': pa.array([7], pa.int32())})
+  (found,) = expressions.score(
+    ExampleTable(rows, np.zeros(1, np.int64)), base.FREQUENCY_DEVIATION
+  )
+  # A difference of squares near one has half of the digits of float64.
+  assert found == pytest.approx(np.std(frequency[ids]), rel=1e-6, abs=1e-7)
+
+
+def test_a_table_of_fewer_columns_is_refused(small, store_workdir, tmp_path):
+  """As versions before wrote it: never taken for a finished one."""
+  made, workdir = begin(small, store_workdir, tmp_path / 'w', 1)
+  path = artifacts.statistics_dir(workdir)
+  store = TokenStore.open(workdir)
+  artifacts.Artifact(
+    path,
+    'table of statistics',
+    'statistics',
+    {'folds': 1},
+    {'token_store': store.fingerprint},
+  ).finish({})
+  with pytest.raises(UserError) as caught:
+    statistics.run(made, workdir)
+  said = f'options.columns is only in this config.*delete {path} and run'
+  assert re.search(said, str(caught.value))
+
+
 @pytest.mark.parametrize('folds', [1, 2])
 def test_the_table_is_of_what_is_scored(small, store_workdir, tmp_path, folds):
   """Each document by the words of where its fold's model trains."""
@@ -89,14 +130,17 @@ def test_the_table_is_of_what_is_scored(small, store_workdir, tmp_path, folds):
       counts = folds_lib.unigram_counts(
         store, fold, folds, range(store.num_parts)
       )
-      nll = statistics.unigram_nll(counts)
+      values = statistics.token_values(counts)
       for row in folds_lib.scored_rows(part, fold, folds).tolist():
         ids = store.document(number, row)
         expected.append(
           {
             'shard': number,
             'row': row,
-            'unigram_nll_sum': pytest.approx(math.fsum(nll[ids])),
+            **{
+              name: pytest.approx(math.fsum(by_id[ids]))
+              for name, by_id in values.items()
+            },
             'compressed_bytes': compressed[row],
           }
         )

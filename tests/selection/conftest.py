@@ -41,6 +41,8 @@ def examples(
     'content_hash': np.arange(count) if content is None else content,
     'fold': np.array(folds or [0] * count, np.int8),
     'unigram_nll_sum': np.ones(count),
+    'unigram_frequency_sum': np.full(count, 0.5),
+    'unigram_frequency_square_sum': np.full(count, 0.25),
     'compressed_bytes': np.ones(count, np.int32),
   }
   return ExampleTable(

@@ -209,6 +209,7 @@ def test_a_wrong_score_is_named(copied, change, expected):
   [
     (with_value('compressed_bytes', 2, 0), 'compressed_bytes of row'),
     (with_value('unigram_nll_sum', 2, float('inf')), 'is inf, and 1'),
+    (with_value('unigram_frequency_square_sum', 2, -1.0), 'is -1.0, and 1'),
     (lambda t: t.slice(1), '1 missing (the first is row'),
   ],
 )

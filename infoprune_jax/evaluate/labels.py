@@ -1,0 +1,298 @@
+"""The job that holds scores to what people said of pages.
+
+Labelled pages are tokenized and scored as a corpus is, by the workdir's
+vocabulary, models and token frequencies, in a folder below it; what is scored
+there is found again. A folder is named after all that decides its scores, so
+that another file of pages, or another model, gets one of its own.
+"""
+
+import dataclasses
+import posixpath
+from typing import Any
+
+import numpy as np
+
+from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax.config import SPLITS, Config, UserError
+from infoprune_jax.data import folds as folds_lib, hashing, labelled, tokenize
+from infoprune_jax.data.labelled import Pages
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.data.vocabulary import Vocabulary
+from infoprune_jax.evaluate import auc
+from infoprune_jax.progress import logger
+from infoprune_jax.score import (
+  references as references_lib,
+  stage,
+  statistics,
+  table as table_lib,
+)
+from infoprune_jax.score.references import Reference
+from infoprune_jax.selection import expressions
+from infoprune_jax.selection.examples import scored_examples
+
+JOB = 'labels'
+ALL = ''  # what the group of all pages is called
+FILE = 'auc.json'
+MEANING = 'above 0.5, pages labelled 1 have the higher score'
+
+
+def check(config: Config) -> None:
+  """Evaluates the expressions over no page.
+
+  Raises:
+    UserError: one cannot be evaluated.
+  """
+  schema = table_lib.example_schema(tuple(config.reference.checkpoints))
+  for name, expression in config.labels.scores.items():
+    try:
+      expressions.parse(expression, schema)
+    except UserError as error:
+      raise UserError(f'In labels.scores.{name}: {error}') from None
+
+
+def run(config: Config, workdir: str) -> None:
+  """Prints and writes the AUC of each score against the labels.
+
+  With two reference models the first scores, and its half of the text says how
+  frequent tokens are.
+
+  Raises:
+    UserError: a row is no page with a label, a model is missing, or an
+      expression cannot be evaluated.
+  """
+  store = TokenStore.open(workdir)
+  pages = labelled.read(config.labels)
+  references = [
+    reference
+    for reference in references_lib.open_all(config, workdir, store)
+    if reference.fold == 0
+  ]
+  words = Vocabulary.load(artifacts.vocabulary_dir(workdir))
+  artifacts.check_made_from(
+    store.manifest,
+    'token store',
+    'vocabulary',
+    {'fingerprint': words.hash},
+    'vocabulary',
+  )
+  home = artifacts.labels_dir(
+    workdir, _digest(config, store, words, references, pages)
+  )
+  with files.lock(home):
+    content = np.array(
+      hashing.content_hashes([document.text for document in pages.documents])
+    )
+    own = _tokenize(config, home, pages, content, words)
+    _write_statistics(config, workdir, home, store, own)
+    stage.write(_of_one_fold(config), home, own, references, JOB)
+    found = {
+      'path': config.labels.path,
+      'meaning': MEANING,
+      'confidence': auc.CONFIDENCE,
+      'models': references_lib.steps(references),
+      'trained_on': _num_trained(config, store, content),
+      **_figures(config, home, pages.label, content),
+    }
+    _write(config, home, found)
+  if found['trained_on']:
+    logger.warning(
+      'labels: %d of %d pages are in the text that the reference model of this '
+      'workdir trains on: their scores are not those of text it has not seen',
+      found['trained_on'],
+      len(pages.label),
+    )
+  print(_text(found), flush=True)
+  logger.info('labels: wrote %s', posixpath.join(_auc_dir(home), FILE))
+
+
+def _of_one_fold(config: Config) -> Config:
+  reference = dataclasses.replace(config.reference, folds=1)
+  return dataclasses.replace(config, reference=reference)
+
+
+def _digest(
+  config: Config,
+  store: TokenStore,
+  words: Vocabulary,
+  references: list[Reference],
+  pages: Pages,
+) -> str:
+  """Of all that decides the scores of the pages."""
+  return artifacts.fingerprint(
+    {
+      'format_version': artifacts.FORMAT_VERSION,
+      'pages': pages.digest,
+      'columns': [config.labels.text_column, config.labels.group_column],
+      'vocabulary': words.hash,
+      'counted': store.fingerprint,
+      'statistics': statistics.options(config.reference.folds),
+      'score': stage.score_options(config),
+      'references': references_lib.made_from(references),
+      'steps': references_lib.steps(references),
+    }
+  )
+
+
+def _tokenize(
+  config: Config,
+  home: str,
+  pages: Pages,
+  content: np.ndarray,
+  words: Vocabulary,
+) -> TokenStore:
+  """The token store of the pages, in one part, in their order."""
+  artifact = artifacts.Artifact(
+    artifacts.token_store_dir(home),
+    'token store',
+    JOB,
+    {'columns': [config.labels.text_column, config.labels.group_column]},
+    {'pages': pages.digest, 'vocabulary': words.hash},
+  )
+  if artifact.finished() is None:
+    artifact.begin()
+    marker = artifact.finished_part(0, 1) or tokenize.write_part(
+      artifact,
+      0,
+      1,
+      words,
+      pages.documents,
+      np.full(len(content), SPLITS.index('scored')),
+      content,
+    )
+    tokenize.finish(artifact, [marker], words, {})
+  return TokenStore.open(home)
+
+
+def _write_statistics(
+  config: Config, workdir: str, home: str, store: TokenStore, own: TokenStore
+) -> None:
+  """The statistics of the pages, by the frequencies of the workdir's store."""
+  artifact = artifacts.Artifact(
+    artifacts.statistics_dir(home),
+    'table of statistics',
+    JOB,
+    statistics.options(1),
+    {'token_store': own.fingerprint, 'counted': store.fingerprint},
+  )
+  if artifact.finished() is None:
+    artifact.begin()
+    num_workers = config.corpus.num_workers
+    folds = config.reference.folds
+    counts = statistics.token_counts(workdir, store, folds, num_workers)
+    statistics.write(artifact, home, own, counts[:1], num_workers)
+
+
+def _num_trained(config: Config, store: TokenStore, content: np.ndarray) -> int:
+  """How many pages are in the text that the reference model trains on."""
+  trained = np.zeros(len(content), bool)
+  for number in range(store.num_parts):
+    part = store.part(number)
+    rows = folds_lib.trained_rows(part, 0, config.reference.folds)
+    trained |= np.isin(content, part.column('content_hash')[rows])
+  return int(trained.sum())
+
+
+def _figures(
+  config: Config, home: str, label: np.ndarray, content: np.ndarray
+) -> dict[str, Any]:
+  """The AUC of each score, over all pages and within each group."""
+  examples = scored_examples(home, TokenStore.open(home))
+  values = {}
+  for name, expression in config.labels.scores.items():
+    try:
+      values[name] = expressions.score(examples, expression)
+    except UserError as error:
+      raise UserError(f'In labels.scores.{name}: {error}') from None
+  groups = {ALL: np.arange(len(label))}
+  if config.labels.group_column:
+    group = np.array(examples.table['source'].to_pylist())
+    groups |= {str(name): np.flatnonzero(group == name) for name in set(group)}
+  return {
+    'scores': dict(config.labels.scores),
+    'groups': [
+      _group(config, name, groups[name], label, content, values)
+      for name in sorted(groups)
+    ],
+  }
+
+
+def _group(
+  config: Config,
+  name: str,
+  inside: np.ndarray,
+  label: np.ndarray,
+  content: np.ndarray,
+  values: dict[str, np.ndarray],
+) -> dict[str, Any]:
+  """The AUC of each score over the pages at some positions.
+
+  Copies of a text with one label are one page: to draw them apart would
+  pretend to more evidence than there is.
+  """
+  pairs = np.stack([content[inside], label[inside]])
+  _, first = np.unique(pairs, axis=1, return_index=True)
+  pages = inside[np.sort(first)]
+  judged = label[pages]
+  section = config.labels
+  rows = []
+  for score, found in values.items():
+    area = bounds = None
+    if judged.any() and not judged.all():
+      area = auc.auc(found[pages], judged)
+      bounds = auc.interval(
+        found[pages], judged, section.bootstrap_samples, section.seed
+      )
+    low, high = bounds or (None, None)
+    rows.append({'score': score, 'auc': area, 'low': low, 'high': high})
+  return {
+    'group': name,
+    'pages': {'1': int(judged.sum()), '0': int((~judged).sum())},
+    'copies': len(inside) - len(pages),
+    'auc': rows,
+  }
+
+
+def _auc_dir(home: str) -> str:
+  return posixpath.join(home, 'auc')
+
+
+def _write(config: Config, home: str, found: dict[str, Any]) -> None:
+  """Writes the figures, always anew: it takes seconds."""
+  tables = {
+    'scores': artifacts.scores_dir(home),
+    'statistics': artifacts.statistics_dir(home),
+  }
+  path = _auc_dir(home)
+  artifacts.Artifact(
+    path,
+    'figures of labelled pages',
+    JOB,
+    config_lib.to_plain(config.labels),
+    {
+      name: artifacts.open_finished(table, name, JOB)['fingerprint']
+      for name, table in tables.items()
+    },
+  ).finish({FILE: files.write_json(posixpath.join(path, FILE), found)})
+
+
+def _text(found: dict[str, Any]) -> str:
+  """The figures as a table for a terminal."""
+  groups = len(found['groups']) > 1
+  width = max(map(len, found['scores']))
+  lines = [f'AUC of each score: {found["meaning"]}.']
+  for group in found['groups']:
+    pages, copies = group['pages'], group['copies']
+    lines.append(
+      f'{group["group"] or "all" if groups else "Pages"}: {pages["1"]} labelled '
+      f'1, {pages["0"]} labelled 0'
+      + f' ({copies} copies counted once)'
+      * bool(copies)
+    )
+    lines.append(f'  {"score":{width}}    AUC  95 % interval')
+    for row in group['auc']:
+      area = '-' if row['auc'] is None else f'{row["auc"]:.3f}'
+      bounds = '-'
+      if row['low'] is not None:
+        bounds = f'{row["low"]:.3f} to {row["high"]:.3f}'
+      lines.append(f'  {row["score"]:{width}}  {area:>5}  {bounds}')
+  return '\n'.join(lines)

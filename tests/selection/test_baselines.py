@@ -1,0 +1,82 @@
+"""The arms of `configs/baselines.py`: each selects, and what it says."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base, baselines
+from infoprune_jax import config as config_lib
+from infoprune_jax.config import SelectConfig
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.selection import expressions, rules
+from infoprune_jax.selection.examples import scored_examples
+
+FRACTION = 0.4
+NAMES = tuple(baselines.arms(FRACTION))
+
+
+@pytest.fixture(scope='module')
+def examples(scored):
+  return scored_examples(scored, TokenStore.open(scored))
+
+
+def built(arms: ConfigDict) -> SelectConfig:
+  return config_lib.build(SelectConfig, {'arms': arms}, 'select')
+
+
+def kept_by(arms: ConfigDict, name: str, examples) -> np.ndarray:
+  rule = built(arms).arms[name]
+  rules.check(rule, name, ['nll_sum'])
+  return rules.apply(rule, examples, draw=0)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_each_baseline_selects(examples, name):
+  kept = kept_by(baselines.arms(FRACTION), name, examples)
+  tokens = examples.weight('tokens')
+  share = tokens[kept].sum() / tokens.sum()
+  if name == 'deduplicated':  # This corpus has no copies.
+    assert share == 1.0
+  else:
+    assert FRACTION - tokens.max() / tokens.sum() <= share <= FRACTION
+
+
+def test_copies_are_kept_once(make_examples):
+  examples = make_examples([1.0, 2.0, 3.0, 4.0], content=[5, 5, 6, 5])
+  kept = kept_by(baselines.arms(FRACTION), 'deduplicated', examples)
+  assert kept.tolist() == [True, False, True, False]
+
+
+def test_no_two_keep_the_same(examples):
+  kept = [kept_by(baselines.arms(FRACTION), n, examples) for n in NAMES]
+  assert len({mask.tobytes() for mask in kept}) == len(NAMES)
+
+
+def test_a_direction_is_one_word(examples):
+  tokens = examples.weight('tokens')
+  arms = baselines.arms(FRACTION)
+  longest = kept_by(arms, 'length', examples)
+  arms.length.keep = 'bottom'
+  shortest = kept_by(arms, 'length', examples)
+  assert tokens[longest].min() > tokens[shortest].max()
+
+
+def test_both_terms_of_the_prior_keep_the_middle_of_both(examples):
+  """As many of each ranking are out of bounds, as near as documents allow."""
+  kept = kept_by(baselines.arms(FRACTION), 'prior', examples)
+  far = np.zeros(len(examples))
+  for score in (base.INVERSE_FREQUENCY, base.FREQUENCY_DEVIATION):
+    values = expressions.score(examples, score)
+    below = (values[:, None] > values).sum(1) / (len(values) - 1)
+    far = np.maximum(far, abs(below - 0.5))
+  assert far[kept].max() <= far[~kept].min()
+
+
+def test_an_experiment_takes_them_by_name():
+  config = base.get_config()
+  arms = baselines.arms(FRACTION)
+  config.select.arms.update({name: arms[name] for name in ('length', 'prior')})
+  config.corpus.sources.mine = base.jsonl('mine.jsonl')
+  loaded = config_lib.from_mapping(config)
+  assert loaded.arms[-2:] == ('length', 'prior')
+  assert loaded.select.arms['prior'][0].fraction == FRACTION
