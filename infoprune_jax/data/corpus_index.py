@@ -113,9 +113,9 @@ class CorpusIndex:
 
   def restricted_to(self, part: int) -> 'CorpusIndex':
     """The documents of one part, with the files they are in."""
-    return self._only(np.flatnonzero(self.part == part))
+    return self.only(np.flatnonzero(self.part == part))
 
-  def _only(self, chosen: np.ndarray) -> 'CorpusIndex':
+  def only(self, chosen: np.ndarray) -> 'CorpusIndex':
     """The documents at these positions, with the files they are in."""
     used = np.unique(self.file[chosen])
     return dataclasses.replace(
@@ -131,8 +131,14 @@ class CorpusIndex:
       part=self.part[chosen],
     )
 
-  def documents(self, chosen: np.ndarray) -> Iterator[sources.Document]:
+  def documents(
+    self, chosen: np.ndarray, whole: bool = False
+  ) -> Iterator[sources.Document]:
     """Reads the chosen documents (a mask) again, in corpus order.
+
+    Args:
+      chosen: [documents] bool.
+      whole: Whether they come with their `row`.
 
     Raises:
       UserError: a file is no longer what was indexed.
@@ -140,7 +146,7 @@ class CorpusIndex:
     chosen = np.flatnonzero(chosen)
     configs = [self.files[n].config for n in np.unique(self.file[chosen])]
     if sources.needs_worker(*configs):
-      part = self._only(chosen)
+      part = (self.only(chosen), whole)
       yield from next(workers.run_all(_read_all, [part], 1, apart=True))
       return
     for file in np.unique(self.file[chosen]).tolist():
@@ -150,7 +156,7 @@ class CorpusIndex:
       )
       # Closed at once when the last wanted row is out, not when collected.
       with contextlib.closing(
-        sources.read_rows(self.files[file], lines)
+        sources.read_rows(self.files[file], lines, whole)
       ) as rows:
         for line, row in rows:
           index = lines.pop(line, None)
@@ -180,8 +186,9 @@ def _changed(file: sources.InputFile) -> str:
   )
 
 
-def _read_all(index: CorpusIndex) -> list[sources.Document]:
-  return list(index.documents(np.ones(len(index.split), bool)))
+def _read_all(task: tuple[CorpusIndex, bool]) -> list[sources.Document]:
+  index, whole = task
+  return list(index.documents(np.ones(len(index.split), bool), whole))
 
 
 def build(config: CorpusConfig) -> CorpusIndex:

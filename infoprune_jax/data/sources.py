@@ -4,6 +4,8 @@ Every row of a unit comes out, good or bad, in the unit's order, so that two
 passes over one unit agree on what its n-th row is.
 """
 
+import contextlib
+import dataclasses
 import functools
 import io
 import json
@@ -11,6 +13,7 @@ import multiprocessing
 import posixpath
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -108,7 +111,9 @@ def _list_datasets(
 
 
 def read_rows(
-  file: InputFile, wanted: Container[int] | None = None
+  file: InputFile,
+  wanted: Container[int] | None = None,
+  whole: bool = False,
 ) -> Iterator[tuple[int, Document | BadRow]]:
   """The rows of a unit, in order, each with its line or number (from 1).
 
@@ -116,6 +121,7 @@ def read_rows(
     file: The unit.
     wanted: The numbers of the rows that are asked for; others may be left out,
       and are where parsing them is most of the work. None for all.
+    whole: Whether documents come with their `row`, where a row is one.
 
   Raises:
     UserError: the unit cannot be read to its end.
@@ -123,20 +129,56 @@ def read_rows(
   if file.config.format in DATASETS:
     yield from DATASETS[file.config.format].read_rows(file)
     return
+  if file.config.format == 'jsonl':
+    with contextlib.closing(read_lines(file)) as lines:
+      for number, line in lines:
+        if wanted is None or number in wanted:
+          yield rows.read_row(
+            file,
+            number,
+            functools.partial(_json_document, file, number, line, whole),
+          )
+    return
   with paths.user_errors(file.path), fsspec.open(file.path, 'rb') as raw:
     if file.config.format == 'parquet':
-      yield from arrow_rows.parquet_rows(file, raw)
+      yield from arrow_rows.parquet_rows(file, raw, wanted, whole)
     elif file.config.format == 'hf_dataset':
-      yield from arrow_rows.saved_rows(file, raw)
+      yield from arrow_rows.saved_rows(file, raw, wanted, whole)
     else:
-      extension = posixpath.splitext(paths.display(file.path))[1]
-      codec = CODECS.get(extension)
-      stream = pa.CompressedInputStream(raw, codec) if codec else raw
-      if file.config.format == 'text':
-        yield _text_row(file, stream.read())
-      else:
-        with io.BufferedReader(stream, 1 << 20) as lines:
-          yield from _json_rows(file, lines, wanted)
+      yield _text_row(file, _decompressed(file, raw).read())
+
+
+def read_lines(file: InputFile) -> Iterator[tuple[int, bytes]]:
+  """The lines of a file of JSONL that are not blank, with numbers from 1.
+
+  Raises:
+    UserError: the file cannot be read to its end.
+  """
+  with paths.user_errors(file.path), fsspec.open(file.path, 'rb') as raw:
+    with io.BufferedReader(_decompressed(file, raw), 1 << 20) as lines:
+      for number, line in enumerate(lines, 1):
+        if line.strip():
+          yield number, line
+
+
+def read_schema(file: InputFile) -> pa.Schema:
+  """The columns of a file of Parquet, or of a saved dataset.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  with paths.user_errors(file.path), fsspec.open(file.path, 'rb') as raw:
+    return arrow_rows.schema(file, raw)
+
+
+def codec_of(file: InputFile) -> str | None:
+  """How a file of text is compressed, by its name; None for not at all."""
+  return CODECS.get(posixpath.splitext(paths.display(file.path))[1])
+
+
+def _decompressed(file: InputFile, raw: Any) -> Any:
+  codec = codec_of(file)
+  return pa.CompressedInputStream(raw, codec) if codec else raw
 
 
 def _text_row(file: InputFile, data: bytes) -> tuple[int, Document | BadRow]:
@@ -147,18 +189,9 @@ def _text_row(file: InputFile, data: bytes) -> tuple[int, Document | BadRow]:
     return 1, BadRow(bad.args[0], file.path, bad.args[1])
 
 
-def _json_rows(
-  file: InputFile, stream: io.BufferedReader, wanted: Container[int] | None
-) -> Iterator[tuple[int, Document | BadRow]]:
-  for number, line in enumerate(stream, 1):
-    if wanted is not None and number not in wanted:
-      continue
-    if line.strip():  # A blank line is no row.
-      document = functools.partial(_json_document, file, number, line)
-      yield rows.read_row(file, number, document)
-
-
-def _json_document(file: InputFile, number: int, line: bytes) -> Document:
+def _json_document(
+  file: InputFile, number: int, line: bytes, whole: bool
+) -> Document:
   try:
     row = json.loads(rows.utf8(line))
   except RecursionError:
@@ -167,4 +200,5 @@ def _json_document(file: InputFile, number: int, line: bytes) -> Document:
     raise rows.Bad('broken JSON', str(error)) from None
   if not isinstance(row, dict):
     raise rows.Bad('not a JSON object', f'a {type(row).__name__}')
-  return rows.row_document(file, row, rows.id_of_place(file, number))
+  document = rows.row_document(file, row, rows.id_of_place(file, number))
+  return dataclasses.replace(document, row=line.strip()) if whole else document
