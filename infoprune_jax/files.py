@@ -42,6 +42,9 @@ class _HashingWriter:
   def tell(self) -> int:
     return self.size
 
+  def close(self) -> None:
+    """Nothing: what wraps this file is done, who opened it is not."""
+
 
 def is_local(path: str) -> bool:
   """Whether `path` is on a mounted file system."""

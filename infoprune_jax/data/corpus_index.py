@@ -165,7 +165,7 @@ class CorpusIndex:
           if isinstance(row, sources.BadRow) or (
             text_hash(row.text) != self.text_hash[index]
           ):
-            raise UserError(_changed(self.files[file]))
+            raise UserError(changed(self.files[file]))
           yield row
           if not lines:
             break
@@ -173,7 +173,8 @@ class CorpusIndex:
         raise UserError(f'{self.files[file].path} shrank while being read.')
 
 
-def _changed(file: sources.InputFile) -> str:
+def changed(file: sources.InputFile) -> str:
+  """What to tell of a file whose text is not what was indexed."""
   if file.config.format == 'seqio':
     return (
       f'{file.path} gave another text when it was read again: what it reads '

@@ -154,11 +154,14 @@ def read_lines(file: InputFile) -> Iterator[tuple[int, bytes]]:
   Raises:
     UserError: the file cannot be read to its end.
   """
-  with paths.user_errors(file.path), fsspec.open(file.path, 'rb') as raw:
-    with io.BufferedReader(_decompressed(file, raw), 1 << 20) as lines:
-      for number, line in enumerate(lines, 1):
-        if line.strip():
-          yield number, line
+  with (
+    paths.user_errors(file.path),
+    fsspec.open(file.path, 'rb') as raw,
+    io.BufferedReader(_decompressed(file, raw), 1 << 20) as lines,
+  ):
+    for number, line in enumerate(lines, 1):
+      if line.strip():
+        yield number, line
 
 
 def read_schema(file: InputFile) -> pa.Schema:

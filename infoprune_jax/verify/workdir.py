@@ -31,6 +31,7 @@ _KINDS: tuple[
   ('train/*/seed-*', 'train', 'training run', runs.problems),
   ('evaluate/*/seed-*', 'evaluate', 'evaluation', tables.loss_problems),
   ('report', 'report', 'report', None),
+  ('export/*/*', 'export', 'export', None),
 )
 _COMPARED = (
   'statistics',
