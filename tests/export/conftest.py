@@ -15,12 +15,12 @@ from made_scores import write_scores
 from ml_collections import ConfigDict
 
 from configs import base
-from infoprune_jax import config
+from infoprune_jax import artifacts, config
 from infoprune_jax.data import tokenize
 from infoprune_jax.data.keep_set import KeepSet
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.export import job
-from infoprune_jax.score import statistics
+from infoprune_jax.score import statistics, table
 from infoprune_jax.selection import select
 
 NEWS = 'dolma/documents/2019/{}.jsonl.gz'
@@ -155,17 +155,58 @@ def export(edits, workdir) -> Callable[..., pathlib.Path]:
 @pytest.fixture
 def kept_ids(selected) -> Callable[[str], list[str]]:
   """The ids of what a keep set keeps, in the order of the corpus."""
+  return lambda selection: ids_kept(selected, selection)
 
-  def read(selection: str) -> list[str]:
-    store = TokenStore.open(selected)
-    chosen = KeepSet.open(selected, selection, store)
-    return [
-      example_id
-      for number in range(store.num_parts)
-      for example_id in store.part(number)
-      .table('example_id')['example_id']
-      .take(chosen.rows(number))
-      .to_pylist()
+
+@pytest.fixture
+def kept_in(workdir) -> Callable[[str], list[str]]:
+  """The same, of the workdir that a test made itself."""
+  return lambda selection: ids_kept(workdir, selection)
+
+
+def ids_kept(workdir: str, selection: str) -> list[str]:
+  store = TokenStore.open(workdir)
+  chosen = KeepSet.open(workdir, selection, store)
+  return [
+    example_id
+    for number in range(store.num_parts)
+    for example_id in store.part(number)
+    .table('example_id')['example_id']
+    .take(chosen.rows(number))
+    .to_pylist()
+  ]
+
+
+@pytest.fixture
+def scores_of(workdir) -> Callable[[], dict[str, dict[str, Any]]]:
+  """Scores and statistics of a workdir, by id."""
+
+  def read() -> dict[str, dict[str, Any]]:
+    tables = [
+      table.read_table(path(workdir)).to_pylist()
+      for path in (artifacts.scores_dir, artifacts.statistics_dir)
     ]
+    return {
+      one['example_id']: {**other, **one}
+      for one, other in zip(*tables, strict=True)
+    }
 
   return read
+
+
+@pytest.fixture
+def exported_rows(
+  corpus, kept_ids
+) -> Callable[[str], list[tuple[str, str, str]]]:
+  """Id, source and text of what an arm keeps, read from the corpus."""
+  texts = {}
+  for path in sorted(corpus.glob('dolma/documents/*/*.gz')):
+    for line in gzip.decompress(path.read_bytes()).splitlines():
+      row = json.loads(line)
+      texts[row['id']] = ('news', row['text'])
+  books_ = pq.read_table(corpus / 'books.parquet')['body'].to_pylist()
+  for number, body in enumerate(books_, 1):
+    texts[f'books/books.parquet:{number}'] = ('books', body['text'])
+  for path in (corpus / 'notes').iterdir():
+    texts[f'notes/{path.name}'] = ('notes', path.read_text())
+  return lambda arm: [(name, *texts[name]) for name in kept_ids(arm)]

@@ -136,8 +136,8 @@ BINARY = pa.schema(
 )
 
 
-@pytest.fixture
-def binary(edits, tmp_path):
+@pytest.fixture(params=['parquet', 'hf_dataset'])
+def binary(request, edits, tmp_path):
   """A config over rows of types that JSON has not, in two files."""
   tables = []
   for name in ('a', 'b'):
@@ -152,8 +152,14 @@ def binary(edits, tmp_path):
     ]
     tables.append(pa.Table.from_pylist(rows, BINARY))
     pq.write_table(tables[-1], tmp_path / f'{name}.parquet')
+    with pa.ipc.new_stream(tmp_path / f'{name}.arrow', BINARY) as stream:
+      stream.write_table(tables[-1], max_chunksize=9)
   edits.corpus.sources = {}
   edits.corpus.sources.books = base.parquet(f'{tmp_path}/*.parquet')
+  if request.param == 'hf_dataset':
+    saved = [{'filename': 'a.arrow'}, {'filename': 'b.arrow'}]
+    (tmp_path / 'state.json').write_text(json.dumps({'_data_files': saved}))
+    edits.corpus.sources.books = base.hf_dataset(str(tmp_path))
   return edits, pa.concat_tables(tables).unify_dictionaries()
 
 
