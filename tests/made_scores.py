@@ -16,11 +16,11 @@ def write_scores(workdir: str, seed: int = 0) -> None:
     artifacts.scores_dir(workdir),
     'score table',
     'score',
-    {'seed': seed},
+    {'seed': seed, 'folds': 1},
     {'token_store': store.fingerprint, 'reference': 'f' * 16},
   )
   scores.begin()
-  written = {}
+  written, totals = {}, dict.fromkeys(('examples', 'tokens', 'bytes'), 0)
   for shard in range(store.num_parts):
     part = store.part(shard)
     rows = part.rows_of('scored')
@@ -39,4 +39,12 @@ def write_scores(workdir: str, seed: int = 0) -> None:
       num_examples=len(rows),
     )
     written.update(marker['files'])
-  scores.finish(written, num_parts=store.num_parts)
+    totals['examples'] += len(rows)
+    for unit in ('tokens', 'bytes'):
+      totals[unit] += int(made[f'num_{unit}'].to_numpy().sum())
+  scores.finish(
+    written,
+    num_parts=store.num_parts,
+    columns=['nll_sum'],
+    **{f'num_{unit}': total for unit, total in totals.items()},
+  )
