@@ -69,6 +69,7 @@ def run(config: Config, workdir: str) -> None:
     tfds_writer.check()
   if 'array_record' in config.export.formats:
     records.check_array_record()
+  files.check_writable(_folder(config, workdir), 'folder', 'export.folder')
   todo = []
   for export in _exports(config, workdir, store, keep_sets):
     with files.lock(export.artifact.path):
@@ -88,6 +89,10 @@ def run(config: Config, workdir: str) -> None:
       with files.lock(export.artifact.path):
         export.artifact.begin()
         _write(export, source, write, tasks)
+
+
+def _folder(config: Config, workdir: str) -> str:
+  return config.export.folder or export_dir(workdir)
 
 
 def _selections(config: Config) -> tuple[str, ...]:
@@ -111,7 +116,7 @@ def _exports(
   keep_sets: dict[str, KeepSet],
 ) -> list[_Export]:
   """What to write, in the order of the config."""
-  folder = config.export.folder or export_dir(workdir)
+  folder = _folder(config, workdir)
   made = []
   for format in dict.fromkeys(config.export.formats):
     groups: Sequence[tuple[str, tuple[str, ...]]]

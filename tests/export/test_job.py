@@ -119,6 +119,7 @@ def test_an_arm_without_a_keep_set_is_refused(edits, workdir):
   [
     ({'formats': ('jsonl', 'parket')}, "Did you mean 'parquet'"),
     ({'formats': ()}, 'export.formats is empty'),
+    ({'folder': '/proc/none'}, 'The folder /proc/none cannot be written'),
     ({'arms': ('topp',)}, "export.arms must be one of .* Did you mean 'top'"),
   ],
 )
