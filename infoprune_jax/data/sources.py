@@ -9,9 +9,7 @@ import dataclasses
 import functools
 import io
 import json
-import multiprocessing
 import posixpath
-import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +20,7 @@ from infoprune_jax.config import FILE_FORMATS, SourceConfig
 from infoprune_jax.data import (
   arrow_rows,
   paths,
+  quiet_tensorflow,
   rows,
   seqio_source,
   tfds_source,
@@ -59,15 +58,9 @@ def list_files(sources: Mapping[str, SourceConfig]) -> list[InputFile]:
 
 
 def needs_worker(*configs: SourceConfig) -> bool:
-  """Whether reading would bring TensorFlow into a main process without it.
-
-  It takes 10 seconds to import and never leaves; JAX is to have the devices.
-  """
-  return (
-    any(config.format in DATASETS for config in configs)
-    and multiprocessing.parent_process() is None
-    and 'tensorflow' not in sys.modules
-  )
+  """Whether reading would bring TensorFlow into a main process without it."""
+  datasets = any(config.format in DATASETS for config in configs)
+  return datasets and quiet_tensorflow.belongs_apart()
 
 
 def about_ids(config: SourceConfig) -> str:

@@ -44,8 +44,8 @@ def metadata_files(
     num_bytes: Of all parts, as TFRecord.
   """
   task = (name, list(records_per_part), num_bytes)
-  # TensorFlow is to stay out of this process: it takes what memory GPUs have.
-  return next(workers.run_all(_metadata_files, [task], 1, apart=True))
+  apart = quiet_tensorflow.belongs_apart()
+  return next(workers.run_all(_metadata_files, [task], 1, apart))
 
 
 def _metadata_files(task: tuple[str, list[int], int]) -> dict[str, str]:

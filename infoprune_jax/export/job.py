@@ -13,7 +13,13 @@ import numpy as np
 from infoprune_jax import files
 from infoprune_jax.artifacts import Artifact, export_dir
 from infoprune_jax.config import ARM_EXPORTS, Config
-from infoprune_jax.data import keep_set, sources, tfds_writer, workers
+from infoprune_jax.data import (
+  keep_set,
+  quiet_tensorflow,
+  sources,
+  tfds_writer,
+  workers,
+)
 from infoprune_jax.data.corpus_index import CorpusIndex
 from infoprune_jax.data.keep_set import KeepSet
 from infoprune_jax.data.token_store import TokenStore
@@ -229,9 +235,8 @@ def _write(
   progress = Progress(f'export: {export.name}', 'documents', total, done=done)
   todo = [part for part in range(num_parts) if part not in markers]
   inputs = source.index.files if source.index else ()
-  # TensorFlow writes for TFDS, and reads some sources.
-  apart = export.format == 'tfds' or sources.needs_worker(
-    *(file.config for file in inputs)
+  apart = sources.needs_worker(*(file.config for file in inputs)) or (
+    export.format == 'tfds' and quiet_tensorflow.belongs_apart()
   )
   written = workers.run_all(
     write, [tasks[part] for part in todo], source.num_workers, apart
