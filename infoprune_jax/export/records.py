@@ -115,9 +115,9 @@ def _write(
 
 @contextlib.contextmanager
 def _scratch(task: PartTask) -> Iterator[str]:
-  """An empty folder: beside the part, where there is room for one.
+  """A folder: beside the part, where there is room for it.
 
-  Its name is the part's, so that what a kill leaves is found and removed.
+  Its name is the part's, so that what a kill leaves is written over.
   """
   if not files.is_local(task.artifact.path):
     with tempfile.TemporaryDirectory() as folder:
@@ -126,9 +126,8 @@ def _scratch(task: PartTask) -> Iterator[str]:
   name = artifacts.part_name(task.part, task.num_parts)
   path = task.artifact.path.removeprefix('file://')
   folder = os.path.join(path, f'{name}.writing')
-  shutil.rmtree(folder, ignore_errors=True)
-  os.makedirs(folder)
+  os.makedirs(folder, exist_ok=True)
   try:
     yield folder
   finally:
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder)

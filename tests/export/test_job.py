@@ -82,6 +82,10 @@ def test_a_killed_job_goes_on(num_parts, edits, workdir, tmp_path):
     for path in marker.parent.glob(f'{marker.name.removesuffix(".done")}.*')
   }
   assert len(list(folder.rglob('*.done'))) == num_parts
+  if not num_parts:  # As a kill within the first part leaves it.
+    scratch = folder / 'top/array_record/part-00000-of-00004.writing'
+    scratch.mkdir()
+    (scratch / 'records').write_bytes(b'half')
   run(edits, workdir)
   assert tree(folder) == expected
   assert not list(folder.rglob('*.tmp')) + list(folder.rglob('*.writing'))

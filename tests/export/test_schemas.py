@@ -81,3 +81,16 @@ def test_empty_objects_are_found():
   assert schemas.empty_object(kind) == 'a.b'
   assert schemas.empty_object(schemas.of_rows([{'a': [{}]}])) == 'a'
   assert not schemas.empty_object(schemas.of_rows([{'a': [{'b': None}]}]))
+
+
+@pytest.mark.parametrize(
+  'values, expected',
+  [
+    ([[1], [0.5]], pa.list_(pa.float64())),
+    ([[], [None, 'x']], pa.list_(pa.string())),
+    ([[{'b': 1}], [{'c': 2}]], pa.list_(pa.struct(dict(b='int64', c='int64')))),
+  ],
+)
+def test_lists_are_merged(values, expected):
+  rows = [{'a': value} for value in values]
+  assert schemas.of_rows(rows) == pa.struct([('a', expected)])
