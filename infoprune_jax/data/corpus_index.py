@@ -192,8 +192,12 @@ def _read_all(task: tuple[CorpusIndex, bool]) -> list[sources.Document]:
   return list(index.documents(np.ones(len(index.split), bool), whole))
 
 
-def build(config: CorpusConfig) -> CorpusIndex:
+def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
   """Indexes, checks, draws, splits and cuts the corpus.
+
+  Args:
+    config: The corpus.
+    job: Who says how far it is.
 
   Raises:
     UserError: a path matches nothing, a row is bad and rows may not be
@@ -201,7 +205,7 @@ def build(config: CorpusConfig) -> CorpusIndex:
   """
   files = sources.list_files(config.sources)
   total = sum(file.size for file in files)
-  progress = Progress('tokenize: index', 'B', total)
+  progress = Progress(f'{job}: index', 'B', total)
   indices = []
   apart = sources.needs_worker(*(file.config for file in files))
   found = workers.run_all(index_file, files, config.num_workers, apart)

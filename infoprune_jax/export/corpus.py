@@ -30,7 +30,7 @@ def read_again(config: Config, store: TokenStore) -> CorpusIndex:
     store.manifest['inputs'],
   ).finished()
   logger.info('export: reads the corpus, to find the row of each document')
-  index = corpus_index.build(config.corpus)
+  index = corpus_index.build(config.corpus, 'export')
   if index.fingerprint() != store.manifest['inputs']['corpus']:
     raise UserError(_difference(index, store))
   return index

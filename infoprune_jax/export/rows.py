@@ -24,7 +24,8 @@ from infoprune_jax.export import schemas
 from infoprune_jax.export.corpus import source_names
 
 _ARROW = ('parquet', 'hf_dataset')
-_GROUP = 4096  # rows of a row group
+# The most of a row group, which is held at once.
+_GROUP_ROWS, _GROUP_BYTES = 1 << 14, 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +185,8 @@ def write_parquet(task: PartTask) -> dict[str, Any]:
     every = np.ones(len(files.line), bool)
     documents = files.documents(every, whole=True)
     with pq.ParquetWriter(file, schema, compression='zstd') as writer:
-      while group := list(itertools.islice(documents, _GROUP)):
+      for size in _group_sizes(files.num_bytes):
+        group = list(itertools.islice(documents, size))
         writer.write_table(_table(group, schema))
 
   return task.finish(
@@ -199,13 +201,26 @@ def write_parquet(task: PartTask) -> dict[str, Any]:
   )
 
 
+def _group_sizes(num_bytes: np.ndarray) -> list[int]:
+  """The documents of each row group, of texts of so many bytes."""
+  by_rows = np.arange(len(num_bytes)) // _GROUP_ROWS
+  by_bytes = np.cumsum(num_bytes) // _GROUP_BYTES
+  cut = np.diff(by_rows, prepend=-1) | np.diff(by_bytes, prepend=-1)
+  return np.diff(np.flatnonzero(cut), append=len(num_bytes)).tolist()
+
+
 def _table(documents: list[Document], schema: pa.Schema) -> pa.Table:
   """Rows of one source."""
   try:
     if isinstance(documents[0].row, pa.RecordBatch):
-      rows = [pa.Table.from_batches([d.row]) for d in documents]
+      batches = [document.row for document in documents]
+      # Files of one source may lack columns that others have.
+      tables = [
+        pa.Table.from_batches(alike)
+        for _, alike in itertools.groupby(batches, lambda batch: batch.schema)
+      ]
       table = pa.concat_tables(
-        [schema.empty_table(), *rows], promote_options='default'
+        [schema.empty_table(), *tables], promote_options='default'
       )
       return table.cast(schema).unify_dictionaries().combine_chunks()
     return pa.Table.from_pylist([_plain(d) for d in documents], schema)

@@ -12,6 +12,7 @@ import pytest
 from configs import base
 from infoprune_jax.config import SPLITS, UserError
 from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.export import rows
 
 ARMS = ('top', 'random-seed-0', 'random-seed-1', 'everything')
 
@@ -70,6 +71,22 @@ def without_nulls(value):
     fields = {key: without_nulls(item) for key, item in value.items()}
     return {key: item for key, item in fields.items() if item is not None}
   return value
+
+
+def test_row_groups_are_bounded(export, monkeypatch, kept_ids):
+  monkeypatch.setattr(rows, '_GROUP_ROWS', 5)
+  monkeypatch.setattr(rows, '_GROUP_BYTES', 400)
+  found, groups = [], []
+  for path in sorted(export('parquet').glob('*.news.parquet')):
+    with pq.ParquetFile(path) as file:
+      for number in range(file.num_row_groups):
+        group = file.read_row_group(number)
+        groups.append(sum(len(text.as_py().encode()) for text in group['text']))
+        assert group.num_rows <= 5
+        assert group.num_rows == 1 or groups[-1] < 800
+      found += file.read()['id'].to_pylist()
+  assert found == [name for name in kept_ids('top') if name.startswith('news-')]
+  assert len(groups) > len(found) / 5
 
 
 def test_all_parts_have_one_schema(export):
@@ -161,6 +178,33 @@ def binary(request, edits, tmp_path):
     (tmp_path / 'state.json').write_text(json.dumps({'_data_files': saved}))
     edits.corpus.sources.books = base.hf_dataset(str(tmp_path))
   return edits, pa.concat_tables(tables).unify_dictionaries()
+
+
+def test_files_of_one_source_may_lack_columns(
+  edits, select_all, export, workdir, tmp_path, kept_in
+):
+  rows = [
+    {'text': varied('x', n), 'only_a': n, 'meta': {'k': n}} for n in range(80)
+  ]
+  first = pa.Table.from_pylist(rows[:40])
+  second = pa.Table.from_pylist(rows[40:]).drop_columns(['only_a'])
+  pq.write_table(first, tmp_path / 'a.parquet')
+  pq.write_table(
+    second.append_column('b', pa.nulls(40)), tmp_path / 'b.parquet'
+  )
+  edits.corpus.sources = {}
+  edits.corpus.sources.books = base.parquet(f'{tmp_path}/*.parquet')
+  edits.corpus.num_parts = 1
+  shutil.rmtree(workdir)
+  select_all(edits, workdir)
+  (path,) = export('parquet').glob('*.parquet')
+  found = pq.read_table(path).to_pylist()
+  expected = {f'books/a.parquet:{n + 1}': rows[n] for n in range(40)} | {
+    f'books/b.parquet:{n + 1}': {**rows[40 + n], 'only_a': None}
+    for n in range(40)
+  }
+  assert {name[6] for name in kept_in('top')} == {'a', 'b'}
+  assert found == [{**expected[name], 'b': None} for name in kept_in('top')]
 
 
 def test_types_that_json_has_not(binary, select_all, export, workdir):
