@@ -278,4 +278,16 @@ def get_config() -> ConfigDict:
       seed=0,
     )
   )
+  config.export = ConfigDict(
+    dict(
+      arms=(),
+      # 'jsonl' (.jsonl.zst) and 'parquet' have every field of the rows that an
+      # arm keeps; 'array_record' (for MaxText) and 'tfds' have id, source and
+      # text; 'scores' is a table of all documents, 'dolma_attributes' has a
+      # line for each line of the sources: both say what each arm keeps.
+      formats=('jsonl', 'scores'),
+      folder='',
+      places=False,  # The default id of a row is file and row already.
+    )
+  )
   return config

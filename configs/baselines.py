@@ -16,8 +16,8 @@ from configs import base
 # How far an example is from the middle of two rankings: by the mean of its
 # tokens' log frequencies, and by the deviation of their frequencies.
 _PRIOR = (
-  f'greatest(abs(percent_rank() over (order by {base.INVERSE_FREQUENCY}) - 0.5)'
-  f', abs(percent_rank() over (order by {base.FREQUENCY_DEVIATION}) - 0.5))'
+  f'greatest(abs(rank({base.INVERSE_FREQUENCY}) - 0.5)'
+  f', abs(rank({base.FREQUENCY_DEVIATION}) - 0.5))'
 )
 
 

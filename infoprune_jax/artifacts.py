@@ -97,6 +97,11 @@ def report_dir(workdir: str) -> str:
   return posixpath.join(workdir, 'report')
 
 
+def export_dir(workdir: str) -> str:
+  """What other programs read: a folder of each keep set, one of a format."""
+  return posixpath.join(workdir, 'export')
+
+
 # Fingerprints, parts and manifests.
 
 
@@ -172,11 +177,10 @@ class Artifact:
       UserError: the marker or a file of the part is damaged.
     """
     name = part_name(part, num_parts) + DONE
-    marker = read_record(
-      posixpath.join(self.path, name), mending(self.path, name, self.job)
-    )
+    mend = mending(self.path, name, self.job)
+    marker = read_record(posixpath.join(self.path, name), mend)
     for file, facts in (marker or {}).get('files', {}).items():
-      verify(self.path, file, facts, mending(self.path, file, self.job))
+      verify(self.path, file, facts, mend)
     return marker
 
   def finish_part(
@@ -188,14 +192,24 @@ class Artifact:
   ) -> dict[str, Any]:
     """Writes the files of a part, by extension, and then its marker."""
     name = part_name(part, num_parts)
+    named = {name + extension: write for extension, write in files.items()}
+    return self.finish_named(part, num_parts, named, **counts)
+
+  def finish_named(
+    self,
+    part: int,
+    num_parts: int,
+    files: Mapping[str, Callable[[Any], None]],
+    **counts: Any,
+  ) -> dict[str, Any]:
+    """Writes the files of a part, by a name of their own, and its marker."""
     written = {
-      name + extension: write_file(
-        posixpath.join(self.path, name + extension), write
-      )
-      for extension, write in files.items()
+      name: write_file(posixpath.join(self.path, name), write)
+      for name, write in files.items()
     }
     marker = {'files': written, **counts}
-    write_record(posixpath.join(self.path, name + DONE), marker)
+    done = part_name(part, num_parts) + DONE
+    write_record(posixpath.join(self.path, done), marker)
     return marker
 
   def finish(

@@ -27,6 +27,10 @@ FILE_FORMATS = ('text', 'jsonl', 'parquet', 'hf_dataset')
 SOURCE_FORMATS = (*FILE_FORMATS, 'tfds', 'seqio')
 ON_BAD_ROW = ('refuse', 'drop')
 VOCABULARY_TYPES = ('unigram', 'bpe')
+# Those of each arm, then those that hold all arms at once.
+ARM_EXPORTS = ('jsonl', 'parquet', 'array_record', 'tfds')
+JOINT_EXPORTS = ('scores', 'dolma_attributes')
+EXPORT_FORMATS = ARM_EXPORTS + JOINT_EXPORTS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -331,6 +335,25 @@ class LabelsConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+  """What `--job=export` writes for other programs to read."""
+
+  arms: tuple[str, ...]  # names in select.arms; () for those of the run
+  formats: tuple[str, ...]  # of EXPORT_FORMATS
+  folder: str  # ARM/FORMAT/ is made in it; '' for export/ in the workdir
+  # Of 'scores': file and row of each document, for which the corpus is read.
+  places: bool
+
+  def __post_init__(self):
+    if not self.formats:
+      raise UserError(
+        f'export.formats is empty: name some of {", ".join(EXPORT_FORMATS)}.'
+      )
+    for name in self.formats:
+      check_choice('export.formats', name, EXPORT_FORMATS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """One experiment."""
 
@@ -345,11 +368,14 @@ class Config:
   evaluate: EvaluateConfig
   report: ReportConfig
   labels: LabelsConfig
+  export: ExportConfig
 
   def __post_init__(self):
     arms = tuple(self.select.arms)
     for arm in self.train.arms:
       check_choice('train.arms', arm, arms)
+    for arm in self.export.arms:
+      check_choice('export.arms', arm, arms)
     check_choice('report.baseline', self.report.baseline, arms)
 
   @property

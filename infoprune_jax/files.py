@@ -42,6 +42,9 @@ class _HashingWriter:
   def tell(self) -> int:
     return self.size
 
+  def close(self) -> None:
+    """Nothing: what wraps this file is done, who opened it is not."""
+
 
 def is_local(path: str) -> bool:
   """Whether `path` is on a mounted file system."""
@@ -219,8 +222,15 @@ def lock(path: str) -> Iterator[None]:
     yield
 
 
-def check_writable(path: str) -> None:
+def check_writable(
+  path: str, what: str = 'workdir', option: str = '--workdir'
+) -> None:
   """Creates the folder `path`, and tries it, before work starts on it.
+
+  Args:
+    path: The folder.
+    what: As a user would call it.
+    option: What names it.
 
   Raises:
     UserError: it cannot be written.
@@ -233,8 +243,8 @@ def check_writable(path: str) -> None:
       pass
   except OSError as error:
     raise UserError(
-      f'The workdir {path} cannot be written: {error.strerror}. Make it '
-      'writable, or name another with --workdir.'
+      f'The {what} {path} cannot be written: {error.strerror}. Make it '
+      f'writable, or name another with {option}.'
     ) from None
 
 

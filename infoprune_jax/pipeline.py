@@ -23,6 +23,7 @@ from infoprune_jax.data import (
   vocabulary_files,
 )
 from infoprune_jax.evaluate import labels, perplexity
+from infoprune_jax.export import job as export_job
 from infoprune_jax.model import flops, network, partitioning
 from infoprune_jax.progress import duration, logger, quantity
 from infoprune_jax.report import page
@@ -41,10 +42,11 @@ JOBS: dict[str, Callable[[Config, str], None]] = {
   'evaluate': perplexity.run,
   'report': page.run,
 }
-# On request alone: what needs more than a config, and what writes nothing.
-ON_REQUEST: dict[str, Callable[[Config, str], None]] = {'labels': labels.run}
-CHECKS: dict[str, Callable[[Config, str], None]] = {
-  'verify': verify_workdir.run
+# On request alone.
+ON_REQUEST: dict[str, Callable[[Config, str], None]] = {
+  'export': export_job.run,
+  'labels': labels.run,
+  'verify': verify_workdir.run,
 }
 # What several processes can do together.
 MANY_HOSTS = ('reference', 'score', 'train', 'evaluate', 'verify')
@@ -62,7 +64,7 @@ def run(config: Config, workdir: str, job: str | None) -> None:
     UserError: as the stages do.
   """
   if job is not None:
-    config_lib.check_choice('--job', job, (*JOBS, *ON_REQUEST, *CHECKS))
+    config_lib.check_choice('--job', job, (*JOBS, *ON_REQUEST))
   if hosts.count() > 1 and job not in MANY_HOSTS:
     raise UserError(
       f'--job={job or "(all)"} does not run on {hosts.count()} processes yet: '
@@ -70,13 +72,13 @@ def run(config: Config, workdir: str, job: str | None) -> None:
       'others on one host, in a --workdir that all hosts see.'
     )
   check(config, job)
-  if job in CHECKS:
-    CHECKS[job](config, workdir)
+  if job in ON_REQUEST:
+    ON_REQUEST[job](config, workdir)
     return
   files.check_writable(workdir)
   for name in (job,) if job else JOBS:
     start = time.monotonic()
-    (JOBS | ON_REQUEST)[name](config, workdir)
+    JOBS[name](config, workdir)
     logger.info('%s: took %s', name, duration(time.monotonic() - start))
 
 

@@ -21,7 +21,7 @@ LAYERS = (
   ('report',),
   ('train',),
   ('evaluate',),
-  ('selection',),
+  ('selection', 'export'),
   ('score',),
   ('data', 'model'),
   ('artifacts',),
@@ -43,9 +43,10 @@ WITHOUT_JAX = (
   'progress',
   'stopping',
   'selection',
+  'export',
   'report',
 )
-LAZY = ('duckdb', 'matplotlib', 'jinja2')
+LAZY = ('array_record', 'duckdb', 'matplotlib', 'jinja2')
 MAX_FILE, MAX_FUNCTION = 430, 80  # lines
 
 
@@ -182,6 +183,7 @@ def loaded_by(module: str) -> set[str]:
   'module, absent',
   [
     ('infoprune_jax.selection.select', {'jax', 'duckdb', 'tensorflow'}),
+    ('infoprune_jax.export.job', {'jax', 'duckdb', 'tensorflow'}),
     ('infoprune_jax.report.page', {'jax', 'matplotlib', 'jinja2', 'duckdb'}),
     ('infoprune_jax.data.tokenize', {'jax', 'tensorflow', 'seqio', 'duckdb'}),
     ('infoprune_jax.main', {'jax', 'tensorflow', 'seqio', 'duckdb'}),

@@ -4,11 +4,12 @@ A saved dataset is a folder with state.json, which lists files of Arrow's IPC
 stream format; they are read with pyarrow alone.
 """
 
+import dataclasses
 import functools
 import json
 import os
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -24,19 +25,20 @@ END_OF_STREAM = b'\xff\xff\xff\xff\x00\x00\x00\x00'
 
 
 def parquet_rows(
-  file: InputFile, raw: Any
+  file: InputFile, raw: Any, wanted: Container[int] | None, whole: bool
 ) -> Iterator[tuple[int, Document | BadRow]]:
-  """The rows of an open Parquet file."""
-  columns = rows.wanted_columns(file.config)
+  """The rows of an open Parquet file; arguments as of `sources.read_rows`."""
+  columns = None if whole else rows.wanted_columns(file.config)
   with pq.ParquetFile(raw) as parquet:
     _check_columns(file, parquet.schema_arrow)
-    yield from _rows(file, parquet.iter_batches(BATCH, columns=columns))
+    batches = parquet.iter_batches(BATCH, columns=columns)
+    yield from _rows(file, batches, wanted, whole)
 
 
 def saved_rows(
-  file: InputFile, raw: Any
+  file: InputFile, raw: Any, wanted: Container[int] | None, whole: bool
 ) -> Iterator[tuple[int, Document | BadRow]]:
-  """The rows of an open file of a saved dataset."""
+  """The rows of an open file of a saved dataset; arguments as above."""
   raw.seek(0, os.SEEK_END)
   raw.seek(max(raw.tell() - len(END_OF_STREAM), 0))
   if raw.read() != END_OF_STREAM:
@@ -47,34 +49,54 @@ def saved_rows(
   raw.seek(0)
   with pa.ipc.open_stream(raw) as stream:
     _check_columns(file, stream.schema)
-    wanted = rows.wanted_columns(file.config)
-    there = stream.schema.names
-    outer = {n if n in there else n.partition('.')[0] for n in wanted}
-    yield from _rows(file, (batch.select(sorted(outer)) for batch in stream))
+    yield from _rows(file, stream, wanted, whole)
+
+
+def schema(file: InputFile, raw: Any) -> pa.Schema:
+  """The columns of an open file, Parquet or of a saved dataset."""
+  if file.config.format == 'parquet':
+    return pq.read_schema(raw)
+  with pa.ipc.open_stream(raw) as stream:
+    return stream.schema
 
 
 def _rows(
-  file: InputFile, batches: Iterable[pa.RecordBatch]
+  file: InputFile,
+  batches: Iterable[pa.RecordBatch],
+  wanted: Container[int] | None,
+  whole: bool,
 ) -> Iterator[tuple[int, Document | BadRow]]:
+  columns = rows.wanted_columns(file.config)
   number = 0
   for batch in batches:
+    there = batch.schema.names
+    outer = {n if n in there else n.partition('.')[0] for n in columns}
+    read = batch.select(sorted(outer))
     for position in range(batch.num_rows):
       number += 1
+      if wanted is not None and number not in wanted:
+        continue
+      row = batch.slice(position, 1) if whole else None
       yield rows.read_row(
         file,
         number,
-        functools.partial(_document, file, number, batch, position),
+        functools.partial(_document, file, number, read, position, row),
       )
 
 
 def _document(
-  file: InputFile, number: int, batch: pa.RecordBatch, position: int
+  file: InputFile,
+  number: int,
+  batch: pa.RecordBatch,
+  position: int,
+  whole: pa.RecordBatch | None,
 ) -> Document:
   try:
     row = {name: batch[name][position].as_py() for name in batch.schema.names}
   except UnicodeDecodeError as error:
     raise rows.Bad('not UTF-8', f'at byte {error.start}') from None
-  return rows.row_document(file, row, rows.id_of_place(file, number))
+  document = rows.row_document(file, row, rows.id_of_place(file, number))
+  return dataclasses.replace(document, row=whole) if whole else document
 
 
 def _check_columns(file: InputFile, schema: pa.Schema) -> None:

@@ -113,9 +113,9 @@ class CorpusIndex:
 
   def restricted_to(self, part: int) -> 'CorpusIndex':
     """The documents of one part, with the files they are in."""
-    return self._only(np.flatnonzero(self.part == part))
+    return self.only(np.flatnonzero(self.part == part))
 
-  def _only(self, chosen: np.ndarray) -> 'CorpusIndex':
+  def only(self, chosen: np.ndarray) -> 'CorpusIndex':
     """The documents at these positions, with the files they are in."""
     used = np.unique(self.file[chosen])
     return dataclasses.replace(
@@ -131,8 +131,14 @@ class CorpusIndex:
       part=self.part[chosen],
     )
 
-  def documents(self, chosen: np.ndarray) -> Iterator[sources.Document]:
+  def documents(
+    self, chosen: np.ndarray, whole: bool = False
+  ) -> Iterator[sources.Document]:
     """Reads the chosen documents (a mask) again, in corpus order.
+
+    Args:
+      chosen: [documents] bool.
+      whole: Whether they come with their `row`.
 
     Raises:
       UserError: a file is no longer what was indexed.
@@ -140,7 +146,7 @@ class CorpusIndex:
     chosen = np.flatnonzero(chosen)
     configs = [self.files[n].config for n in np.unique(self.file[chosen])]
     if sources.needs_worker(*configs):
-      part = self._only(chosen)
+      part = (self.only(chosen), whole)
       yield from next(workers.run_all(_read_all, [part], 1, apart=True))
       return
     for file in np.unique(self.file[chosen]).tolist():
@@ -150,7 +156,7 @@ class CorpusIndex:
       )
       # Closed at once when the last wanted row is out, not when collected.
       with contextlib.closing(
-        sources.read_rows(self.files[file], lines)
+        sources.read_rows(self.files[file], lines, whole)
       ) as rows:
         for line, row in rows:
           index = lines.pop(line, None)
@@ -159,7 +165,7 @@ class CorpusIndex:
           if isinstance(row, sources.BadRow) or (
             text_hash(row.text) != self.text_hash[index]
           ):
-            raise UserError(_changed(self.files[file]))
+            raise UserError(changed(self.files[file]))
           yield row
           if not lines:
             break
@@ -167,7 +173,8 @@ class CorpusIndex:
         raise UserError(f'{self.files[file].path} shrank while being read.')
 
 
-def _changed(file: sources.InputFile) -> str:
+def changed(file: sources.InputFile) -> str:
+  """What to tell of a file whose text is not what was indexed."""
   if file.config.format == 'seqio':
     return (
       f'{file.path} gave another text when it was read again: what it reads '
@@ -180,12 +187,17 @@ def _changed(file: sources.InputFile) -> str:
   )
 
 
-def _read_all(index: CorpusIndex) -> list[sources.Document]:
-  return list(index.documents(np.ones(len(index.split), bool)))
+def _read_all(task: tuple[CorpusIndex, bool]) -> list[sources.Document]:
+  index, whole = task
+  return list(index.documents(np.ones(len(index.split), bool), whole))
 
 
-def build(config: CorpusConfig) -> CorpusIndex:
+def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
   """Indexes, checks, draws, splits and cuts the corpus.
+
+  Args:
+    config: The corpus.
+    job: Who says how far it is.
 
   Raises:
     UserError: a path matches nothing, a row is bad and rows may not be
@@ -193,7 +205,7 @@ def build(config: CorpusConfig) -> CorpusIndex:
   """
   files = sources.list_files(config.sources)
   total = sum(file.size for file in files)
-  progress = Progress('tokenize: index', 'B', total)
+  progress = Progress(f'{job}: index', 'B', total)
   indices = []
   apart = sources.needs_worker(*(file.config for file in files))
   found = workers.run_all(index_file, files, config.num_workers, apart)

@@ -40,7 +40,7 @@ def read(config: LabelsConfig) -> Pages:
   documents, labels = [], []
   for (path, size), name in zip(found, names, strict=True):
     file = InputFile(NAME, source, path, name, size)
-    for number, line in sources.json_lines(path):
+    for number, line in sources.read_lines(path):
       digest.update(line)
       try:
         row = sources.json_object(line)

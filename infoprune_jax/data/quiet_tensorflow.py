@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,16 @@ from absl import logging
 
 from infoprune_jax.config import UserError
 from infoprune_jax.data import rows
+
+
+def belongs_apart() -> bool:
+  """Whether this is a main process that has no TensorFlow yet.
+
+  It takes 10 seconds to import and never leaves; JAX is to have the devices.
+  """
+  return (
+    multiprocessing.parent_process() is None and 'tensorflow' not in sys.modules
+  )
 
 
 @functools.cache

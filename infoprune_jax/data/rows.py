@@ -29,6 +29,9 @@ class Document:
   example_id: str
   source: str
   text: str
+  # The row that it was read from, where that is asked for and there is one: a
+  # line of JSON, or a batch of Arrow with one row.
+  row: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,12 @@ Every row of a unit comes out, good or bad, in the unit's order, so that two
 passes over one unit agree on what its n-th row is.
 """
 
+import contextlib
+import dataclasses
 import functools
 import io
 import json
-import multiprocessing
 import posixpath
-import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +20,7 @@ from infoprune_jax.config import FILE_FORMATS, SourceConfig
 from infoprune_jax.data import (
   arrow_rows,
   paths,
+  quiet_tensorflow,
   rows,
   seqio_source,
   tfds_source,
@@ -57,15 +58,9 @@ def list_files(sources: Mapping[str, SourceConfig]) -> list[InputFile]:
 
 
 def needs_worker(*configs: SourceConfig) -> bool:
-  """Whether reading would bring TensorFlow into a main process without it.
-
-  It takes 10 seconds to import and never leaves; JAX is to have the devices.
-  """
-  return (
-    any(config.format in DATASETS for config in configs)
-    and multiprocessing.parent_process() is None
-    and 'tensorflow' not in sys.modules
-  )
+  """Whether reading would bring TensorFlow into a main process without it."""
+  datasets = any(config.format in DATASETS for config in configs)
+  return datasets and quiet_tensorflow.belongs_apart()
 
 
 def about_ids(config: SourceConfig) -> str:
@@ -109,7 +104,9 @@ def _list_datasets(
 
 
 def read_rows(
-  file: InputFile, wanted: Container[int] | None = None
+  file: InputFile,
+  wanted: Container[int] | None = None,
+  whole: bool = False,
 ) -> Iterator[tuple[int, Document | BadRow]]:
   """The rows of a unit, in order, each with its line or number (from 1).
 
@@ -117,6 +114,7 @@ def read_rows(
     file: The unit.
     wanted: The numbers of the rows that are asked for; others may be left out,
       and are where parsing them is most of the work. None for all.
+    whole: Whether documents come with their `row`, where a row is one.
 
   Raises:
     UserError: the unit cannot be read to its end.
@@ -124,24 +122,27 @@ def read_rows(
   if file.config.format in DATASETS:
     yield from DATASETS[file.config.format].read_rows(file)
     return
+  if file.config.format == 'jsonl':
+    with contextlib.closing(read_lines(file.path)) as lines:
+      for number, line in lines:
+        if wanted is None or number in wanted:
+          yield rows.read_row(
+            file,
+            number,
+            functools.partial(_json_document, file, number, line, whole),
+          )
+    return
   with paths.user_errors(file.path), fsspec.open(file.path, 'rb') as raw:
     if file.config.format == 'parquet':
-      yield from arrow_rows.parquet_rows(file, raw)
+      yield from arrow_rows.parquet_rows(file, raw, wanted, whole)
     elif file.config.format == 'hf_dataset':
-      yield from arrow_rows.saved_rows(file, raw)
+      yield from arrow_rows.saved_rows(file, raw, wanted, whole)
     else:
-      stream = _decompressed(file.path, raw)
-      if file.config.format == 'text':
-        yield _text_row(file, stream.read())
-      else:
-        with io.BufferedReader(stream, 1 << 20) as lines:
-          yield from _json_rows(file, lines, wanted)
+      yield _text_row(file, _decompressed(file.path, raw).read())
 
 
-def json_lines(path: str) -> Iterator[tuple[int, bytes]]:
-  """The lines of a JSONL file, plain or compressed, with their numbers from 1.
-
-  Blank lines are no rows.
+def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
+  """The lines of a file of JSONL that are not blank, with numbers from 1.
 
   Raises:
     UserError: the file cannot be read to its end.
@@ -156,9 +157,23 @@ def json_lines(path: str) -> Iterator[tuple[int, bytes]]:
         yield number, line
 
 
+def read_schema(file: InputFile) -> pa.Schema:
+  """The columns of a file of Parquet, or of a saved dataset.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  with paths.user_errors(file.path), fsspec.open(file.path, 'rb') as raw:
+    return arrow_rows.schema(file, raw)
+
+
+def codec_of(path: str) -> str | None:
+  """How a file of text is compressed, by its name; None for not at all."""
+  return CODECS.get(posixpath.splitext(paths.display(path))[1])
+
+
 def _decompressed(path: str, raw: Any) -> Any:
-  """The stream of what a file holds, by its extension."""
-  codec = CODECS.get(posixpath.splitext(paths.display(path))[1])
+  codec = codec_of(path)
   return pa.CompressedInputStream(raw, codec) if codec else raw
 
 
@@ -170,20 +185,12 @@ def _text_row(file: InputFile, data: bytes) -> tuple[int, Document | BadRow]:
     return 1, BadRow(bad.args[0], file.path, bad.args[1])
 
 
-def _json_rows(
-  file: InputFile, stream: io.BufferedReader, wanted: Container[int] | None
-) -> Iterator[tuple[int, Document | BadRow]]:
-  for number, line in enumerate(stream, 1):
-    if wanted is not None and number not in wanted:
-      continue
-    if line.strip():  # A blank line is no row.
-      document = functools.partial(_json_document, file, number, line)
-      yield rows.read_row(file, number, document)
-
-
-def _json_document(file: InputFile, number: int, line: bytes) -> Document:
+def _json_document(
+  file: InputFile, number: int, line: bytes, whole: bool
+) -> Document:
   row = json_object(line)
-  return rows.row_document(file, row, rows.id_of_place(file, number))
+  document = rows.row_document(file, row, rows.id_of_place(file, number))
+  return dataclasses.replace(document, row=line.strip()) if whole else document
 
 
 def json_object(line: bytes) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def run(config: Config, workdir: str) -> None:
   """
   path = artifacts.token_store_dir(workdir)
   with files.lock(path):
-    options = _store_options(config)
+    options = store_options(config)
     found = artifacts.read_manifest(path, 'tokenize')
     words_there = artifacts.read_manifest(
       artifacts.vocabulary_dir(workdir), 'tokenize'
@@ -71,7 +71,7 @@ def run(config: Config, workdir: str) -> None:
       _write(config, store, index, words)
 
 
-def _store_options(config: Config) -> dict[str, Any]:
+def store_options(config: Config) -> dict[str, Any]:
   """What of the config decides the bytes of the store."""
   corpus = config_lib.to_plain(config.corpus)
   del corpus['num_workers']

@@ -75,6 +75,7 @@ def run(config: Config, workdir: str) -> None:
     {'fingerprint': words.hash},
     'vocabulary',
   )
+  files.check_writable(workdir)
   home = artifacts.labels_dir(
     workdir, _digest(config, store, words, references, pages)
   )

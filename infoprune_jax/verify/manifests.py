@@ -176,6 +176,11 @@ def _input_paths(found: Found, workdir: str) -> dict[str, str]:
     paths['keep_set'] = selection_dir(workdir, arm, seed)
   if found.job == 'evaluate':
     paths['run'] = artifacts.run_dir(workdir, arm, seed.removeprefix('seed-'))
+  if found.job == 'export':
+    for name in found.manifest['inputs']:
+      folder, _, selection = name.partition('/')
+      if folder == 'keep_set':
+        paths[name] = artifacts.keep_set_dir(workdir, selection)
   if found.job == 'report':
     return {}  # It is made anew each time.
   return paths

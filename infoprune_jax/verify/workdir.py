@@ -40,6 +40,7 @@ _KINDS: tuple[
   ),
   ('labels/*/scores', 'labels', 'score table', tables.score_problems),
   ('labels/*/auc', 'labels', 'figures of labelled pages', None),
+  ('export/*/*', 'export', 'export', None),
 )
 _COMPARED = (
   'statistics',

@@ -7,14 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from made_scores import write_scores
 from ml_collections import ConfigDict
 
 from configs import base
-from infoprune_jax import artifacts, config
+from infoprune_jax import config
 from infoprune_jax.data import tokenize
-from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.score import statistics, table
 from infoprune_jax.selection.examples import ExampleTable
 
@@ -49,40 +48,6 @@ def examples(
     pa.table(columns, schema=table.example_schema(['nll_sum'])),
     np.arange(count) if index is None else np.array(index, np.int64),
   )
-
-
-def write_scores(workdir: str, seed: int = 0) -> None:
-  """A score table of a store, as the scorer writes it."""
-  store = TokenStore.open(workdir)
-  rng = np.random.default_rng(seed)
-  scores = artifacts.Artifact(
-    artifacts.scores_dir(workdir),
-    'score table',
-    'score',
-    {'seed': seed},
-    {'token_store': store.fingerprint, 'reference': 'f' * 16},
-  )
-  scores.begin()
-  written = {}
-  for shard in range(store.num_parts):
-    part = store.part(shard)
-    rows = part.rows_of('scored')
-    made = table.part_table(
-      table.score_schema(['nll_sum']),
-      shard,
-      rows,
-      part.table(),
-      nll_sum=part.column('num_tokens')[rows] * rng.gamma(4.0, 1.0, len(rows)),
-      fold=np.zeros(len(rows), np.int8),
-    )
-    marker = scores.finish_part(
-      shard,
-      store.num_parts,
-      {'.parquet': lambda file, made=made: pq.write_table(made, file)},
-      num_examples=len(rows),
-    )
-    written.update(marker['files'])
-  scores.finish(written, num_parts=store.num_parts)
 
 
 @pytest.fixture(scope='session')

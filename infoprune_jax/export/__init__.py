@@ -1,0 +1,1 @@
+"""The pruned corpus and its decisions, in formats of other programs."""

@@ -1,0 +1,80 @@
+"""The corpus, found again as it was tokenized: file and row of each document.
+
+The token store has the text's hash of each document, but not its other fields.
+"""
+
+import re
+
+import numpy as np
+
+from infoprune_jax import artifacts
+from infoprune_jax.config import Config, UserError
+from infoprune_jax.data import corpus_index, tokenize
+from infoprune_jax.data.corpus_index import CorpusIndex
+from infoprune_jax.data.hashing import text_hash
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.progress import logger
+
+
+def read_again(config: Config, store: TokenStore) -> CorpusIndex:
+  """The index that the store was tokenized from; reads the corpus once.
+
+  Raises:
+    UserError: the config asks for another corpus, or a file changed.
+  """
+  artifacts.Artifact(
+    store.path,
+    'token store',
+    'tokenize',
+    tokenize.store_options(config),
+    store.manifest['inputs'],
+  ).finished()
+  logger.info('export: reads the corpus, to find the row of each document')
+  index = corpus_index.build(config.corpus, 'export')
+  if index.fingerprint() != store.manifest['inputs']['corpus']:
+    raise UserError(_difference(index, store))
+  return index
+
+
+def _difference(index: CorpusIndex, store: TokenStore) -> str:
+  """Where a corpus is first another than the one that was tokenized."""
+  parts = [store.part(number) for number in range(store.num_parts)]
+  same = np.ones(min(len(index.line), sum(store.documents_per_part)), bool)
+  for name in ('num_bytes', 'content_hash'):
+    stored = np.concatenate([part.column(name) for part in parts])
+    same &= stored[: len(same)] == getattr(index, name)[: len(same)]
+  ids = [
+    text_hash(example_id)
+    for part in parts
+    for example_id in part.table('example_id')['example_id'].to_pylist()
+  ]
+  same &= np.array(ids, np.int64)[: len(same)] == index.id_hash[: len(same)]
+  first = min(
+    int(np.argmin(same)) if not same.all() else len(same), len(index.line) - 1
+  )
+  return (
+    f'The corpus is not the one that the token store in {store.path} was made '
+    f'from: it has {len(index.line)} documents, the store '
+    f'{sum(store.documents_per_part)}, and they first differ at '
+    f'{index.files[index.file[first]].path}:{index.line[first]}. Put the files '
+    'back as they were, or tokenize them in another --workdir.'
+  )
+
+
+def source_names(index: CorpusIndex) -> dict[str, str]:
+  """A name for the files of each source, by the source's name.
+
+  Raises:
+    UserError: two sources have the same.
+  """
+  names: dict[str, str] = {}
+  for source in dict.fromkeys(file.source for file in index.files):
+    name = re.sub(r'[^\w-]', '_', source)
+    if name in names.values():
+      other = next(key for key, value in names.items() if value == name)
+      raise UserError(
+        f'The sources {other!r} and {source!r} would both be called {name!r} '
+        'in names of files: rename one of them.'
+      )
+    names[source] = name
+  return names

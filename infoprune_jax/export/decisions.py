@@ -1,0 +1,155 @@
+"""One table of all documents: their scores, and which arms keep them."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infoprune_jax import artifacts
+from infoprune_jax.artifacts import Artifact
+from infoprune_jax.config import SPLITS, UserError
+from infoprune_jax.data.corpus_index import CorpusIndex
+from infoprune_jax.data.keep_set import KeepSet
+from infoprune_jax.data.token_store import TokenStore
+
+KEEP = 'keep_'
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+  """Where scores and decisions are."""
+
+  workdir: str
+  selections: tuple[str, ...]  # folders of keep_sets/
+
+  def __post_init__(self):
+    if len(set(self.keep_columns)) < len(self.selections):
+      raise UserError(
+        f'Two of the keep sets {", ".join(self.selections)} would share a '
+        'column: rename an arm, or export them apart with export.arms.'
+      )
+
+  @property
+  def keep_columns(self) -> tuple[str, ...]:
+    """The column of each selection: 'keep_random_seed_0' of random-seed-0."""
+    return tuple(KEEP + name.replace('-', '_') for name in self.selections)
+
+  def inputs(self) -> dict[str, str]:
+    """The fingerprints of scores and statistics.
+
+    Raises:
+      UserError: one is not finished, or of another token store.
+    """
+    store = TokenStore.open(self.workdir)
+    found = {}
+    for name, path, kind, job in _tables(self.workdir):
+      manifest = artifacts.open_finished(path, kind, job)
+      artifacts.check_made_from(
+        manifest, kind, 'token_store', store.manifest, 'token store'
+      )
+      found[name] = manifest['fingerprint']
+    return found
+
+
+def _tables(workdir: str) -> tuple[tuple[str, str, str, str], ...]:
+  """The name as an input, folder, kind and job of each table."""
+  return (
+    ('scores', artifacts.scores_dir(workdir), 'score table', 'score'),
+    (
+      'statistics',
+      artifacts.statistics_dir(workdir),
+      'table of statistics',
+      'statistics',
+    ),
+  )
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(tables: Tables) -> tuple[TokenStore, list[KeepSet]]:
+  store = TokenStore.open(tables.workdir)
+  sets = [KeepSet.open(tables.workdir, n, store) for n in tables.selections]
+  return store, sets
+
+
+# Files of the corpus are often smaller than parts, and come one after another.
+@functools.lru_cache(maxsize=2)
+def part_table(tables: Tables, number: int) -> pa.Table:
+  """Every document of a part, in store order.
+
+  Columns of scores and statistics are null where a document was not scored.
+  """
+  store, keep_sets = _opened(tables)
+  part = store.part(number)
+  documents = part.table()
+  size = documents.num_rows
+  columns: dict[str, Any] = {
+    'example_id': documents['example_id'],
+    'source': documents['source'],
+    'split': pa.DictionaryArray.from_arrays(
+      pa.array(part.column('split').astype(np.int32)), list(SPLITS)
+    ),
+    'shard': pa.array(np.full(size, number, np.int32)),
+    'row': pa.array(np.arange(size)),
+    **{name: documents[name] for name in documents.column_names[3:]},
+  }
+  for _, path, _, job in _tables(tables.workdir):
+    scored = _read_part(path, job, number, store.num_parts)
+    place = np.full(size, -1)
+    place[scored['row'].to_numpy()] = np.arange(scored.num_rows)
+    # What is taken at null is null.
+    places = pa.array(place, mask=place < 0)
+    for name in scored.column_names:
+      if name not in columns:
+        columns[name] = scored[name].take(places)
+  for name, keep_set in zip(tables.keep_columns, keep_sets, strict=True):
+    kept = np.zeros(size, bool)
+    kept[keep_set.rows(number)] = True
+    columns[name] = pa.array(kept)
+  return pa.table(columns)
+
+
+def _read_part(path: str, job: str, number: int, num_parts: int) -> pa.Table:
+  manifest = artifacts.read_manifest(path, job)
+  assert manifest is not None  # `Tables.inputs` opened it.
+  name = artifacts.part_name(number, num_parts) + '.parquet'
+  return pq.read_table(artifacts.verified(path, manifest, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoresTask:
+  """What a worker needs to write one part of the table."""
+
+  artifact: Artifact
+  part: int
+  num_parts: int
+  tables: Tables
+  index: CorpusIndex | None  # of the documents of the part; to say where
+
+
+def write_scores(task: ScoresTask) -> dict[str, Any]:
+  """Writes a part of the table as Parquet, and returns its marker."""
+  table = part_table(task.tables, task.part)
+  if task.index is not None:
+    table = _with_places(table, task.index)
+  return task.artifact.finish_part(
+    task.part,
+    task.num_parts,
+    {'.parquet': lambda file: pq.write_table(table, file, compression='zstd')},
+    num_documents=table.num_rows,
+  )
+
+
+def _with_places(table: pa.Table, index: CorpusIndex) -> pa.Table:
+  """With the file of each document, and its line or row in it, from 1."""
+  paths: Sequence[str] = [file.path for file in index.files]
+  table = table.append_column(
+    'file',
+    pa.DictionaryArray.from_arrays(
+      pa.array(index.file), pa.array(paths, pa.string())
+    ),
+  )
+  return table.append_column('line', pa.array(index.line))

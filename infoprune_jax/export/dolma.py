@@ -1,0 +1,204 @@
+"""Scores and decisions as attributes of the Dolma toolkit.
+
+The layout is that of docs/data-format.md and docs/mixer.md of allenai/dolma:
+beside `documents/` of a dataset stands `attributes/NAME/` with the same files,
+and in each a line for each line, with the `id` of the document and spans
+[start, end, value] of its text, in characters. `dolma mix` refuses another
+number or order of lines.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from infoprune_jax.artifacts import Artifact
+from infoprune_jax.config import UserError
+from infoprune_jax.data import corpus_index, paths, rows, sources
+from infoprune_jax.data.corpus_index import CorpusIndex
+from infoprune_jax.data.hashing import utf8_hash
+from infoprune_jax.export import decisions
+from infoprune_jax.export.corpus import source_names
+
+NAME = 'infoprune'
+_SUMS = 'nll_sum'  # what the columns of sums have in their names, in nats
+_DOCUMENTS = '/documents/'
+
+
+@dataclasses.dataclass(frozen=True)
+class FileTask:
+  """What a worker needs to write the attributes of one file."""
+
+  artifact: Artifact
+  number: int
+  num_files: int
+  name: str  # of the file to write
+  file: sources.InputFile
+  index: CorpusIndex  # of its documents
+  first: int  # where they start in their first part
+  tables: decisions.Tables
+
+
+def tasks(
+  artifact: Artifact, index: CorpusIndex, tables: decisions.Tables
+) -> list[FileTask]:
+  """A task for each file of the corpus.
+
+  Raises:
+    UserError: a source is no JSONL, or two files would get one name.
+  """
+  names = _names(index)
+  starts = np.searchsorted(index.part, np.arange(index.part.max() + 1))
+  made = []
+  for number, file in enumerate(index.files):
+    inside = np.flatnonzero(index.file == number)
+    first = 0
+    if len(inside):
+      first = int(inside[0] - starts[index.part[inside[0]]])
+    made.append(
+      FileTask(
+        artifact,
+        number,
+        len(names),
+        names[number],
+        file,
+        index.only(inside),
+        first,
+        tables,
+      )
+    )
+  return made
+
+
+def _names(index: CorpusIndex) -> list[str]:
+  """The file of attributes of each file, below a folder for each source."""
+  folders = source_names(index)
+  names: dict[str, str] = {}
+  for file in index.files:
+    if file.config.format != 'jsonl':
+      raise UserError(
+        f'The source {file.source!r} is of format {file.config.format!r}, but '
+        "Dolma's documents are JSONL: leave 'dolma_attributes' out of "
+        "export.formats; 'scores' has the same of all sources."
+      )
+    path = paths.display(file.path)
+    relative = (
+      path.rpartition(_DOCUMENTS)[2] if _DOCUMENTS in path else file.name
+    )
+    name = f'{folders[file.source]}/attributes/{NAME}/{relative}'
+    if name in names:
+      raise UserError(
+        f'{names[name]} and {file.path} would both have their attributes in '
+        f'{name}: give each a source of its own.'
+      )
+    names[name] = file.path
+  return list(names)
+
+
+def write_attributes(task: FileTask) -> dict[str, Any]:
+  """Writes the attributes of a file, a line for each of its rows."""
+
+  def write(file: Any) -> None:
+    with _compressed(task, file) as put:
+      for line in _lines(task):
+        put(line + b'\n')
+
+  return task.artifact.finish_named(
+    task.number,
+    task.num_files,
+    {task.name: write},
+    num_documents=len(task.index.line),
+  )
+
+
+@contextlib.contextmanager
+def _compressed(task: FileTask, file: Any) -> Iterator[Callable[[bytes], Any]]:
+  codec = sources.codec_of(task.file.path)
+  if codec is None:
+    yield file.write
+    return
+  with pa.CompressedOutputStream(file, codec) as stream:
+    yield stream.write
+
+
+def _lines(task: FileTask) -> Iterator[bytes]:
+  """The attributes of each row, also of rows that are not in the corpus.
+
+  Raises:
+    UserError: the file is not what was indexed.
+  """
+  index, config = task.index, task.file.config
+  places = {line: place for place, line in enumerate(index.line.tolist())}
+  values = list(_values(task))
+  for number, line in sources.read_lines(task.file.path):
+    row = _parsed(line)
+    text = _text(row, config.text_column)
+    place = places.pop(number, None)
+    example_id, attributes = None, {}
+    if place is None:
+      attributes = {f'{name}_keep': 0.0 for name in task.tables.selections}
+    else:
+      data = text.encode('utf-8', 'surrogatepass')
+      if utf8_hash(data) != index.text_hash[place]:
+        raise UserError(corpus_index.changed(task.file))
+      example_id, attributes = values[place]
+    spans = {
+      f'{NAME}__{name.replace("-", "_")}': [[0, len(text), value]]
+      for name, value in attributes.items()
+    }
+    record = {
+      'id': row.get('id', example_id),
+      'attributes': spans,
+      'source': row.get('source', task.file.source),
+    }
+    yield json.dumps(record, allow_nan=False).encode()
+  if places:
+    raise UserError(corpus_index.changed(task.file))
+
+
+def _parsed(line: bytes) -> Mapping[str, Any]:
+  """The row of a line; of a line that is none, an empty one."""
+  try:
+    row = json.loads(line)
+  except (ValueError, RecursionError):
+    return {}
+  return row if isinstance(row, dict) else {}
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+  try:
+    text = rows.column(dict(row), name)
+  except rows.Bad:
+    return ''
+  return text if isinstance(text, str) else ''
+
+
+def _values(task: FileTask) -> Iterator[tuple[str, dict[str, float]]]:
+  """The id and the attributes of each document of a file, in order."""
+  if not len(task.index.line):
+    return
+  table = pa.concat_tables(
+    decisions.part_table(task.tables, number)
+    for number in np.unique(task.index.part).tolist()
+  ).slice(task.first, len(task.index.line))
+  sums = [name for name in table.column_names if _SUMS in name]
+  columns = {
+    name: table[name].to_pylist()
+    for name in ('example_id', 'num_tokens', *sums, *task.tables.keep_columns)
+  }
+  for place in range(table.num_rows):
+    tokens = columns['num_tokens'][place]
+    attributes = {}
+    for name in sums:
+      value = columns[name][place]
+      if value is not None and tokens:
+        attributes[name.replace('sum', 'per_token')] = value / tokens
+    for name, column in zip(
+      task.tables.selections, task.tables.keep_columns, strict=True
+    ):
+      attributes[f'{name}_keep'] = float(columns[column][place])
+    yield columns['example_id'][place], attributes

@@ -1,0 +1,257 @@
+"""The job that exports what arms keep, and why, for other programs. No JAX.
+
+Each arm and format is an artifact of its own, of parts that processes write.
+"""
+
+import dataclasses
+import posixpath
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from infoprune_jax import files
+from infoprune_jax.artifacts import Artifact, export_dir
+from infoprune_jax.config import ARM_EXPORTS, Config
+from infoprune_jax.data import (
+  keep_set,
+  quiet_tensorflow,
+  sources,
+  tfds_writer,
+  workers,
+)
+from infoprune_jax.data.corpus_index import CorpusIndex
+from infoprune_jax.data.keep_set import KeepSet
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.export import corpus, decisions, dolma, records, rows
+from infoprune_jax.progress import Progress, logger
+
+# No arm has this name: it is no identifier.
+EVERY_ARM = 'every-arm'
+_WRITERS: dict[str, Callable[[rows.PartTask], dict[str, Any]]] = {
+  'jsonl': rows.write_jsonl,
+  'parquet': rows.write_parquet,
+  'array_record': records.write_array_record,
+  'tfds': records.write_tfds,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Export:
+  """One folder to write."""
+
+  artifact: Artifact
+  format: str
+  selections: tuple[str, ...]  # the keep sets that it is of
+
+  @property
+  def name(self) -> str:
+    """For the log."""
+    return posixpath.join(*self.artifact.path.split('/')[-2:])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+  """What there is to export."""
+
+  workdir: str
+  store: TokenStore
+  keep_sets: dict[str, KeepSet]
+  index: CorpusIndex | None  # of the whole corpus, where a format needs it
+  num_workers: int
+
+
+def run(config: Config, workdir: str) -> None:
+  """Writes what `config.export` asks for; what is finished is skipped.
+
+  Raises:
+    UserError: something to export is missing, changed since it was tokenized,
+      or does not fit a format.
+  """
+  store = TokenStore.open(workdir)
+  names = _selections(config)
+  keep_sets = {name: KeepSet.open(workdir, name, store) for name in names}
+  if 'tfds' in config.export.formats:
+    tfds_writer.check()
+  if 'array_record' in config.export.formats:
+    records.check_array_record()
+  files.check_writable(_folder(config, workdir), 'folder', 'export.folder')
+  todo = []
+  for export in _exports(config, workdir, store, keep_sets):
+    with files.lock(export.artifact.path):
+      if export.artifact.finished():
+        logger.info('export: %s finished before, skipped', export.name)
+      else:
+        todo.append(export)
+  with workers.kept(config.corpus.num_workers):
+    index = None
+    if any(_needs_corpus(config, export.format) for export in todo):
+      index = corpus.read_again(config, store)
+    source = _Source(
+      workdir, store, keep_sets, index, config.corpus.num_workers
+    )
+    planned = [(export, _tasks(export, source)) for export in todo]
+    for export, (write, tasks) in planned:
+      with files.lock(export.artifact.path):
+        export.artifact.begin()
+        _write(export, source, write, tasks)
+
+
+def _folder(config: Config, workdir: str) -> str:
+  return config.export.folder or export_dir(workdir)
+
+
+def _selections(config: Config) -> tuple[str, ...]:
+  """The keep sets to export: of arms that draw, one for each seed."""
+  names = [
+    keep_set.selection_name(config.select.arms[arm], arm, seed)
+    for arm in config.export.arms or config.arms
+    for seed in config.train.seeds
+  ]
+  return tuple(dict.fromkeys(names))
+
+
+def _needs_corpus(config: Config, format: str) -> bool:
+  return format != 'scores' or config.export.places
+
+
+def _exports(
+  config: Config,
+  workdir: str,
+  store: TokenStore,
+  keep_sets: dict[str, KeepSet],
+) -> list[_Export]:
+  """What to write, in the order of the config."""
+  folder = _folder(config, workdir)
+  made = []
+  for format in dict.fromkeys(config.export.formats):
+    groups: Sequence[tuple[str, tuple[str, ...]]]
+    groups = [(name, (name,)) for name in keep_sets]
+    inputs = {'token_store': store.fingerprint}
+    options: dict[str, Any] = {'format': format}
+    if format not in ARM_EXPORTS:
+      groups = [(EVERY_ARM, tuple(keep_sets))]
+      inputs |= decisions.Tables(workdir, tuple(keep_sets)).inputs()
+    if format == 'scores':
+      options['places'] = config.export.places
+    for name, selections in groups:
+      kept = {
+        f'keep_set/{one}': keep_sets[one].manifest['fingerprint']
+        for one in selections
+      }
+      path = posixpath.join(folder, name, format)
+      artifact = Artifact(path, 'export', 'export', options, inputs | kept)
+      made.append(_Export(artifact, format, selections))
+  return made
+
+
+def _tasks(
+  export: _Export, source: _Source
+) -> tuple[Callable[[Any], dict[str, Any]], list[Any]]:
+  """What writes a part, and the task of each part.
+
+  Raises:
+    UserError: what is to be written does not fit the format.
+  """
+  if export.format == 'scores':
+    return decisions.write_scores, _score_tasks(export, source)
+  index = source.index
+  assert index is not None  # `_needs_corpus` says so.
+  tables = decisions.Tables(source.workdir, export.selections)
+  if export.format == 'dolma_attributes':
+    return dolma.write_attributes, dolma.tasks(export.artifact, index, tables)
+  kept = _kept(source.keep_sets[export.selections[0]], source.store, index)
+  num_parts = source.store.num_parts
+  tasks = [
+    rows.PartTask(
+      export.artifact, part, num_parts, kept.restricted_to(part), {}
+    )
+    for part in range(num_parts)
+  ]
+  if export.format == 'jsonl':
+    rows.check_json(kept)
+  if export.format == 'parquet':
+    corpus.source_names(kept)
+    found = workers.run_all(rows.row_types, tasks, source.num_workers)
+    schemas = rows.schemas_of(kept, found)
+    tasks = [dataclasses.replace(task, schemas=schemas) for task in tasks]
+  return _WRITERS[export.format], tasks
+
+
+def _score_tasks(
+  export: _Export, source: _Source
+) -> list[decisions.ScoresTask]:
+  tables = decisions.Tables(source.workdir, export.selections)
+  places = export.artifact.options['places']
+  num_parts = source.store.num_parts
+  return [
+    decisions.ScoresTask(
+      export.artifact,
+      part,
+      num_parts,
+      tables,
+      source.index.restricted_to(part) if places else None,
+    )
+    for part in range(num_parts)
+  ]
+
+
+def _kept(
+  chosen: KeepSet, store: TokenStore, index: CorpusIndex
+) -> CorpusIndex:
+  """The documents of the corpus that a keep set keeps."""
+  first = np.cumsum([0, *store.documents_per_part])
+  return index.only(
+    np.concatenate(
+      [first[part] + chosen.rows(part) for part in range(store.num_parts)]
+    )
+  )
+
+
+def _write(
+  export: _Export,
+  source: _Source,
+  write: Callable[[Any], dict[str, Any]],
+  tasks: list[Any],
+) -> None:
+  """Writes the parts that are not done, then the manifest."""
+  artifact, num_parts = export.artifact, len(tasks)
+  markers = {
+    part: marker
+    for part in range(num_parts)
+    if (marker := artifact.finished_part(part, num_parts))
+  }
+  if markers:
+    logger.info(
+      'export: %s: %d of %d parts were done before',
+      export.name,
+      len(markers),
+      num_parts,
+    )
+  total = sum(source.store.documents_per_part)
+  if export.format in ARM_EXPORTS:
+    total = sum(len(task.index.line) for task in tasks)
+  done = sum(marker['num_documents'] for marker in markers.values())
+  progress = Progress(f'export: {export.name}', 'documents', total, done=done)
+  todo = [part for part in range(num_parts) if part not in markers]
+  inputs = source.index.files if source.index else ()
+  apart = sources.needs_worker(*(file.config for file in inputs)) or (
+    export.format == 'tfds' and quiet_tensorflow.belongs_apart()
+  )
+  written = workers.run_all(
+    write, [tasks[part] for part in todo], source.num_workers, apart
+  )
+  for part, marker in zip(todo, written, strict=True):
+    markers[part] = marker
+    progress.add(marker['num_documents'])
+  ordered = [markers[part] for part in range(num_parts)]
+  made = {name: file for m in ordered for name, file in m['files'].items()}
+  if export.format == 'tfds':
+    name = export.selections[0].replace('-', '_')
+    made |= records.finish_tfds(artifact, name, ordered)
+  artifact.finish(
+    made,
+    num_parts=num_parts,
+    num_documents=sum(marker['num_documents'] for marker in ordered),
+  )
+  progress.finish(f'in {artifact.path}')

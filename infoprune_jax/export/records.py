@@ -1,0 +1,133 @@
+"""ArrayRecord and TFDS: records of tf.train.Example with id, source and text.
+
+A tf.train.Example is two levels of a map from names to lists of bytes, which
+is encoded here, so that no TensorFlow is needed: MaxText's Grain pipeline
+reads `text` of ArrayRecord (its ParseFeatures), groups of one record being
+what Grain's random access asks for.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from infoprune_jax import artifacts, files
+from infoprune_jax.config import UserError
+from infoprune_jax.data import tfds_writer
+from infoprune_jax.data.rows import Document
+from infoprune_jax.export.rows import PartTask
+
+
+def encode_example(**features: str) -> bytes:
+  r"""A serialized tf.train.Example, each feature one string of bytes.
+
+  >>> encode_example(a='b')
+  b'\n\x0c\n\n\n\x01a\x12\x05\n\x03\n\x01b'
+  """
+  entries = [
+    # Of the map: the name, and a Feature with a BytesList.
+    _field(1, name.encode()) + _field(2, _field(1, _field(1, text.encode())))
+    for name, text in features.items()
+  ]
+  return _field(1, b''.join(_field(1, entry) for entry in entries))
+
+
+def _field(number: int, data: bytes) -> bytes:
+  """A field of a protocol buffer that holds bytes or a message."""
+  length, size = len(data), bytearray([number << 3 | 2])
+  while length > 127:
+    size.append(length & 127 | 128)
+    length >>= 7
+  return bytes(size) + bytes([length]) + data
+
+
+def write_array_record(task: PartTask) -> dict[str, Any]:
+  """Writes a part as ArrayRecord."""
+  return _write(task, '.array_record', _array_record)
+
+
+def write_tfds(task: PartTask) -> dict[str, Any]:
+  """Writes a part as a shard of a TFDS dataset. Needs TensorFlow."""
+  return _write(task, tfds_writer.EXTENSION, tfds_writer.write_records)
+
+
+def check_array_record() -> None:
+  """Raises `UserError` where ArrayRecord cannot be written."""
+  try:
+    from array_record.python import array_record_module as array_record
+  except ImportError as error:
+    raise UserError(
+      f"export.formats='array_record' needs a package that cannot be imported "
+      f'({error}): pip install array_record.'
+    ) from None
+  del array_record
+
+
+def finish_tfds(
+  artifact: artifacts.Artifact, name: str, markers: list[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+  """Writes what TFDS opens a folder by, and returns the files' checksums."""
+  counts = [marker['num_documents'] for marker in markers]
+  sizes = [
+    file['bytes'] for marker in markers for file in marker['files'].values()
+  ]
+  about = tfds_writer.metadata_files(name, counts, sum(sizes))
+  return {
+    file: files.write_text(os.path.join(artifact.path, file), text)
+    for file, text in about.items()
+  }
+
+
+def _array_record(path: str, records: Iterable[bytes]) -> None:
+  from array_record.python import array_record_module as array_record
+
+  writer = array_record.ArrayRecordWriter(path, 'group_size:1')
+  for record in records:
+    writer.write(record)
+  writer.close()
+
+
+def _records(documents: Iterable[Document]) -> Iterator[bytes]:
+  for document in documents:
+    yield encode_example(
+      id=document.example_id, source=document.source, text=document.text
+    )
+
+
+def _write(
+  task: PartTask,
+  extension: str,
+  write_records: Callable[[str, Iterable[bytes]], None],
+) -> dict[str, Any]:
+  """Writes a part by a library that writes to a path of its own."""
+
+  def write(file: Any) -> None:
+    with _scratch(task) as folder:
+      path = os.path.join(folder, 'records')
+      write_records(path, _records(task.documents()))
+      with open(path, 'rb') as written:
+        shutil.copyfileobj(written, file, 1 << 20)
+
+  return task.finish({extension: write})
+
+
+@contextlib.contextmanager
+def _scratch(task: PartTask) -> Iterator[str]:
+  """A folder: beside the part, where there is room for it.
+
+  Its name is the part's, so that what a kill leaves is written over.
+  """
+  if not files.is_local(task.artifact.path):
+    with tempfile.TemporaryDirectory() as folder:
+      yield folder
+    return
+  name = artifacts.part_name(task.part, task.num_parts)
+  path = task.artifact.path.removeprefix('file://')
+  folder = os.path.join(path, f'{name}.writing')
+  os.makedirs(folder, exist_ok=True)
+  try:
+    yield folder
+  finally:
+    shutil.rmtree(folder)

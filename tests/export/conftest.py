@@ -1,0 +1,212 @@
+"""A corpus of rows with fields, and a workdir with keep sets over it."""
+
+import gzip
+import json
+import pathlib
+import random
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made_scores import write_scores
+from ml_collections import ConfigDict
+
+from configs import base
+from infoprune_jax import artifacts, config
+from infoprune_jax.data import tokenize
+from infoprune_jax.data.keep_set import KeepSet
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.export import job
+from infoprune_jax.score import statistics, table
+from infoprune_jax.selection import select
+
+NEWS = 'dolma/documents/2019/{}.jsonl.gz'
+
+
+def json_lines(rng: random.Random, first: int, count: int) -> list[str]:
+  """Rows whose spelling no writer of JSON would give back."""
+  lines = []
+  for number in range(first, first + count):
+    text = ' '.join(f'{rng.random():.3f}' for _ in range(rng.randint(1, 30)))
+    row = {
+      'id': f'news-{number}',
+      'text': f'é {number} {text}',
+      'meta': {'tags': ['a', None][: number % 3], 'score': number / 4},
+    }
+    if number % 2:
+      row['meta']['lang'] = None
+      row['url'] = f'http://x/{number}'
+    spelled = json.dumps(row, ensure_ascii=number % 2 == 0)
+    lines.append(spelled.replace(': ', ':   ', number % 3))
+  return lines
+
+
+def books(rng: random.Random) -> pa.Table:
+  """Rows of types of their own."""
+  rows = [
+    {
+      'isbn': number,
+      'body': {'text': f'{number} ' + 'page ' * rng.randint(1, 40)},
+      'price': number / 8 if number % 2 else None,
+      'pages': [number, None],
+    }
+    for number in range(60)
+  ]
+  schema = pa.schema(
+    [
+      ('isbn', pa.int32()),
+      ('body', pa.struct([('text', pa.large_string())])),
+      ('price', pa.float32()),
+      ('pages', pa.list_(pa.int16())),
+    ]
+  )
+  return pa.Table.from_pylist(rows, schema)
+
+
+@pytest.fixture(scope='session')
+def corpus(tmp_path_factory) -> pathlib.Path:
+  folder = tmp_path_factory.mktemp('corpus')
+  rng = random.Random(0)
+  for name, first, count in (('a', 0, 50), ('b', 50, 70)):
+    path = folder / NEWS.format(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = '\n'.join(json_lines(rng, first, count)).encode()
+    path.write_bytes(gzip.compress(data))
+  pq.write_table(books(rng), folder / 'books.parquet', row_group_size=7)
+  (folder / 'notes').mkdir()
+  for number in range(30):
+    (folder / f'notes/{number}.md').write_text(f'# {number}\n' * (number + 1))
+  return folder
+
+
+def edits_over(folder: pathlib.Path) -> ConfigDict:
+  edits = base.get_config()
+  edits.corpus.sources.news = base.jsonl(
+    f'{folder}/dolma/documents/*/*.jsonl.gz', id_column='id'
+  )
+  edits.corpus.sources.books = base.parquet(
+    f'{folder}/books.parquet', text_column='body.text'
+  )
+  edits.corpus.sources.notes = base.text(f'{folder}/notes')
+  edits.corpus.update(num_parts=4, num_workers=1)
+  edits.vocabulary.update(size=330, type='bpe')
+  edits.select.arms = ConfigDict(
+    dict(
+      random=base.arm('random', fraction=0.5),
+      top=base.arm('top', base.INFORMATION, fraction=0.4),
+      everything=base.arm('everything'),
+    ),
+    sort_keys=False,
+  )
+  edits.report.num_examples = 2
+  return edits
+
+
+@pytest.fixture
+def edits(corpus) -> ConfigDict:
+  return edits_over(corpus)
+
+
+def run_to_keep_sets(edits: ConfigDict, workdir: str) -> None:
+  made = config.from_mapping(edits)
+  tokenize.run(made, workdir)
+  statistics.run(made, workdir)
+  write_scores(workdir)
+  select.run(made, workdir)
+
+
+@pytest.fixture(scope='session')
+def select_all() -> Callable[[ConfigDict, str], None]:
+  """Runs a config up to its keep sets."""
+  return run_to_keep_sets
+
+
+@pytest.fixture(scope='session')
+def selected(corpus, tmp_path_factory) -> str:
+  """A workdir up to the keep sets: for reading only."""
+  workdir = str(tmp_path_factory.mktemp('selected'))
+  run_to_keep_sets(edits_over(corpus), workdir)
+  return workdir
+
+
+@pytest.fixture
+def workdir(selected, tmp_path) -> str:
+  """A copy of it to write to."""
+  return shutil.copytree(selected, str(tmp_path / 'work'))
+
+
+@pytest.fixture
+def export(edits, workdir) -> Callable[..., pathlib.Path]:
+  """Exports in one format, and gives the folder of an arm."""
+
+  def run(format: str, arm: str = 'top', **fields: Any) -> pathlib.Path:
+    edits.export.update(formats=(format,), **fields)
+    job.run(config.from_mapping(edits), workdir)
+    return (
+      pathlib.Path(edits.export.folder or f'{workdir}/export') / arm / format
+    )
+
+  return run
+
+
+@pytest.fixture
+def kept_ids(selected) -> Callable[[str], list[str]]:
+  """The ids of what a keep set keeps, in the order of the corpus."""
+  return lambda selection: ids_kept(selected, selection)
+
+
+@pytest.fixture
+def kept_in(workdir) -> Callable[[str], list[str]]:
+  """The same, of the workdir that a test made itself."""
+  return lambda selection: ids_kept(workdir, selection)
+
+
+def ids_kept(workdir: str, selection: str) -> list[str]:
+  store = TokenStore.open(workdir)
+  chosen = KeepSet.open(workdir, selection, store)
+  return [
+    example_id
+    for number in range(store.num_parts)
+    for example_id in store.part(number)
+    .table('example_id')['example_id']
+    .take(chosen.rows(number))
+    .to_pylist()
+  ]
+
+
+@pytest.fixture
+def scores_of(workdir) -> Callable[[], dict[str, dict[str, Any]]]:
+  """Scores and statistics of a workdir, by id."""
+
+  def read() -> dict[str, dict[str, Any]]:
+    tables = [
+      table.read_table(path(workdir)).to_pylist()
+      for path in (artifacts.scores_dir, artifacts.statistics_dir)
+    ]
+    return {
+      one['example_id']: {**other, **one}
+      for one, other in zip(*tables, strict=True)
+    }
+
+  return read
+
+
+@pytest.fixture
+def exported_rows(
+  corpus, kept_ids
+) -> Callable[[str], list[tuple[str, str, str]]]:
+  """Id, source and text of what an arm keeps, read from the corpus."""
+  texts = {}
+  for path in sorted(corpus.glob('dolma/documents/*/*.gz')):
+    for line in gzip.decompress(path.read_bytes()).splitlines():
+      row = json.loads(line)
+      texts[row['id']] = ('news', row['text'])
+  books_ = pq.read_table(corpus / 'books.parquet')['body'].to_pylist()
+  for number, body in enumerate(books_, 1):
+    texts[f'books/books.parquet:{number}'] = ('books', body['text'])
+  for path in (corpus / 'notes').iterdir():
+    texts[f'notes/{path.name}'] = ('notes', path.read_text())
+  return lambda arm: [(name, *texts[name]) for name in kept_ids(arm)]

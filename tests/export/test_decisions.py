@@ -1,0 +1,72 @@
+"""The table of all documents: what the store, the scores and keep sets say."""
+
+import gzip
+import json
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infoprune_jax import artifacts, config
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.export.decisions import KEEP
+from infoprune_jax.score import table
+
+SELECTIONS = ('random-seed-0', 'random-seed-1', 'top', 'everything')
+
+
+def read(folder: pathlib.Path) -> pa.Table:
+  return pa.concat_tables(
+    pq.read_table(path) for path in sorted(folder.glob('part-*.parquet'))
+  ).unify_dictionaries()
+
+
+def test_every_document_is_there_with_its_scores(export, selected, kept_ids):
+  found = read(export('scores', 'every-arm'))
+  store = TokenStore.open(selected)
+  ids = found['example_id'].to_pylist()
+  assert ids == [
+    example_id
+    for number in range(store.num_parts)
+    for example_id in store.part(number)
+    .table('example_id')['example_id']
+    .to_pylist()
+  ]
+  for name in SELECTIONS:
+    kept = found[KEEP + name.replace('-', '_')].to_numpy()
+    assert np.array(ids)[kept].tolist() == kept_ids(name)
+  scored = found.filter(
+    pa.compute.equal(found['split'].cast(pa.string()), 'scored')
+  )
+  for path in (artifacts.scores_dir, artifacts.statistics_dir):
+    expected = table.read_table(path(selected))
+    assert expected.num_rows == scored.num_rows < found.num_rows
+    for name in expected.column_names:
+      assert scored[name].to_pylist() == expected[name].to_pylist(), name
+  assert found['nll_sum'].null_count == found.num_rows - scored.num_rows
+
+
+def test_places_are_where_the_documents_are(export, corpus):
+  found = read(export('scores', 'every-arm', places=True)).to_pylist()
+  for row in found:
+    path = pathlib.Path(row['file'])
+    if row['source'] == 'news':
+      line = gzip.decompress(path.read_bytes()).splitlines()[row['line'] - 1]
+      assert json.loads(line)['id'] == row['example_id']
+    elif row['source'] == 'books':
+      assert row['example_id'] == f'books/books.parquet:{row["line"]}'
+    else:
+      assert row['example_id'] == f'notes/{path.name}'
+      assert row['line'] == 1
+
+
+def test_without_places_no_corpus_is_needed(edits, export, tmp_path):
+  edits.corpus.sources.news.paths = (str(tmp_path / 'gone/*.gz'),)
+  assert read(export('scores', 'every-arm')).num_rows
+
+
+def test_only_some_arms(edits, export):
+  found = read(export('scores', 'every-arm', arms=('top',)))
+  assert [n for n in found.column_names if n.startswith(KEEP)] == ['keep_top']
+  assert config.from_mapping(edits).arms == ('random', 'top', 'everything')

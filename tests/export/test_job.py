@@ -1,0 +1,227 @@
+"""The job: what it refuses, what it skips, and that a kill costs nothing."""
+
+import gzip
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from infoprune_jax import artifacts, config as config_lib, pipeline
+from infoprune_jax.config import UserError
+from infoprune_jax.export import job
+from infoprune_jax.verify import workdir as verify
+
+FORMATS = ('jsonl', 'parquet', 'array_record', 'scores')
+
+
+def tree(folder: pathlib.Path) -> dict[str, bytes]:
+  """The bytes of every file below a folder."""
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob('*'))
+    if path.is_file() and path.name != '.lock'
+  }
+
+
+def run(edits, workdir, **fields) -> pathlib.Path:
+  edits.export.update(fields)
+  pipeline.run(config_lib.from_mapping(edits), workdir, 'export')
+  return pathlib.Path(edits.export.folder or f'{workdir}/export')
+
+
+def test_the_number_of_processes_changes_no_byte(edits, workdir, tmp_path):
+  one = tree(run(edits, workdir, formats=FORMATS))
+  edits.corpus.num_workers = 2
+  two = tree(run(edits, workdir, folder=str(tmp_path / 'two')))
+  assert one == two
+  arms = ('every-arm', 'everything', 'random-seed-0', 'random-seed-1', 'top')
+  assert {name.split('/')[0] for name in one} == set(arms)
+
+
+# Kills itself when a part's files are there and its marker is not.
+KILLED = """
+import json, os, signal, sys
+from infoprune_jax import artifacts, config
+from infoprune_jax.export import job
+
+write, left = artifacts.write_record, [int(sys.argv[3])]
+
+def killing(path, value):
+  left[0] -= path.endswith(artifacts.DONE)
+  if left[0] < 0:
+    os.kill(os.getpid(), signal.SIGKILL)
+  return write(path, value)
+
+artifacts.write_record = killing
+job.run(config.from_mapping(json.loads(sys.argv[1])), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize('num_parts', [0, 3, 6])
+def test_a_killed_job_goes_on(num_parts, edits, workdir, tmp_path):
+  edits.export.update(arms=('top',), formats=('array_record', 'parquet'))
+  expected = tree(run(edits, workdir, folder=str(tmp_path / 'whole')))
+  folder = tmp_path / 'killed'
+  edits.export.folder = str(folder)
+  plain = config_lib.to_plain(config_lib.from_mapping(edits))
+  killed = subprocess.run(
+    [sys.executable, '-c', KILLED, json.dumps(plain), workdir, str(num_parts)],
+    env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+    timeout=60,
+  )
+  assert killed.returncode == -signal.SIGKILL
+  done = {
+    path: path.stat().st_mtime_ns
+    for marker in folder.rglob('*.done')
+    for path in marker.parent.glob(f'{marker.name.removesuffix(".done")}.*')
+  }
+  assert len(list(folder.rglob('*.done'))) == num_parts
+  if not num_parts:  # As a kill within the first part leaves it.
+    scratch = folder / 'top/array_record/part-00000-of-00004.writing'
+    scratch.mkdir()
+    (scratch / 'records').write_bytes(b'half')
+  run(edits, workdir)
+  assert tree(folder) == expected
+  assert not list(folder.rglob('*.tmp')) + list(folder.rglob('*.writing'))
+  for path, time in done.items():
+    assert path.stat().st_mtime_ns == time, path
+
+
+def test_what_is_finished_is_skipped(edits, workdir, caplog, monkeypatch):
+  folder = run(edits, workdir, formats=('jsonl', 'scores'))
+  before = {path: path.stat().st_mtime_ns for path in folder.rglob('part-*')}
+  # Nor is the corpus read again.
+  monkeypatch.setattr(job.corpus, 'read_again', None)
+  run(edits, workdir)
+  assert before == {p: p.stat().st_mtime_ns for p in folder.rglob('part-*')}
+
+
+def test_another_keep_set_is_refused(edits, workdir, select_all):
+  run(edits, workdir, arms=('top',), formats=('jsonl',))
+  edits.select.arms.top.fraction = 0.2
+  shutil.rmtree(pathlib.Path(workdir, 'keep_sets/top'))
+  select_all(edits, workdir)
+  with pytest.raises(UserError, match=r'inputs\.keep_set/top is .* delete'):
+    run(edits, workdir)
+
+
+def test_an_arm_without_a_keep_set_is_refused(edits, workdir):
+  shutil.rmtree(pathlib.Path(workdir, 'keep_sets/top'))
+  with pytest.raises(UserError, match='keep set top .* Run --job=select'):
+    run(edits, workdir)
+  assert not os.path.exists(pathlib.Path(workdir, 'export'))
+
+
+@pytest.mark.parametrize(
+  'fields, expected',
+  [
+    ({'formats': ('jsonl', 'parket')}, "Did you mean 'parquet'"),
+    ({'formats': ()}, 'export.formats is empty'),
+    ({'folder': '/proc/none'}, 'The folder /proc/none cannot be written'),
+    ({'arms': ('topp',)}, "export.arms must be one of .* Did you mean 'top'"),
+  ],
+)
+def test_a_config_that_names_what_there_is_not(
+  fields, expected, edits, workdir
+):
+  with pytest.raises(UserError, match=expected):
+    run(edits, workdir, **fields)
+
+
+def test_a_package_that_is_not_there(edits, workdir, monkeypatch):
+  found = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util,
+    'find_spec',
+    lambda name: None if name == 'tensorflow' else found(name),
+  )
+  with pytest.raises(
+    UserError, match=r"needs tensorflow, .* pip install 'infoprune_jax\[seqio\]"
+  ):
+    run(edits, workdir, formats=('tfds',))
+  monkeypatch.setitem(sys.modules, 'array_record.python', None)
+  with pytest.raises(UserError, match='pip install array_record'):
+    run(edits, workdir, formats=('array_record',))
+
+
+@pytest.fixture
+def own_corpus(edits, workdir, corpus, tmp_path, select_all):
+  """A copy of the corpus to change, and a workdir over it."""
+  folder = shutil.copytree(corpus, tmp_path / 'corpus')
+  for name, path in (
+    ('news', 'dolma/documents/*/*.jsonl.gz'),
+    ('books', 'books.parquet'),
+    ('notes', 'notes'),
+  ):
+    edits.corpus.sources[name].paths = (f'{folder}/{path}',)
+  shutil.rmtree(workdir)
+  select_all(edits, workdir)
+  return folder
+
+
+@pytest.mark.parametrize('change', ['text', 'id', 'missing row', 'more rows'])
+def test_a_file_that_changed_is_named(change, edits, workdir, own_corpus):
+  path = own_corpus / 'dolma/documents/2019/b.jsonl.gz'
+  lines = gzip.decompress(path.read_bytes()).splitlines()
+  row = json.loads(lines[20])
+  if change == 'missing row':
+    del lines[20]
+  elif change == 'more rows':
+    lines.insert(20, json.dumps({**row, 'id': 'new', 'text': 'new'}).encode())
+  else:
+    lines[20] = json.dumps({**row, change: f'{row[change]} x'}).encode()
+  path.write_bytes(gzip.compress(b'\n'.join(lines)))
+  with pytest.raises(UserError, match=r'b\.jsonl\.gz:21\. Put the files back'):
+    run(edits, workdir)
+  assert not list(pathlib.Path(workdir, 'export').rglob('part-*'))
+
+
+def test_a_corpus_of_another_config_is_refused(edits, workdir):
+  edits.corpus.seed = 1
+  with pytest.raises(UserError, match=r'options\.corpus\.seed is 0, not 1'):
+    run(edits, workdir)
+
+
+def test_what_is_verified(edits, workdir, select_all):
+  folder = run(edits, workdir, formats=FORMATS)
+  names = {
+    os.path.relpath(found.path, workdir): problems
+    for found, problems in verify.check(workdir)
+    if found.job == 'export'
+  }
+  assert names.keys() >= {'export/top/jsonl', 'export/every-arm/scores'}
+  assert not any(names.values())
+  part = next((folder / 'top/jsonl').glob('*.zst'))
+  part.write_bytes(part.read_bytes()[:-1])
+  edits.select.arms.top.fraction = 0.2
+  shutil.rmtree(pathlib.Path(workdir, 'keep_sets/top'))
+  select_all(edits, workdir)
+  problems = {
+    os.path.relpath(found.path, workdir): ' '.join(problems)
+    for found, problems in verify.check(workdir)
+    if problems
+  }
+  assert 'is damaged' in problems['export/top/jsonl']
+  assert 'made from keep_set/top' in problems['export/top/parquet']
+  assert 'made from keep_set/top' in problems['export/every-arm/scores']
+
+
+def test_a_damaged_part_is_made_again_as_the_message_says(edits, workdir):
+  folder = run(edits, workdir, arms=('top',), formats=('jsonl',)) / 'top/jsonl'
+  expected = tree(folder)
+  part = sorted(folder.glob('*.zst'))[1]
+  part.write_bytes(b'')
+  (folder / artifacts.MANIFEST).unlink()
+  with pytest.raises(UserError, match='is damaged') as caught:
+    run(edits, workdir)
+  marker = folder / part.name.replace('.jsonl.zst', '.done')
+  assert f'Delete {marker} ' in str(caught.value)
+  marker.unlink()
+  run(edits, workdir)
+  assert tree(folder) == expected

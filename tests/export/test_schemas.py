@@ -1,0 +1,96 @@
+"""Types found in rows of JSON hold every value as it is."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, strategies as st
+
+from infoprune_jax.export import schemas
+
+LEAVES = {
+  'text': st.text(st.characters(codec='utf-8'), max_size=5),
+  'integer': st.integers(-(2**63), 2**63 - 1),
+  'number': st.floats(allow_nan=False) | st.integers(-(2**53), 2**53),
+  'truth': st.booleans(),
+}
+NAMES = st.sampled_from(['a', 'b', 'c.d'])
+
+
+@st.composite
+def values_of_a_type(draw, depth=2):
+  """A strategy of values that one column can hold, nulls among them."""
+  kind = draw(
+    st.sampled_from(['object', 'list', *LEAVES] if depth else [*LEAVES])
+  )
+  if kind == 'object':
+    fields = {
+      name: draw(values_of_a_type(depth - 1))
+      for name in draw(st.lists(NAMES, min_size=1, unique=True))
+    }
+    return st.none() | st.fixed_dictionaries({}, optional=fields)
+  if kind == 'list':
+    return st.none() | st.lists(draw(values_of_a_type(depth - 1)), max_size=3)
+  return st.none() | LEAVES[kind]
+
+
+def filled(value, kind: pa.DataType):
+  """A value with null for each field that it lacks."""
+  if value is None:
+    return None
+  if pa.types.is_struct(kind):
+    return {f.name: filled(value.get(f.name), f.type) for f in kind}
+  if pa.types.is_list(kind):
+    return [filled(item, kind.value_type) for item in value]
+  return value
+
+
+@given(st.data())
+def test_rows_come_back(data):
+  column = data.draw(values_of_a_type())
+  rows = data.draw(st.lists(st.fixed_dictionaries({'x': column}), min_size=1))
+  rows = json.loads(json.dumps(rows))
+  kind = schemas.of_rows(rows)
+  found = pa.Table.from_pylist(rows, pa.schema(list(kind))).to_pylist()
+  assert found == [filled(row, kind) for row in rows]
+  # Cut anywhere, as into parts.
+  cut = data.draw(st.integers(0, len(rows)))
+  halves = [schemas.of_rows(part) for part in (rows[:cut], rows[cut:])]
+  assert schemas.merged(*halves, '') == kind
+
+
+@pytest.mark.parametrize(
+  'rows, field',
+  [
+    ([{'a': 1}, {'a': 'x'}], 'a'),
+    ([{'a': 1}, {'a': True}], 'a'),
+    ([{'a': [1, 'x']}], 'a'),
+    ([{'a': {'b': [1]}}, {'a': {'b': {}}}], 'a.b'),
+    ([{'a': {'b': -(2**63) - 1}}], 'a.b'),
+    ([{'a': '\ud800'}], 'a'),
+  ],
+)
+def test_what_no_type_holds_is_named(rows, field):
+  with pytest.raises(schemas.Unfit) as caught:
+    schemas.of_rows(rows)
+  assert caught.value.args[0] == field
+
+
+def test_empty_objects_are_found():
+  kind = schemas.of_rows([{'a': {'b': {}}, 'c': [{'d': {}}]}])
+  assert schemas.empty_object(kind) == 'a.b'
+  assert schemas.empty_object(schemas.of_rows([{'a': [{}]}])) == 'a'
+  assert not schemas.empty_object(schemas.of_rows([{'a': [{'b': None}]}]))
+
+
+@pytest.mark.parametrize(
+  'values, expected',
+  [
+    ([[1], [0.5]], pa.list_(pa.float64())),
+    ([[], [None, 'x']], pa.list_(pa.string())),
+    ([[{'b': 1}], [{'c': 2}]], pa.list_(pa.struct(dict(b='int64', c='int64')))),
+  ],
+)
+def test_lists_are_merged(values, expected):
+  rows = [{'a': value} for value in values]
+  assert schemas.of_rows(rows) == pa.struct([('a', expected)])

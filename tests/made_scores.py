@@ -1,0 +1,50 @@
+"""A score table that no model made."""
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from infoprune_jax import artifacts
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.score import table
+
+
+def write_scores(workdir: str, seed: int = 0) -> None:
+  """A score table of a store, as the scorer writes it."""
+  store = TokenStore.open(workdir)
+  rng = np.random.default_rng(seed)
+  scores = artifacts.Artifact(
+    artifacts.scores_dir(workdir),
+    'score table',
+    'score',
+    {'seed': seed, 'folds': 1},
+    {'token_store': store.fingerprint, 'reference': 'f' * 16},
+  )
+  scores.begin()
+  written, totals = {}, dict.fromkeys(('examples', 'tokens', 'bytes'), 0)
+  for shard in range(store.num_parts):
+    part = store.part(shard)
+    rows = part.rows_of('scored')
+    made = table.part_table(
+      table.score_schema(['nll_sum']),
+      shard,
+      rows,
+      part.table(),
+      nll_sum=part.column('num_tokens')[rows] * rng.gamma(4.0, 1.0, len(rows)),
+      fold=np.zeros(len(rows), np.int8),
+    )
+    marker = scores.finish_part(
+      shard,
+      store.num_parts,
+      {'.parquet': lambda file, made=made: pq.write_table(made, file)},
+      num_examples=len(rows),
+    )
+    written.update(marker['files'])
+    totals['examples'] += len(rows)
+    for unit in ('tokens', 'bytes'):
+      totals[unit] += int(made[f'num_{unit}'].to_numpy().sum())
+  scores.finish(
+    written,
+    num_parts=store.num_parts,
+    columns=['nll_sum'],
+    **{f'num_{unit}': total for unit, total in totals.items()},
+  )
