@@ -308,9 +308,8 @@ class ReportConfig:
 class LabelsConfig:
   """Pages that people judged, to which --job=labels holds scores."""
 
-  path: (
-    str  # JSONL, plain, .gz or .zst: a file, folder, glob or URL; '' for none
-  )
+  # JSONL, plain, .gz or .zst: a file, folder, glob or URL; '' for none.
+  path: str
   text_column: str  # 'a.b' is field b of column a, here and below
   label_column: str  # 0 and 1, or false and true
   group_column: str  # strings: figures within each group too; '' for none

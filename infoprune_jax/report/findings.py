@@ -22,6 +22,7 @@ _BOOTSTRAP_SEED = 0  # any: fixed, so that a page written again is the same
 # Those of pyproject.toml, and what they stand on.
 _PACKAGES = (
   'absl-py',
+  'array-record',
   'duckdb',
   'etils',
   'flax',
