@@ -47,6 +47,16 @@ def test_the_bench_of_the_input_runs(corpus_path, store_workdir):
   assert result.stdout.count('tokens/s a core') == 2
 
 
+def test_the_bench_of_selection_runs():
+  command = [sys.executable, 'tools/bench_select.py', '--rules=top']
+  result = subprocess.run(
+    [*command, '--millions=1'], cwd=ROOT, capture_output=True, text=True
+  )
+  assert re.search(
+    r'^   1M top .* keep set of 0\.1 MB opens in', result.stdout, re.M
+  ), result
+
+
 def test_every_tool_is_python():
   for path in ROOT.glob('tools/*.py'):
     compile(path.read_text(), str(path), 'exec')

@@ -4,8 +4,8 @@ Command: python tools/bench_select.py --millions=1,10,100
 
 Writes tables of scores and of statistics with so many examples, of lognormal
 lengths and 58 sources, and for each rule, in a process of its own, selects,
-summarizes, writes the keep set and opens it. Peak memory is the process's own,
-without what the system keeps of files; scratch files are at $TMPDIR.
+summarizes, writes the keep set and opens it. Peak memory is all that the process
+had at once, scratch files included; these are at $TMPDIR.
 """
 
 import json
@@ -106,6 +106,8 @@ def write_tables(workdir: str, parts: list[int]) -> None:
       'content_hash': rng.integers(0, 2**40, size),
       'fold': np.zeros(size, np.int8),
       'unigram_nll_sum': tokens * rng.normal(7.0, 0.5, size),
+      'unigram_frequency_sum': 0.01 * tokens,
+      'unigram_frequency_square_sum': 0.001 * tokens,
       'compressed_bytes': tokens,
     }
     for name, schema in schemas.items():

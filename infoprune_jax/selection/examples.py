@@ -63,7 +63,7 @@ class Examples:
 
   @functools.cached_property
   def index(self) -> np.ndarray:
-    """The number of each document in the store, [examples] int64."""
+    """The number of each document in the store, [examples], an integer."""
     raise NotImplementedError
 
   def parts(self, columns: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
@@ -85,16 +85,14 @@ class Examples:
       return np.broadcast_to(np.int32(1), len(self))
     return self.once(name, lambda: self.column(name, np.int32))
 
-  def once(
-    self, what: Hashable, compute: Callable[[], np.ndarray]
-  ) -> np.ndarray:
+  def once(self, what: Hashable, compute: Callable[[], Any]) -> Any:
     """What is computed of all examples, computed once; not to be changed."""
     if what not in self._computed:
       self._computed[what] = compute()
     return self._computed[what]
 
   @functools.cached_property
-  def _computed(self) -> dict[Hashable, np.ndarray]:
+  def _computed(self) -> dict[Hashable, Any]:
     return {}
 
   @functools.cached_property
@@ -193,9 +191,10 @@ class ExampleParts(Examples):
 
   @functools.cached_property
   def index(self) -> np.ndarray:
-    """The number of each document in the store, [examples] int64."""
+    """The number of each document in the store, [examples]."""
     scores, statistics = self._tables
-    found = scratch(len(self), np.int64)
+    small = self._offsets[-1] < 2**32
+    found = scratch(len(self), np.uint32 if small else np.int64)
     for part, (first, last) in enumerate(itertools.pairwise(self.starts)):
       keys = scores.read(part, _KEY)
       if not keys.equals(statistics.read(part, _KEY)):

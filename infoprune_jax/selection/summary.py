@@ -1,12 +1,11 @@
 """What a rule keeps and throws away, before anyone pays for training."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from infoprune_jax.data.hashing import mix
-from infoprune_jax.selection.budget import ordered_bits
 from infoprune_jax.selection.examples import Examples, scratch, steps
 
 NUM_DECILES = 10
@@ -35,14 +34,14 @@ def summarize(
     A JSON value: totals; shares by source, by decile of the mean NLL and by
     decile of length; examples at both ends of the ranking.
   """
+  by_nll = _nll_deciles(examples)
+  by_length = examples.once(
+    'deciles of length',
+    lambda: _deciles(examples.weight('tokens'), examples.weight('examples')),
+  )
   names, source = examples.sources
   counts = _counts(examples, kept, source, len(names))
   total = {unit: int(count.sum()) for unit, count in counts.items()}
-  tokens = examples.weight('tokens')
-  lengths = examples.once(
-    'deciles of length',
-    lambda: _deciles(tokens, examples.weight('examples')),
-  )
   return {
     'total': {unit: total[unit] for unit in _UNITS},
     'kept': {unit: total[f'kept_{unit}'] for unit in _UNITS},
@@ -50,10 +49,8 @@ def summarize(
       {'source': name, **_row(counts, number)}
       for name, number in sorted(zip(names, range(len(names)), strict=True))
     ],
-    'deciles': _by_decile(
-      examples, kept, mean_nll(examples), nll_deciles(examples)
-    ),
-    'lengths': _by_decile(examples, kept, tokens, lengths),
+    'deciles': _by_decile(examples, kept, by_nll),
+    'lengths': _by_decile(examples, kept, by_length),
     **_extremes(examples, ranking, num_examples),
   }
 
@@ -75,18 +72,24 @@ def _row(counts: dict[str, np.ndarray], number: int) -> dict[str, int]:
   return {name: int(count[number]) for name, count in counts.items()}
 
 
+class _Deciles(NamedTuple):
+  """Which tenth each example is in, and the bounds of each tenth."""
+
+  decile: np.ndarray  # [examples] int8
+  low: np.ndarray  # [NUM_DECILES]
+  high: np.ndarray
+
+
 def _by_decile(
-  examples: Examples, kept: np.ndarray, values: np.ndarray, decile: np.ndarray
+  examples: Examples, kept: np.ndarray, deciles: _Deciles
 ) -> list[dict[str, Any]]:
   """The bounds of each decile that has examples, and what is kept of it."""
-  counts = _counts(examples, kept, decile, NUM_DECILES)
-  low, high = np.zeros((2, NUM_DECILES), values.dtype)
-  _bounds(values, decile, low, high, np.zeros(NUM_DECILES, bool))
+  counts = _counts(examples, kept, deciles.decile, NUM_DECILES)
   return [
     {
       'decile': number,
-      'low': low[number].item(),
-      'high': high[number].item(),
+      'low': deciles.low[number].item(),
+      'high': deciles.high[number].item(),
       **_row(counts, number),
     }
     for number in np.flatnonzero(counts['examples']).tolist()
@@ -95,57 +98,69 @@ def _by_decile(
 
 def mean_nll(examples: Examples) -> np.ndarray:
   """Nats a token, [examples] float64; zero where there is none."""
-
-  def compute() -> np.ndarray:
-    found = examples.column('nll_sum', np.float64)
-    tokens = examples.weight('tokens')
-    for some in steps(len(found)):
-      found[some] /= np.maximum(tokens[some], 1)
-    return found
-
-  return examples.once('mean NLL', compute)
+  found = examples.column('nll_sum', np.float64)
+  tokens = examples.weight('tokens')
+  for some in steps(len(found)):
+    found[some] /= np.maximum(tokens[some], 1)
+  return found
 
 
 def nll_deciles(examples: Examples) -> np.ndarray:
   """Which tenth of the tokens by mean NLL each example is in, [examples]."""
+  return _nll_deciles(examples).decile
+
+
+def _nll_deciles(examples: Examples) -> _Deciles:
   return examples.once(
     'deciles of mean NLL',
     lambda: _deciles(mean_nll(examples), examples.weight('tokens')),
   )
 
 
-def _deciles(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _deciles(values: np.ndarray, weight: np.ndarray) -> _Deciles:
   """Which tenth of the weight each value is in; equal ones are in one.
 
   Args:
     values: [examples].
     weight: [examples], whole numbers.
-
-  Returns:
-    [examples] int8.
   """
   sums = np.zeros(1 << _BITS, np.int64)
   for some in steps(len(values)):
-    _add_up(_bins(values[some]), weight[some], sums)
+    _add_up(_bits(values[some]), weight[some], sums)
   middle = np.cumsum(sums) - sums / 2
   tenth = np.minimum(middle * NUM_DECILES / max(sums.sum(), 1), NUM_DECILES - 1)
   tenth = tenth.astype(np.int8)
   found = scratch(len(values), np.int8)
   for some in steps(len(values)):
-    found[some] = tenth[_bins(values[some])]
-  return found
+    _look_up(_bits(values[some]), tenth, found[some])
+  low, high = np.zeros((2, NUM_DECILES), values.dtype)
+  _bounds(values, found, low, high, np.zeros(NUM_DECILES, bool))
+  return _Deciles(found, low, high)
 
 
-def _bins(values: np.ndarray) -> np.ndarray:
-  """The first bits of values, in their order, int64."""
-  key = ordered_bits(values.astype(np.float64))
-  return (key >> np.uint64(64 - _BITS)).astype(np.int64)
+def _bits(values: np.ndarray) -> np.ndarray:
+  """Of float64, as uint64; both zeros are one."""
+  return (values.astype(np.float64, copy=False) + 0.0).view(np.uint64)
+
+
+@numba.njit(inline='always')
+def _bin(bits):
+  """The first bits of a value, in the order of values; see `budget.ordered_bits`."""
+  sign = np.uint64(1 << 63)
+  key = ~bits if bits & sign else bits | sign
+  return key >> np.uint64(64 - _BITS)
 
 
 @numba.njit(cache=True)
-def _add_up(bins, weight, sums):
-  for n in range(len(bins)):
-    sums[bins[n]] += weight[n]
+def _add_up(bits, weight, sums):
+  for n in range(len(bits)):
+    sums[_bin(bits[n])] += weight[n]
+
+
+@numba.njit(cache=True)
+def _look_up(bits, table, found):
+  for n in range(len(bits)):
+    found[n] = table[_bin(bits[n])]
 
 
 @numba.njit(cache=True)
@@ -153,8 +168,7 @@ def _add_up_labels(label, weight, kept, sums):
   """Adds to [2, labels]: what there is, and what is kept."""
   for n in range(len(label)):
     sums[0, label[n]] += weight[n]
-    if kept[n]:
-      sums[1, label[n]] += weight[n]
+    sums[1, label[n]] += weight[n] * kept[n]  # No branch: chance decides it.
 
 
 @numba.njit(cache=True)
