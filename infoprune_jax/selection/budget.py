@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from infoprune_jax.data import hashing
-from infoprune_jax.selection.examples import scratch, steps
+from infoprune_jax.selection.examples import scratch
 
 _BITS = 16  # of a digit; 8 where there are many groups, each with a table
 _MANY = 256
@@ -29,12 +29,7 @@ def add_up(
 ) -> np.ndarray:
   """The weight of each group's candidates, [groups] int64."""
   total = np.zeros(groups, np.int64)
-  for some in steps(len(candidate)):
-    here = candidate[some]
-    # Exact: sums of a step are far below 2**53.
-    total += np.bincount(group[some][here], weight[some][here], groups).astype(
-      np.int64
-    )
+  _add_up(weight, group, candidate, total)
   return total
 
 
@@ -119,6 +114,12 @@ def _narrow(
 
 
 _scramble = numba.njit(hashing.scramble, inline='always')
+
+
+@numba.njit(cache=True)
+def _add_up(weight, group, candidate, total):
+  for n in range(len(weight)):
+    total[group[n]] += weight[n] * candidate[n]
 
 
 @numba.njit(cache=True)
