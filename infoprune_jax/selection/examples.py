@@ -8,6 +8,7 @@ system keeps in memory while there is room.
 import functools
 import itertools
 import mmap
+import os
 import tempfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
@@ -32,7 +33,8 @@ def scratch(size: int, dtype: Any) -> np.ndarray:
   if num_bytes <= _IN_MEMORY:
     return np.zeros(size, dtype)
   with tempfile.TemporaryFile(prefix='infoprune-') as file:
-    file.truncate(num_bytes)
+    # Now: of a disk that is full later, a process dies without a word.
+    os.posix_fallocate(file.fileno(), 0, num_bytes)
     # Its space is given back with the array, or with the process.
     return np.frombuffer(mmap.mmap(file.fileno(), num_bytes), dtype)
 
@@ -121,7 +123,12 @@ class Examples:
   def folds(self) -> tuple[list[int], np.ndarray]:
     """Which folds there are, and each example's, int8."""
     fold = self.column('fold', np.int8)
-    return np.flatnonzero(np.bincount(fold, minlength=1)).tolist(), fold
+    found = {
+      int(number)
+      for some in steps(len(fold))
+      for number in np.unique(fold[some])
+    }
+    return sorted(found), fold
 
   def take(self, positions: np.ndarray, columns: Sequence[str]) -> pa.Table:
     """Some examples, in the order of these positions."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from infoprune_jax.config import UserError
 from infoprune_jax.progress import logger
-from infoprune_jax.selection.examples import Examples, scratch
+from infoprune_jax.selection.examples import Examples, scratch, steps
 from infoprune_jax.selection.ranks import mid_ranks, z_scores
 
 FUNCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -117,7 +117,7 @@ def score(examples: Examples, text: str, missing: str = 'refuse') -> np.ndarray:
       raise _refused(text, str(error), examples.schema, ()) from None
   lacking = sum(
     int(np.count_nonzero(~np.isfinite(values[some])))
-    for some, _ in examples.parts([])
+    for some in steps(len(values))
   )
   if done != len(examples) or (lacking and missing == 'refuse'):
     raise UserError(

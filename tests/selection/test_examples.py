@@ -1,5 +1,9 @@
 """Examples in parts on disk are those of the table in memory."""
 
+import errno
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -89,6 +93,26 @@ def test_scratch_files_leave_no_name(tmp_path, monkeypatch, small_steps):
   found = lib.scratch(1000, np.float64)
   found[:] = np.arange(1000)
   assert found.sum() == 499_500 and not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_an_error_and_no_crash(tmp_path):
+  """Pages of a file without room would end the process with SIGBUS."""
+  limit = 1 << 16
+  program = (
+    'import resource, signal, tempfile\n'
+    'from infoprune_jax.selection import examples\n'
+    f'tempfile.tempdir = {str(tmp_path)!r}\n'
+    'signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
+    f'resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n'
+    'try:\n'
+    '  examples.scratch(1 << 25, "int8")\n'
+    'except OSError as error:\n'
+    '  print("refused", error.errno)\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True
+  )
+  assert done.stdout == f'refused {errno.EFBIG}\n', done
 
 
 def test_other_examples_are_refused(workdir):
