@@ -1,21 +1,14 @@
 """The scoring program, compiled for TPU pods by their own compiler, without one.
 
-Needs libtpu (`pip install libtpu==0.0.52`): the compiler alone, no TPU.
+See `tpu_compiler`.
 """
 
 import dataclasses
-import importlib.metadata
-import importlib.util
-import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
+from tpu_compiler import HBM, needs_libtpu, run
 
-LIBTPU = '0.0.52'  # Collectives differ between versions of the compiler.
-HBM = {'v5e': 16e9, 'v5p': 95e9}  # bytes of a chip
 DECODER = dict(
   activation='swiglu',
   qk_norm=False,
@@ -113,16 +106,7 @@ print('RESULT' + json.dumps({
 """
 
 
-def has_libtpu() -> bool:
-  return (
-    importlib.util.find_spec('libtpu') is not None
-    and importlib.metadata.version('libtpu') == LIBTPU
-  )
-
-
-@pytest.mark.skipif(
-  not has_libtpu(), reason=f'needs libtpu=={LIBTPU}, the compiler of TPUs'
-)
+@needs_libtpu
 @pytest.mark.parametrize(
   'pod', PODS, ids=lambda pod: f'{pod.topology}-{pod.mesh}'
 )
@@ -134,20 +118,7 @@ def test_fits_and_gathers_no_more_than_a_layer(pod):
     'row_length': pod.row_length,
     'vocab': VOCAB,
   }
-  result = subprocess.run(
-    [sys.executable, '-c', PROGRAM, json.dumps(given)],
-    env={
-      **os.environ,
-      'JAX_PLATFORMS': 'cpu',
-      'TPU_SKIP_MDS_QUERY': '1',
-      'XLA_FLAGS': '',
-    },
-    capture_output=True,
-    text=True,
-  )
-  lines = [x for x in result.stdout.splitlines() if x.startswith('RESULT')]
-  assert lines, result.stderr[-3000:]
-  found = json.loads(lines[0].removeprefix('RESULT'))
+  found = run(PROGRAM, given)
   assert (found['attention'], found['loss']) == ('splash', 'tpu')
   if not pod.topology.startswith('v5p'):
     assert found['kernels'] == {'logsumexp': 1, 'splash': 1}

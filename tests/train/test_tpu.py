@@ -1,23 +1,15 @@
 """The training step, compiled for TPU pods by their own compiler, without one.
 
-Needs libtpu (`pip install libtpu==0.0.52`): the compiler alone, no TPU.
+See `tpu_compiler`.
 """
 
 import dataclasses
-import importlib.metadata
-import importlib.util
-import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
+from tpu_compiler import HBM, needs_libtpu, run
 
 from configs import models
-
-LIBTPU = '0.0.52'  # Collectives differ between versions of the compiler.
-HBM = {'v5e': 16e9, 'v5p': 95e9, 'v6e': 32e9}  # bytes of a chip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,35 +108,12 @@ print('RESULT' + json.dumps({
 """
 
 
-def has_libtpu() -> bool:
-  return (
-    importlib.util.find_spec('libtpu') is not None
-    and importlib.metadata.version('libtpu') == LIBTPU
-  )
-
-
-@pytest.mark.skipif(
-  not has_libtpu(), reason=f'needs libtpu=={LIBTPU}, the compiler of TPUs'
-)
+@needs_libtpu
 @pytest.mark.parametrize(
   'pod', PODS, ids=lambda pod: f'{pod.topology}-{pod.mesh}'
 )
 def test_fits_and_reduces_no_gradient_whole(pod, capsys):
-  result = subprocess.run(
-    [sys.executable, '-c', PROGRAM, json.dumps(dataclasses.asdict(pod))],
-    env={
-      **os.environ,
-      'JAX_PLATFORMS': 'cpu',
-      'TPU_SKIP_MDS_QUERY': '1',
-      'XLA_FLAGS': '',
-      'PYTHONPATH': os.pathsep.join([os.getcwd(), *sys.path]),
-    },
-    capture_output=True,
-    text=True,
-  )
-  lines = [x for x in result.stdout.splitlines() if x.startswith('RESULT')]
-  assert lines, result.stderr[-3000:]
-  found = json.loads(lines[0].removeprefix('RESULT'))
+  found = run(PROGRAM, dataclasses.asdict(pod))
   hbm = HBM[pod.topology.partition(':')[0]]
   with capsys.disabled():
     print(
