@@ -9,6 +9,7 @@ had at once, scratch files included; these are at $TMPDIR.
 """
 
 import json
+import pathlib
 import resource
 import subprocess
 import sys
@@ -21,13 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import app, flags
 
-from configs import base
 from infoprune_jax import artifacts
 from infoprune_jax.data import keep_set
 from infoprune_jax.rule_config import RuleConfig
 from infoprune_jax.score import table
 from infoprune_jax.selection import rules as rules_lib, summary
 from infoprune_jax.selection.examples import ExampleParts
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from configs import base
 
 _MILLIONS = flags.DEFINE_list('millions', ['1', '10'], 'Examples, in millions.')
 _RULES = flags.DEFINE_list('rules', [], 'Names of rules; all if none is given.')
