@@ -203,6 +203,7 @@ def get_config() -> ConfigDict:
       seed=0,
       num_parts=16,
       num_workers=0,
+      beam_options=(),  # e.g. ('--runner=DataflowRunner', ...)
     )
   )
   config.corpus.sources = ConfigDict(sort_keys=False)

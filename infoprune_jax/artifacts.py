@@ -102,6 +102,11 @@ def export_dir(workdir: str) -> str:
   return posixpath.join(workdir, 'export')
 
 
+def beam_dir(workdir: str, job: str) -> str:
+  """What workers of Apache Beam are given to do, while they do it."""
+  return posixpath.join(workdir, 'beam', job)
+
+
 # Fingerprints, parts and manifests.
 
 

@@ -76,6 +76,8 @@ class CorpusConfig:
   seed: int  # of the draw and the split
   num_parts: int  # of the token store, and so of the score table
   num_workers: int  # processes; 0 for one a core
+  # Of an Apache Beam pipeline, which works in their place; () for none.
+  beam_options: tuple[str, ...]
 
   def __post_init__(self):
     if not self.sources:

@@ -58,7 +58,7 @@ def run(config: Config, workdir: str) -> None:
         found['num_documents'],
       )
       return
-    with workers.kept(config.corpus.num_workers):
+    with workers.kept(config.corpus, workdir, 'tokenize'):
       index = corpus_index.build(config.corpus)
       words = _vocabulary(config, workdir, index)
       store = artifacts.Artifact(
@@ -74,7 +74,7 @@ def run(config: Config, workdir: str) -> None:
 def store_options(config: Config) -> dict[str, Any]:
   """What of the config decides the bytes of the store."""
   corpus = config_lib.to_plain(config.corpus)
-  del corpus['num_workers']
+  del corpus['num_workers'], corpus['beam_options']
   return {
     'corpus': corpus,
     'vocabulary': config_lib.to_plain(config.vocabulary),

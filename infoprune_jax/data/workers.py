@@ -1,32 +1,66 @@
-"""Processes for host work."""
+"""Host work: by processes of this machine, or by Apache Beam."""
 
 import atexit
 import concurrent.futures
 import contextlib
+import dataclasses
+import functools
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
+import posixpath
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-# Those of a block of `kept`.
-_kept: concurrent.futures.ProcessPoolExecutor | None = None
+from infoprune_jax import artifacts, files
+from infoprune_jax.config import CorpusConfig
+from infoprune_jax.data import beam_work
+
+
+@dataclasses.dataclass(frozen=True)
+class _Workers:
+  """Who works for a block of `kept`."""
+
+  number: float  # of processes; of Beam, as many as its runner likes
+  map: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+
+
+_kept: _Workers | None = None
 
 
 @contextlib.contextmanager
-def kept(num_workers: int) -> Iterator[None]:
-  """Lets all calls of `run_all` in this block share their processes.
+def kept(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
+  """Lets all calls of `run_all` in this block share their workers.
 
   A process takes half a second to start, and ten where it needs TensorFlow.
 
   Args:
-    num_workers: The most processes of the block; 0 for one a core.
+    config: How many processes, or the options of Beam.
+    workdir: Which workers of Beam see.
+    job: Whose work it is.
+
+  Raises:
+    UserError: as `beam_work.check` does, or another process is at this job.
   """
   global _kept
-  with _open_pool(num_workers or os.cpu_count() or 1) as pool:
-    _kept = pool
+  with contextlib.ExitStack() as stack:
+    if config.beam_options:
+      folder = artifacts.beam_dir(workdir, job)
+      beam_work.check(config.beam_options, folder)
+      stack.enter_context(files.lock(folder))
+      run = functools.partial(
+        beam_work.run_all,
+        options=config.beam_options,
+        folder=posixpath.join(folder, 'tasks'),
+      )
+      _kept = _Workers(math.inf, run)
+    else:
+      number = config.num_workers or os.cpu_count() or 1
+      pool = stack.enter_context(_open_pool(number))
+      _kept = _Workers(number, functools.partial(_map, pool, number))
     try:
       yield
     finally:
@@ -45,17 +79,28 @@ def run_all(
     function: A module-level function of one argument.
     tasks: Its arguments; they and the results must pickle.
     num_workers: Processes; 0 for one a core. With one, or one task, the work
-      is done in this process. In a block of `kept` its number counts instead.
-    apart: Whether it is to be done in another one even then.
+      is done in this process. In a block of `kept` its workers count instead.
+    apart: Whether it is to be done in another process even then.
   """
-  num_workers = min(num_workers or os.cpu_count() or 1, len(tasks))
-  if num_workers <= 1 and not (apart and tasks):
+  number = _kept.number if _kept else num_workers or os.cpu_count() or 1
+  if min(number, len(tasks)) <= 1 and not (apart and tasks):
     yield from map(function, tasks)
-    return
-  shared = contextlib.nullcontext(_kept) if _kept else _open_pool(num_workers)
-  with shared as pool:
-    chunk = max(1, len(tasks) // (num_workers * 16))
-    yield from pool.map(function, tasks, chunksize=chunk)
+  elif _kept:
+    yield from _kept.map(function, tasks)
+  else:
+    number = min(int(number), len(tasks))
+    with _open_pool(number) as pool:
+      yield from _map(pool, number, function, tasks)
+
+
+def _map(
+  pool: concurrent.futures.ProcessPoolExecutor,
+  number: int,
+  function: Callable[[Any], Any],
+  tasks: Sequence[Any],
+) -> Iterator[Any]:
+  chunk = max(1, len(tasks) // (number * 16))
+  yield from pool.map(function, tasks, chunksize=chunk)
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ def run(config: Config, workdir: str) -> None:
         logger.info('export: %s finished before, skipped', export.name)
       else:
         todo.append(export)
-  with workers.kept(config.corpus.num_workers):
+  with workers.kept(config.corpus, workdir, 'export'):
     index = None
     if any(_needs_corpus(config, export.format) for export in todo):
       index = corpus.read_again(config, store)

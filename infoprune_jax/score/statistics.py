@@ -99,7 +99,7 @@ def run(config: Config, workdir: str) -> None:
       return
     artifact.begin()
     num_workers = config.corpus.num_workers
-    with workers.kept(num_workers):
+    with workers.kept(config.corpus, workdir, 'statistics'):
       counts = token_counts(workdir, store, folds, num_workers)
       write(artifact, workdir, store, counts, num_workers)
 
