@@ -12,7 +12,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[seqio,test,dev]'
+	  --constraint constraints.txt --editable '.[beam,seqio,test,dev]'
 	touch $@
 
 demo: install

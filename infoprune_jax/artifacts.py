@@ -67,6 +67,11 @@ def statistics_dir(workdir: str) -> str:
   return posixpath.join(workdir, 'statistics')
 
 
+def near_duplicates_dir(workdir: str) -> str:
+  """Which group of near-duplicates each example is in."""
+  return posixpath.join(workdir, 'near_duplicates')
+
+
 def scores_dir(workdir: str) -> str:
   """The score table."""
   return posixpath.join(workdir, 'scores')

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from infoprune_jax.model_config import DTYPES, ModelConfig
-from infoprune_jax.rule_config import RuleConfig
+from infoprune_jax.rule_config import NearDuplicatesConfig, RuleConfig
 from infoprune_jax.training_config import TrainingConfig
 from infoprune_jax.validation import (
   UserError,
@@ -363,6 +363,7 @@ class Config:
   mesh: MeshConfig
   reference: ReferenceConfig
   score: ScoringConfig
+  near_duplicates: NearDuplicatesConfig
   select: SelectConfig
   model: ModelConfig
   train: TrainConfig

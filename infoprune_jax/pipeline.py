@@ -27,7 +27,13 @@ from infoprune_jax.export import job as export_job
 from infoprune_jax.model import flops, network, partitioning
 from infoprune_jax.progress import duration, logger, quantity
 from infoprune_jax.report import page
-from infoprune_jax.score import references, scorer, stage, statistics
+from infoprune_jax.score import (
+  near_duplicates,
+  references,
+  scorer,
+  stage,
+  statistics,
+)
 from infoprune_jax.selection import rules, select
 from infoprune_jax.train import budget, optimizer, runs, state as state_lib
 from infoprune_jax.verify import workdir as verify_workdir
@@ -35,6 +41,7 @@ from infoprune_jax.verify import workdir as verify_workdir
 JOBS: dict[str, Callable[[Config, str], None]] = {
   'tokenize': tokenize.run,
   'statistics': statistics.run,
+  'near_duplicates': near_duplicates.run,
   'reference': runs.run_reference,
   'score': stage.run,
   'select': select.run,
@@ -76,10 +83,20 @@ def run(config: Config, workdir: str, job: str | None) -> None:
     ON_REQUEST[job](config, workdir)
     return
   files.check_writable(workdir)
-  for name in (job,) if job else JOBS:
+  for name in (job,) if job else _jobs(config):
     start = time.monotonic()
     JOBS[name](config, workdir)
     logger.info('%s: took %s', name, duration(time.monotonic() - start))
+
+
+def _jobs(config: Config) -> list[str]:
+  """The stages that a config needs."""
+  needed = list(JOBS)
+  if not any(
+    rules.reads_near_duplicates(config.select.arms[arm]) for arm in config.arms
+  ):
+    needed.remove('near_duplicates')
+  return needed
 
 
 def check(config: Config, job: str | None) -> None:
@@ -156,7 +173,7 @@ def dry_run(config: Config, workdir: str) -> None:
       print(f'  {line}')
   print(f'\nStages in {workdir}')
   for job, state, cost in stages:
-    print(f'  {job:10} {state:9} {cost}')
+    print(f'  {job:15} {state:9} {cost}')
 
 
 def _parameter_table(
@@ -201,6 +218,12 @@ def _stages(
     _state('statistics', [artifacts.statistics_dir(workdir)]),
     _scoring_cost([], 1, vocab_size, tokens),
   )
+  if 'near_duplicates' in _jobs(config):
+    yield (
+      'near_duplicates',
+      _state('near_duplicates', [artifacts.near_duplicates_dir(workdir)]),
+      _scoring_cost([], 1, vocab_size, tokens),
+    )
   if config.reference.is_trained:
     paths = [artifacts.reference_dir(workdir, f, folds) for f in range(folds)]
     yield (

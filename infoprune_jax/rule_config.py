@@ -1,9 +1,14 @@
-"""One step of an arm's selection, and its validation. Standard library only."""
+"""What selection goes by, and its validation. Standard library only."""
 
 import dataclasses
 import math
 
-from infoprune_jax.validation import UserError, check_choice, check_seeds
+from infoprune_jax.validation import (
+  UserError,
+  check_choice,
+  check_range,
+  check_seeds,
+)
 
 # What each keeps is said at `RuleConfig`.
 RANKED_KINDS = ('top', 'bottom', 'middle', 'band', 'threshold', 'sample')
@@ -16,18 +21,37 @@ MISSING = ('refuse', 'lowest')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class NearDuplicatesConfig:
+  """Which documents are near-duplicates: by MinHash, in bands."""
+
+  ngram: int  # tokens of a shingle
+  # Documents with a share s of their shingles in common agree in a band of r
+  # rows with probability s^r, and in any of b with 1 - (1 - s^r)^b.
+  bands: int
+  rows_per_band: int
+  seed: int
+
+  def __post_init__(self):
+    check_range('near_duplicates.ngram', self.ngram, 1, 1000)
+    check_range('near_duplicates.bands', self.bands, 1, 1000)
+    check_range('near_duplicates.rows_per_band', self.rows_per_band, 1, 1000)
+    check_range('near_duplicates.seed', self.seed, 0, 2**32 - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RuleConfig:
   """One step of an arm's selection, over the examples that were scored.
 
   What is kept: 'top', 'bottom' and 'middle' of the ranking by `score`, up to
   `fraction`; a 'band' of it, from `low` to `high` as fractions; every score from
   `low` to `high` ('threshold'); a 'sample' without replacement, likelier by
-  exp(score / temperature); a 'random' part; the first of each text ('distinct');
-  'all'; or 'everything', which adds the reference split and trains for the FLOPs
+  exp(score / temperature); a 'random' part; the first of each text, or of each
+  value of `score`, such as near_duplicate_group ('distinct'); 'all'; or
+  'everything', which adds the reference split and trains for the FLOPs
   that the reference model and scoring cost the other arms.
   """
 
-  score: str  # SQL expression over score-table columns; '' where none is read
+  score: str  # SQL expression over columns of the tables; '' for none
   keep: str
   fraction: float  # of `unit` of all that was scored, in (0, 1]
   low: float  # of a band or threshold
@@ -57,7 +81,7 @@ class RuleConfig:
 
   def _check_kind(self) -> None:
     kind = f"keep='{self.keep}'"
-    if self.needs_score != bool(self.score.strip()):
+    if self.keep != 'distinct' and self.needs_score != self.reads_tables:
       raise UserError(
         f'select.score is {self.score!r}, but {kind} '
         + (
@@ -86,5 +110,10 @@ class RuleConfig:
 
   @property
   def needs_score(self) -> bool:
-    """Whether the rule reads a score, rather than chance or nothing."""
+    """Whether the rule ranks by a score, rather than by chance or nothing."""
     return self.keep in RANKED_KINDS
+
+  @property
+  def reads_tables(self) -> bool:
+    """Whether the rule has an expression to evaluate."""
+    return bool(self.score.strip())

@@ -16,11 +16,15 @@ import fsspec
 
 from infoprune_jax import files
 from infoprune_jax.config import UserError
-from infoprune_jax.progress import logger
 
 _WHERE = 'corpus.beam_options'
-_LOCAL_RUNNERS = ('DirectRunner', 'FnApiRunner', 'PrismRunner')
 _CLOUD_RUNNERS = ('DataflowRunner',)
+_PYTHON_RUNNERS = (
+  *_CLOUD_RUNNERS,
+  'SwitchingDirectRunner',  # --runner=DirectRunner
+  'BundleBasedDirectRunner',
+  'FnApiRunner',
+)
 # Before those of the user: workers tell in dozens of lines how they start.
 _QUIET = (
   '--default_sdk_harness_log_level=WARNING',
@@ -42,12 +46,21 @@ def check(options: Sequence[str], folder: str) -> None:
     UserError: Beam is missing, has no such runner, or does not take an option;
       or the workers would not see the folder.
   """
-  runner = _runner(_parsed(options), options)
-  if runner in _CLOUD_RUNNERS and files.is_local(folder):
+  from apache_beam.options.pipeline_options_validator import (
+    PipelineOptionsValidator,
+  )
+
+  parsed = _parsed(options)
+  runner = _runner(parsed, options)
+  name = type(runner).__name__
+  if name in _CLOUD_RUNNERS and files.is_local(folder):
     raise UserError(
-      f'{_WHERE} asks for {runner}, whose workers do not see {folder}: give a '
+      f'{_WHERE} asks for {name}, whose workers do not see {folder}: give a '
       '--workdir in an object store, such as gs://bucket/run.'
     )
+  wrong = PipelineOptionsValidator(parsed, runner).validate()
+  if wrong:
+    raise UserError(f'{_WHERE} is {tuple(options)}: {" ".join(wrong)}')
 
 
 def _parsed(options: Sequence[str]) -> Any:
@@ -74,8 +87,8 @@ def _parsed(options: Sequence[str]) -> Any:
   return parsed
 
 
-def _runner(parsed: Any, options: Sequence[str]) -> str:
-  """The name of the runner that is asked for.
+def _runner(parsed: Any, options: Sequence[str]) -> Any:
+  """The runner that is asked for.
 
   Raises:
     UserError: there is none, or it would leave out an option.
@@ -89,21 +102,21 @@ def _runner(parsed: Any, options: Sequence[str]) -> str:
   name = parsed.view_as(StandardOptions).runner
   if name is None:
     raise UserError(
-      f"{_WHERE} is {tuple(options)}, which names no runner: add one, such as "
+      f'{_WHERE} is {tuple(options)}, which names no runner: add one, such as '
       "'--runner=DirectRunner'."
     )
   try:
-    found = type(runner_lib.create_runner(name)).__name__
+    runner = runner_lib.create_runner(name)
   except (ValueError, ImportError, AttributeError) as error:
     raise UserError(f'{_WHERE} asks for the runner {name!r}: {error}') from None
   known = PipelineOptions([]).get_all_options()
   others = set(parsed.get_all_options(retain_unknown_options=True)) - {*known}
   # Of a runner in another language, Python does not know the options.
-  if found in _LOCAL_RUNNERS and others:
+  if type(runner).__name__ in _PYTHON_RUNNERS and others:
     raise UserError(
-      f'{_WHERE} has --{min(others)}, which is no option of {found}.'
+      f'{_WHERE} has --{min(others)}, which is no option of {name}.'
     )
-  return found
+  return runner
 
 
 def run_all(
@@ -122,8 +135,8 @@ def run_all(
     folder: For tasks and results; its content is deleted.
 
   Raises:
-    UserError: as the function does; no further task is begun.
-    RuntimeError: the pipeline failed.
+    UserError: as the function does, and no further task is begun; or the
+      runner could not be reached, or gave up.
   """
   if not tasks:
     return
@@ -176,11 +189,12 @@ class _Pipeline:
     """Raises what the pipeline died of, if it ended without this result."""
     if self.thread.is_alive() or _exists(result):
       return
-    if self._error is not None:
+    # So Beam marks what a function of ours raised.
+    if self._error is not None and '[while running' in str(self._error):
       raise self._error
-    raise RuntimeError(
-      f'The Beam pipeline ended ({self._state}) without {result}: see the log '
-      'of its runner.'
+    raise UserError(
+      f'The pipeline of {_WHERE} ended without a result: '
+      f'{self._error or self._state}. The log of its runner says more.'
     )
 
 
@@ -189,9 +203,7 @@ def _work(folder: str, number: int) -> None:
   result = _name(folder, 'result', number)
   if _exists(posixpath.join(folder, _STOP)) or _exists(result):
     return
-  function, task = pickle.loads(
-    files.read_bytes(_name(folder, 'task', number))
-  )
+  function, task = pickle.loads(files.read_bytes(_name(folder, 'task', number)))
   try:
     done = (function(task), None)
   except UserError as error:  # Nothing that another try would mend.

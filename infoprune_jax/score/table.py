@@ -41,6 +41,17 @@ STATISTICS_SCHEMA = pa.schema(
   ]
 )
 
+NEAR_DUPLICATES_SCHEMA = pa.schema(
+  [
+    ('shard', pa.int32()),
+    ('row', pa.int64()),
+    # The number in the store of the first document of its group, and how many
+    # examples the group has; one where nothing is like it.
+    ('near_duplicate_group', pa.int64()),
+    ('near_duplicates', pa.int32()),
+  ]
+)
+
 
 def score_schema(columns: Sequence[str]) -> pa.Schema:
   """Of a table by several models.
@@ -58,8 +69,15 @@ def score_schema(columns: Sequence[str]) -> pa.Schema:
 
 
 def example_schema(columns: Sequence[str]) -> pa.Schema:
-  """What a rule reads: scores and statistics, side by side."""
+  """Scores and statistics, side by side."""
   return pa.schema([*score_schema(columns), *list(STATISTICS_SCHEMA)[2:]])
+
+
+def rule_schema(columns: Sequence[str]) -> pa.Schema:
+  """What a rule may read: also the groups of near-duplicates."""
+  return pa.schema(
+    [*example_schema(columns), *list(NEAR_DUPLICATES_SCHEMA)[2:]]
+  )
 
 
 def part_table(

@@ -161,10 +161,10 @@ class ExampleTable(Examples):
 
 
 class ExampleParts(Examples):
-  """Examples on disk: scores and statistics of a workdir, side by side."""
+  """Examples on disk: the tables of a workdir, side by side."""
 
   def __init__(self, workdir: str, documents_per_part: Sequence[int]):
-    """Opens both tables.
+    """Opens scores, statistics, and groups of near-duplicates if there are any.
 
     Args:
       workdir: Where they are.
@@ -173,39 +173,49 @@ class ExampleParts(Examples):
     Raises:
       UserError: one is missing or damaged, or they hold other examples.
     """
-    self._tables = [
-      _Table(artifacts.scores_dir(workdir)),
-      _Table(artifacts.statistics_dir(workdir)),
-    ]
-    scores, statistics = self._tables
-    if scores.sizes != statistics.sizes:
-      raise _others(statistics, scores)
-    self.starts = np.cumsum([0, *scores.sizes])
+    self._scores = _Table(artifacts.scores_dir(workdir), 'score')
+    self._others = [_Table(artifacts.statistics_dir(workdir), 'statistics')]
+    groups = artifacts.near_duplicates_dir(workdir)
+    if artifacts.read_manifest(groups, 'near_duplicates') is not None:
+      self._others.append(_Table(groups, 'near_duplicates'))
+    for other in self._others:
+      if other.sizes != self._scores.sizes:
+        raise _differ(other, self._scores)
+    self.starts = np.cumsum([0, *self._scores.sizes])
+    self._table_of = {
+      field.name: table
+      for table in self._others
+      for field in table.schema
+      if field.name not in _KEY
+    }
     self.schema = pa.schema(
-      [*scores.schema, *(f for f in statistics.schema if f.name not in _KEY)]
+      [
+        *self._scores.schema,
+        *(table.schema.field(name) for name, table in self._table_of.items()),
+      ]
     )
     self._offsets = np.cumsum([0, *documents_per_part])
 
   def read(self, part: int, columns: Sequence[str]) -> pa.Table:
     """These columns of one part."""
-    scores, statistics = self._tables
-    own = [name for name in columns if name in scores.schema.names]
-    found = scores.read(part, own)
+    own = [name for name in columns if name not in self._table_of]
+    found = self._scores.read(part, own)
     for name in columns:
       if name not in own:
-        found = found.append_column(name, statistics.read(part, [name])[name])
+        column = self._table_of[name].read(part, [name])[name]
+        found = found.append_column(name, column)
     return found
 
   @functools.cached_property
   def index(self) -> np.ndarray:
     """The number of each document in the store, [examples]."""
-    scores, statistics = self._tables
     small = self._offsets[-1] < 2**32
     found = scratch(len(self), np.uint32 if small else np.int64)
     for part, (first, last) in enumerate(itertools.pairwise(self.starts)):
-      keys = scores.read(part, _KEY)
-      if not keys.equals(statistics.read(part, _KEY)):
-        raise _others(statistics, scores)
+      keys = self._scores.read(part, _KEY)
+      for other in self._others:
+        if not keys.equals(other.read(part, _KEY)):
+          raise _differ(other, self._scores)
       shard, row = (keys[name].to_numpy() for name in _KEY)
       found[first:last] = self._offsets[shard] + row
     return found
@@ -219,9 +229,9 @@ class ExampleParts(Examples):
 class _Table:
   """The Parquet parts of a finished table."""
 
-  def __init__(self, path: str):
-    self.path = path
-    manifest = artifacts.open_finished(path, 'table', 'score')
+  def __init__(self, path: str, job: str):
+    self.path, self.job = path, job
+    manifest = artifacts.open_finished(path, 'table', job)
     self._files = [
       artifacts.verified(path, manifest, name)
       for name in sorted(manifest['files'])
@@ -234,10 +244,10 @@ class _Table:
       return file.read(columns=list(columns))
 
 
-def _others(found: _Table, scores: _Table) -> UserError:
+def _differ(found: _Table, scores: _Table) -> UserError:
   return UserError(
     f'{found.path} holds other examples than {scores.path}: delete '
-    f'{found.path} and run --job=statistics again.'
+    f'{found.path} and run --job={found.job} again.'
   )
 
 

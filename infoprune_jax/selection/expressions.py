@@ -165,6 +165,15 @@ def reads_reference(text: str) -> bool:
   return bool(re.search(r'\bnll_sum(_|\b)', text, re.IGNORECASE))
 
 
+def reads_near_duplicates(text: str) -> bool:
+  """Whether an expression reads the groups of near-duplicates.
+
+  >>> reads_near_duplicates('Near_duplicate_group'), reads_near_duplicates('1')
+  (True, False)
+  """
+  return bool(re.search(r'\bnear_duplicate', text, re.IGNORECASE))
+
+
 def _connection() -> Any:
   import duckdb
 

@@ -5,7 +5,6 @@ one end, the middle or a band of the ranking up to a budget, without a sort.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -71,9 +70,9 @@ def check(
     UserError: one cannot be evaluated; `where` and the expression are named.
   """
   for rule in rules:
-    if rule.needs_score:
+    if rule.reads_tables:
       try:
-        expressions.parse(rule.score, table.example_schema(columns))
+        expressions.parse(rule.score, table.rule_schema(columns))
       except UserError as error:
         raise UserError(f'In {where}: {error}') from None
 
@@ -101,7 +100,7 @@ def apply(
     if rule.keep == 'threshold':
       kept &= _between(rule, examples)
     elif rule.keep == 'distinct':
-      kept = _first_of_each_text(rule, examples, kept)
+      kept = _first_of_each(rule, examples, kept)
     elif rule.keep not in ('all', 'everything'):
       kept = _up_to_budget(rule, examples, kept, draw)
   return kept
@@ -120,11 +119,17 @@ def _between(rule: RuleConfig, examples: Examples) -> np.ndarray:
   return (values >= rule.low) & (values <= rule.high)
 
 
-def _first_of_each_text(
+def _first_of_each(
   rule: RuleConfig, examples: Examples, candidates: np.ndarray
 ) -> np.ndarray:
-  """The first candidate, in store order, of each content hash."""
-  content = examples.column('content_hash', np.int64)
+  """The first candidate, in store order, of each text or value."""
+  if rule.reads_tables:
+    values = expressions.score(examples, rule.score, rule.missing)
+    content = scratch(len(examples), np.int64)
+    for some in steps(len(examples)):
+      content[some] = budget.ordered_bits(values[some]).view(np.int64)
+  else:
+    content = examples.column('content_hash', np.int64)
   _, group = examples.groups(rule.per)
   kept = np.zeros(len(examples), bool)
   for some in steps(len(examples)):
@@ -213,6 +218,11 @@ def _share_of(total: np.ndarray, share: float) -> np.ndarray:
   return np.array([int(share * int(n)) for n in total], np.int64)
 
 
-def needs_scores(rules: Sequence[Any]) -> bool:
-  """Whether any of the rules ranks by a score."""
-  return any(rule.needs_score for rule in rules)
+def reads_tables(rules: Sequence[RuleConfig]) -> bool:
+  """Whether any of the rules has an expression to evaluate."""
+  return any(rule.reads_tables for rule in rules)
+
+
+def reads_near_duplicates(rules: Sequence[RuleConfig]) -> bool:
+  """Whether any of the rules goes by groups of near-duplicates."""
+  return any(expressions.reads_near_duplicates(rule.score) for rule in rules)

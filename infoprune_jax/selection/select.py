@@ -75,8 +75,10 @@ def _select(
     'folds': config.reference.folds,
   }
   inputs = {'token_store': store.fingerprint}
-  if rules_lib.needs_scores(rules):
+  if rules_lib.reads_tables(rules):
     inputs |= tables
+  if rules_lib.reads_near_duplicates(rules):
+    inputs |= _near_duplicates(workdir, store)
   artifact = artifacts.Artifact(
     path, f'keep set {name}', 'select', options, inputs
   )
@@ -105,6 +107,21 @@ def _select(
     )
     keep_set.write(artifact, mask, kept=found['kept'], total=found['total'])
     _log(name, found)
+
+
+def _near_duplicates(workdir: str, store: TokenStore) -> dict[str, str]:
+  """The table of near-duplicates, as an input.
+
+  Raises:
+    UserError: it is missing, or another store's.
+  """
+  kind = 'table of near-duplicates'
+  path = artifacts.near_duplicates_dir(workdir)
+  manifest = artifacts.open_finished(path, kind, 'near_duplicates')
+  artifacts.check_made_from(
+    manifest, kind, 'token_store', store.manifest, 'token store'
+  )
+  return {'near_duplicates': manifest['fingerprint']}
 
 
 def _summary(

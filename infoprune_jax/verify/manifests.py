@@ -163,6 +163,7 @@ def _input_paths(found: Found, workdir: str) -> dict[str, str]:
     'token_store': artifacts.token_store_dir(workdir),
     'scores': artifacts.scores_dir(workdir),
     'statistics': artifacts.statistics_dir(workdir),
+    'near_duplicates': artifacts.near_duplicates_dir(workdir),
     'reference': artifacts.reference_dir(workdir),
     **{
       artifacts.reference_input(fold, 2): artifacts.reference_dir(

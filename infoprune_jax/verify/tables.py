@@ -43,6 +43,18 @@ def statistics_problems(found: Found, workdir: str) -> Iterator[str]:
   )
 
 
+def near_duplicates_problems(found: Found, workdir: str) -> Iterator[str]:
+  """What is wrong with a table of near-duplicates."""
+  yield from _problems(
+    found,
+    workdir,
+    _folds_of(found),
+    table.NEAR_DUPLICATES_SCHEMA,
+    ('near_duplicate_group', 'near_duplicates'),
+    _TOTALS[:1],
+  )
+
+
 def _folds_of(found: Found) -> Callable[[Part], np.ndarray]:
   folds = found.manifest['options']['folds']
   return lambda part: folds_lib.fold_of_rows(part, folds)
@@ -125,9 +137,8 @@ def _part_problems(
   if (rows['shard'].to_numpy() != number).any():
     yield f'column shard is not {number} everywhere'
   shared = (*scorer.DOCUMENT_COLUMNS, 'compressed_bytes')
-  theirs = part.table(*(n for n in shared if n in rows.column_names))
-  theirs = theirs.take(pa.array(expected))
-  columns = {name: theirs[name] for name in theirs.column_names}
+  theirs = part.table(*shared).take(pa.array(expected))
+  columns = {n: theirs[n] for n in shared if n in rows.column_names}
   if 'fold' in rows.column_names:
     columns['fold'] = pa.chunked_array([pa.array(folds[expected])])
   for name, values in columns.items():

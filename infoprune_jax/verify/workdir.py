@@ -24,6 +24,12 @@ _KINDS: tuple[
     'table of statistics',
     tables.statistics_problems,
   ),
+  (
+    'near_duplicates',
+    'near_duplicates',
+    'table of near-duplicates',
+    tables.near_duplicates_problems,
+  ),
   ('reference', 'reference', 'reference model', runs.problems),
   ('reference/fold-*', 'reference', 'reference model', runs.problems),
   ('scores', 'score', 'score table', tables.score_problems),
@@ -44,6 +50,7 @@ _KINDS: tuple[
 )
 _COMPARED = (
   'statistics',
+  'near_duplicates',
   'score',
   'select',
   'evaluate',

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from configs import base
 from infoprune_jax.config import UserError
 from infoprune_jax.data import workers
 
@@ -48,17 +49,22 @@ def test_apart_is_another_process_whatever_the_numbers():
   assert list(workers.run_all(pid_of, [], 1, apart=True)) == []
 
 
-def test_processes_that_are_kept_serve_the_calls_of_a_block():
-  with workers.kept(1):
-    first = set(workers.run_all(pid_of, range(4), 2))
+def kept(make_corpus, num_workers: int):
+  config = make_corpus({'x': base.text('*')}, num_workers=num_workers)
+  return workers.kept(config, 'nowhere', 'tokenize')
+
+
+def test_processes_that_are_kept_serve_the_calls_of_a_block(make_corpus):
+  with kept(make_corpus, 1):
+    first = set(workers.run_all(pid_of, range(4), 2, apart=True))
     again = set(workers.run_all(pid_of, [0], 1, apart=True))
   assert len(first) == 1
   assert first == again != {os.getpid()}
   assert first.isdisjoint(workers.run_all(pid_of, range(4), 2))
 
 
-def test_an_error_ends_the_processes_that_are_kept():
-  with pytest.raises(UserError, match='row 3 is bad'), workers.kept(2):
+def test_an_error_ends_the_processes_that_are_kept(make_corpus):
+  with pytest.raises(UserError, match='row 3 is bad'), kept(make_corpus, 2):
     [pid, *_] = workers.run_all(pid_of, range(2), 2)
     list(workers.run_all(refuse, range(6), 2))
   wait_until(lambda: not alive(pid))

@@ -263,7 +263,7 @@ def write_workdir(
     for seed in corpus.seeds:
       rules_ = shown.select.arms[arm]
       made_from = {'token_store': store}
-      if rules.needs_scores(rules_):
+      if rules.reads_tables(rules_):
         made_from |= scores
       name = selection_name(rules_, arm, seed)
       kept = write_keep_set(workdir, arm, name, rules_, made_from)

@@ -322,7 +322,7 @@ def test_documents_without_tokens_cost_nothing(make_examples):
   ],
 )
 def test_who_reads_scores(rules_, needs):
-  assert rules.needs_scores(rules_) is needs
+  assert rules.reads_tables(rules_) is needs
 
 
 @pytest.mark.parametrize('value', [math.inf, -math.inf, math.nan])
