@@ -26,7 +26,7 @@ from infoprune_jax.score import table
 JOB = 'near_duplicates'
 # Of `datasketch`: (a h + b) mod 2^32, the same on any machine.
 _SCHEME = 'affine32'
-_PIECE = 4096  # shingles hashed at once; their hashes stay in the cache
+_PIECE = 1024  # shingles hashed at once; their hashes stay in the cache
 _BANDS = '.bands.npy'
 
 

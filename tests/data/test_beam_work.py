@@ -109,12 +109,14 @@ def test_without_beam_it_is_asked_for(monkeypatch):
 
 
 def test_a_pipeline_that_cannot_start_is_one_message(tmp_path, monkeypatch):
-  monkeypatch.setenv('PATH', str(tmp_path))  # No Java, no Docker.
-  monkeypatch.setenv('HOME', str(tmp_path))
+  def refuse_connection(**options):
+    raise OSError('no way to localhost:8099')
+
+  monkeypatch.setattr('apache_beam.Pipeline', refuse_connection)
   work = beam_work.run_all(
     operator.neg, [1], ('--runner=FlinkRunner',), str(tmp_path / 'work')
   )
-  with pytest.raises(UserError, match='ended without a result: .*jar'):
+  with pytest.raises(UserError, match='ended without a result: no way to'):
     list(work)
 
 
