@@ -16,6 +16,7 @@ from collections.abc import Callable
 import pytest
 from small_corpus import small_config
 
+from configs import base
 from infoprune_jax import config as config_lib, pipeline
 from infoprune_jax.config import Config, UserError
 from infoprune_jax.data.token_store import UNIGRAMS
@@ -33,6 +34,7 @@ REMADE = re.compile(r'^report/|^evaluate/.*\.done$')
 RESUMED = re.compile(r'/checkpoints/(?!12/)|/checkpoints/12/rest')
 MENDING = re.compile(r'Delete (.+?) and run --job=(\w+)( or \S+)? again')
 SCORES = ('scores/manifest.json', 'scores/*.done')
+TABLES = ('scores', 'statistics', 'near_duplicates')
 STATISTICS = ('statistics/manifest.json', 'statistics/*.done')
 DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
   'a bit': lambda data, rng: flipped(data, rng.randrange(8 * len(data))),
@@ -58,7 +60,7 @@ def reader(name: str) -> tuple[str, tuple[str, ...]]:
     return 'report', ()
   if stage == 'token_store':
     return ('statistics', STATISTICS) if UNIGRAMS in file else ('score', SCORES)
-  if stage in ('scores', 'statistics') or file == 'summary.json':
+  if stage in TABLES or file == 'summary.json':
     return 'select', ()
   if stage == 'keep_sets':
     return 'train', ()
@@ -100,6 +102,10 @@ def config(corpus_path) -> Config:
   edits = small_config(corpus_path)
   edits.train.seeds = (0,)
   edits.train.arms = ('random', 'top_nll')
+  edits.select.arms.top_nll = (
+    base.arm('distinct', 'near_duplicate_group'),
+    base.arm('top', base.INFORMATION, fraction=0.5),
+  )
   edits.report.bootstrap_samples = 20
   return config_lib.from_mapping(edits)
 

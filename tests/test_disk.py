@@ -29,6 +29,7 @@ LEFT = {
   'tokenize': (0, 5_000, 40_000),
   'reference': (5_000, 200_000),
   'statistics': (0,),
+  'near_duplicates': (2_000,),
   'score': (5_000,),
   'select': (0,),
   'train': (100_000,),

@@ -21,6 +21,7 @@ from infoprune_jax.pipeline import JOBS
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """
+from configs import base
 from small_corpus import small_config
 
 
@@ -28,6 +29,8 @@ def get_config():
   config = small_config({path!r})
   config.corpus.num_workers = 2
   config.train.seeds = (0,)
+  del config.select.arms.full
+  config.select.arms.deduplicated = base.arm('distinct', 'near_duplicate_group')
   config.report.bootstrap_samples = 50
   config.reference.training.num_steps = 30
   config.score.per_device_batch_size = 1
@@ -176,7 +179,11 @@ def test_report_stands_alone_and_is_complete(undisturbed):
   page = (undisturbed.workdir / 'report/index.html').read_text()
   assert '<svg' in page and 'http-equiv="refresh"' not in page
   found = json.loads((undisturbed.workdir / 'report/report.json').read_text())
-  assert {arm['name'] for arm in found['arms']} == {'full', 'random', 'top_nll'}
+  assert {arm['name'] for arm in found['arms']} == {
+    'deduplicated',
+    'random',
+    'top_nll',
+  }
 
 
 def test_scoring_and_training_load_neither_tensorflow_nor_duckdb(

@@ -18,6 +18,7 @@ from typing import Any
 from infoprune_jax import artifacts, files
 from infoprune_jax.config import CorpusConfig
 from infoprune_jax.data import beam_work
+from infoprune_jax.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,38 @@ def run_all(
     number = min(int(number), len(tasks))
     with _open_pool(number) as pool:
       yield from _map(pool, number, function, tasks)
+
+
+def write_parts(
+  artifact: artifacts.Artifact,
+  write: Callable[[Any], dict[str, Any]],
+  tasks: Sequence[Any],
+  num_workers: int,
+  what: str,
+) -> list[dict[str, Any]]:
+  """Writes the parts that are not done, and returns the markers of all.
+
+  Args:
+    artifact: What they are parts of, begun.
+    write: A module-level function that writes a part and returns its marker.
+    tasks: Its argument for each part.
+    num_workers: As for `run_all`.
+    what: Whose progress it is.
+  """
+  parts = range(len(tasks))
+  markers = {
+    part: marker
+    for part in parts
+    if (marker := artifact.finished_part(part, len(parts)))
+  }
+  todo = [part for part in parts if part not in markers]
+  progress = Progress(what, 'parts', len(parts), done=len(markers))
+  written = run_all(write, [tasks[part] for part in todo], num_workers)
+  for part, marker in zip(todo, written, strict=True):
+    markers[part] = marker
+    progress.add(1)
+  progress.finish(f'{len(parts)} parts')
+  return [markers[part] for part in parts]
 
 
 def _map(

@@ -190,22 +190,6 @@ def _sign(
   if artifact.finished():
     return
   artifact.begin()
-  parts = range(store.num_parts)
-  markers = {
-    part: marker
-    for part in parts
-    if (marker := artifact.finished_part(part, len(parts)))
-  }
-  todo = [part for part in parts if part not in markers]
-  size = [
-    sum(store.part(part).column('num_tokens').astype(int)) for part in parts
-  ]
-  progress = Progress(
-    f'{JOB}: signatures',
-    'tokens',
-    sum(size),
-    done=sum(size[p] for p in markers),
-  )
   tasks = [
     _PartTask(
       artifact,
@@ -215,17 +199,19 @@ def _sign(
       config.near_duplicates,
       {},
     )
-    for part in todo
+    for part in range(store.num_parts)
   ]
-  written = workers.run_all(_sign_part, tasks, config.corpus.num_workers)
-  for part, marker in zip(todo, written, strict=True):
-    markers[part] = marker
-    progress.add(size[part])
-  artifact.finish(
-    {name: f for part in parts for name, f in markers[part]['files'].items()},
-    examples_per_part=[markers[part]['num_examples'] for part in parts],
+  markers = workers.write_parts(
+    artifact,
+    _sign_part,
+    tasks,
+    config.corpus.num_workers,
+    f'{JOB}: signatures',
   )
-  progress.finish(f'{len(parts)} parts')
+  artifact.finish(
+    {name: file for m in markers for name, file in m['files'].items()},
+    examples_per_part=[marker['num_examples'] for marker in markers],
+  )
 
 
 def _pairs(task: tuple[str, dict[str, Any], int]) -> np.ndarray:
@@ -298,7 +284,7 @@ def _write(
   group: np.ndarray,
   size: np.ndarray,
 ) -> None:
-  """Writes the table: seconds, so parts that are there are written again."""
+  """Writes the parts that are not done, then the manifest."""
   folds = config.reference.folds
   counts = [len(_rows(store, part, folds)) for part in range(store.num_parts)]
   ends = np.cumsum(counts)[:-1]
@@ -315,7 +301,9 @@ def _write(
       zip(np.split(group, ends), np.split(size, ends), strict=True)
     )
   ]
-  markers = list(workers.run_all(_write_part, tasks, config.corpus.num_workers))
+  markers = workers.write_parts(
+    artifact, _write_part, tasks, config.corpus.num_workers, JOB
+  )
   artifact.finish(
     {name: f for marker in markers for name, f in marker['files'].items()},
     num_parts=len(markers),

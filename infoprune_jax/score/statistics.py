@@ -15,7 +15,7 @@ from infoprune_jax import artifacts, files
 from infoprune_jax.config import Config
 from infoprune_jax.data import folds as folds_lib, workers
 from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.progress import Progress, logger
+from infoprune_jax.progress import logger
 from infoprune_jax.score import table
 
 
@@ -140,32 +140,18 @@ def write(
     counts: [folds, V] int64, of tokens, as `token_counts` gives them.
     num_workers: Processes; 0 for one a core.
   """
-  parts = range(store.num_parts)
-  markers = {
-    part: marker
-    for part in parts
-    if (marker := artifact.finished_part(part, len(parts)))
-  }
-  todo = [part for part in parts if part not in markers]
-  progress = Progress('statistics', 'parts', len(parts), done=len(markers))
-  written = workers.run_all(
-    _write_part,
-    [_PartTask(artifact, workdir, part, counts) for part in todo],
-    num_workers,
+  tasks = [
+    _PartTask(artifact, workdir, part, counts)
+    for part in range(store.num_parts)
+  ]
+  markers = workers.write_parts(
+    artifact, _write_part, tasks, num_workers, 'statistics'
   )
-  for part, marker in zip(todo, written, strict=True):
-    markers[part] = marker
-    progress.add(1)
   artifact.finish(
-    {
-      name: file
-      for part in parts
-      for name, file in markers[part]['files'].items()
-    },
-    num_parts=len(parts),
-    num_examples=sum(marker['num_examples'] for marker in markers.values()),
+    {name: file for m in markers for name, file in m['files'].items()},
+    num_parts=len(markers),
+    num_examples=sum(marker['num_examples'] for marker in markers),
   )
-  progress.finish(f'{len(parts)} parts')
 
 
 @dataclasses.dataclass(frozen=True)

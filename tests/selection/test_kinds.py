@@ -156,6 +156,18 @@ def test_the_first_copy_in_store_order_stays(make_examples):
   assert kept_by(rule('distinct', per='source'), examples) == {1, 2, 3, 4}
 
 
+def test_what_counts_as_a_copy_can_be_said(make_examples):
+  """Equal values are copies; to a float's last bit, and both zeros are one."""
+  examples = make_examples(
+    [0.5, 0.0, -0.0, 0.5, np.nextafter(0.5, 1)],
+    sources=['web', 'web', 'books', 'books', 'web'],
+  )
+  assert kept_by(rule('distinct', 'nll_sum'), examples) == {0, 1, 4}
+  by_source = rule('distinct', 'nll_sum', per='source')
+  assert kept_by(by_source, examples) == {0, 1, 2, 3, 4}
+  assert kept_by(rule('distinct', 'num_tokens'), examples) == {0}
+
+
 def test_a_copy_of_what_was_dropped_stays(make_examples):
   """Of the candidates: the first of all may be gone by then."""
   examples = make_examples([1.0, 9.0, 2.0, 8.0], content=[1, 1, 2, 2])

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs import base
 from infoprune_jax import artifacts, config, files
@@ -12,7 +13,7 @@ from infoprune_jax.config import UserError
 from infoprune_jax.data import tokenize
 from infoprune_jax.data.keep_set import KeepSet, read_summary
 from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.score import table
+from infoprune_jax.score import near_duplicates, table
 from infoprune_jax.selection import select
 
 NAMES = [
@@ -288,3 +289,35 @@ def test_summaries_of_an_earlier_version_are_written_again(experiment, workdir):
   files.write_record(str(path / 'summary.json'), old)
   run(experiment, workdir)
   assert (path / 'summary.json').read_bytes() == current
+
+
+def test_near_duplicates_need_their_table(experiment, workdir):
+  """And the arm that goes by them alone has it among its inputs."""
+  edits = experiment.copy_and_resolve_references()
+  edits.select.arms = ConfigDict(
+    dict(
+      random=base.arm('random', fraction=0.5),
+      apart=base.arm('distinct', 'near_duplicate_group'),
+    ),
+    sort_keys=False,
+  )
+  edits.near_duplicates.update(ngram=1, bands=20, rows_per_band=1)
+  edits.report.baseline = 'random'
+  made = config.from_mapping(edits)
+  with pytest.raises(UserError, match='--job=near_duplicates'):
+    select.run(made, workdir)
+  near_duplicates.run(made, workdir)
+  select.run(made, workdir)
+  store = TokenStore.open(workdir)
+  groups = table.read_table(artifacts.near_duplicates_dir(workdir))
+  kept = KeepSet.open(workdir, 'apart', store)
+  first = np.cumsum([0, *store.documents_per_part])
+  number = first[groups['shard'].to_numpy()] + groups['row'].to_numpy()
+  alone = groups['near_duplicate_group'].to_numpy() == number
+  assert 0 < alone.sum() < len(alone)
+  assert kept.holds(number).tolist() == alone.tolist()
+  assert set(kept.manifest['inputs']) == {
+    *('token_store', 'scores', 'statistics', 'near_duplicates')
+  }
+  other = KeepSet.open(workdir, 'random-seed-0', store)
+  assert set(other.manifest['inputs']) == {'token_store'}

@@ -221,6 +221,24 @@ def test_a_wrong_statistic_is_named(copied, change, expected):
   assert 'was made from statistics' in found['keep_sets/top_nll']
 
 
+@pytest.mark.parametrize(
+  'change, expected',
+  [
+    (with_value('near_duplicate_group', 2, -1), 'is -1, and 1 in all'),
+    (with_value('shard', 0, 2), 'column shard is not 1'),
+    (lambda t: t.slice(1), '1 missing (the first is row'),
+    (lambda t: t.drop(['near_duplicates']), 'has the columns'),
+  ],
+)
+def test_a_wrong_group_is_named(copied, config, change, expected):
+  pipeline.run(config, str(copied), 'near_duplicates')
+  assert not wrong(copied)
+  rewrite(copied / 'near_duplicates', change)
+  found = wrong(copied)
+  assert expected in found['near_duplicates']
+  assert 'run --job=near_duplicates again: only' in found['near_duplicates']
+
+
 def test_what_it_says_mends(copied, finished, config):
   """Delete what is named, run what is named: only that part is made."""
   rewrite(copied / 'scores', with_value('nll_sum', 2, -1.0))
