@@ -25,7 +25,7 @@ def arms(fraction: float) -> ConfigDict:
   """Each baseline, at one budget.
 
   Args:
-    fraction: Of tokens, in (0, 1]; `deduplicated` keeps what it keeps.
+    fraction: Of tokens, in (0, 1]; where copies go, the rest stays.
   """
   scores = dict(
     length=('top', 'num_tokens'),
@@ -42,6 +42,7 @@ def arms(fraction: float) -> ConfigDict:
     dict(
       random=base.arm('random', fraction=fraction),
       deduplicated=base.arm('distinct'),
+      near_deduplicated=base.arm('distinct', 'near_duplicate_group'),
       **{
         name: base.arm(keep, score, fraction=fraction)
         for name, (keep, score) in scores.items()
