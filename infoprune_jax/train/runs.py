@@ -181,6 +181,17 @@ def _train(
         f'{path} has gone {step} steps, further than num_steps='
         f'{training.num_steps}: use another --workdir, or ask for as many.'
       )
+    if step and training.schedule != 'constant':
+      logger.warning(
+        '%s: ended at step %d, where its learning rate had fallen, and goes on '
+        "to %d with the longer run's schedule=%r: its first steps are not those "
+        'of a run of %d steps from the start',
+        name,
+        step,
+        training.num_steps,
+        training.schedule,
+        training.num_steps,
+      )
     mesh = partitioning.make_mesh(config.mesh)
     reader = _reader(name, store, workdir, keep, training, seed)
     loop.train(

@@ -123,16 +123,19 @@ def test_damaged_metrics_are_refused_and_missing_ones_given_up(tmp_path):
 
 
 def test_more_steps_go_on_from_where_a_run_ended(
-  small, store_workdir, uninterrupted, tmp_path
+  small, store_workdir, uninterrupted, tmp_path, caplog
 ):
+  """Which is said: the learning rate of the first was that of a short run."""
   workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
   runs.run_reference(small, workdir)
+  assert 'goes on' not in caplog.text
   assert manifest_of(workdir) == manifest_of(uninterrupted)
   training = dataclasses.replace(small.reference.training, num_steps=15)
   longer = dataclasses.replace(
     small, reference=dataclasses.replace(small.reference, training=training)
   )
   runs.run_reference(longer, workdir)
+  assert 'ended at step 12, where its learning rate had fallen' in caplog.text
   assert manifest_of(workdir)['step'] == 15
   with pytest.raises(UserError, match='has gone 15 steps'):
     runs.run_reference(small, workdir)
