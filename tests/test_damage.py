@@ -102,6 +102,7 @@ def config(corpus_path) -> Config:
   edits = small_config(corpus_path)
   edits.train.seeds = (0,)
   edits.train.arms = ('random', 'top_nll')
+  del edits.select.arms.top_nll
   edits.select.arms.top_nll = (
     base.arm('distinct', 'near_duplicate_group'),
     base.arm('top', base.INFORMATION, fraction=0.5),
@@ -194,6 +195,7 @@ def test_no_damage_goes_unseen(config, finished, copied, kind):
     folder, file = name.rsplit('/', 1)
     assert f'{copied}/{folder}' in message and file in message, (name, message)
     assert MENDING.search(message), (name, message)
+    delete(copied, 'near_duplicates/signatures')  # Kept to go on with.
     found += 1
   assert found > 60
 
