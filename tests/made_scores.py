@@ -1,7 +1,6 @@
 """A score table that no model made."""
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from infoprune_jax import artifacts
 from infoprune_jax.data.token_store import TokenStore
@@ -35,7 +34,7 @@ def write_scores(workdir: str, seed: int = 0) -> None:
     marker = scores.finish_part(
       shard,
       store.num_parts,
-      {'.parquet': lambda file, made=made: pq.write_table(made, file)},
+      {'.parquet': lambda file, made=made: table.write(made, file)},
       num_examples=len(rows),
     )
     written.update(marker['files'])

@@ -19,7 +19,6 @@ import types
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from absl import app, flags
 
 from infoprune_jax import artifacts
@@ -118,7 +117,7 @@ def write_tables(workdir: str, parts: list[int]) -> None:
       marker = made[name].finish_part(
         part,
         len(parts),
-        {'.parquet': lambda file, chosen=chosen: pq.write_table(chosen, file)},
+        {'.parquet': lambda file, chosen=chosen: table.write(chosen, file)},
         num_examples=size,
       )
       files[name].update(marker['files'])

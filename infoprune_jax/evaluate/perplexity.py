@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from infoprune_jax import artifacts, config as config_lib, files, hosts
 from infoprune_jax.config import Config, EvaluateConfig, ModelConfig
@@ -167,7 +166,7 @@ def _evaluate_run(
       written |= artifact.finish_part(
         part,
         store.num_parts,
-        {'.parquet': lambda file, t=losses_table: pq.write_table(t, file)},
+        {'.parquet': lambda file, t=losses_table: table.write(t, file)},
       )['files']
     if first:
       artifact.finish(written, flops=spent)

@@ -13,7 +13,6 @@ from typing import Any
 
 import fsspec
 import numpy as np
-import pyarrow.parquet as pq
 
 from infoprune_jax import artifacts, config as config_lib, files
 from infoprune_jax.config import Config, NearDuplicatesConfig
@@ -271,7 +270,7 @@ def _write_part(task: _PartTask) -> dict[str, Any]:
   return task.artifact.finish_part(
     task.part,
     store.num_parts,
-    {'.parquet': lambda file: pq.write_table(made, file)},
+    {'.parquet': lambda file: table.write(made, file)},
     num_examples=made.num_rows,
   )
 

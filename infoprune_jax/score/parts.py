@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import pyarrow.parquet as pq
 
 from infoprune_jax import artifacts, hosts
 from infoprune_jax.data import folds as folds_lib, packing
@@ -93,7 +92,7 @@ class _PartScores:
     return scores.finish_part(
       self._shard,
       self._store.num_parts,
-      {'.parquet': lambda file: pq.write_table(written, file)},
+      {'.parquet': lambda file: table.write(written, file)},
       num_examples=len(rows),
       num_tokens=int(self._num_tokens[rows].sum()),
       num_bytes=int(self._part.column('num_bytes')[rows].sum()),

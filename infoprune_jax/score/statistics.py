@@ -9,7 +9,6 @@ import functools
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from infoprune_jax import artifacts, files
 from infoprune_jax.config import Config
@@ -204,6 +203,6 @@ def _write_part(task: _PartTask) -> dict[str, Any]:
   return task.artifact.finish_part(
     task.part,
     store.num_parts,
-    {'.parquet': lambda file: pq.write_table(made, file)},
+    {'.parquet': lambda file: table.write(made, file)},
     num_examples=len(rows),
   )

@@ -6,6 +6,7 @@ Sums and counts, never means; any Parquet reader opens it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -104,6 +105,18 @@ def part_table(
     **sums,
   }
   return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def write(made: pa.Table, file: Any) -> None:
+  """Writes a part as Parquet."""
+  pq.write_table(
+    made,
+    file,
+    # One after another: the difference to the last takes next to nothing, and a
+    # reader has it in a tenth of the time.
+    use_dictionary=[name for name in made.column_names if name != 'row'],
+    column_encoding={'row': 'DELTA_BINARY_PACKED'},
+  )
 
 
 def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -114,3 +114,17 @@ def test_a_part_is_compared_with_its_checksum(folder):
 def test_a_table_without_a_manifest_is_refused(tmp_path):
   with pytest.raises(UserError, match='is not there'):
     table.read_table(str(tmp_path))
+
+
+def test_rows_take_next_to_no_space(tmp_path):
+  """As differences, which all readers of Parquet know."""
+  count = 100_000
+  schema = pa.schema([('row', pa.int64()), ('source', pa.string())])
+  made = pa.table(
+    {'row': np.arange(count), 'source': ['web'] * count}, schema=schema
+  )
+  path = tmp_path / 'x.parquet'
+  with open(path, 'wb') as file:
+    table.write(made, file)
+  assert pq.read_table(path).equals(made)
+  assert path.stat().st_size < count / 10
