@@ -1,6 +1,7 @@
 """Causal attention within the segments of packed rows, by several backends."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,30 +98,36 @@ def attention(
       _xla, (QUERY, WHOLE_KEY, WHOLE_KEY, ROWS, WHOLE_ROWS), QUERY
     )(query, key, value, ids, ids)
   if backend == 'splash':
-    return partitioning.per_device(_splash, (QUERY, KEY, KEY, ROWS), QUERY)(
-      query, key, value, segments.ids
+    length, heads = query.shape[1:3]
+    kernel = _splash_kernel(
+      length,
+      heads // partitioning.shares('heads'),
+      partitioning.shares('length'),
+    )
+    where = partitioning.mapped(kernel.manual_sharding_spec, (None, 'length'))
+    axes = (QUERY, WHOLE_KEY, WHOLE_KEY, ROWS, WHOLE_ROWS, where)
+    return partitioning.per_device(_splash, axes, QUERY)(
+      query, key, value, segments.ids, segments.ids, kernel
     )
   return partitioning.per_device(
     _cudnn, (QUERY, KEY, KEY, ('batch', None), ('batch', None)), QUERY
   )(query, key, value, segments.lengths, segments.offsets)
 
 
-def _splash(
-  query: Float[Array, 'B T N H'],
-  key: Float[Array, 'B T K H'],
-  value: Float[Array, 'B T K H'],
-  ids: Int[Array, 'B T'],
-) -> Float[Array, 'B T N H']:
-  """JAX's splash attention: blocks of other segments and the future skipped."""
+def _splash_kernel(length: int, heads: int, shares: int) -> Any:
+  """JAX's splash attention, for queries of rows cut in so many shares.
+
+  Which blocks of keys a share needs is in arrays, which go with the queries: all
+  devices run one program.
+  """
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-  length, heads = query.shape[1:3]
-  causal = splash.CausalMask((length, length))
-  block = next(size for size in SPLASH_BLOCKS if length % size == 0)
-  kernel = splash.make_splash_mha(
+  causal = splash.CausalMask((length, length), shard_count=shares)
+  block = next(size for size in SPLASH_BLOCKS if length // shares % size == 0)
+  return splash.make_splash_mha(
     splash.MultiHeadMask([causal] * heads),
     head_shards=1,
-    q_seq_shards=1,
+    q_seq_shards=shares,
     block_sizes=splash.BlockSizes(
       block_q=block,
       block_kv=block,
@@ -132,9 +139,25 @@ def _splash(
       block_kv_dq=block,
     ),
   )
+
+
+def _splash(
+  query: Float[Array, 'B t N H'],
+  key: Float[Array, 'B T K H'],
+  value: Float[Array, 'B T K H'],
+  query_ids: Int[Array, 'B t'],
+  key_ids: Int[Array, 'B T'],
+  kernel: Any,
+) -> Float[Array, 'B t N H']:
+  """Blocks of other segments and the future are skipped."""
+  from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
   query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
   mixed = jax.vmap(kernel)(
-    query * query.shape[-1] ** -0.5, key, value, splash.SegmentIds(ids, ids)
+    query * query.shape[-1] ** -0.5,
+    key,
+    value,
+    splash.SegmentIds(query_ids, key_ids),
   )
   return mixed.swapaxes(1, 2)
 

@@ -123,19 +123,15 @@ def _choose(
   return 'xla'
 
 
-def _cut_rows(mesh: Any) -> str:
-  """Why no kernel of attention can run where rows are cut; '' if it can."""
-  ways = mesh.ways('length')
-  return f'the mesh cuts rows in {ways}, it takes whole ones' * (ways > 1)
-
-
 def _no_splash(config: ModelConfig, mesh: Any, row_length: int) -> str:
   """Why splash attention cannot run; '' if it can."""
-  if row_length % LANES:
-    return f'rows of {row_length} tokens are no multiple of {LANES}'
+  ways = mesh.ways('length')
+  if row_length % (LANES * ways):
+    parts = f', cut in {ways},' * (ways > 1)
+    return f'rows of {row_length} tokens{parts} are no multiple of {LANES}'
   if config.head_dim % LANES and config.head_dim != LANES // 2:
     return f'head_dim={config.head_dim} is not 64, nor a multiple of {LANES}'
-  return _cut_rows(mesh)
+  return ''
 
 
 def _no_cudnn(config: ModelConfig, mesh: Any) -> str:
@@ -144,7 +140,8 @@ def _no_cudnn(config: ModelConfig, mesh: Any) -> str:
     return f'it computes in bfloat16, the dtype here is {config.dtype}'
   if config.head_dim % 8 or config.head_dim > 128:
     return f'head_dim={config.head_dim} is no multiple of 8 up to 128'
-  return _cut_rows(mesh)
+  ways = mesh.ways('length')
+  return f'the mesh cuts rows in {ways}, it takes whole ones' * (ways > 1)
 
 
 def _no_tpu(config: ModelConfig, mesh: Any) -> str:

@@ -205,7 +205,7 @@ def one_device() -> bool:
 
 def per_device(
   function: Callable[..., Any],
-  in_axes: tuple[tuple[str | None, ...], ...],
+  in_axes: tuple[Any, ...],
   out_axes: tuple[Any, ...],
 ) -> Callable[..., Any]:
   """A function that runs on each device's share of its arrays.
@@ -217,7 +217,7 @@ def per_device(
   Args:
     function: Of as many arrays as `in_axes`; `axis_index` and `across` tell it
       of the other devices.
-    in_axes: Logical axes of each argument.
+    in_axes: Logical axes of each argument, or what `mapped` gives for one.
     out_axes: Logical axes of the result; of several results, of each.
   """
   mesh = _mesh.get()
@@ -226,12 +226,27 @@ def per_device(
   several = bool(out_axes) and isinstance(out_axes[0], tuple)
   return jax.shard_map(
     function,
-    in_specs=tuple(spec(mesh, axes) for axes in in_axes),
+    in_specs=tuple(
+      spec(mesh, axes) if isinstance(axes, tuple) else axes for axes in in_axes
+    ),
     out_specs=tuple(spec(mesh, axes) for axes in out_axes)
     if several
     else spec(mesh, out_axes),
     check_vma=False,  # A kernel does not tell how its results vary.
   )
+
+
+def mapped(
+  spec_of: Callable[[NamedSharding], Any], logical_axes: tuple[str | None, ...]
+) -> Any:
+  """For `per_device`: what a tree says of itself, given a sharding.
+
+  Args:
+    spec_of: From a sharding to a tree of partition specs.
+    logical_axes: Of the sharding.
+  """
+  mesh = _mesh.get()
+  return spec_of(sharding(mesh, logical_axes)) if mesh else None
 
 
 def shares(logical_axis: str) -> int:

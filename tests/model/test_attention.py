@@ -208,3 +208,30 @@ def test_the_gradient_of_cudnn_equals_that_of_xla(max_segments, kv_heads):
 
   for found, expected in zip(pulled('cudnn'), pulled('xla'), strict=True):
     assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('sequence, tensor', [(2, 2), (4, 1)])
+def test_splash_of_rows_over_devices(monkeypatch, sequence, tensor):
+  """Each share skips its own future, and its part of a key's gradient adds up."""
+  interpret(monkeypatch)
+  monkeypatch.setattr(attention, 'SPLASH_BLOCKS', (128,))
+  inputs, segments = packed(512, 2, 64)
+  direction = jnp.asarray(
+    np.random.default_rng(0).normal(size=inputs[0].shape), jnp.float32
+  )
+  config = MeshConfig(data=1, fsdp=1, sequence=sequence, tensor=tensor)
+  mesh = partitioning.make_mesh(config, jax.devices()[: sequence * tensor])
+
+  def mixed(backend, *inputs):
+    found, pull = jax.vjp(
+      lambda *x: attention.attention(*x, segments, backend), *inputs
+    )
+    return found, pull(direction)
+
+  expected = mixed('xla', *inputs)
+  with partitioning.use_mesh(mesh):
+    found = jax.jit(functools.partial(mixed, 'splash'))(*inputs)
+  for one, other in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)

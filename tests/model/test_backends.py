@@ -69,14 +69,26 @@ def test_auto_takes_the_fastest_that_runs(
 
 
 @pytest.mark.parametrize(
-  'device, kernel, home', [(TPU, 'splash', 'tpu'), (H100, 'cudnn', 'hopper')]
+  'device, kernel, home, row_length, message',
+  [
+    (TPU, 'splash', 'tpu', 768, '768 tokens, cut in 4, are no multiple of 128'),
+    (H100, 'cudnn', 'hopper', 1024, 'cuts rows in 4, it takes whole ones'),
+  ],
 )
-def test_kernels_of_attention_take_whole_rows(model, device, kernel, home):
-  found = backends.resolve(model, Mesh(device, length=4), 8, 1024)
+def test_what_a_kernel_of_attention_takes_of_rows_that_are_cut(
+  model, device, kernel, home, row_length, message
+):
+  mesh = Mesh(device, length=4)
+  found = backends.resolve(model, mesh, 8, row_length)
   assert (found.attention, found.kernels) == ('xla', home)
   model = dataclasses.replace(model, attention=kernel)
-  with pytest.raises(UserError, match='cuts rows in 4, it takes whole ones'):
-    backends.resolve(model, Mesh(device, length=4), 8, 1024)
+  with pytest.raises(UserError, match=message):
+    backends.resolve(model, mesh, 8, row_length)
+
+
+def test_splash_takes_rows_that_are_cut(model):
+  found = backends.resolve(model, Mesh(TPU, length=4), 8, 1024)
+  assert found.attention == 'splash'
 
 
 def test_hopper_counts_the_tokens_of_a_device(model):
