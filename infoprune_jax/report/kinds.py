@@ -49,8 +49,10 @@ def _matches(source: str, pattern: str) -> bool:
 
 
 def _no_source(kind: str, pattern: str, sources: Sequence[str]) -> str:
-  near = difflib.get_close_matches(pattern, sources, 1, 0.5)
-  hint = f' Did you mean {near[0]!r}?' if near else ''
+  names = {source.lower(): source for source in sources}
+  bare = pattern.replace('*', '').lower()
+  near = difflib.get_close_matches(bare, names, 1, 0.5)
+  hint = f' Did you mean {names[near[0]]!r}?' if near else ''
   listed = ', '.join(map(repr, sources[:_NAMED]))
   if len(sources) > _NAMED:
     listed += f' and {len(sources) - _NAMED} more'

@@ -102,40 +102,55 @@ def mix(summaries: Summaries) -> dict[str, Any]:
   Returns:
     `sources`, those whose share moves most first: `share` of what was scored,
     `arms`, and `shift`, the largest move. `moved`, by arm: the share of tokens
-    that would have to change source (half the sum of all moves).
+    that would have to change source (half the sum of all moves), on average
+    over its draws.
   """
   base = collections.Counter(
     _by_source(next(iter(summaries.values()))[0], 'tokens')
   )
-  total = max(base.total(), 1)
-  of_arms = {}
-  for arm, items in summaries.items():
-    tokens_of: collections.Counter[str] = collections.Counter()
-    for item in items:
-      tokens_of.update(_by_source(item, 'kept_tokens'))
-      tokens_of.update(item.get('added', {}).get('sources', {}))
+  draws = {arm: [_kept_of(item) for item in s] for arm, s in summaries.items()}
+  in_all = {
+    arm: sum(items, collections.Counter()) for arm, items in draws.items()
+  }
+  for tokens_of in in_all.values():
     # A source may be in the reference split alone.
     base.update(dict.fromkeys(tokens_of, 0))
-    of_arm = max(tokens_of.total(), 1)
-    of_arms[arm] = collections.Counter(
-      {source: tokens / of_arm for source, tokens in tokens_of.items()}
-    )
+  total = max(base.total(), 1)
+  shares = {
+    arm: {s: n[s] / max(n.total(), 1) for s in base}
+    for arm, n in in_all.items()
+  }
   sources = [
     {
       'source': source,
       'share': tokens / total,
-      'arms': {arm: of_arms[arm][source] for arm in of_arms},
-      'shift': max(abs(s[source] - tokens / total) for s in of_arms.values()),
+      'arms': {arm: share[source] for arm, share in shares.items()},
+      'shift': max(abs(s[source] - tokens / total) for s in shares.values()),
     }
     for source, tokens in base.items()
   ]
   return {
     'sources': sorted(sources, key=lambda s: (-s['shift'], s['source'])),
     'moved': {
-      arm: sum(abs(s['arms'][arm] - s['share']) for s in sources) / 2
-      for arm in of_arms
+      arm: sum(_moved(base, tokens_of) for tokens_of in items) / len(items)
+      for arm, items in draws.items()
     },
   }
+
+
+def _kept_of(item: Mapping[str, Any]) -> collections.Counter[str]:
+  """The tokens of each source that a draw keeps, and those it adds."""
+  kept = collections.Counter(_by_source(item, 'kept_tokens'))
+  kept.update(item.get('added', {}).get('sources', {}))
+  return kept
+
+
+def _moved(
+  base: collections.Counter[str], kept: collections.Counter[str]
+) -> float:
+  """The share of tokens that would have to change source."""
+  there, here = max(base.total(), 1), max(kept.total(), 1)
+  return sum(abs(kept[s] / here - base[s] / there) for s in base) / 2
 
 
 def _by_source(item: Mapping[str, Any], unit: str) -> dict[str, int]:

@@ -1,12 +1,13 @@
 """What two arms both keep."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from made_scores import write_scores
+from hypothesis import given, settings, strategies as st
 
-from infoprune_jax.data import keep_set
+from infoprune_jax.data.keep_set import KeepSet
 from infoprune_jax.report import overlaps
-from infoprune_jax.selection.examples import ExampleParts
+from infoprune_jax.selection.examples import ExampleTable
 
 
 def jaccards(by_seed: list[np.ndarray], tokens: np.ndarray) -> dict[str, list]:
@@ -45,3 +46,24 @@ def test_draws_are_averaged_and_meet_each_other():
   assert found[1][1] == 0.0  # Its draws have nothing in common.
   three = jaccards([first, first, second], TOKENS)['tokens']
   assert three[1][1] == pytest.approx(1 / 3)
+
+
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_in_common_is_what_masks_say(data):
+  """Over steps of five, of documents that are not all scored."""
+  count = data.draw(st.integers(1, 23))
+  index = np.flatnonzero(
+    data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+  )
+  mask = st.lists(st.booleans(), min_size=count, max_size=count)
+  masks = np.array(data.draw(st.lists(mask, min_size=1, max_size=4)))
+  tokens = np.arange(len(index), dtype=np.int32) + 1
+  examples = ExampleTable(pa.table({'num_tokens': tokens}), index)
+  keep_sets = [KeepSet(np.packbits(row), [count], {}) for row in masks]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(overlaps, '_STEP', 5)
+    found = overlaps.in_common(examples, keep_sets)
+  kept = masks[:, index].astype(int)
+  assert found['tokens'].tolist() == ((kept * tokens) @ kept.T).tolist()
+  assert found['examples'].tolist() == (kept @ kept.T).tolist()
