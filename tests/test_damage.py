@@ -54,7 +54,8 @@ def reader(name: str) -> tuple[str, tuple[str, ...]]:
   if file == 'begun.json' or file.endswith('.done'):
     job = {'token_store': 'tokenize', 'scores': 'score', 'keep_sets': 'select'}
     return job.get(stage, stage), (own,)
-  if stage == 'vocabulary' or file == 'summary.json':
+  page = name == 'selection_report/index.html'
+  if stage == 'vocabulary' or file == 'summary.json' or page:
     return 'selection_report', ()
   if stage in ('selection_report', 'evaluate', 'report'):
     return 'report', ()

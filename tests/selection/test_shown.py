@@ -98,34 +98,47 @@ def test_copies_at_a_threshold_count_once(make_examples):
   assert [row['score'] for row in edge['thrown']] == [2.0, 1.0]
 
 
+def decided(examples, *rules: dict) -> tuple:
+  made = [RuleConfig(**rule_) for rule_ in rules]
+  return select.decide(made, examples, 0)
+
+
 def test_what_an_earlier_rule_threw_away_is_not_near(make_examples):
-  """The copy of 4.0 went before anything was ranked."""
+  """The copy of 2.0 went before anything was ranked, though it is nearer."""
   examples = make_examples(
-    [4.0, 4.0, 3.0, 2.0], tokens=[1] * 4, content=[7, 7, 8, 9]
+    [4.0, 3.0, 2.0, 2.5], tokens=[1] * 4, content=[7, 8, 9, 9]
   )
-  rules = [
-    RuleConfig(**base.arm('distinct')),
-    RuleConfig(**base.arm('top', 'nll_sum', fraction=0.5)),
-  ]
-  kept, decision = select.decide(rules, examples, 0)
-  assert kept.tolist() == [True, False, True, False]
+  top = base.arm('top', 'nll_sum', fraction=0.5)
+  kept, decision = decided(examples, base.arm('distinct'), top)
+  assert kept.tolist() == [True, True, False, False]
   [edge] = shown.near_thresholds(examples, kept, decision, 5)
-  assert [row['row'] for row in edge['kept']] == [2, 0]
-  assert [row['row'] for row in edge['thrown']] == [3]
+  assert [row['row'] for row in edge['kept']] == [1, 0]
+  assert [row['row'] for row in edge['thrown']] == [2]
 
 
 def test_what_a_later_rule_threw_away_is_not_kept(make_examples):
+  """The copy of 4.0 was ranked, and went after."""
   examples = make_examples(
-    [4.0, 4.0, 3.0, 2.0], tokens=[1] * 4, content=[7, 7, 8, 9]
+    [4.0, 3.5, 3.0, 2.0], tokens=[1] * 4, content=[7, 7, 8, 9]
   )
-  rules = [
-    RuleConfig(**base.arm('top', 'nll_sum', fraction=0.75)),
-    RuleConfig(**base.arm('distinct')),
-  ]
-  kept, decision = select.decide(rules, examples, 0)
+  top = base.arm('top', 'nll_sum', fraction=0.75)
+  kept, decision = decided(examples, top, base.arm('distinct'))
   [edge] = shown.near_thresholds(examples, kept, decision, 5)
   assert [row['row'] for row in edge['kept']] == [2, 0]
   assert [row['row'] for row in edge['thrown']] == [3]
+
+
+def test_a_source_kept_whole_has_no_threshold(make_examples):
+  """What weighs nothing is kept: source b throws nothing away."""
+  examples = make_examples(
+    [3.0, 1.0, 2.0], tokens=[1, 1, 0], sources=['a', 'a', 'b']
+  )
+  kept, decision = decided(
+    examples, base.arm('top', 'nll_sum', fraction=0.5, per='source')
+  )
+  assert kept.tolist() == [True, False, True]
+  [edge] = shown.near_thresholds(examples, kept, decision, 5)
+  assert [row['row'] for row in edge['kept']] == [0]
 
 
 @pytest.mark.parametrize('keep', ['sample', 'random', 'all'])
