@@ -1,5 +1,6 @@
 """What a rule keeps and throws away, before anyone pays for training."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numba
@@ -12,6 +13,7 @@ NUM_DECILES = 10
 _UNITS = ('examples', 'tokens', 'bytes')
 # Of a value: those that differ by one part in 4096 may share a decile.
 _BITS = 24
+_STRETCH = 1 << 18  # of what begins alike, summed up at a time
 # Examples whose texts are compared at once.
 _TEXTS = 1 << 23
 _NUM_BINS = 60  # of the histogram
@@ -145,9 +147,11 @@ def _deciles(values: np.ndarray, weight: np.ndarray) -> _Deciles:
     weight: [examples], whole numbers.
   """
   sums = _weights(values, weight)
-  middle = np.cumsum(sums) - sums / 2
-  tenth = np.minimum(middle * NUM_DECILES / max(sums.sum(), 1), NUM_DECILES - 1)
-  tenth = tenth.astype(np.int8)
+  total = max(sums.sum(), 1)
+  tenth = np.empty(len(sums), np.int8)
+  for some, up_to in _cumulated(sums):
+    middle = up_to - sums[some] / 2
+    tenth[some] = np.minimum(middle * NUM_DECILES / total, NUM_DECILES - 1)
   found = scratch(len(values), np.int8)
   for some in steps(len(values)):
     _look_up(_bits(values[some]), tenth, found[some])
@@ -162,6 +166,17 @@ def _weights(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
   for some in steps(len(values)):
     _add_up(_bits(values[some]), weight[some], sums)
   return sums
+
+
+def _cumulated(sums: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+  """Stretches of an array, and in each the sums of all up to there."""
+  before = 0
+  for first in range(0, len(sums), _STRETCH):
+    some = slice(first, first + _STRETCH)
+    up_to = np.cumsum(sums[some])
+    up_to += before
+    before = up_to[-1]
+    yield some, up_to
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
@@ -228,11 +243,13 @@ def nll_histogram(examples: Examples) -> dict[str, Any]:
     UserError: there is no token.
   """
   mean, tokens = mean_nll(examples), examples.weight('tokens')
-  share = np.cumsum(_weights(mean, tokens))
-  if not share[-1]:
+  sums = _weights(mean, tokens)
+  total = sums.sum()
+  if not total:
     raise UserError('The scored split has no token: nothing was scored.')
-  ends = np.searchsorted(share, share[-1] * np.array([_BEYOND, 1.0 - _BEYOND]))
-  low, high = _values(ends)
+  beyond = total * np.array([_BEYOND, 1.0 - _BEYOND])
+  below = [np.searchsorted(up_to, beyond) for _, up_to in _cumulated(sums)]
+  low, high = _values(np.sum(below, axis=0))
   if low == high:
     low, high = low - 0.5, high + 0.5
   edges = np.linspace(low, high, _NUM_BINS + 1)
