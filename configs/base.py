@@ -269,7 +269,14 @@ def get_config() -> ConfigDict:
   config.train = ConfigDict(dict(arms=(), seeds=(0, 1), training=training()))
   config.evaluate = ConfigDict(dict(scoring=scoring(), curve_tokens=50_000))
   config.report = ConfigDict(
-    dict(baseline='random', bootstrap_samples=1000, num_examples=10)
+    dict(
+      baseline='random',
+      bootstrap_samples=1000,
+      num_examples=10,
+      # E.g. ConfigDict({'code': ('code-*',), 'talk': ('irc', '*-podcasts')}):
+      # tables have a row a kind, too; sources of none are of kind 'other'.
+      kinds=ConfigDict(),
+    )
   )
   config.labels = ConfigDict(
     dict(

@@ -97,6 +97,11 @@ def labels_dir(workdir: str, digest: str) -> str:
   return posixpath.join(workdir, 'labels', digest)
 
 
+def selection_report_dir(workdir: str) -> str:
+  """`index.html` and `selections.json`."""
+  return posixpath.join(workdir, 'selection_report')
+
+
 def report_dir(workdir: str) -> str:
   """`index.html` and `report.json`."""
   return posixpath.join(workdir, 'report')

@@ -300,10 +300,18 @@ class ReportConfig:
 
   baseline: str  # the arm that differences are taken against
   bootstrap_samples: int
-  num_examples: int  # shown at each end of the score
+  num_examples: int  # shown at each end of the score, and near a threshold
+  # Patterns of the names of sources, by kind; no source may be of two.
+  kinds: Mapping[str, tuple[str, ...]]
 
   def __post_init__(self):
     check_positive('report', self)
+    for kind, patterns in self.kinds.items():
+      if not kind.strip() or not patterns or not all(patterns):
+        raise UserError(
+          f'report.kinds: {kind!r} is {patterns!r}: give a name, and patterns '
+          "of the names of sources such as ('code-*',)."
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from infoprune_jax.evaluate import labels, perplexity
 from infoprune_jax.export import job as export_job
 from infoprune_jax.model import flops, network, partitioning
 from infoprune_jax.progress import duration, logger, quantity
-from infoprune_jax.report import page
+from infoprune_jax.report import page, selection_page
 from infoprune_jax.score import (
   near_duplicates,
   references,
@@ -45,6 +45,7 @@ JOBS: dict[str, Callable[[Config, str], None]] = {
   'reference': runs.run_reference,
   'score': stage.run,
   'select': select.run,
+  'selection_report': selection_page.run,
   'train': runs.run_arms,
   'evaluate': perplexity.run,
   'report': page.run,
@@ -173,7 +174,7 @@ def dry_run(config: Config, workdir: str) -> None:
       print(f'  {line}')
   print(f'\nStages in {workdir}')
   for job, state, cost in stages:
-    print(f'  {job:15} {state:9} {cost}')
+    print(f'  {job:16} {state:9} {cost}')
 
 
 def _parameter_table(
@@ -244,6 +245,11 @@ def _stages(
     ),
   )
   yield 'select', '', f'{len(config.arms)} arms: {", ".join(config.arms)}'
+  yield (
+    'selection_report',
+    '',
+    os.path.join(artifacts.selection_report_dir(workdir), 'index.html'),
+  )
   yield (
     'train',
     _state('train', [artifacts.run_dir(workdir, a, s) for a, s in runs_of]),

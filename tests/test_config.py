@@ -303,6 +303,10 @@ REFUSED = [
   ('report.baseline', 'randon', "mean 'random'"),
   ('report.bootstrap_samples', 0, 'bootstrap_samples must be positive'),
   ('report.num_examples', 0, 'num_examples must be positive'),
+  ('report.kinds', {'code': ()}, r"report\.kinds: 'code' is \(\): give a name"),
+  ('report.kinds', {'code': ('a', '')}, r"'code' is \('a', ''\)"),
+  ('report.kinds', {' ': ('a',)}, r"report\.kinds: ' ' is"),
+  ('report.kinds', {'code': 'a'}, r'kinds\.code: expected a tuple, got .a.'),
 ]
 
 

@@ -29,7 +29,7 @@ UNREAD = re.compile(
   r'_CHECKPOINT_METADATA$'
 )
 # What is made anew by the stage that would read it.
-REMADE = re.compile(r'^report/|^evaluate/.*\.done$')
+REMADE = re.compile(r'^report/|^selection_report/index|^evaluate/.*\.done$')
 # What training, when it goes on, does without.
 RESUMED = re.compile(r'/checkpoints/(?!12/)|/checkpoints/12/rest')
 MENDING = re.compile(r'Delete (.+?) and run --job=(\w+)( or \S+)? again')
@@ -56,11 +56,14 @@ def reader(name: str) -> tuple[str, tuple[str, ...]]:
   if file == 'begun.json' or file.endswith('.done'):
     job = {'token_store': 'tokenize', 'scores': 'score', 'keep_sets': 'select'}
     return job.get(stage, stage), (own,)
-  if stage in ('vocabulary', 'evaluate', 'report'):
+  page = name == 'selection_report/index.html'
+  if stage == 'vocabulary' or file == 'summary.json' or page:
+    return 'selection_report', ()
+  if stage in ('selection_report', 'evaluate', 'report'):
     return 'report', ()
   if stage == 'token_store':
     return ('statistics', STATISTICS) if UNIGRAMS in file else ('score', SCORES)
-  if stage in TABLES or file == 'summary.json':
+  if stage in TABLES:
     return 'select', ()
   if stage == 'keep_sets':
     return 'train', ()

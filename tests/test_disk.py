@@ -32,6 +32,7 @@ LEFT = {
   'near_duplicates': (2_000,),
   'score': (5_000,),
   'select': (0,),
+  'selection_report': (5_000,),
   'train': (100_000,),
   'evaluate': (5_000,),
   'report': (5_000,),

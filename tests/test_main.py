@@ -60,7 +60,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     (
       [f'--config={JSONL}', '--job=scroe'],
       "--job must be one of 'tokenize', 'statistics', 'reference', 'score', "
-      "'select', 'train', 'evaluate', 'report', 'export', 'labels', 'verify', got 'scroe'. Did you mean 'score'?",
+      "'select', 'selection_report', 'train', 'evaluate', 'report', 'export', 'labels', 'verify', got 'scroe'. Did you mean 'score'?",
     ),
     (
       [f'--config={JSONL}', '--config.model.attention=cudnn'],

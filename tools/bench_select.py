@@ -4,28 +4,32 @@ Command: python tools/bench_select.py --millions=1,10,100
 
 Writes tables of scores and of statistics with so many examples, of lognormal
 lengths and 58 sources, and for each rule, in a process of its own, selects,
-summarizes, writes the keep set and opens it. Peak memory is all that the process
-had at once, scratch files included; these are at $TMPDIR.
+summarizes, writes the keep set and opens it; then writes the page on all of them,
+with made-up texts. Peak memory is all that the process had at once, scratch files
+included; these are at $TMPDIR.
 """
 
 import json
 import pathlib
+import posixpath
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-import types
 
 import numpy as np
 import pyarrow as pa
-from absl import app, flags
+from absl import app, flags, logging
+from ml_collections import ConfigDict
 
-from infoprune_jax import artifacts
+from infoprune_jax import artifacts, config, files as files_lib
 from infoprune_jax.data import keep_set
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.report import selection_inputs, selection_page
 from infoprune_jax.rule_config import RuleConfig
 from infoprune_jax.score import table
-from infoprune_jax.selection import rules as rules_lib, summary
+from infoprune_jax.selection import select as select_lib, shown, summary
 from infoprune_jax.selection.examples import ExampleParts
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -35,7 +39,6 @@ _MILLIONS = flags.DEFINE_list('millions', ['1', '10'], 'Examples, in millions.')
 _RULES = flags.DEFINE_list('rules', [], 'Names of rules; all if none is given.')
 _CHILD = flags.DEFINE_string('child', '', 'The work of one process, as JSON.')
 _PART = 1_000_000
-_STORE = 'f' * 16
 _MEAN = 'nll_sum / greatest(num_tokens, 1)'
 _UNIGRAM = 'unigram_nll_sum / greatest(num_tokens, 1)'
 RULES = {
@@ -53,15 +56,21 @@ RULES = {
 
 def main(_) -> None:
   """Prints seconds, examples a second, and peak memory."""
+  logging.set_verbosity(logging.WARNING)
   if _CHILD.value:
-    print(json.dumps(select(**json.loads(_CHILD.value))))
+    given = json.loads(_CHILD.value)
+    print(
+      json.dumps(select(**given) if 'rule' in given else write_page(**given))
+    )
     return
   for millions in map(int, _MILLIONS.value):
     with tempfile.TemporaryDirectory(prefix='bench-select-') as workdir:
       parts = [_PART] * millions
+      write_manifests(workdir, parts)
       write_tables(workdir, parts)
-      for name in _RULES.value or RULES:
-        found = in_process(workdir, name, len(parts))
+      names = _RULES.value or list(RULES)
+      for name in names:
+        found = in_process(workdir=workdir, rule=name)
         rate = millions / found['seconds']
         print(
           f'{millions:4}M {name:15} {found["seconds"]:6.1f} s '
@@ -70,6 +79,34 @@ def main(_) -> None:
           f'{found["bytes"] / 1e6:.1f} MB opens in {found["open"]:.2f} s',
           flush=True,
         )
+      found = in_process(workdir=workdir, rules=names)
+      print(
+        f'{millions:4}M page on {len(names)} arms '
+        f'{found["seconds"]:6.1f} s, {found["peak"] / 1e9:.2f} GB; '
+        f'{found["bytes"] / 1e6:.1f} MB',
+        flush=True,
+      )
+
+
+def write_manifests(workdir: str, parts: list[int]) -> None:
+  """A vocabulary and a token store that hold nothing: parts of these sizes."""
+  counts = {name: sum(parts) for name in ('documents', 'tokens', 'bytes')}
+  for path, kind, facts in (
+    (artifacts.vocabulary_dir(workdir), 'vocabulary', {}),
+    (
+      artifacts.token_store_dir(workdir),
+      'token store',
+      dict(
+        num_parts=len(parts),
+        documents_per_part=parts,
+        splits={'scored': counts},
+        **{f'num_{name}': count for name, count in counts.items()},
+        vocab_size=2**15,
+        bad_rows={},
+      ),
+    ),
+  ):
+    artifacts.Artifact(path, kind, 'tokenize', {}, {}).finish({}, **facts)
 
 
 def write_tables(workdir: str, parts: list[int]) -> None:
@@ -78,13 +115,14 @@ def write_tables(workdir: str, parts: list[int]) -> None:
     'scores': table.score_schema(['nll_sum']),
     'statistics': table.STATISTICS_SCHEMA,
   }
+  store = TokenStore.open(workdir)
   made = {
     name: artifacts.Artifact(
       getattr(artifacts, f'{name}_dir')(workdir),
       name,
       name,
       {},
-      {'token_store': _STORE},
+      {'token_store': store.fingerprint},
     )
     for name in schemas
   }
@@ -122,42 +160,53 @@ def write_tables(workdir: str, parts: list[int]) -> None:
       )
       files[name].update(marker['files'])
   for name, artifact in made.items():
-    artifact.finish(files[name], num_parts=len(parts))
+    artifact.finish(
+      files[name],
+      num_parts=len(parts),
+      num_examples=sum(parts),
+      num_tokens=0,
+      flops=0.0,
+      reference=dict(num_params=0, step=0, tokens=0, flops=0.0),
+    )
 
 
-def in_process(workdir: str, rule: str, num_parts: int) -> dict[str, float]:
-  """`select` in a process of its own, whose memory is that of the rule."""
-  given = json.dumps({'workdir': workdir, 'rule': rule, 'num_parts': num_parts})
-  command = [sys.executable, __file__, f'--child={given}']
+def in_process(**given: str | list[str]) -> dict[str, float]:
+  """`select`, or `write_page`, in a process of its own, whose memory it is."""
+  command = [sys.executable, __file__, f'--child={json.dumps(given)}']
   done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
   return json.loads(done.stdout.splitlines()[-1])
 
 
-def select(workdir: str, rule: str, num_parts: int) -> dict[str, float]:
+def select(workdir: str, rule: str) -> dict[str, float]:
   """Selects by one rule, as the stage does; seconds and bytes."""
   start = time.perf_counter()
-  sizes = [_PART] * num_parts
-  store = types.SimpleNamespace(
-    documents_per_part=sizes,
-    manifest={'fingerprint': _STORE, 'num_parts': num_parts},
-  )
+  store = TokenStore.open(workdir)
   chosen = RuleConfig(**RULES[rule])
-  examples = ExampleParts(workdir, sizes)
-  kept = rules_lib.apply((chosen,), examples, 0)
+  examples = ExampleParts(workdir, store.documents_per_part)
+  kept, decision = select_lib.decide((chosen,), examples, 0)
   ruled = time.perf_counter() - start
-  ranking = (
-    rules_lib.ranking(examples, chosen.score) if chosen.needs_score else None
-  )
-  found = summary.summarize(examples, kept, ranking, 10)
-  name = rule.replace(' ', '_')
+  found = summary.summarize(examples, kept)
+  found |= shown.examples_of(examples, kept, decision, 10)
+  name = keep_set.selection_name((chosen,), arm_of(rule), 0)
+  tables = {
+    job: artifacts.read_manifest(f'{workdir}/{job}', job)['fingerprint']
+    for job in ('scores', 'statistics')
+  }
   artifact = artifacts.Artifact(
     artifacts.keep_set_dir(workdir, name),
     'keep set',
     'select',
     {},
-    {'token_store': _STORE},
+    {'token_store': store.fingerprint, **tables},
   )
   artifact.begin()
+  about = {
+    'version': select_lib.SUMMARY_VERSION,
+    'scores': tables['scores'],
+    'ranked_within_folds': False,
+  }
+  path = posixpath.join(artifact.path, keep_set.SUMMARY)
+  files_lib.write_record(path, {**about, **found})
   keep_set.write(artifact, kept, kept=found['kept'], total=found['total'])
   seconds = time.perf_counter() - start
   start = time.perf_counter()
@@ -167,8 +216,40 @@ def select(workdir: str, rule: str, num_parts: int) -> dict[str, float]:
     'rules': ruled,
     'open': time.perf_counter() - start,
     'bytes': opened.bits.nbytes,
-    'peak': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    'peak': peak(),
   }
+
+
+def write_page(workdir: str, rules: list[str]) -> dict[str, float]:
+  """Writes the page on the arms that were selected; seconds and bytes."""
+  edits = base.get_config()
+  edits.corpus.sources.none = base.text('*.txt')
+  edits.select.arms = ConfigDict(
+    {arm_of(name): RULES[name] for name in rules}, sort_keys=False
+  )
+  edits.train.seeds = (0,)
+  edits.report.baseline = arm_of(rules[0])
+  # Of documents whose tokens nobody made.
+  selection_inputs.texts_of = lambda _, keys: dict.fromkeys(keys, 'text ' * 90)
+  start = time.perf_counter()
+  selection_page.run(config.from_mapping(edits), workdir)
+  seconds = time.perf_counter() - start
+  page = f'{artifacts.selection_report_dir(workdir)}/index.html'
+  return {
+    'seconds': seconds,
+    'bytes': pathlib.Path(page).stat().st_size,
+    'peak': peak(),
+  }
+
+
+def arm_of(rule: str) -> str:
+  """The name of the arm of a rule."""
+  return rule.replace(' ', '_')
+
+
+def peak() -> int:
+  """Bytes that this process had at once."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == '__main__':

@@ -4,52 +4,23 @@ Losses are on the report half of the held-out texts, except where a key says
 `choose`. Sums come first and are divided last; arms are averaged over seeds.
 """
 
-import importlib.metadata
-import platform
-import posixpath
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-import infoprune_jax
-from infoprune_jax.config import Config, UserError, to_plain
-from infoprune_jax.report import inputs, selections, statistics, wording
+from infoprune_jax.config import Config, UserError
+from infoprune_jax.report import (
+  inputs,
+  provenance,
+  selection_findings,
+  statistics,
+  wording,
+)
 from infoprune_jax.report.statistics import HeldoutLosses
 from infoprune_jax.selection import expressions
 
 _BOOTSTRAP_SEED = 0  # any: fixed, so that a page written again is the same
-# Those of pyproject.toml, and what they stand on.
-_PACKAGES = (
-  'absl-py',
-  'array-record',
-  'datasketch',
-  'duckdb',
-  'etils',
-  'flax',
-  'fsspec',
-  'grain',
-  'jax',
-  'jaxlib',
-  'jaxtyping',
-  'jinja2',
-  'matplotlib',
-  'ml-collections',
-  'numba',
-  'numpy',
-  'optax',
-  'orbax-checkpoint',
-  'pyarrow',
-  'safetensors',
-  'scipy',
-  'sentencepiece',
-  'tensorboardX',
-  'tokenizers',
-  'apache-beam',
-  'seqio',
-  'tensorflow',
-  'tensorflow-datasets',
-)
 
 
 def gather(config: Config, workdir: str) -> dict[str, Any]:
@@ -65,26 +36,17 @@ def gather(config: Config, workdir: str) -> dict[str, Any]:
     )
   upstream = inputs.open_upstream(config, workdir)
   choose, report = statistics.halves(inputs.heldout_losses(config, workdir))
-  summaries = inputs.keep_summaries(workdir, upstream)
+  selections = selection_findings.read(workdir, upstream.selection_report)
   sources = _sources(config, report)
-  arms = _arms(config, upstream, summaries, choose, report)
+  arms = _arms(config, upstream, selections['arms'], choose, report)
   for a, arm in enumerate(arms):
     arm['wins'] = _wins(sources, a)
   return {
-    'name': posixpath.basename(workdir.rstrip('/')),
+    **selections,
+    **provenance.gather(config, workdir, upstream),
     'baseline': config.report.baseline,
-    'seeds': list(config.train.seeds),
     **_found(config, arms, report),
     'halves': {'choose': _size(choose), 'report': _size(report)},
-    'corpus': _corpus(upstream.store),
-    'reference': {
-      key: upstream.scores['reference'][key]
-      for key in ('num_params', 'step', 'tokens', 'flops')
-    },
-    'scoring': {
-      key: upstream.scores[key]
-      for key in ('num_examples', 'num_tokens', 'flops')
-    },
     'model': _model(config, upstream),
     'bootstrap_samples': config.report.bootstrap_samples,
     'arms': arms,
@@ -93,22 +55,17 @@ def gather(config: Config, workdir: str) -> dict[str, Any]:
       {'arm': arm, 'seed': seed, **inputs.heldout_curve(workdir, arm, seed)}
       for arm, seed in upstream.runs
     ],
-    'score_histogram': inputs.score_histogram(workdir),
-    **selections.gather(config, workdir, upstream, summaries),
-    'config': to_plain(config),
-    'versions': _versions(),
-    'fingerprints': upstream.fingerprints,
   }
 
 
 def _arms(
   config: Config,
   upstream: inputs.Upstream,
-  summaries: Mapping[str, list[dict[str, Any]]],
+  selected: list[dict[str, Any]],
   choose: HeldoutLosses,
   report: HeldoutLosses,
 ) -> list[dict[str, Any]]:
-  """One entry an arm, in the config's order."""
+  """What was selected, and what became of it: an entry an arm, in order."""
   baseline = config.arms.index(config.report.baseline)
   losses = statistics.losses_by_seed(report)  # each [A, S]
   choose_losses = statistics.losses_by_seed(choose)['bits_per_byte'].mean(1)
@@ -118,16 +75,12 @@ def _arms(
   flops = [_flops(config, upstream, arm) for arm in config.arms]
   arms = []
   for a, arm in enumerate(config.arms):
-    applied = config.select.arms[arm]
     by_seed = {m: losses[m][a] for m in statistics.MEASURES}
     difference = by_seed['bits_per_byte'] - losses['bits_per_byte'][baseline]
     runs = [upstream.runs[arm, seed] for seed in config.train.seeds]
     arms.append(
       {
-        'name': arm,
-        'rules': wording.rules_in_words(applied),
-        'keeps_everything': wording.keeps_everything(applied),
-        **_selected(summaries[arm]),
+        **selected[a],
         'step': runs[0]['step'],
         'tokens': round(_mean(runs, 'tokens')),
         'epochs': _mean(runs, 'epochs'),
@@ -161,19 +114,6 @@ def _mean(manifests: list[Mapping[str, Any]], key: str) -> float:
 def _perplexity(nats_per_token: float) -> float:
   """Finite for any loss: an untrained model's is in the thousands."""
   return float(np.exp(min(nats_per_token, 700.0)))
-
-
-def _selected(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-  """What an arm kept, across its keep sets."""
-  kept, total = (
-    sum(item[key]['tokens'] for item in summaries) for key in ('kept', 'total')
-  )
-  return {
-    'kept_tokens': kept / max(total, 1),
-    # Only where the reference split is trained on too: tokens of it.
-    'added_tokens': summaries[0].get('added', {}).get('tokens'),
-    'ranked_within_folds': summaries[0]['ranked_within_folds'],
-  }
 
 
 def _flops(
@@ -254,20 +194,6 @@ def _size(losses: HeldoutLosses) -> dict[str, int]:
   }
 
 
-def _corpus(store: Mapping[str, Any]) -> dict[str, Any]:
-  return {
-    key: store[key]
-    for key in (
-      'num_documents',
-      'num_tokens',
-      'num_bytes',
-      'splits',
-      'vocab_size',
-      'bad_rows',
-    )
-  }
-
-
 def _model(config: Config, upstream: inputs.Upstream) -> dict[str, Any]:
   """The size that every arm shares, and where it was trained."""
   training = config.train.training
@@ -328,18 +254,3 @@ def _wins(sources: list[dict[str, Any]], arm: int) -> dict[str, int]:
     'surely_better': sum(d['high'] < 0.0 for d in told),
     'surely_worse': sum(d['low'] > 0.0 for d in told),
   }
-
-
-def _versions() -> dict[str, str]:
-  """Of the machine that wrote the report."""
-  versions = {
-    'infoprune_jax': infoprune_jax.__version__,
-    'python': platform.python_version(),
-    'platform': platform.platform(),
-  }
-  for package in _PACKAGES:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      versions[package] = 'not installed'
-  return versions

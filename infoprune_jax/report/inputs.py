@@ -1,19 +1,19 @@
-"""What the report reads: manifests, losses, scores, curves and texts."""
+"""What the report reads: manifests, losses and curves."""
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from infoprune_jax import artifacts
 from infoprune_jax.config import Config, UserError
+from infoprune_jax.report import selection_findings
+from infoprune_jax.report.selection_inputs import Selected, open_selected
 from infoprune_jax.report.statistics import HeldoutLosses
 from infoprune_jax.train import budget
 
-MAX_TEXT_CHARS = 400
-_NUM_BINS = 60
 _ROUNDING = 1e-6  # of a step
 _DOCUMENT_COLUMNS = (
   'shard',
@@ -27,60 +27,39 @@ _DOCUMENT_COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Upstream:
+class Upstream(Selected):
   """The manifests of every artifact that the report rests on."""
 
-  vocabulary: Mapping[str, Any]
-  store: Mapping[str, Any]
   references: tuple[Mapping[str, Any], ...]  # one a fold; () if none is ours
-  statistics: Mapping[str, Any]
-  scores: Mapping[str, Any]
-  keep_sets: Mapping[str, Mapping[str, Any]]  # by selection
-  selections: Mapping[tuple[str, int], str]  # by arm and seed
+  selection_report: Mapping[str, Any]
   runs: Mapping[tuple[str, int], Mapping[str, Any]]  # by arm and seed
   evaluations: Mapping[tuple[str, int], Mapping[str, Any]]  # by arm and seed
 
   @property
   def fingerprints(self) -> dict[str, str]:
     """By path below the workdir."""
-    manifests = {
-      'vocabulary': self.vocabulary,
-      'token_store': self.store,
-      'statistics': self.statistics,
-      'scores': self.scores,
-    }
+    manifests = {'selection_report': self.selection_report}
     for fold, manifest in enumerate(self.references):
       path = artifacts.reference_dir('', fold, len(self.references))
       manifests[path] = manifest
-    for name, manifest in self.keep_sets.items():
-      manifests[f'keep_sets/{name}'] = manifest
     for folder, by_run in (
       ('train', self.runs),
       ('evaluate', self.evaluations),
     ):
       for (arm, seed), manifest in by_run.items():
         manifests[f'{folder}/{arm}/seed-{seed}'] = manifest
-    return {path: item['fingerprint'] for path, item in manifests.items()}
-
-  def selections_of(self, arm: str) -> tuple[str, ...]:
-    """The keep sets of an arm: one, or one a seed where it draws at random."""
-    names = [name for run, name in self.selections.items() if run[0] == arm]
-    return tuple(dict.fromkeys(names))
+    return {
+      **super().fingerprints,
+      **{path: item['fingerprint'] for path, item in manifests.items()},
+    }
 
   def check_lineage(self) -> None:
     """Raises `UserError` where one artifact was not made from another here."""
+    super().check_lineage()
     check = artifacts.check_made_from
-    table = (self.scores, 'score table')
-    check(*table, 'token_store', self.store, 'token store')
     for fold, manifest in enumerate(self.references):
       name = artifacts.reference_input(fold, len(self.references))
-      check(*table, name, manifest, 'reference model')
-    for name, manifest in self.keep_sets.items():
-      keep_set = (manifest, f'keep set {name}')
-      check(*keep_set, 'token_store', self.store, 'token store')
-      if 'scores' in manifest['inputs']:  # Not of arms that read no score.
-        check(*keep_set, 'scores', self.scores, 'score table')
-        check(*keep_set, 'statistics', self.statistics, 'table of statistics')
+      check(self.scores, 'score table', name, manifest, 'reference model')
     for (arm, seed), name in self.selections.items():
       of_run = f'of {arm}, seed {seed}'
       run = self.runs[arm, seed]
@@ -134,20 +113,11 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
   Raises:
     UserError: one is missing, unfinished, damaged, or not made from the others.
   """
-  from infoprune_jax.data.keep_set import selection_name
-
   runs = [(arm, seed) for arm in config.arms for seed in config.train.seeds]
-  selections = {
-    (arm, seed): selection_name(config.select.arms[arm], arm, seed)
-    for arm, seed in runs
-  }
+  selected = open_selected(config, workdir)
   upstream = Upstream(
-    vocabulary=artifacts.open_finished(
-      artifacts.vocabulary_dir(workdir), 'vocabulary', 'tokenize'
-    ),
-    store=artifacts.open_finished(
-      artifacts.token_store_dir(workdir), 'token store', 'tokenize'
-    ),
+    **vars(selected),
+    selection_report=selection_findings.open_report(config, workdir, selected),
     references=tuple(
       artifacts.open_finished(
         artifacts.reference_dir(workdir, fold, config.reference.folds),
@@ -156,19 +126,6 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
       )
       for fold in range(config.reference.folds * config.reference.is_trained)
     ),
-    statistics=artifacts.open_finished(
-      artifacts.statistics_dir(workdir), 'table of statistics', 'statistics'
-    ),
-    scores=artifacts.open_finished(
-      artifacts.scores_dir(workdir), 'score table', 'score'
-    ),
-    keep_sets={
-      name: artifacts.open_finished(
-        artifacts.keep_set_dir(workdir, name), 'keep set', 'select'
-      )
-      for name in selections.values()
-    },
-    selections=selections,
     runs={
       run: artifacts.open_finished(
         artifacts.run_dir(workdir, *run), 'training run', 'train'
@@ -184,9 +141,6 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
   )
   upstream.check_lineage()
   upstream.check_budget(config)
-  artifacts.check_sizes(
-    artifacts.scores_dir(workdir), upstream.scores, 'score table', 'score'
-  )
   for run, manifest in upstream.evaluations.items():
     artifacts.check_sizes(
       artifacts.evaluation_dir(workdir, *run),
@@ -252,33 +206,6 @@ def _encoded(column: Any) -> tuple[list[str], np.ndarray]:
   return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
 
 
-def score_histogram(workdir: str) -> dict[str, Any]:
-  """Tokens of the scored split by their example's mean NLL.
-
-  Returns:
-    `edges` in nats a token, one more than `tokens`. They span 99.8 % of the
-    tokens; examples beyond count into the first and the last bin.
-  """
-  from infoprune_jax.score.table import read_table
-
-  table = read_table(artifacts.scores_dir(workdir), ('num_tokens', 'nll_sum'))
-  tokens = table['num_tokens'].to_numpy()
-  some = tokens > 0
-  tokens, mean = tokens[some], table['nll_sum'].to_numpy()[some] / tokens[some]
-  if not len(tokens):
-    raise UserError('The scored split has no token: nothing was scored.')
-  order = np.argsort(mean, kind='stable')
-  share = np.cumsum(tokens[order]) / tokens.sum()
-  low, high = mean[order][
-    np.searchsorted(share, [0.001, 0.999]).clip(max=len(order) - 1)
-  ]
-  if low == high:
-    low, high = low - 0.5, high + 0.5
-  edges = np.linspace(low, high, _NUM_BINS + 1)
-  counts, _ = np.histogram(mean.clip(low, high), edges, weights=tokens)
-  return {'edges': edges.tolist(), 'tokens': counts.astype(int).tolist()}
-
-
 def heldout_curve(workdir: str, arm: str, seed: int) -> dict[str, list[float]]:
   """Held-out loss while training: `tokens` and `bits_per_byte`, by step.
 
@@ -305,56 +232,3 @@ def heldout_curve(workdir: str, arm: str, seed: int) -> dict[str, list[float]]:
     'tokens': [tokens for tokens, _ in ordered],
     'bits_per_byte': [value for _, value in ordered],
   }
-
-
-def keep_summaries(
-  workdir: str, upstream: Upstream
-) -> dict[str, list[dict[str, Any]]]:
-  """The selection reports of each arm: one, or one a seed.
-
-  Raises:
-    UserError: one is missing, or was made with another score table.
-  """
-  from infoprune_jax.data.keep_set import read_summary
-
-  summaries: dict[str, list[dict[str, Any]]] = {}
-  first = None
-  for arm in dict.fromkeys(arm for arm, _ in upstream.selections):
-    summaries[arm] = []
-    for name in upstream.selections_of(arm):
-      folder = artifacts.keep_set_dir(workdir, name)
-      summary = read_summary(folder)
-      if summary is None:
-        raise UserError(
-          f'{folder}/summary.json is missing: delete {folder} and run '
-          '--job=select again.'
-        )
-      # An arm that reads no score does not name the score table that its
-      # deciles come from.
-      bounds = [(d['decile'], d['low'], d['high']) for d in summary['deciles']]
-      first = first or bounds
-      if bounds != first:
-        raise UserError(
-          f'{folder}/summary.json has other score deciles than other arms, as '
-          f'if made with another score table: delete {folder} and run '
-          '--job=select again.'
-        )
-      summaries[arm].append(summary)
-  return summaries
-
-
-def texts_of(workdir: str, examples: Sequence[tuple[int, int]]) -> list[str]:
-  """The beginning of the text of each (shard, row)."""
-  from infoprune_jax.data.token_store import TokenStore
-  from infoprune_jax.data.vocabulary import Vocabulary
-
-  if not examples:
-    return []
-  store = TokenStore.open(workdir)
-  vocabulary = Vocabulary.load(artifacts.vocabulary_dir(workdir))
-  # A character takes four tokens at most, when it is spelled in bytes.
-  most = 4 * (MAX_TEXT_CHARS + 1)
-  return [
-    vocabulary.decode(store.document(shard, row)[:most])
-    for shard, row in examples
-  ]

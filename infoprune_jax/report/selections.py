@@ -1,286 +1,253 @@
-"""What arms keep, compared: overlap, scores, lengths, sources, examples.
+"""What arms keep and throw away: totals, tables, overlap, scores, examples.
 
-All of it is about the scored split; nothing here needs a trained model.
+All of it is about the scored split; nothing here needs a trained model, and
+nothing holds more of an example in memory than a few numbers.
 """
 
-import collections
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from infoprune_jax.config import Config
+from infoprune_jax import artifacts
+from infoprune_jax.config import Config, UserError
 from infoprune_jax.data.keep_set import KeepSet
 from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.report import inputs
-from infoprune_jax.selection import ranks, rules, summary
-from infoprune_jax.selection.examples import ExampleTable, scored_examples
+from infoprune_jax.report import (
+  correlations,
+  kinds,
+  overlaps,
+  selection_inputs,
+  selection_tables as tables,
+  selection_wording,
+  wording,
+)
+from infoprune_jax.report.selection_inputs import Selected, Summaries
+from infoprune_jax.selection import shown, summary
+from infoprune_jax.selection.examples import ExampleParts, Examples
 
 EXAMPLES_PER_DECILE = 3
-# What any score is worth comparing with; `length` is also the one whose bias
-# the page tells.
-LENGTH = 'length in tokens'
-NATURAL_SCORES = {
-  'mean NLL': 'nll_sum / num_tokens',
-  'mean unigram NLL': 'unigram_nll_sum / num_tokens',
-  'their sum': 'nll_sum / num_tokens + unigram_nll_sum / num_tokens',
-  'bits a byte': 'nll_sum / ln(2) / num_bytes',
-  'compression ratio': 'compressed_bytes / num_bytes',
-  LENGTH: 'num_tokens',
-}
-
-Summaries = Mapping[str, list[dict[str, Any]]]  # by arm; one, or one a seed
 
 
-def gather(
-  config: Config, workdir: str, upstream: inputs.Upstream, summaries: Summaries
-) -> dict[str, Any]:
-  """What the page says of selections, as JSON values.
+def gather(config: Config, workdir: str, selected: Selected) -> dict[str, Any]:
+  """What pages say of selections, as JSON values.
 
   Raises:
-    UserError: a keep set is missing or damaged.
+    UserError: a keep set or a summary is missing, damaged or another's, or a
+      pattern of `report.kinds` matches no source.
   """
   store = TokenStore.open(workdir)
-  examples = scored_examples(workdir, store)
-  kept = {
-    name: KeepSet.open(workdir, name, store).holds(examples.index)
-    for name in upstream.keep_sets
+  examples = ExampleParts(workdir, store.documents_per_part)
+  summaries = selection_inputs.keep_summaries(workdir, selected)
+  both = overlaps.in_common(
+    examples,
+    [KeepSet.open(workdir, name, store) for name in selected.keep_sets],
+  )
+  _check_summaries(workdir, selected, summaries, both)
+  sources = tables.mix(summaries)
+  kind_of = kinds.of_sources(
+    config.report.kinds, sorted(row['source'] for row in sources['sources'])
+  )
+  shared = overlaps.of_arms(both, list(selected.keep_sets), selected.selections)
+  found = {
+    'scored': _scored(examples),
+    'folds': len(examples.folds[0]),
+    'arms': _arms(config, summaries, shared['examples']),
+    'kept': tables.kept(summaries),
+    'heat': tables.heat(summaries, kind_of),
+    'kinds': tables.by_kind(summaries, sources, kind_of),
+    'overlaps': shared,
+    **correlations.correlations(config, examples),
+    'lengths': tables.shares(summaries, 'lengths', 'examples'),
+    'mix': sources,
+    'examples': _extremes(config, summaries),
+    'decisions': _decisions(config, summaries),
+    'decile_examples': shown.by_decile(
+      examples, min(EXAMPLES_PER_DECILE, config.report.num_examples)
+    ),
+    'score_histogram': summary.nll_histogram(examples),
   }
-  by_seed = [
-    np.stack([kept[upstream.selections[arm, seed]] for arm in config.arms])
-    for seed in config.train.seeds
-  ]
-  return {
-    'folds': len(np.unique(examples.table['fold'].to_numpy())),
-    'kept': _kept(summaries),
-    'overlaps': overlaps(by_seed, examples.weight('tokens')),
-    **correlations(config, examples),
-    'lengths': _shares(summaries, 'lengths', 'examples'),
-    'mix': mix(summaries),
-    'examples': _extremes(config, workdir, summaries),
-    'decile_examples': _decile_examples(config, workdir, examples),
-  }
-
-
-def overlaps(
-  by_seed: Sequence[np.ndarray], tokens: np.ndarray
-) -> dict[str, list[list[float]]]:
-  """What two arms both keep, over what either keeps (Jaccard).
-
-  Arms are compared seed by seed, then averaged. On the diagonal are draws of
-  one arm for different seeds, so 1 for an arm that draws nothing.
-
-  Args:
-    by_seed: For each of S seeds, [A, examples] bool.
-    tokens: [examples].
-
-  Returns:
-    By 'tokens' and by 'examples', [A, A].
-  """
-  found = {}
-  for unit, weight in (('tokens', tokens), ('examples', np.ones(len(tokens)))):
-    pairs = [_jaccard(kept, kept, weight) for kept in by_seed]
-    draws = [
-      np.diag(_jaccard(a, b, weight))
-      for a, b in itertools.combinations(by_seed, 2)
-    ]
-    mean = np.mean(pairs, axis=0)
-    if draws:
-      np.fill_diagonal(mean, np.mean(draws, axis=0))
-    found[unit] = mean.tolist()
+  for arm in found['arms']:
+    arm['said'] = selection_wording.said(arm['name'], found)
+    arm['warnings'] = selection_wording.warnings(config, arm['name'], found)
+  found['selection_cautions'] = selection_wording.cautions(found)
+  _add_texts(workdir, found)
   return found
 
 
-def _jaccard(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-  """[A, B]: the weight of both over that of either, for rows of masks."""
-  both = (a * weight) @ b.T.astype(float)
-  either = (a @ weight)[:, None] + (b @ weight)[None] - both
-  return np.divide(both, either, out=np.zeros_like(both), where=either > 0.0)
-
-
-def correlations(config: Config, examples: ExampleTable) -> dict[str, Any]:
-  """Spearman's rank correlation of each pair of scores, over examples.
-
-  Args:
-    config: Whose arms' scores are compared with each other and the natural ones.
-    examples: The scored split; those without a token are left out.
-
-  Returns:
-    `correlations`: `scores`, each with its `label`, `expression`, and the `arms`
-    that rank by it, and `spearman`, [scores, scores], None where a score is
-    constant; and `length_bias`, what every other score has with length.
-  """
-  scores = {
-    _normalised(expression): {
-      'label': label,
-      'expression': expression,
-      'arms': [],
-    }
-    for label, expression in NATURAL_SCORES.items()
-  }
-  for arm in config.arms:
-    for rule in config.select.arms[arm]:
-      if rule.needs_score:
-        text = rule.score.strip()
-        score = scores.setdefault(
-          _normalised(text), {'label': text, 'expression': text, 'arms': []}
-        )
-        score['arms'] += [arm] if arm not in score['arms'] else []
-  some = np.minimum(examples.weight('tokens'), examples.weight('bytes')) > 0
-  filled = ExampleTable(examples.table.filter(some), examples.index[some])
-  values = np.stack(
-    [rules.ranking(filled, score['expression']) for score in scores.values()]
-  )
-  table = [
-    [None if np.isnan(value) else float(value) for value in row]
-    for row in ranks.spearman(values)
-  ]
-  length = list(NATURAL_SCORES).index(LENGTH)
-  found = list(scores.values())
-  return {
-    'correlations': {'scores': found, 'spearman': table},
-    'length_bias': [
-      {'label': score['label'], 'rho': row[length]}
-      for n, (score, row) in enumerate(zip(found, table, strict=True))
-      if n != length
-    ],
-  }
-
-
-def _normalised(expression: str) -> str:
-  """Equal for expressions that differ in case and white space only."""
-  return ''.join(expression.lower().split())
-
-
-def mix(summaries: Summaries) -> dict[str, Any]:
-  """The share of tokens of each source, in all that was scored and in each arm.
-
-  Args:
-    summaries: By arm; draws are added up.
-
-  Returns:
-    `sources`, those whose share moves most first: `share` of what was scored,
-    `arms`, and `shift`, the largest move. `moved`, by arm: the share of tokens
-    that would have to change source (half the sum of all moves).
-  """
-  base = collections.Counter(
-    _by_source(next(iter(summaries.values()))[0], 'tokens')
-  )
-  total = max(base.total(), 1)
-  shares = {}
-  for arm, items in summaries.items():
-    kept: collections.Counter[str] = collections.Counter()
-    for item in items:
-      kept.update(_by_source(item, 'kept_tokens'))
-      kept.update(item.get('added', {}).get('sources', {}))
-    # A source may be in the reference split alone.
-    base.update(dict.fromkeys(kept, 0))
-    of_arm = max(kept.total(), 1)
-    shares[arm] = collections.Counter(
-      {source: tokens / of_arm for source, tokens in kept.items()}
+def _check_summaries(
+  workdir: str,
+  selected: Selected,
+  summaries: Summaries,
+  both: Mapping[str, np.ndarray],
+) -> None:
+  """Raises `UserError` where a summary is not that of its keep set."""
+  for n, name in enumerate(selected.keep_sets):
+    of_arm = next(
+      arm for (arm, _), s in selected.selections.items() if s == name
     )
-  sources = [
-    {
-      'source': source,
-      'share': tokens / total,
-      'arms': {arm: shares[arm][source] for arm in shares},
-      'shift': max(abs(s[source] - tokens / total) for s in shares.values()),
-    }
-    for source, tokens in base.items()
-  ]
+    place = selected.selections_of(of_arm).index(name)
+    said = summaries[of_arm][place]['kept']
+    for unit in overlaps.UNITS:
+      kept = int(both[unit][n, n])
+      if said[unit] != kept:
+        folder = artifacts.keep_set_dir(workdir, name)
+        raise UserError(
+          f'{folder}/summary.json says that {said[unit]} {unit} are kept, the '
+          f'keep set there keeps {kept}: delete {folder}/summary.json and run '
+          '--job=select again.'
+        )
+
+
+def _scored(examples: Examples) -> dict[str, Any]:
+  """What there is to choose from, and the mean of what two scores say of it."""
+  sums = dict.fromkeys(('nll_sum', 'unigram_nll_sum'), 0.0)
+  for _, part in examples.parts(list(sums)):
+    for name in sums:
+      sums[name] += float(part[name].to_numpy().sum())
+  tokens = int(examples.weight('tokens').sum(dtype=np.int64))
   return {
-    'sources': sorted(sources, key=lambda s: (-s['shift'], s['source'])),
-    'moved': {
-      arm: sum(abs(s['arms'][arm] - s['share']) for s in sources) / 2
-      for arm in shares
-    },
+    'examples': len(examples),
+    'tokens': tokens,
+    'bytes': int(examples.weight('bytes').sum(dtype=np.int64)),
+    'sources': len(examples.sources[0]),
+    **{f'mean_{name[:-4]}': sums[name] / max(tokens, 1) for name in sums},
   }
 
 
-def _by_source(item: Mapping[str, Any], unit: str) -> dict[str, int]:
-  return {row['source']: row[unit] for row in item['sources']}
-
-
-def _kept(summaries: Summaries) -> dict[str, Any]:
-  """Shares of tokens kept, by score decile and by source, for each arm."""
-  sources = _shares(summaries, 'sources', 'tokens')
-  return {
-    'deciles': _shares(summaries, 'deciles', 'tokens'),
-    'sources': sorted(sources, key=lambda row: row['source']),
-  }
-
-
-def _shares(summaries: Summaries, part: str, unit: str) -> list[dict[str, Any]]:
-  """The share of each part that each arm keeps, over the draws of an arm."""
-  rows = next(iter(summaries.values()))[0][part]
-  return [
-    {
-      **{key: row[key] for key in row if not key.startswith('kept_')},
-      'arms': {
-        arm: sum(item[part][n][f'kept_{unit}'] for item in items)
-        / max(sum(item[part][n][unit] for item in items), 1)
-        for arm, items in summaries.items()
-      },
-    }
-    for n, row in enumerate(rows)
-  ]
-
-
-def _extremes(
-  config: Config, workdir: str, summaries: Summaries
+def _arms(
+  config: Config,
+  summaries: Summaries,
+  shared: Sequence[Sequence[float]],
 ) -> list[dict[str, Any]]:
-  """The beginnings of the examples at both ends of each score.
+  """What each arm keeps in all, over its draws, in the config's order.
+
+  Args:
+    config: The experiment.
+    summaries: By arm.
+    shared: The overlaps of arms by examples.
+  """
+  same_as = {
+    arm: next((config.arms[b] for b in range(a) if shared[a][b] == 1.0), None)
+    for a, arm in enumerate(config.arms)
+  }
+  arms = []
+  for arm, items in summaries.items():
+    rules = config.select.arms[arm]
+    total = items[0]['total']
+    kept = {
+      unit: _mean(item['kept'][unit] for item in items) for unit in tables.UNITS
+    }
+    copies = items[0]['copies']['examples']
+    kept_copies = _mean(item['copies']['kept_examples'] for item in items)
+    arms.append(
+      {
+        'name': arm,
+        'rules': wording.rules_in_words(rules),
+        'keeps_everything': wording.keeps_everything(rules),
+        'draws': len(items),
+        'by_chance': [rule.keep for rule in rules] == ['random'],
+        'same_as': same_as[arm],
+        'kept': kept,
+        'thrown': {unit: total[unit] - kept[unit] for unit in tables.UNITS},
+        'kept_copies': kept_copies,
+        'thrown_copies': copies - kept_copies,
+        'kept_tokens': sum(item['kept']['tokens'] for item in items)
+        / max(len(items) * total['tokens'], 1),
+        # Only where the reference split is trained on too: tokens of it.
+        'added_tokens': items[0].get('added', {}).get('tokens'),
+        'ranked_within_folds': items[0]['ranked_within_folds'],
+      }
+    )
+  return arms
+
+
+def _mean(counts: Iterator[int]) -> int:
+  """To the next whole number."""
+  values = list(counts)
+  return round(sum(values) / len(values))
+
+
+def _extremes(config: Config, summaries: Summaries) -> list[dict[str, Any]]:
+  """The examples at both ends of each score.
 
   Arms that rank alike, such as top and bottom by one score, are listed once.
   """
-  shown: list[dict[str, Any]] = []
+  found: list[dict[str, Any]] = []
   for arm, items in summaries.items():
     # Where an arm has a keep set a seed, the first speaks for all.
-    ends = {
-      end: items[0].get(end, [])[: config.report.num_examples]
-      for end in ('most', 'least')
-    }
-    if not (ends['most'] or ends['least']):
-      continue
-    read = [rule.score for rule in config.select.arms[arm] if rule.needs_score]
-    alike = [s for s in shown if s['score'] == read[-1] and s['ends'] == ends]
-    if alike:
-      alike[0]['arms'].append(arm)
-    else:
-      shown.append({'arms': [arm], 'score': read[-1], 'ends': ends})
-  return [
-    {
-      'arms': item['arms'],
-      'score': item['score'],
+    item = {
+      'score': _score(config, arm),
       **{
-        end: _with_texts(workdir, examples)
-        for end, examples in item['ends'].items()
+        end: items[0][end][: config.report.num_examples]
+        for end in ('most', 'least')
       },
     }
-    for item in shown
-  ]
+    if item['most'] or item['least']:
+      _list_once(found, arm, item)
+  return found
 
 
-def _decile_examples(
-  config: Config, workdir: str, examples: ExampleTable
-) -> list[list[dict[str, Any]]]:
-  """A few examples of each decile of the mean NLL, with their beginnings."""
-  count = min(EXAMPLES_PER_DECILE, config.report.num_examples)
-  deciles = summary.examples_by_decile(examples, count)
-  texts = iter(_with_texts(workdir, list(itertools.chain(*deciles))))
-  return [list(itertools.islice(texts, len(decile))) for decile in deciles]
+def _decisions(config: Config, summaries: Summaries) -> list[dict[str, Any]]:
+  """Examples of what each arm keeps and throws away, by chance and near by.
+
+  Arms that show the same, as those that keep the same, are listed once.
+  """
+  count = config.report.num_examples
+  found: list[dict[str, Any]] = []
+  for arm, items in summaries.items():
+    if not items[0]['drawn']['thrown']:
+      continue
+    sides = ('kept', 'thrown')
+    item = {
+      'score': _score(config, arm),
+      'near': [
+        {**edge, **{side: edge[side][:count] for side in sides}}
+        for edge in items[0]['near']
+      ],
+      'drawn': {side: items[0]['drawn'][side][:count] for side in sides},
+    }
+    _list_once(found, arm, item)
+  return found
 
 
-def _with_texts(
-  workdir: str, examples: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-  """Adds the beginning of each example's text, and whether it goes on."""
-  texts = inputs.texts_of(
-    workdir, [(example['shard'], example['row']) for example in examples]
+def _score(config: Config, arm: str) -> str | None:
+  """The last expression that an arm ranks by."""
+  read = [rule.score for rule in config.select.arms[arm] if rule.needs_score]
+  return read[-1] if read else None
+
+
+def _list_once(
+  found: list[dict[str, Any]], arm: str, item: dict[str, Any]
+) -> None:
+  """Adds an item, or the arm to those of one that is the same."""
+  for other in found:
+    if {**other, 'arms': None} == {**item, 'arms': None}:
+      other['arms'].append(arm)
+      return
+  found.append({'arms': [arm], **item})
+
+
+def _add_texts(workdir: str, found: Mapping[str, Any]) -> None:
+  """Gives each example the beginning of its text, and whether it goes on."""
+  rows = list(_examples(found))
+  texts = selection_inputs.texts_of(
+    workdir, [(row['shard'], row['row']) for row in rows]
   )
-  most = inputs.MAX_TEXT_CHARS
-  return [
-    {**example, 'text': text[:most], 'cut': len(text) > most}
-    for example, text in zip(examples, texts, strict=True)
-  ]
+  most = selection_inputs.MAX_TEXT_CHARS
+  for row in rows:
+    text = texts[row['shard'], row['row']]
+    row['text'], row['cut'] = text[:most], len(text) > most
+
+
+def _examples(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+  """Every example that pages show."""
+  yield from itertools.chain(*found['decile_examples'])
+  lists: list[Sequence[dict[str, Any]]] = []
+  for item in found['examples']:
+    lists += [item['most'], item['least']]
+  for item in found['decisions']:
+    for sides in (*item['near'], item['drawn']):
+      lists += [sides['kept'], sides['thrown']]
+  yield from itertools.chain(*lists)

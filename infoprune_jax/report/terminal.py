@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from infoprune_jax.progress import quantity
+from infoprune_jax.report.selection_wording import by_half, percent
 from infoprune_jax.report.wording import signed
 
 _MOVED = 3  # sources named whose share moves most
@@ -22,6 +23,35 @@ def text(found: dict[str, Any]) -> str:
   if found['equal_flops']:
     blocks.append(found['equal_flops']['found'])
   return '\n'.join(blocks)
+
+
+def selections_text(found: dict[str, Any]) -> str:
+  """What each arm keeps, and what to know before it is trained.
+
+  Args:
+    found: As returned by `selections.gather`.
+  """
+  total = found['scored']
+  rows = [
+    ('arm', 'tokens', 'documents', 'shorter half', 'longer half', 'moved')
+  ]
+  for arm in found['arms']:
+    halves = by_half(found['lengths'], arm['name'])
+    rows.append(
+      (
+        arm['name'],
+        *(
+          percent(arm['kept'][unit], total[unit])
+          for unit in ('tokens', 'examples')
+        ),
+        *(percent(half, 1) if halves else '' for half in halves or ('', '')),
+        percent(found['mix']['moved'][arm['name']], 1),
+      )
+    )
+  lines = [*found['selection_cautions']]
+  for arm in found['arms']:
+    lines += [f'{arm["name"]}: {words}' for words in arm['warnings']]
+  return '\n'.join([_aligned(rows), *lines])
 
 
 def losses(found: dict[str, Any]) -> str:

@@ -78,7 +78,10 @@ def check(
 
 
 def apply(
-  rules: Sequence[RuleConfig], examples: Examples, draw: int
+  rules: Sequence[RuleConfig],
+  examples: Examples,
+  draw: int,
+  candidates: np.ndarray | None = None,
 ) -> np.ndarray:
   """Applies rules one after another.
 
@@ -87,6 +90,7 @@ def apply(
       ones before it kept.
     examples: The scored split.
     draw: Added to the seed of rules that draw: the run's seed.
+    candidates: [examples] bool, what to choose out of; None for all.
 
   Returns:
     [examples] bool.
@@ -95,10 +99,10 @@ def apply(
     UserError: an expression cannot be evaluated, or a threshold would be in
       the scales of two reference models.
   """
-  kept = np.ones(len(examples), bool)
+  kept = np.ones(len(examples), bool) if candidates is None else candidates
   for rule in rules:
     if rule.keep == 'threshold':
-      kept &= _between(rule, examples)
+      kept = kept & _between(rule, examples)
     elif rule.keep == 'distinct':
       kept = _first_of_each(rule, examples, kept)
     elif rule.keep not in ('all', 'everything'):

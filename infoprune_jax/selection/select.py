@@ -11,10 +11,11 @@ from infoprune_jax.config import SPLITS, Config, RuleConfig
 from infoprune_jax.data import keep_set
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.progress import logger
-from infoprune_jax.selection import rules as rules_lib, summary
+from infoprune_jax.selection import rules as rules_lib, shown, summary
 from infoprune_jax.selection.examples import ExampleParts, Examples, steps
 
-_VERSION = 2  # of what a summary holds: one of another is written again
+# Of what a summary holds: one of another is written again.
+SUMMARY_VERSION = 3
 
 
 def run(config: Config, workdir: str) -> None:
@@ -85,25 +86,33 @@ def _select(
   with files.lock(path):
     finished = artifact.finished()
     # The summary of an arm that reads no score still shows the scores' deciles.
-    shows = {
-      'version': _VERSION,
+    about = {
+      'version': SUMMARY_VERSION,
       'scores': tables['scores'],
       'num_examples': config.report.num_examples,
     }
-    shown = keep_set.read_summary(path) or {}
-    if finished and shows.items() <= shown.items():
+    written = keep_set.read_summary(path) or {}
+    if finished and about.items() <= written.items():
       logger.info('select: %s finished before, skipped', name)
       return
     artifact.begin()
-    kept = rules_lib.apply(rules, examples, options['draw'])
-    found = _summary(rules, examples, kept, config.report.num_examples)
+    kept, decision = decide(rules, examples, options['draw'])
+    found = {
+      **summary.summarize(examples, kept),
+      **shown.examples_of(examples, kept, decision, config.report.num_examples),
+      'ranked_within_folds': any(
+        rules_lib.ranked_within_folds(examples, rule.score)
+        for rule in rules
+        if rule.needs_score
+      ),
+    }
     mask = np.zeros(sum(store.documents_per_part), bool)
     for some in steps(len(kept)):
       mask[examples.index[some][kept[some]]] = True
     if any(rule.keep == 'everything' for rule in rules):
       found['added'], mask = _with_reference_split(store, mask)
     files.write_record(
-      posixpath.join(path, keep_set.SUMMARY), {**shows, **found}
+      posixpath.join(path, keep_set.SUMMARY), {**about, **found}
     )
     keep_set.write(artifact, mask, kept=found['kept'], total=found['total'])
     _log(name, found)
@@ -124,23 +133,26 @@ def _near_duplicates(workdir: str, store: TokenStore) -> dict[str, str]:
   return {'near_duplicates': manifest['fingerprint']}
 
 
-def _summary(
-  rules: Sequence[RuleConfig],
-  examples: Examples,
-  kept: np.ndarray,
-  num_examples: int,
-) -> dict[str, Any]:
-  """What rules keep, and both ends of what the last of them ranks by."""
-  read = [rule for rule in rules if rule.needs_score]
-  ranking = None
-  if read:
-    ranking = rules_lib.ranking(examples, read[-1].score, read[-1].missing)
-  return {
-    **summary.summarize(examples, kept, ranking, num_examples),
-    'ranked_within_folds': any(
-      rules_lib.ranked_within_folds(examples, rule.score) for rule in read
-    ),
-  }
+def decide(
+  rules: Sequence[RuleConfig], examples: Examples, draw: int
+) -> tuple[np.ndarray, shown.Decision | None]:
+  """What rules keep, [examples] bool, and what the last that ranks did.
+
+  Args:
+    rules: Of an arm.
+    examples: The scored split.
+    draw: As for `rules.apply`.
+  """
+  ranked = [number for number, rule in enumerate(rules) if rule.needs_score]
+  if not ranked:
+    return rules_lib.apply(rules, examples, draw), None
+  last = ranked[-1]
+  rule = rules[last]
+  before = rules_lib.apply(rules[:last], examples, draw)
+  after = rules_lib.apply([rule], examples, draw, before)
+  kept = rules_lib.apply(rules[last + 1 :], examples, draw, after)
+  ranking = rules_lib.ranking(examples, rule.score, rule.missing)
+  return kept, shown.Decision(rule, ranking, before, after)
 
 
 def _log(name: str, found: dict[str, Any]) -> None:

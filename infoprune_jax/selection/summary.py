@@ -1,38 +1,36 @@
 """What a rule keeps and throws away, before anyone pays for training."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-from infoprune_jax.data.hashing import mix
+from infoprune_jax.config import UserError
 from infoprune_jax.selection.examples import Examples, scratch, steps
 
 NUM_DECILES = 10
 _UNITS = ('examples', 'tokens', 'bytes')
-_SHOWN = ('shard', 'row', 'example_id', 'source', 'num_tokens')
 # Of a value: those that differ by one part in 4096 may share a decile.
 _BITS = 24
+_STRETCH = 1 << 18  # of what begins alike, summed up at a time
+# Examples whose texts are compared at once.
+_TEXTS = 1 << 23
+_NUM_BINS = 60  # of the histogram
+_BEYOND = 0.001  # of the tokens, at each end of it
 
 
-def summarize(
-  examples: Examples,
-  kept: np.ndarray,
-  ranking: np.ndarray | None,
-  num_examples: int,
-) -> dict[str, Any]:
+def summarize(examples: Examples, kept: np.ndarray) -> dict[str, Any]:
   """The selection report of one keep set.
 
   Args:
     examples: The scored split.
     kept: [examples] bool.
-    ranking: [examples] float64, the score that the arm ranks by; None for an
-      arm that reads none.
-    num_examples: Shown at each end of the ranking.
 
   Returns:
-    A JSON value: totals; shares by source, by decile of the mean NLL and by
-    decile of length; examples at both ends of the ranking.
+    A JSON value: what there is and what is kept, in all; of each source, and of
+    its tokens in each decile of the mean NLL; of these deciles; of deciles of
+    length; of the examples whose text there is more than once.
   """
   by_nll = _nll_deciles(examples)
   by_length = examples.once(
@@ -42,16 +40,23 @@ def summarize(
   names, source = examples.sources
   counts = _counts(examples, kept, source, len(names))
   total = {unit: int(count.sum()) for unit, count in counts.items()}
+  heat = np.zeros((2, len(names), NUM_DECILES), np.int64)
+  _add_up_pairs(source, by_nll.decile, examples.weight('tokens'), kept, heat)
   return {
     'total': {unit: total[unit] for unit in _UNITS},
     'kept': {unit: total[f'kept_{unit}'] for unit in _UNITS},
     'sources': [
-      {'source': name, **_row(counts, number)}
+      {
+        'source': name,
+        **_row(counts, number),
+        'tokens_by_decile': heat[0, number].tolist(),
+        'kept_tokens_by_decile': heat[1, number].tolist(),
+      }
       for name, number in sorted(zip(names, range(len(names)), strict=True))
     ],
     'deciles': _by_decile(examples, kept, by_nll),
     'lengths': _by_decile(examples, kept, by_length),
-    **_extremes(examples, ranking, num_examples),
+    'copies': _row(_counts(examples, kept, _copied(examples), 2), 1),
   }
 
 
@@ -70,6 +75,23 @@ def _counts(
 
 def _row(counts: dict[str, np.ndarray], number: int) -> dict[str, int]:
   return {name: int(count[number]) for name, count in counts.items()}
+
+
+def _copied(examples: Examples) -> np.ndarray:
+  """Whether an example's text is another's too, [examples] int8."""
+
+  def compute() -> np.ndarray:
+    content = examples.column('content_hash', np.int64)
+    found = scratch(len(content), np.int8)
+    turns = 1 + len(content) // _TEXTS
+    for turn in range(turns):
+      here = np.flatnonzero(content % turns == turn)
+      order = here[np.argsort(content[here])]
+      same = np.flatnonzero(np.diff(content[order]) == 0)
+      found[order[same]] = found[order[same + 1]] = 1
+    return found
+
+  return examples.once('copied', compute)
 
 
 class _Deciles(NamedTuple):
@@ -124,18 +146,37 @@ def _deciles(values: np.ndarray, weight: np.ndarray) -> _Deciles:
     values: [examples].
     weight: [examples], whole numbers.
   """
-  sums = np.zeros(1 << _BITS, np.int64)
-  for some in steps(len(values)):
-    _add_up(_bits(values[some]), weight[some], sums)
-  middle = np.cumsum(sums) - sums / 2
-  tenth = np.minimum(middle * NUM_DECILES / max(sums.sum(), 1), NUM_DECILES - 1)
-  tenth = tenth.astype(np.int8)
+  sums = _weights(values, weight)
+  total = max(sums.sum(), 1)
+  tenth = np.empty(len(sums), np.int8)
+  for some, up_to in _cumulated(sums):
+    middle = up_to - sums[some] / 2
+    tenth[some] = np.minimum(middle * NUM_DECILES / total, NUM_DECILES - 1)
   found = scratch(len(values), np.int8)
   for some in steps(len(values)):
     _look_up(_bits(values[some]), tenth, found[some])
   low, high = np.zeros((2, NUM_DECILES), values.dtype)
   _bounds(values, found, low, high, np.zeros(NUM_DECILES, bool))
   return _Deciles(found, low, high)
+
+
+def _weights(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+  """The weight of the values that begin alike, in their order, [2**_BITS]."""
+  sums = np.zeros(1 << _BITS, np.int64)
+  for some in steps(len(values)):
+    _add_up(_bits(values[some]), weight[some], sums)
+  return sums
+
+
+def _cumulated(sums: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+  """Stretches of an array, and in each the sums of all up to there."""
+  before = 0
+  for first in range(0, len(sums), _STRETCH):
+    some = slice(first, first + _STRETCH)
+    up_to = np.cumsum(sums[some])
+    up_to += before
+    before = up_to[-1]
+    yield some, up_to
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
@@ -172,6 +213,14 @@ def _add_up_labels(label, weight, kept, sums):
 
 
 @numba.njit(cache=True)
+def _add_up_pairs(first, second, weight, kept, sums):
+  """Adds to [2, labels, labels]: what there is, and what is kept."""
+  for n in range(len(first)):
+    sums[0, first[n], second[n]] += weight[n]
+    sums[1, first[n], second[n]] += weight[n] * kept[n]
+
+
+@numba.njit(cache=True)
 def _bounds(values, label, low, high, seen):
   """The least and the greatest value of each label."""
   for n in range(len(values)):
@@ -183,61 +232,36 @@ def _bounds(values, label, low, high, seen):
     high[here] = max(high[here], value)
 
 
-def examples_by_decile(
-  examples: Examples, num_examples: int
-) -> list[list[dict[str, Any]]]:
-  """Some examples of each decile of the mean NLL, by chance but always the same.
-
-  Args:
-    examples: The scored split.
-    num_examples: Of each decile, at most.
+def nll_histogram(examples: Examples) -> dict[str, Any]:
+  """Tokens of the scored split by their example's mean NLL.
 
   Returns:
-    For each decile that has examples, rows as at the ends of a ranking, whose
-    score is the mean NLL, ascending.
+    `edges` in nats a token, one more than `tokens`. They span 99.8 % of the
+    tokens; examples beyond count into the first and the last bin.
+
+  Raises:
+    UserError: there is no token.
   """
-  mean, decile = mean_nll(examples), nll_deciles(examples)
-  chance = mix(examples.index, 0)
-  found = []
-  for number in np.unique(decile):
-    inside = np.flatnonzero(decile == number)
-    drawn = inside[np.argsort(chance[inside])[:num_examples]]
-    ordered = drawn[np.argsort(mean[drawn], kind='stable')]
-    found.append(_rows(examples, ordered, mean))
-  return found
+  mean, tokens = mean_nll(examples), examples.weight('tokens')
+  sums = _weights(mean, tokens)
+  total = sums.sum()
+  if not total:
+    raise UserError('The scored split has no token: nothing was scored.')
+  beyond = total * np.array([_BEYOND, 1.0 - _BEYOND])
+  below = [np.searchsorted(up_to, beyond) for _, up_to in _cumulated(sums)]
+  low, high = _values(np.sum(below, axis=0))
+  if low == high:
+    low, high = low - 0.5, high + 0.5
+  edges = np.linspace(low, high, _NUM_BINS + 1)
+  found = np.zeros(_NUM_BINS, np.int64)
+  for some in steps(len(mean)):
+    inside = mean[some].clip(low, high)
+    found += np.histogram(inside, edges, weights=tokens[some])[0].astype(int)
+  return {'edges': edges.tolist(), 'tokens': found.tolist()}
 
 
-def _extremes(
-  examples: Examples, ranking: np.ndarray | None, num_examples: int
-) -> dict[str, list[dict[str, Any]]]:
-  """Examples at both ends of a ranking; equal ones in store order, or against."""
-  if ranking is None:
-    return {'most': [], 'least': []}
-  least = most = np.zeros(0, np.int64)
-  for some in steps(len(ranking)):
-    here = ranking[some]
-    count = min(num_examples, len(here))
-    ends = np.partition(here, (count - 1, len(here) - count))
-    low = np.flatnonzero(here <= ends[count - 1]) + some.start
-    high = np.flatnonzero(here >= ends[len(here) - count]) + some.start
-    least = _sorted(np.concatenate([least, low]), ranking)[:num_examples]
-    most = _sorted(np.concatenate([most, high]), ranking)[-num_examples:]
-  return {
-    'most': _rows(examples, most[::-1], ranking),
-    'least': _rows(examples, least, ranking),
-  }
-
-
-def _sorted(positions: np.ndarray, ranking: np.ndarray) -> np.ndarray:
-  return positions[np.argsort(ranking[positions], kind='stable')]
-
-
-def _rows(
-  examples: Examples, positions: np.ndarray, scores: np.ndarray
-) -> list[dict[str, Any]]:
-  """Which examples they are, each with its score."""
-  taken = examples.take(positions, _SHOWN).to_pylist()
-  return [
-    {**row, 'score': float(scores[position])}
-    for row, position in zip(taken, positions, strict=True)
-  ]
+def _values(bins: np.ndarray) -> np.ndarray:
+  """The least value of each bin, float64."""
+  key = bins.astype(np.uint64) << np.uint64(64 - _BITS)
+  sign = np.uint64(1 << 63)
+  return np.where(key & sign, key ^ sign, ~key).view(np.float64)

@@ -182,8 +182,8 @@ def _input_paths(found: Found, workdir: str) -> dict[str, str]:
       folder, _, selection = name.partition('/')
       if folder == 'keep_set':
         paths[name] = artifacts.keep_set_dir(workdir, selection)
-  if found.job == 'report':
-    return {}  # It is made anew each time.
+  if found.job in ('report', 'selection_report'):
+    return {}  # They are made anew each time.
   return paths
 
 

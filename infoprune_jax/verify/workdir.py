@@ -34,6 +34,7 @@ _KINDS: tuple[
   ('reference/fold-*', 'reference', 'reference model', runs.problems),
   ('scores', 'score', 'score table', tables.score_problems),
   ('keep_sets/*', 'select', 'keep set', keep_sets.problems),
+  ('selection_report', 'selection_report', 'selection report', None),
   ('train/*/seed-*', 'train', 'training run', runs.problems),
   ('evaluate/*/seed-*', 'evaluate', 'evaluation', tables.loss_problems),
   ('report', 'report', 'report', None),

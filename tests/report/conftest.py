@@ -15,9 +15,9 @@ from configs import base
 from infoprune_jax import artifacts, config, files
 from infoprune_jax.data import keep_set
 from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.report import inputs
-from infoprune_jax.selection import rules, summary
-from infoprune_jax.selection.examples import scored_examples
+from infoprune_jax.report import selection_inputs, selection_page
+from infoprune_jax.selection import rules, select, shown, summary
+from infoprune_jax.selection.examples import ExampleTable, scored_examples
 
 SCORED = 300  # documents of each source
 HOSTILE_TEXT = '<script>alert("text")</script>\n\t<img src=x onerror=alert(1)>'
@@ -50,6 +50,7 @@ class Corpus:
   seeds: tuple[int, ...] = (0, 1)
   arms: tuple[str, ...] = ()  # of the base config, in its order; () for all
   everything: bool = False  # adds an arm of that name
+  kinds: bool = False
   folds: int = 1  # that scored the examples in turn
 
 
@@ -63,6 +64,8 @@ def experiment(corpus: Corpus) -> config.Config:
     edits.select.arms.everything = base.arm('everything')
   edits.report.bootstrap_samples = 200
   edits.report.num_examples = 3
+  if corpus.kinds:
+    edits.report.kinds = {'numbered': ('source-*',), 'hostile': ('<*',)}
   return config.from_mapping(edits)
 
 
@@ -167,14 +170,14 @@ def write_scores(
 
 def write_keep_set(
   workdir: str,
+  examples: ExampleTable,
   arm: str,
   name: str,
   rules_: tuple[config.RuleConfig, ...],
+  scores: str,
   made_from: dict[str, str],
 ) -> str:
   """A keep set by a smooth rule of the arm's own; returns its fingerprint."""
-  store = TokenStore.open(workdir)
-  examples = scored_examples(workdir, store)
   decile, number = summary.nll_deciles(examples), np.arange(len(examples))
   kept = {
     'full': decile >= 0,
@@ -185,13 +188,21 @@ def write_keep_set(
     'everything': decile >= 0,
   }[arm]
   ranked = any(rule.needs_score for rule in rules_)
-  found = summary.summarize(
-    examples, kept, summary.mean_nll(examples) if ranked else None, 3
-  )
+  decision = None
+  if ranked:
+    whole = np.ones(len(examples), bool)
+    mean = summary.mean_nll(examples)
+    decision = shown.Decision(rules_[-1], mean, whole, kept)
+  found = {
+    'version': select.SUMMARY_VERSION,
+    'scores': scores,
+    **summary.summarize(examples, kept),
+    **shown.examples_of(examples, kept, decision, 3),
+  }
   found['ranked_within_folds'] = any(
     rules.ranked_within_folds(examples, rule.score) for rule in rules_
   )
-  mask = np.zeros(sum(store.documents_per_part), bool)
+  mask = np.zeros(2 * len(examples), bool)
   mask[examples.index[kept]] = True
   if arm == 'everything':
     added = {source_names(1)[0]: 60_000}
@@ -231,7 +242,7 @@ def write_workdir(
   workdir: str, corpus: Corpus, selection_name: Callable[..., str]
 ) -> config.Config:
   """Every artifact that the report reads."""
-  shown = experiment(corpus)
+  made = experiment(corpus)
   rng = np.random.default_rng(0)
   counts = {'documents': 1000, 'tokens': 200_000, 'bytes': 700_000}
   write_artifact(artifacts.vocabulary_dir(workdir), [], {})
@@ -254,19 +265,22 @@ def write_workdir(
   scores = write_scores(
     workdir, corpus, rng, {'token_store': store, 'reference': reference}
   )
+  examples = scored_examples(workdir, TokenStore.open(workdir))
   heldout = documents(corpus, corpus.num_documents, rng)
   tokens = heldout['num_tokens']
   nats = 3.4 + rng.normal(0.0, 0.4, len(tokens))
   tilt = rng.normal(1.0, 0.4, corpus.num_sources)
   tilt = np.repeat(tilt, corpus.num_documents)
-  for arm in shown.arms:
+  for arm in made.arms:
     for seed in corpus.seeds:
-      rules_ = shown.select.arms[arm]
+      rules_ = made.select.arms[arm]
       made_from = {'token_store': store}
       if rules.reads_tables(rules_):
         made_from |= scores
       name = selection_name(rules_, arm, seed)
-      kept = write_keep_set(workdir, arm, name, rules_, made_from)
+      kept = write_keep_set(
+        workdir, examples, arm, name, rules_, scores['scores'], made_from
+      )
       run = write_run(workdir, arm, seed, rng, kept)
       mean_nll = nats + EFFECT[arm] * tilt + rng.normal(0.0, 0.01)
       mean_nll = mean_nll + rng.normal(0.0, 0.05, len(tokens))
@@ -275,7 +289,8 @@ def write_workdir(
         split_in_two({**heldout, 'nll_sum': mean_nll * tokens}),
         {'token_store': store, 'run': run},
       )
-  return shown
+  selection_page.run(made, workdir)
+  return made
 
 
 @pytest.fixture(scope='session')
@@ -297,9 +312,11 @@ def _hostile_texts() -> Iterator[None]:
   """Markup, whatever the example: there is no token store to read."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(
-      inputs,
+      selection_inputs,
       'texts_of',
-      lambda workdir, examples: [HOSTILE_TEXT + 'x' * 500 for _ in examples],
+      lambda workdir, examples: dict.fromkeys(
+        examples, HOSTILE_TEXT + 'x' * 500
+      ),
     )
     yield
 

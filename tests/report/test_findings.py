@@ -4,12 +4,13 @@ import dataclasses
 import json
 import pathlib
 import re
+import shutil
 import tomllib
 
 import pytest
 
 from infoprune_jax.config import UserError
-from infoprune_jax.report import findings, inputs, statistics
+from infoprune_jax.report import findings, inputs, selection_page, statistics
 
 
 @pytest.fixture(scope='module')
@@ -119,11 +120,13 @@ def test_the_baseline_must_be_among_the_arms(small):
     findings.gather(config, workdir)
 
 
-def test_the_baseline_alone(small):
+def test_the_baseline_alone(small, tmp_path):
   config, workdir = small
   config = dataclasses.replace(
     config, train=dataclasses.replace(config.train, arms=('random',))
   )
+  workdir = shutil.copytree(workdir, str(tmp_path / 'demo'))
+  selection_page.run(config, workdir)
   found = findings.gather(config, workdir)
   assert found['chosen'] == found['compared'] == 'random'
 

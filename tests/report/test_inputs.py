@@ -128,16 +128,6 @@ def test_curve_is_by_step(copied):
     inputs.heldout_curve(workdir, 'full', 0)
 
 
-def test_histogram_counts_every_token(small):
-  _, workdir = small
-  histogram = inputs.score_histogram(workdir)
-  assert len(histogram['edges']) == len(histogram['tokens']) + 1
-  manifest = artifacts.open_finished(
-    artifacts.scores_dir(workdir), 'score table', 'score'
-  )
-  assert sum(histogram['tokens']) == manifest['num_tokens']
-
-
 def test_a_damaged_part_is_named(copied):
   config, workdir = copied
   path = artifacts.evaluation_dir(workdir, 'full', 1)
@@ -149,15 +139,32 @@ def test_a_damaged_part_is_named(copied):
     inputs.open_upstream(config, workdir)
 
 
-def test_deciles_of_another_score_table_are_refused(copied):
+def test_a_selection_report_of_another_config_is_refused(small):
+  config, workdir = small
+  other = dataclasses.replace(
+    config, report=dataclasses.replace(config.report, num_examples=7)
+  )
+  with pytest.raises(
+    UserError,
+    match=r'options\.num_examples is 3, not 7\. Run --job=selection_report again',
+  ):
+    inputs.open_upstream(other, workdir)
+
+
+def test_a_selection_report_of_other_artifacts_is_refused(copied):
   config, workdir = copied
-  path = artifacts.keep_set_dir(workdir, 'full')
-  path = posixpath.join(path, 'summary.json')
-  summary = files.read_record(path, '')
-  summary['deciles'][3]['high'] += 1.0
-  files.write_record(path, summary)
-  with pytest.raises(UserError, match='other score deciles'):
-    inputs.keep_summaries(workdir, inputs.open_upstream(config, workdir))
+  path = posixpath.join(artifacts.vocabulary_dir(workdir), 'manifest.json')
+  manifest = files.read_record(path, '')
+  files.write_record(path, {**manifest, 'fingerprint': 'f' * 16})
+  with pytest.raises(UserError, match=r'inputs\.vocabulary is .*, not .f{16}'):
+    inputs.open_upstream(config, workdir)
+
+
+def test_a_missing_selection_report_is_named_with_its_job(copied):
+  config, workdir = copied
+  shutil.rmtree(artifacts.selection_report_dir(workdir))
+  with pytest.raises(UserError, match='Run --job=selection_report first'):
+    inputs.open_upstream(config, workdir)
 
 
 def test_runs_short_of_the_budget_are_refused(small):

@@ -1,30 +1,15 @@
 """The page: escaped, standing alone, and always written."""
 
-import html.parser
 import logging
 import posixpath
 import re
 
 import pytest
+from page_elements import Elements
 
 from infoprune_jax import artifacts, files
 from infoprune_jax.config import UserError
 from infoprune_jax.report import page
-
-
-class Elements(html.parser.HTMLParser):
-  """Counts tags, and collects attributes and ids."""
-
-  def __init__(self):
-    super().__init__()
-    self.tags, self.attributes, self.text = [], [], []
-
-  def handle_starttag(self, tag, attrs):
-    self.tags.append(tag)
-    self.attributes += [(tag, name, value or '') for name, value in attrs]
-
-  def handle_data(self, data):
-    self.text.append(data)
 
 
 @pytest.fixture(scope='module')
@@ -101,7 +86,7 @@ def test_is_always_rewritten_to_the_same_bytes(written, caplog):
     artifacts.report_dir(workdir), 'report', 'report'
   )
   assert set(manifest['files']) == {'index.html', 'report.json'}
-  assert len(manifest['inputs']) == 5 + 6 + 10 + 10
+  assert len(manifest['inputs']) == 6 + 6 + 10 + 10
   assert path in caplog.text
 
 

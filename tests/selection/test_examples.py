@@ -13,7 +13,13 @@ from infoprune_jax import artifacts
 from infoprune_jax.config import UserError
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.rule_config import RuleConfig
-from infoprune_jax.selection import examples as lib, rules, summary
+from infoprune_jax.selection import (
+  examples as lib,
+  rules,
+  select,
+  shown,
+  summary,
+)
 from infoprune_jax.selection.examples import ExampleParts, scored_examples
 
 MEAN = 'nll_sum / greatest(num_tokens, 1)'
@@ -51,19 +57,22 @@ def small_steps(monkeypatch):
   monkeypatch.setattr(lib, 'STEP', 7)
   monkeypatch.setattr(lib, '_IN_MEMORY', 8)
   monkeypatch.setattr(rules, '_TEXTS', 16)
+  monkeypatch.setattr(summary, '_TEXTS', 16)
 
 
 @pytest.mark.parametrize('name', RULES)
 def test_parts_are_kept_as_one_table_is(opened, small_steps, name):
   chosen = (RuleConfig(**RULES[name]),)
   on_disk, in_memory = opened
-  kept = rules.apply(chosen, on_disk, 1)
+  kept, decision = select.decide(chosen, on_disk, 1)
   assert kept.tolist() == rules.apply(chosen, in_memory, 1).tolist()
   assert 0 < kept.sum() <= len(on_disk)
-  ranking = summary.mean_nll(on_disk)
-  assert summary.summarize(on_disk, kept, ranking, 4) == summary.summarize(
-    in_memory, kept, ranking, 4
+  assert summary.summarize(on_disk, kept) == summary.summarize(in_memory, kept)
+  assert shown.examples_of(on_disk, kept, decision, 4) == shown.examples_of(
+    in_memory, kept, decision, 4
   )
+  assert shown.by_decile(on_disk, 2) == shown.by_decile(in_memory, 2)
+  assert summary.nll_histogram(on_disk) == summary.nll_histogram(in_memory)
 
 
 def test_steps_do_not_matter(scored, opened, small_steps):

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from infoprune_jax.config import UserError
 from infoprune_jax.selection import summary
 
 
@@ -28,8 +29,7 @@ def kept() -> np.ndarray:
 
 @pytest.fixture(scope='module')
 def found(examples, kept):
-  ranking = examples.table['nll_sum'].to_numpy()
-  return summary.summarize(examples, kept, ranking, 3)
+  return summary.summarize(examples, kept)
 
 
 def test_totals(examples, kept, found):
@@ -76,45 +76,19 @@ def test_deciles(examples, kept, found):
   assert np.abs(sizes - tokens.sum() / 10).max() <= tokens.max()
 
 
-def test_ends_of_the_ranking(examples, found):
-  ranking = examples.table['nll_sum'].to_numpy()
-  order = np.argsort(ranking)
-  assert [row['score'] for row in found['most']] == ranking[
-    order[::-1][:3]
-  ].tolist()
-  assert [row['row'] for row in found['least']] == order[:3].tolist()
-  first = int(order[-1])
-  assert found['most'][0] == {
-    'shard': 0,
-    'row': first,
-    'example_id': f'id-{first}',
-    'source': examples.table['source'][first].as_py(),
-    'num_tokens': int(examples.weight('tokens')[first]),
-    'score': float(ranking[first]),
-  }
-
-
-def test_no_ranking_no_ends(examples, kept):
-  found = summary.summarize(examples, kept, None, 3)
-  assert found['most'] == found['least'] == []
-
-
 def test_it_is_json(found):
   assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_few_examples(make_examples):
   examples = make_examples([2.0, 1.0], tokens=[1, 1])
-  found = summary.summarize(
-    examples, np.array([True, False]), np.array([2.0, 1.0]), 10
-  )
-  assert len(found['most']) == len(found['least']) == 2
+  found = summary.summarize(examples, np.array([True, False]))
   assert sum(row['kept_tokens'] for row in found['deciles']) == 1
 
 
 def test_examples_without_a_token(make_examples):
   examples = make_examples([0.0, 0.0], tokens=[0, 0])
-  found = summary.summarize(examples, np.ones(2, bool), None, 1)
+  found = summary.summarize(examples, np.ones(2, bool))
   assert found['kept']['tokens'] == 0
 
 
@@ -123,7 +97,7 @@ def test_lengths_by_hand(make_examples):
   tokens = [5, 5, *range(6, 24)]
   examples = make_examples([1.0] * 20, tokens=tokens)
   kept = np.arange(20) % 2 == 0
-  rows = summary.summarize(examples, kept, None, 1)['lengths']
+  rows = summary.summarize(examples, kept)['lengths']
   assert [row['decile'] for row in rows] == list(range(10))
   assert rows[0] == {
     'decile': 0,
@@ -138,21 +112,59 @@ def test_lengths_by_hand(make_examples):
   }
   assert (rows[9]['low'], rows[9]['high']) == (22, 23)
   one = make_examples([1.0] * 20, tokens=[7] * 20)
-  [row] = summary.summarize(one, kept, None, 1)['lengths']
+  [row] = summary.summarize(one, kept)['lengths']
   assert row['examples'] == 20
 
 
-def test_examples_of_deciles_by_hand(make_examples):
-  """One token each: the mean NLL is the score, two examples a decile."""
-  scores = [float(n) for n in range(20)]
-  examples = make_examples(scores[::-1], tokens=[1] * 20)
-  deciles = summary.examples_by_decile(examples, 5)
-  assert [[row['score'] for row in rows] for rows in deciles] == [
-    [2.0 * d, 2.0 * d + 1] for d in range(10)
-  ]
-  assert deciles[0][0]['example_id'] == 'id-19'
-  few = summary.examples_by_decile(examples, 1)
-  assert all(len(rows) == 1 for rows in few)
-  assert few == summary.examples_by_decile(examples, 1)
-  # By chance: neither always the lower nor always the higher.
-  assert {row['score'] % 2 for [row] in few} == {0.0, 1.0}
+def test_deciles_of_sources_sum_to_both(found):
+  """By rows to the source's tokens, by columns to the decile's."""
+  for prefix in ('', 'kept_'):
+    heat = [row[f'{prefix}tokens_by_decile'] for row in found['sources']]
+    of_sources = [row[f'{prefix}tokens'] for row in found['sources']]
+    of_deciles = [row[f'{prefix}tokens'] for row in found['deciles']]
+    assert np.sum(heat, axis=1).tolist() == of_sources
+    assert np.sum(heat, axis=0).tolist() == of_deciles
+
+
+def test_copies_by_hand(make_examples, monkeypatch):
+  examples = make_examples(
+    [1.0] * 7, tokens=[1, 2, 4, 8, 16, 32, 64], content=[5, -9, 5, 7, -9, 5, 8]
+  )
+  kept = np.array([True, False, False, True, True, False, False])
+  expected = {
+    'examples': 5,
+    'tokens': 1 + 2 + 4 + 16 + 32,
+    'bytes': 3 * (1 + 2 + 4 + 16 + 32),
+    'kept_examples': 2,
+    'kept_tokens': 1 + 16,
+    'kept_bytes': 3 * (1 + 16),
+  }
+  assert summary.summarize(examples, kept)['copies'] == expected
+  monkeypatch.setattr(summary, '_TEXTS', 2)  # In turns.
+  again = make_examples(
+    [1.0] * 7, tokens=[1, 2, 4, 8, 16, 32, 64], content=[5, -9, 5, 7, -9, 5, 8]
+  )
+  assert summary.summarize(again, kept)['copies'] == expected
+
+
+def test_histogram_counts_every_token(examples):
+  found = summary.nll_histogram(examples)
+  assert len(found['edges']) == len(found['tokens']) + 1
+  tokens = examples.weight('tokens')
+  assert sum(found['tokens']) == tokens.sum()
+  mean, edges = summary.mean_nll(examples), found['edges']
+  # A thousandth of the tokens lies beyond each end, as nearly as documents do.
+  for beyond in (mean < edges[0], mean > edges[-1]):
+    assert tokens[beyond].sum() <= 0.001 * tokens.sum() + tokens.max()
+  inside = (mean >= edges[20]) & (mean < edges[21])
+  assert found['tokens'][20] == tokens[inside].sum() > 0
+
+
+def test_histogram_of_one_value(make_examples):
+  found = summary.nll_histogram(make_examples([6.0, 6.0], tokens=[2, 2]))
+  assert sum(found['tokens']) == 4 and found['edges'][-1] > found['edges'][0]
+
+
+def test_no_token_makes_no_histogram(make_examples):
+  with pytest.raises(UserError, match='has no token'):
+    summary.nll_histogram(make_examples([0.0], tokens=[0]))

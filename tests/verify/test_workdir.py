@@ -38,10 +38,11 @@ def finished(config, tmp_path_factory) -> pathlib.Path:
   one = dataclasses.replace(config.train, arms=('top_nll',))
   for job in ('train', 'evaluate'):
     pipeline.JOBS[job](dataclasses.replace(config, train=one), str(workdir))
-  page = files.write_text(str(workdir / 'report/index.html'), '<p>' * 9)
-  artifacts.Artifact(
-    str(workdir / 'report'), 'report', 'report', {}, {}
-  ).finish({'index.html': page})
+  for job in ('selection_report', 'report'):
+    page = files.write_text(str(workdir / job / 'index.html'), '<p>' * 9)
+    artifacts.Artifact(str(workdir / job), job, job, {}, {}).finish(
+      {'index.html': page}
+    )
   return workdir
 
 
@@ -118,6 +119,7 @@ def test_a_finished_workdir_is_right(finished, config, capsys):
     'scores',
     'keep_sets/random-seed-0',
     'keep_sets/top_nll',
+    'selection_report',
     'train/top_nll/seed-0',
     'evaluate/top_nll/seed-0',
     'report',
@@ -132,7 +134,7 @@ def test_it_changes_nothing(finished):
 
 def test_what_is_wrong_ends_the_job(copied, config, capsys):
   os.remove(copied / 'scores' / SCORES)
-  with pytest.raises(UserError, match='1 of 10 artifacts in .* are wrong'):
+  with pytest.raises(UserError, match='1 of 11 artifacts in .* are wrong'):
     pipeline.run(config, str(copied), 'verify')
   out = capsys.readouterr().out
   assert 'WRONG  scores' in out
@@ -161,6 +163,7 @@ def test_an_empty_workdir_is_refused(tmp_path, config):
     ('keep_sets/top_nll/summary.json', 'keep_sets/top_nll'),
     ('train/top_nll/seed-0/manifest.json', 'train/top_nll/seed-0'),
     ('evaluate/top_nll/seed-0/*.parquet', 'evaluate/top_nll/seed-0'),
+    ('selection_report/index.html', 'selection_report'),
     ('report/index.html', 'report'),
   ],
 )

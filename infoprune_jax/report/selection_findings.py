@@ -1,0 +1,75 @@
+"""What the report on selections shows, as one plain dict: `selections.json`."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from infoprune_jax import artifacts, files
+from infoprune_jax.config import Config, UserError, to_plain
+from infoprune_jax.report import provenance, selections
+from infoprune_jax.report.selection_inputs import Selected
+
+FILE = 'selections.json'
+
+
+def gather(config: Config, workdir: str, selected: Selected) -> dict[str, Any]:
+  """Computes the report.
+
+  Raises:
+    UserError: an artifact is missing, damaged or another's.
+  """
+  return {
+    **provenance.gather(config, workdir, selected),
+    **selections.gather(config, workdir, selected),
+  }
+
+
+def artifact(
+  config: Config, workdir: str, selected: Selected
+) -> artifacts.Artifact:
+  """The report as an artifact, and what it is made from."""
+  return artifacts.Artifact(
+    path=artifacts.selection_report_dir(workdir),
+    kind='selection report',
+    job='selection_report',
+    options={
+      'arms': {arm: to_plain(config.select.arms[arm]) for arm in config.arms},
+      'seeds': list(config.train.seeds),
+      'num_examples': config.report.num_examples,
+      'kinds': to_plain(config.report.kinds),
+    },
+    inputs=selected.fingerprints,
+  )
+
+
+def open_report(
+  config: Config, workdir: str, selected: Selected
+) -> dict[str, Any]:
+  """The manifest of the report in a workdir.
+
+  Raises:
+    UserError: it is not there, or of another config or other artifacts.
+  """
+  here = artifact(config, workdir, selected)
+  manifest = artifacts.open_finished(here.path, here.kind, here.job)
+  for section in ('options', 'inputs'):
+    difference = artifacts.first_difference(
+      manifest[section], getattr(here, section), section
+    )
+    if difference:
+      raise UserError(
+        f'The {here.kind} in {here.path} is of another config or of other '
+        f'artifacts: {difference}. Run --job={here.job} again: it is made anew.'
+      )
+  return manifest
+
+
+def read(workdir: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+  """What `gather` found, as the stage wrote it.
+
+  Raises:
+    UserError: it is missing or damaged.
+  """
+  path = artifacts.selection_report_dir(workdir)
+  file = artifacts.verified(path, manifest, FILE)
+  return json.loads(files.read_bytes(file))

@@ -1,0 +1,170 @@
+"""What the report on selections reads: all that there is before training."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from infoprune_jax import artifacts
+from infoprune_jax.config import Config, UserError
+from infoprune_jax.data.keep_set import read_summary, selection_name
+from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.data.vocabulary import Vocabulary
+from infoprune_jax.selection.select import SUMMARY_VERSION
+
+MAX_TEXT_CHARS = 400
+
+Summaries = Mapping[str, list[dict[str, Any]]]  # by arm; one, or one a seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Selected:
+  """The manifests of every artifact that selections rest on."""
+
+  vocabulary: Mapping[str, Any]
+  store: Mapping[str, Any]
+  statistics: Mapping[str, Any]
+  scores: Mapping[str, Any]
+  near_duplicates: Mapping[str, Any] | None  # where a keep set goes by them
+  keep_sets: Mapping[str, Mapping[str, Any]]  # by selection
+  selections: Mapping[tuple[str, int], str]  # by arm and seed
+
+  @property
+  def fingerprints(self) -> dict[str, str]:
+    """By path below the workdir."""
+    manifests = {
+      'vocabulary': self.vocabulary,
+      'token_store': self.store,
+      'statistics': self.statistics,
+      'scores': self.scores,
+    }
+    if self.near_duplicates:
+      manifests['near_duplicates'] = self.near_duplicates
+    for name, manifest in self.keep_sets.items():
+      manifests[f'keep_sets/{name}'] = manifest
+    return {path: item['fingerprint'] for path, item in manifests.items()}
+
+  def selections_of(self, arm: str) -> tuple[str, ...]:
+    """The keep sets of an arm: one, or one a seed where it draws at random."""
+    names = [name for run, name in self.selections.items() if run[0] == arm]
+    return tuple(dict.fromkeys(names))
+
+  def check_lineage(self) -> None:
+    """Raises `UserError` where one artifact was not made from another here."""
+    check = artifacts.check_made_from
+    store = ('token_store', self.store, 'token store')
+    check(self.scores, 'score table', *store)
+    check(self.statistics, 'table of statistics', *store)
+    for name, manifest in self.keep_sets.items():
+      keep_set = (manifest, f'keep set {name}')
+      check(*keep_set, *store)
+      if 'scores' in manifest['inputs']:  # Not of arms that read no score.
+        check(*keep_set, 'scores', self.scores, 'score table')
+        check(*keep_set, 'statistics', self.statistics, 'table of statistics')
+      if 'near_duplicates' in manifest['inputs']:
+        groups = (self.near_duplicates, 'table of near-duplicates')
+        check(*keep_set, 'near_duplicates', *groups)
+
+
+def open_selected(config: Config, workdir: str) -> Selected:
+  """Opens every artifact.
+
+  Raises:
+    UserError: one is missing, unfinished, damaged, or not made from the others.
+  """
+  selections = {
+    (arm, seed): selection_name(config.select.arms[arm], arm, seed)
+    for arm in config.arms
+    for seed in config.train.seeds
+  }
+  scores = artifacts.open_finished(
+    artifacts.scores_dir(workdir), 'score table', 'score'
+  )
+  artifacts.check_sizes(
+    artifacts.scores_dir(workdir), scores, 'score table', 'score'
+  )
+  keep_sets = {
+    name: artifacts.open_finished(
+      artifacts.keep_set_dir(workdir, name), f'keep set {name}', 'select'
+    )
+    for name in selections.values()
+  }
+  near_duplicates = None
+  if any('near_duplicates' in kept['inputs'] for kept in keep_sets.values()):
+    near_duplicates = artifacts.open_finished(
+      artifacts.near_duplicates_dir(workdir),
+      'table of near-duplicates',
+      'near_duplicates',
+    )
+  selected = Selected(
+    vocabulary=artifacts.open_finished(
+      artifacts.vocabulary_dir(workdir), 'vocabulary', 'tokenize'
+    ),
+    store=artifacts.open_finished(
+      artifacts.token_store_dir(workdir), 'token store', 'tokenize'
+    ),
+    statistics=artifacts.open_finished(
+      artifacts.statistics_dir(workdir), 'table of statistics', 'statistics'
+    ),
+    scores=scores,
+    near_duplicates=near_duplicates,
+    keep_sets=keep_sets,
+    selections=selections,
+  )
+  selected.check_lineage()
+  return selected
+
+
+def keep_summaries(workdir: str, selected: Selected) -> Summaries:
+  """What the stage `select` found of each arm: once, or once a seed.
+
+  Raises:
+    UserError: one is missing, of an older version, or of another score table or
+      keep set.
+  """
+  return {
+    arm: [
+      _summary(workdir, name, selected) for name in selected.selections_of(arm)
+    ]
+    for arm in dict.fromkeys(arm for arm, _ in selected.selections)
+  }
+
+
+def _summary(workdir: str, name: str, selected: Selected) -> dict[str, Any]:
+  folder = artifacts.keep_set_dir(workdir, name)
+  summary = read_summary(folder)
+  if summary is None:
+    raise UserError(
+      f'{folder}/summary.json is missing: run --job=select again.'
+    )
+  version = summary.get('version', 1)  # The first did not say.
+  if version != SUMMARY_VERSION:
+    raise UserError(
+      f'{folder}/summary.json has version {version}, this version '
+      f'reads {SUMMARY_VERSION}: run --job=select again, which writes it anew '
+      'and keeps the keep set.'
+    )
+  # An arm that reads no score is made from none, yet shows deciles of it.
+  scores = selected.scores['fingerprint']
+  if summary['scores'] != scores:
+    raise UserError(
+      f'{folder}/summary.json was made with the scores {summary["scores"]}, but '
+      f'the table here is {scores}: run --job=select again.'
+    )
+  return summary
+
+
+def texts_of(
+  workdir: str, examples: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], str]:
+  """The beginning of the text of each (shard, row)."""
+  # In store order, so that each part is opened once.
+  ordered = sorted(set(examples))
+  if not ordered:
+    return {}
+  store = TokenStore.open(workdir)
+  vocabulary = Vocabulary.load(artifacts.vocabulary_dir(workdir))
+  # A character takes four tokens at most, when it is spelled in bytes.
+  most = 4 * (MAX_TEXT_CHARS + 1)
+  return {
+    key: vocabulary.decode(store.document(*key)[:most]) for key in ordered
+  }

@@ -1,0 +1,260 @@
+"""Which examples show what an arm decides: at its ends, its thresholds, anywhere."""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from infoprune_jax.config import RuleConfig
+from infoprune_jax.data.hashing import mix
+from infoprune_jax.selection import summary
+from infoprune_jax.selection.examples import Examples, steps
+
+_COLUMNS = ('shard', 'row', 'example_id', 'source', 'num_tokens')
+_COPIES = 8  # times as many are looked at near a threshold: copies are close
+_SIDES = ('kept', 'thrown')
+
+
+class Decision(NamedTuple):
+  """What the last of an arm's rules that ranks was given, and made of it."""
+
+  rule: RuleConfig
+  ranking: np.ndarray  # [examples] float64
+  before: np.ndarray  # [examples] bool: what earlier rules kept
+  after: np.ndarray  # [examples] bool: what it kept of that
+
+
+def examples_of(
+  examples: Examples,
+  kept: np.ndarray,
+  decision: Decision | None,
+  num_examples: int,
+) -> dict[str, Any]:
+  """Examples of what an arm keeps and throws away, as JSON values.
+
+  Args:
+    examples: The scored split.
+    kept: [examples] bool, what all of the arm's rules keep.
+    decision: None for an arm that ranks by nothing.
+    num_examples: Of each sort, at most.
+
+  Returns:
+    `most` and `least`, both ends of the ranking; `near`, as `near_thresholds`
+    gives it; `drawn`, `kept` and `thrown` by chance. Each example has a
+    `score`: the arm's, or where it ranks by nothing the mean NLL.
+  """
+  ranking = decision.ranking if decision else None
+  return {
+    **_extremes(examples, ranking, num_examples),
+    'near': near_thresholds(examples, kept, decision, num_examples)
+    if decision
+    else [],
+    'drawn': drawn(examples, kept, ranking, num_examples),
+  }
+
+
+class _Lowest:
+  """The positions of the lowest keys, out of all that is added."""
+
+  def __init__(self, count: int):
+    self._count = count
+    self.positions = np.zeros(0, np.int64)
+    self._keys = None
+
+  def add(self, positions: np.ndarray, keys: np.ndarray) -> None:
+    """Adds positions, [n] int64, with their keys, [n]."""
+    if self._keys is not None:
+      positions = np.concatenate([self.positions, positions])
+      keys = np.concatenate([self._keys, keys])
+    if len(keys) > self._count:
+      few = keys <= np.partition(keys, self._count - 1)[self._count - 1]
+      positions, keys = positions[few], keys[few]
+    order = np.lexsort((positions, keys))[: self._count]
+    self.positions, self._keys = positions[order], keys[order]
+
+
+def drawn(
+  examples: Examples,
+  kept: np.ndarray,
+  ranking: np.ndarray | None,
+  num_examples: int,
+) -> dict[str, list[dict[str, Any]]]:
+  """Examples by chance, of what is `kept` and of what is `thrown` away.
+
+  Always the same, and those of one arm are those of another that treats them
+  alike.
+  """
+  lowest = {'kept': _Lowest(num_examples), 'thrown': _Lowest(num_examples)}
+  for some in steps(len(kept)):
+    chance = mix(examples.index[some], 0)
+    for name, chosen in (('kept', kept[some]), ('thrown', ~kept[some])):
+      here = np.flatnonzero(chosen)
+      lowest[name].add(here + some.start, chance[here])
+  return {
+    name: rows(examples, found.positions, ranking)
+    for name, found in lowest.items()
+  }
+
+
+def near_thresholds(
+  examples: Examples, kept: np.ndarray, decision: Decision, num_examples: int
+) -> list[dict[str, Any]]:
+  """Examples on both sides of each threshold of a rule, the nearest first.
+
+  A threshold is the lowest or the highest score that the rule keeps, where it
+  throws something away beyond. A rule that draws has none.
+
+  Args:
+    examples: The scored split.
+    kept: [examples] bool, what all of the arm's rules keep.
+    decision: Of the rule.
+    num_examples: On each side, at most; copies of one text count once.
+
+  Returns:
+    For each threshold its `side`, 'low' or 'high'; its `score`, None where each
+    source has its own; and examples, `kept` and `thrown` away.
+  """
+  rule, values, before, after = decision
+  if rule.keep == 'sample':
+    return []
+  count, group = examples.groups(rule.per)
+  low, high = np.full(count, np.inf), np.full(count, -np.inf)
+  below, above = np.zeros((2, count), bool)
+  _bounds(values, group, after, low, high)
+  _beyond(values, group, before, after, low, high, below, above)
+  found = []
+  for side, sign, bound, real in (
+    ('low', 1.0, low, below),
+    ('high', -1.0, high, above),
+  ):
+    if not real.any():
+      continue
+    lowest = {name: _Lowest(_COPIES * num_examples) for name in _SIDES}
+    for some in steps(len(values)):
+      number = group[some]
+      with np.errstate(invalid='ignore'):  # Infinity less itself.
+        inside = sign * (values[some] - bound[number])
+      near = np.isfinite(inside) & real[number]
+      for name, chosen in (
+        ('kept', after[some] & kept[some]),
+        ('thrown', before[some] & ~after[some] & (inside <= 0.0)),
+      ):
+        here = np.flatnonzero(near & chosen)
+        lowest[name].add(here + some.start, np.abs(inside[here]))
+    found.append(
+      {
+        'side': side,
+        'score': float(bound[0]) if count == 1 else None,
+        **{
+          name: rows(
+            examples,
+            _texts(examples, lowest[name].positions)[:num_examples],
+            values,
+          )
+          for name in _SIDES
+        },
+      }
+    )
+  return found
+
+
+@numba.njit(cache=True)
+def _bounds(values, group, after, low, high):
+  """The lowest and the highest value of each group that is kept."""
+  for n in range(len(values)):
+    if after[n]:
+      g = group[n]
+      low[g] = min(low[g], values[n])
+      high[g] = max(high[g], values[n])
+
+
+@numba.njit(cache=True)
+def _beyond(values, group, before, after, low, high, below, above):
+  """Whether something of each group is thrown away below, and above."""
+  for n in range(len(values)):
+    if before[n] and not after[n]:
+      g = group[n]
+      below[g] |= values[n] <= low[g] < np.inf
+      above[g] |= values[n] >= high[g] > -np.inf
+
+
+def _texts(examples: Examples, positions: np.ndarray) -> np.ndarray:
+  """The first position of each text."""
+  content = examples.take(positions, ['content_hash'])['content_hash']
+  _, first = np.unique(content.to_numpy(), return_index=True)
+  return positions[np.sort(first)]
+
+
+def by_decile(
+  examples: Examples, num_examples: int
+) -> list[list[dict[str, Any]]]:
+  """Some examples of each decile of the mean NLL, by chance but always the same.
+
+  Args:
+    examples: The scored split.
+    num_examples: Of each decile, at most.
+
+  Returns:
+    For each decile that has examples, rows as at the ends of a ranking, whose
+    score is the mean NLL, ascending.
+  """
+  decile = summary.nll_deciles(examples)
+  lowest = [_Lowest(num_examples) for _ in range(summary.NUM_DECILES)]
+  for some in steps(len(decile)):
+    chance = mix(examples.index[some], 0)
+    for number, found in enumerate(lowest):
+      here = np.flatnonzero(decile[some] == number)
+      found.add(here + some.start, chance[here])
+  return [
+    sorted(rows(examples, found.positions, None), key=lambda row: row['score'])
+    for found in lowest
+    if len(found.positions)
+  ]
+
+
+def _extremes(
+  examples: Examples, ranking: np.ndarray | None, num_examples: int
+) -> dict[str, list[dict[str, Any]]]:
+  """Examples at both ends of a ranking; equal ones in store order, or against."""
+  if ranking is None:
+    return {'most': [], 'least': []}
+  least = most = np.zeros(0, np.int64)
+  for some in steps(len(ranking)):
+    here = ranking[some]
+    count = min(num_examples, len(here))
+    ends = np.partition(here, (count - 1, len(here) - count))
+    low = np.flatnonzero(here <= ends[count - 1]) + some.start
+    high = np.flatnonzero(here >= ends[len(here) - count]) + some.start
+    least = _sorted(np.concatenate([least, low]), ranking)[:num_examples]
+    most = _sorted(np.concatenate([most, high]), ranking)[-num_examples:]
+  return {
+    'most': rows(examples, most[::-1], ranking),
+    'least': rows(examples, least, ranking),
+  }
+
+
+def _sorted(positions: np.ndarray, ranking: np.ndarray) -> np.ndarray:
+  return positions[np.argsort(ranking[positions], kind='stable')]
+
+
+def rows(
+  examples: Examples, positions: np.ndarray, ranking: np.ndarray | None
+) -> list[dict[str, Any]]:
+  """Which examples they are, each with its score.
+
+  Args:
+    examples: The scored split.
+    positions: [n].
+    ranking: [examples] float64; None for the mean NLL, in nats a token.
+  """
+  if ranking is None:
+    sums = examples.take(positions, ['nll_sum', 'num_tokens'])
+    nll, tokens = (sums[name].to_numpy() for name in sums.column_names)
+    scores = nll / np.maximum(tokens, 1)
+  else:
+    scores = ranking[positions]
+  taken = examples.take(positions, _COLUMNS).to_pylist()
+  return [
+    {**row, 'score': float(score)}
+    for row, score in zip(taken, scores, strict=True)
+  ]

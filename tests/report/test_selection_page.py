@@ -1,0 +1,135 @@
+"""The page on selections: there before training, escaped, standing alone."""
+
+import logging
+import posixpath
+import re
+import shutil
+
+import pytest
+from page_elements import Elements
+
+from infoprune_jax import artifacts, files
+from infoprune_jax.config import UserError
+from infoprune_jax.report import selection_page
+
+
+def page_of(workdir: str) -> str:
+  path = artifacts.selection_report_dir(workdir)
+  return files.read_bytes(posixpath.join(path, 'index.html')).decode()
+
+
+@pytest.fixture(scope='module')
+def untrained(make_workdir):
+  """A workdir up to what is selected."""
+  config, workdir = make_workdir(num_documents=5, kinds=True)
+  for folder in ('train', 'evaluate', 'reference', 'selection_report'):
+    shutil.rmtree(posixpath.join(workdir, folder))
+  selection_page.run(config, workdir)
+  return config, workdir
+
+
+@pytest.fixture(scope='module')
+def elements(untrained):
+  parser = Elements()
+  parser.feed(page_of(untrained[1]))
+  return parser
+
+
+def test_hostile_text_and_names_stay_text(untrained, elements, hostile):
+  assert elements.tags.count('script') == 1  # Our own.
+  assert 'img' not in elements.tags
+  shown = ''.join(elements.text)
+  for text in hostile.values():
+    assert text not in page_of(untrained[1])
+    assert text in shown
+  assert not [a for a in elements.attributes if a[1].startswith('on')]
+
+
+def test_stands_alone(untrained, elements):
+  page = page_of(untrained[1])
+  assert "default-src 'none'" in page
+  assert not re.search(r'@import|url\(\s*["\']?(?!#)', page)
+  assert not {'link', 'iframe', 'object', 'embed', 'base'} & set(elements.tags)
+  ids = [value for _, name, value in elements.attributes if name == 'id']
+  assert ids and len(ids) == len(set(ids))
+
+
+def test_says_of_each_arm_what_moves_before_the_tables(untrained, elements):
+  _, workdir = untrained
+  found = files.read_json(
+    posixpath.join(artifacts.selection_report_dir(workdir), 'selections.json')
+  )
+  shown = re.sub(r'\s+', ' ', ''.join(elements.text)).replace('\u202f%', ' %')
+  first = shown.index('Kept and thrown away, in all')
+  for arm in found['arms']:
+    for line in (*arm['said'], *arm['warnings']):
+      assert shown.index(' '.join(line.split())) < first, line
+  for heading in (
+    'by kind of source',
+    'Thrown away by top_nll, % of tokens, by kind and source',
+    'near the lower threshold of',
+    'near the upper threshold of',
+    'random, anywhere',
+  ):
+    assert heading in shown, heading
+  assert 'Thrown away by random' not in shown
+  assert not re.search(r'\b(nan|None|inf)\b', shown.rpartition('Setup')[0])
+  tables = re.findall(r'<table[^>]*>', page_of(workdir))
+  assert len(tables) > 10 and all('sortable' in table for table in tables)
+
+
+def test_is_always_rewritten_to_the_same_bytes(untrained, caplog):
+  config, workdir = untrained
+  before = page_of(workdir)
+  path = artifacts.selection_report_dir(workdir)
+  files.write_text(posixpath.join(path, 'index.html'), 'stale')
+  with caplog.at_level(logging.INFO, logger='infoprune_jax'):
+    selection_page.run(config, workdir)
+  assert page_of(workdir) == before
+  manifest = artifacts.open_finished(path, 'selection report', 'x')
+  assert set(manifest['files']) == {'index.html', 'selections.json'}
+  assert posixpath.join(path, 'index.html') in caplog.text
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'present', 'absent'),
+  [
+    (
+      dict(arms=('random',), seeds=(3,), num_sources=1),
+      ['1 arm over what was scored', 'of 1 source.'],
+      ['What two arms share', 'change source', 'by kind', 'over their seeds.'],
+    ),
+    (
+      dict(folds=2, arms=('random', 'top_nll'), seeds=(0,)),
+      ['2 reference models scored a fold each, and their scales differ'],
+      [],
+    ),
+    (
+      dict(everything=True, num_sources=70, seeds=(0,)),
+      [
+        'of 70 sources the 60 with most tokens',
+        'Keeps the same as full: to train both tells nothing',
+      ],
+      [],
+    ),
+  ],
+)
+def test_sensible_for_any_shape(make_workdir, sizes, present, absent):
+  _, workdir = make_workdir(num_documents=5, **sizes)
+  parser = Elements()
+  parser.feed(page_of(workdir))
+  shown = re.sub(r'[ \n]+', ' ', ''.join(parser.text))
+  for text in present:
+    assert text in shown, text
+  for text in absent:
+    assert text not in shown, text
+  assert not re.search(r'\b(nan|None|inf)\b', shown.rpartition('Setup')[0])
+
+
+def test_one_process_writes_it(untrained):
+  config, workdir = untrained
+  with (
+    files.lock(artifacts.selection_report_dir(workdir)),
+    pytest.raises(UserError, match='written by another process'),
+  ):
+    selection_page.run(config, workdir)
