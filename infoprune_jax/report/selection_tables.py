@@ -179,7 +179,7 @@ def by_kind(
   found = []
   for kind in dict.fromkeys(kind_of.values()):
     members = [source for source, its in kind_of.items() if its == kind]
-    rows = [n for n, row in enumerate(first) if row['source'] in members]
+    rows = [n for n, row in enumerate(first) if kind_of[row['source']] == kind]
     tokens = sum(first[n]['tokens'] for n in rows)
     found.append(
       {

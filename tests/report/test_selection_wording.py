@@ -32,8 +32,8 @@ def found(**changed) -> dict:
     thrown_copies=60,
   )
   sources = [
-    {'source': 'web', 'share': 0.6, 'arms': {'top': 0.9, 'first': 0.6}},
-    {'source': 'news', 'share': 0.4, 'arms': {'top': 0.1, 'first': 0.4}},
+    {'source': 'web', 'share': 0.6, 'arms': {'top': 0.9, 'first': 0.7}},
+    {'source': 'news', 'share': 0.4, 'arms': {'top': 0.1, 'first': 0.3}},
   ]
   kept = [
     {'source': 'news', 'tokens': 40_000, 'arms': {'top': 0.125, 'first': 0.5}},
