@@ -34,6 +34,24 @@ def in_common(
   return found
 
 
+def how_many(
+  examples: Examples, keep_sets: Sequence[KeepSet], marked: np.ndarray
+) -> np.ndarray:
+  """How many of the marked examples each keep set keeps, [keep sets] int64.
+
+  Args:
+    examples: The scored split.
+    keep_sets: Of all that is in the store.
+    marked: [examples] bool or int8.
+  """
+  found = np.zeros(len(keep_sets), np.int64)
+  for first in range(0, len(examples), _STEP):
+    some = slice(first, first + _STEP)
+    index = examples.index[some][marked[some].astype(bool)]
+    found += [np.count_nonzero(keep_set.holds(index)) for keep_set in keep_sets]
+  return found
+
+
 def jaccard(
   both: np.ndarray, by_seed: Sequence[Sequence[int]]
 ) -> list[list[float]]:

@@ -40,10 +40,10 @@ def gather(config: Config, workdir: str, selected: Selected) -> dict[str, Any]:
   store = TokenStore.open(workdir)
   examples = ExampleParts(workdir, store.documents_per_part)
   summaries = selection_inputs.keep_summaries(workdir, selected)
-  both = overlaps.in_common(
-    examples,
-    [KeepSet.open(workdir, name, store) for name in selected.keep_sets],
-  )
+  keep_sets = [
+    KeepSet.open(workdir, name, store) for name in selected.keep_sets
+  ]
+  both = overlaps.in_common(examples, keep_sets)
   _check_summaries(workdir, selected, summaries, both)
   sources = tables.mix(summaries)
   kind_of = kinds.of_sources(
@@ -53,7 +53,13 @@ def gather(config: Config, workdir: str, selected: Selected) -> dict[str, Any]:
   found = {
     'scored': _scored(examples),
     'folds': len(examples.folds[0]),
-    'arms': _arms(config, summaries, shared['examples']),
+    'arms': _arms(
+      config,
+      selected,
+      summaries,
+      shared['examples'],
+      _copies(examples, selected, keep_sets),
+    ),
     'kept': tables.kept(summaries),
     'heat': tables.heat(summaries, kind_of),
     'kinds': tables.by_kind(summaries, sources, kind_of),
@@ -116,17 +122,33 @@ def _scored(examples: Examples) -> dict[str, Any]:
   }
 
 
+def _copies(
+  examples: Examples, selected: Selected, keep_sets: Sequence[KeepSet]
+) -> dict[str, int]:
+  """How many examples have a copy: in all (''), and kept, by keep set."""
+  copied = summary.copied(examples)
+  kept = overlaps.how_many(examples, keep_sets, copied).tolist()
+  return {
+    '': int(copied.sum(dtype=np.int64)),
+    **dict(zip(selected.keep_sets, kept, strict=True)),
+  }
+
+
 def _arms(
   config: Config,
+  selected: Selected,
   summaries: Summaries,
   shared: Sequence[Sequence[float]],
+  copies: Mapping[str, int],
 ) -> list[dict[str, Any]]:
   """What each arm keeps in all, over its draws, in the config's order.
 
   Args:
     config: The experiment.
+    selected: Its keep sets.
     summaries: By arm.
     shared: The overlaps of arms by examples.
+    copies: As `_copies` gives them.
   """
   same_as = {
     arm: next((config.arms[b] for b in range(a) if shared[a][b] == 1.0), None)
@@ -139,8 +161,7 @@ def _arms(
     kept = {
       unit: _mean(item['kept'][unit] for item in items) for unit in tables.UNITS
     }
-    copies = items[0]['copies']['examples']
-    kept_copies = _mean(item['copies']['kept_examples'] for item in items)
+    kept_copies = _mean(copies[name] for name in selected.selections_of(arm))
     arms.append(
       {
         'name': arm,
@@ -152,7 +173,7 @@ def _arms(
         'kept': kept,
         'thrown': {unit: total[unit] - kept[unit] for unit in tables.UNITS},
         'kept_copies': kept_copies,
-        'thrown_copies': copies - kept_copies,
+        'thrown_copies': copies[''] - kept_copies,
         'kept_tokens': sum(item['kept']['tokens'] for item in items)
         / max(len(items) * total['tokens'], 1),
         # Only where the reference split is trained on too: tokens of it.

@@ -11,6 +11,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,12 @@ class Examples:
   def read(self, part: int, columns: Sequence[str]) -> pa.Table:
     """These columns of one part."""
     raise NotImplementedError
+
+  def pick(
+    self, part: int, rows: np.ndarray, columns: Sequence[str]
+  ) -> pa.Table:
+    """These columns of some rows of one part, which ascend."""
+    return self.read(part, columns).select(list(columns)).take(rows)
 
   @functools.cached_property
   def index(self) -> np.ndarray:
@@ -136,9 +143,7 @@ class Examples:
     wanted = positions[order]
     bounds = np.searchsorted(wanted, self.starts)
     taken = [
-      self.read(part, columns)
-      .select(list(columns))
-      .take(wanted[first:last] - self.starts[part])
+      self.pick(part, wanted[first:last] - self.starts[part], columns)
       for part, (first, last) in enumerate(itertools.pairwise(bounds))
       if first < last
     ]
@@ -198,13 +203,28 @@ class ExampleParts(Examples):
 
   def read(self, part: int, columns: Sequence[str]) -> pa.Table:
     """These columns of one part."""
-    own = [name for name in columns if name not in self._table_of]
-    found = self._scores.read(part, own)
+    return self._joined(columns, lambda table, own: table.read(part, own))
+
+  def pick(
+    self, part: int, rows: np.ndarray, columns: Sequence[str]
+  ) -> pa.Table:
+    """These columns of some rows of one part, which ascend."""
+    return self._joined(columns, lambda table, own: table.pick(part, rows, own))
+
+  def _joined(
+    self,
+    columns: Sequence[str],
+    read: Callable[['_Table', list[str]], pa.Table],
+  ) -> pa.Table:
+    """Columns side by side, each from the table that has it."""
+    found = read(
+      self._scores, [name for name in columns if name not in self._table_of]
+    )
     for name in columns:
-      if name not in own:
-        column = self._table_of[name].read(part, [name])[name]
+      if name in self._table_of:
+        column = read(self._table_of[name], [name])[name]
         found = found.append_column(name, column)
-    return found
+    return found.select(list(columns))
 
   @functools.cached_property
   def index(self) -> np.ndarray:
@@ -232,16 +252,36 @@ class _Table:
   def __init__(self, path: str, job: str):
     self.path, self.job = path, job
     manifest = artifacts.open_finished(path, 'table', job)
-    self._files = [
-      artifacts.verified(path, manifest, name)
-      for name in sorted(manifest['files'])
-    ]
+    with futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+      self._files = list(
+        threads.map(
+          lambda name: artifacts.verified(path, manifest, name),
+          sorted(manifest['files']),
+        )
+      )
     self.sizes = [pq.read_metadata(file).num_rows for file in self._files]
     self.schema = pq.read_schema(self._files[0])
 
   def read(self, part: int, columns: Sequence[str]) -> pa.Table:
     with pq.ParquetFile(self._files[part], memory_map=True) as file:
       return file.read(columns=list(columns))
+
+  def pick(
+    self, part: int, rows: np.ndarray, columns: Sequence[str]
+  ) -> pa.Table:
+    """Some rows, by reading the groups that they are in."""
+    with pq.ParquetFile(self._files[part], memory_map=True) as file:
+      sizes = [
+        file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)
+      ]
+      ends = np.cumsum(sizes)
+      group = np.searchsorted(ends, rows, 'right')
+      needed = np.unique(group)
+      read = file.read_row_groups(needed.tolist(), columns=list(columns))
+    # Where each group begins in the part, and in what was read.
+    first = (ends - sizes)[group]
+    here = np.cumsum([0, *np.array(sizes)[needed]])
+    return read.take(rows - first + here[np.searchsorted(needed, group)])
 
 
 def _differ(found: _Table, scores: _Table) -> UserError:

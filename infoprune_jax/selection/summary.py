@@ -14,8 +14,8 @@ _UNITS = ('examples', 'tokens', 'bytes')
 # Of a value: those that differ by one part in 4096 may share a decile.
 _BITS = 24
 _STRETCH = 1 << 18  # of what begins alike, summed up at a time
-# Examples whose texts are compared at once.
-_TEXTS = 1 << 23
+# Bits for each example, to find the few whose hashes are worth comparing.
+_SLOTS = 8
 _NUM_BINS = 60  # of the histogram
 _BEYOND = 0.001  # of the tokens, at each end of it
 
@@ -30,7 +30,7 @@ def summarize(examples: Examples, kept: np.ndarray) -> dict[str, Any]:
   Returns:
     A JSON value: what there is and what is kept, in all; of each source, and of
     its tokens in each decile of the mean NLL; of these deciles; of deciles of
-    length; of the examples whose text there is more than once.
+    length.
   """
   by_nll = _nll_deciles(examples)
   by_length = examples.once(
@@ -56,7 +56,6 @@ def summarize(examples: Examples, kept: np.ndarray) -> dict[str, Any]:
     ],
     'deciles': _by_decile(examples, kept, by_nll),
     'lengths': _by_decile(examples, kept, by_length),
-    'copies': _row(_counts(examples, kept, _copied(examples), 2), 1),
   }
 
 
@@ -77,21 +76,38 @@ def _row(counts: dict[str, np.ndarray], number: int) -> dict[str, int]:
   return {name: int(count[number]) for name, count in counts.items()}
 
 
-def _copied(examples: Examples) -> np.ndarray:
+def copied(examples: Examples) -> np.ndarray:
   """Whether an example's text is another's too, [examples] int8."""
+  content = examples.column('content_hash', np.int64)
+  bits = 1 << max(20, (_SLOTS * len(content)).bit_length())
+  seen, again = scratch(bits // 8, np.uint8), scratch(bits // 8, np.uint8)
+  _mark(content, seen, again)
+  found = scratch(len(content), np.int8)
+  _marked(content, again, found)
+  few = np.flatnonzero(found)  # Copies, and what shares a slot by chance.
+  order = few[np.argsort(content[few])]
+  same = np.flatnonzero(np.diff(content[order]) == 0)
+  found[few] = 0
+  found[order[same]] = found[order[same + 1]] = 1
+  return found
 
-  def compute() -> np.ndarray:
-    content = examples.column('content_hash', np.int64)
-    found = scratch(len(content), np.int8)
-    turns = 1 + len(content) // _TEXTS
-    for turn in range(turns):
-      here = np.flatnonzero(content % turns == turn)
-      order = here[np.argsort(content[here])]
-      same = np.flatnonzero(np.diff(content[order]) == 0)
-      found[order[same]] = found[order[same + 1]] = 1
-    return found
 
-  return examples.once('copied', compute)
+@numba.njit(cache=True)
+def _mark(content, seen, again):
+  """Sets the bit of each hash in `seen`, and in `again` where it was set."""
+  for n in range(len(content)):
+    slot = content[n] & (8 * len(seen) - 1)
+    bit = np.uint8(1 << (slot & 7))
+    again[slot >> 3] |= seen[slot >> 3] & bit
+    seen[slot >> 3] |= bit
+
+
+@numba.njit(cache=True)
+def _marked(content, again, found):
+  """Whether the bit of each hash is set in `again`."""
+  for n in range(len(content)):
+    slot = content[n] & (8 * len(again) - 1)
+    found[n] = (again[slot >> 3] >> (slot & 7)) & 1
 
 
 class _Deciles(NamedTuple):

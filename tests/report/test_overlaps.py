@@ -64,6 +64,9 @@ def test_in_common_is_what_masks_say(data):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(overlaps, '_STEP', 5)
     found = overlaps.in_common(examples, keep_sets)
+    marked = np.arange(len(index)) % 3 == 1
+    kept_marked = overlaps.how_many(examples, keep_sets, marked)
   kept = masks[:, index].astype(int)
+  assert kept_marked.tolist() == kept[:, marked].sum(axis=1).tolist()
   assert found['tokens'].tolist() == ((kept * tokens) @ kept.T).tolist()
   assert found['examples'].tolist() == (kept @ kept.T).tolist()

@@ -1,6 +1,7 @@
 """Examples in parts on disk are those of the table in memory."""
 
 import errno
+import pathlib
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from infoprune_jax import artifacts
 from infoprune_jax.config import UserError
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.rule_config import RuleConfig
+from infoprune_jax.score import table
 from infoprune_jax.selection import (
   examples as lib,
   rules,
@@ -57,7 +59,6 @@ def small_steps(monkeypatch):
   monkeypatch.setattr(lib, 'STEP', 7)
   monkeypatch.setattr(lib, '_IN_MEMORY', 8)
   monkeypatch.setattr(rules, '_TEXTS', 16)
-  monkeypatch.setattr(summary, '_TEXTS', 16)
 
 
 @pytest.mark.parametrize('name', RULES)
@@ -90,6 +91,32 @@ def test_examples_are_taken_in_the_order_asked_for(opened):
     found = examples.take(positions, ['example_id', 'num_tokens'])
     whole = opened[1].table.select(['example_id', 'num_tokens'])
     assert found.to_pylist() == whole.take(positions).to_pylist()
+
+
+def test_some_examples_are_read_without_the_rest(workdir, monkeypatch):
+  """Of parts in several groups of rows."""
+  whole = scored_examples(workdir, TokenStore.open(workdir)).table
+  monkeypatch.setattr(table, 'GROUP_ROWS', 7)
+  for path in (
+    artifacts.scores_dir(workdir),
+    artifacts.statistics_dir(workdir),
+  ):
+    for file in pathlib.Path(path).glob('*.parquet'):
+      made = pq.read_table(file)
+      with open(file, 'wb') as opened:
+        table.write(made, opened)
+  monkeypatch.setattr(
+    artifacts, 'verified', lambda path, _, name: f'{path}/{name}'
+  )
+  monkeypatch.setattr(
+    pq.ParquetFile, 'read', lambda *_, **__: pytest.fail('all of a part')
+  )
+  store = TokenStore.open(workdir)
+  examples = ExampleParts(workdir, store.documents_per_part)
+  positions = np.random.default_rng(0).choice(len(examples), 20)
+  columns = ['example_id', 'unigram_nll_sum', 'row']
+  found = examples.take(positions, columns)
+  assert found.to_pylist() == whole.select(columns).take(positions).to_pylist()
 
 
 def test_nothing_is_taken_of_nothing(opened):
