@@ -46,7 +46,14 @@ WITHOUT_JAX = (
   'export',
   'report',
 )
-LAZY = ('array_record', 'duckdb', 'matplotlib', 'jinja2')
+LAZY = (
+  'apache_beam',
+  'array_record',
+  'datasketch',
+  'duckdb',
+  'jinja2',
+  'matplotlib',
+)
 MAX_FILE, MAX_FUNCTION = 430, 80  # lines
 
 
