@@ -68,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
   parser.addoption(
     '--num-kills',
     type=int,
-    default=10,
+    default=8,
     help='How often tests/test_pipeline.py kills the job.',
   )
 

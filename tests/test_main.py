@@ -59,8 +59,10 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     ),
     (
       [f'--config={JSONL}', '--job=scroe'],
-      "--job must be one of 'tokenize', 'statistics', 'reference', 'score', "
-      "'select', 'selection_report', 'train', 'evaluate', 'report', 'export', 'labels', 'verify', got 'scroe'. Did you mean 'score'?",
+      "--job must be one of 'tokenize', 'statistics', 'near_duplicates', "
+      "'reference', 'score', 'select', 'selection_report', 'train', 'evaluate', "
+      "'report', 'export', 'labels', 'verify', got 'scroe'. Did you mean "
+      "'score'?",
     ),
     (
       [f'--config={JSONL}', '--config.model.attention=cudnn'],
