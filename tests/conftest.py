@@ -68,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
   parser.addoption(
     '--num-kills',
     type=int,
-    default=8,
+    default=10,
     help='How often tests/test_pipeline.py kills the job.',
   )
 

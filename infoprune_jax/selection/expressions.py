@@ -175,6 +175,13 @@ def reads_near_duplicates(text: str) -> bool:
 
 
 def _connection() -> Any:
+  """With views of its own, to a database without a file."""
+  return _database().cursor()
+
+
+@functools.lru_cache(maxsize=1)
+def _database() -> Any:
+  """Opened once: that takes longer than most evaluations."""
   import duckdb
 
   return duckdb.connect(config={'enable_external_access': False})

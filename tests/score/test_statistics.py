@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from configs import base
 from infoprune_jax import artifacts
@@ -79,7 +79,6 @@ def test_a_literal_unigram_nll():
   )
 
 
-@settings(max_examples=20, deadline=None)  # Each opens DuckDB.
 @given(
   counts=st.lists(st.integers(0, 10**6), min_size=2, max_size=9),
   seed=st.integers(0, 99),
