@@ -24,6 +24,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
   os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -35,6 +36,10 @@ with install_import_hook('infoprune_jax.model', 'beartype.beartype'):
 from small_corpus import small_config, write_corpus
 
 from infoprune_jax import config as config_lib
+
+# Times are noisy, and what is compiled first is slow once.
+hypothesis.settings.register_profile('tests', deadline=None)
+hypothesis.settings.load_profile('tests')
 
 # Modules of a minute and more, the longest first: two workers then end together.
 LONG = (

@@ -7,7 +7,8 @@ import numpy as np
 from infoprune_jax.config import Config
 from infoprune_jax.data.hashing import uniform
 from infoprune_jax.selection import ranks, rules
-from infoprune_jax.selection.examples import Examples, ExampleTable, steps
+from infoprune_jax.selection.arrays import steps
+from infoprune_jax.selection.examples import Examples, ExampleTable
 
 # Of more examples a draw is ranked: it misses a correlation by a thousandth.
 MAX_RANKED = 1_000_000

@@ -5,13 +5,14 @@ keys, and finds the digit at which the budget runs out. What ties is told apart
 by a seeded hash, in the same way. Of all budgets at once, one for each group.
 """
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from infoprune_jax.data import hashing
-from infoprune_jax.selection.examples import scratch
+from infoprune_jax.selection.arrays import scratch, shares, side_by_side
 
 _BITS = 16  # of a digit; 8 where there are many groups, each with a table
 _MANY = 256
@@ -28,9 +29,13 @@ def add_up(
   weight: np.ndarray, group: np.ndarray, candidate: np.ndarray, groups: int
 ) -> np.ndarray:
   """The weight of each group's candidates, [groups] int64."""
-  total = np.zeros(groups, np.int64)
-  _add_up(weight, group, candidate, total)
-  return total
+
+  def add(some: slice) -> np.ndarray:
+    total = np.zeros(groups, np.int64)
+    _add_up(weight[some], group[some], candidate[some], total)
+    return total
+
+  return sum(side_by_side(add, shares(len(weight), groups)))
 
 
 def lowest(
@@ -64,10 +69,9 @@ def lowest(
   for of_key in (True, False):
     for shift in range(64 - bits, -1, -bits):
       if not last.found.all():
-        sums = np.zeros((len(left), 1 << bits), np.int64)
         place = (of_key, np.uint64(shift), np.uint64(bits))
-        _add_up_digits(
-          key, index, weight, group, candidate, *last, salt, *place, sums
+        sums = _sums_of_digits(
+          (key, index, weight, group, candidate), (*last, salt, *place)
         )
         _narrow(last, left, sums, *place)
   # What a budget ran out at is not taken: the last is the one before.
@@ -76,7 +80,12 @@ def lowest(
   last.key[ran_out & (last.tie == 0)] -= np.uint64(1)
   last.tie[ran_out] -= np.uint64(1)
   taken = scratch(len(key), np.bool_)
-  _take(key, index, group, candidate, *last, none, salt, taken)
+
+  def take(some: slice) -> None:
+    arrays = (key[some], index[some], group[some], candidate[some])
+    _take(*arrays, *last, none, salt, taken[some])
+
+  side_by_side(take, shares(len(key)))
   return taken
 
 
@@ -86,6 +95,20 @@ class _Last(NamedTuple):
   key: np.ndarray  # [G] uint64
   tie: np.ndarray  # [G] uint64
   found: np.ndarray  # [G] bool: all that begins with these digits is taken
+
+
+def _sums_of_digits(
+  arrays: tuple[np.ndarray, ...], options: tuple[Any, ...]
+) -> np.ndarray:
+  """`_add_up_digits` by threads, [G, digits]."""
+  shape = len(options[0]), 1 << int(options[-1])
+
+  def add(some: slice) -> np.ndarray:
+    sums = np.zeros(shape, np.int64)
+    _add_up_digits(*(array[some] for array in arrays), *options, sums)
+    return sums
+
+  return sum(side_by_side(add, shares(len(arrays[0]), math.prod(shape))))
 
 
 def _narrow(
@@ -116,13 +139,13 @@ def _narrow(
 _scramble = numba.njit(hashing.scramble, inline='always')
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _add_up(weight, group, candidate, total):
   for n in range(len(weight)):
     total[group[n]] += weight[n] * candidate[n]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _add_up_digits(
   key,
   index,
@@ -155,7 +178,7 @@ def _add_up_digits(
     sums[g, (value >> shift) & mask] += weight[n]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _take(
   key, index, group, candidate, last_key, last_tie, found, none, salt, taken
 ):

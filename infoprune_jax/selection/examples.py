@@ -7,9 +7,6 @@ system keeps in memory while there is room.
 
 import functools
 import itertools
-import mmap
-import os
-import tempfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
@@ -21,29 +18,10 @@ import pyarrow.parquet as pq
 from infoprune_jax import artifacts
 from infoprune_jax.config import UserError
 from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.selection.arrays import scratch, side_by_side, steps
 
 WEIGHTS = {'tokens': 'num_tokens', 'bytes': 'num_bytes', 'examples': None}
-STEP = 1 << 20  # examples that array programs go through at a time
 _KEY = ('shard', 'row')
-_IN_MEMORY = 1 << 24  # bytes
-
-
-def scratch(size: int, dtype: Any) -> np.ndarray:
-  """An array of zeros, [size]; a large one is in a file that has no name."""
-  num_bytes = size * np.dtype(dtype).itemsize
-  if num_bytes <= _IN_MEMORY:
-    return np.zeros(size, dtype)
-  with tempfile.TemporaryFile(prefix='infoprune-') as file:
-    # Now: of a disk that is full later, a process dies without a word.
-    os.posix_fallocate(file.fileno(), 0, num_bytes)
-    # Its space is given back with the array, or with the process.
-    return np.frombuffer(mmap.mmap(file.fileno(), num_bytes), dtype)
-
-
-def steps(size: int) -> Iterator[slice]:
-  """Stretches of an array, small enough to compute with."""
-  for first in range(0, size, STEP):
-    yield slice(first, min(first + STEP, size))
 
 
 class Examples:
@@ -77,14 +55,24 @@ class Examples:
 
   def parts(self, columns: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
     """Yields the positions of each part, and these columns of it."""
-    for number, (first, last) in enumerate(itertools.pairwise(self.starts)):
-      yield slice(int(first), int(last)), self.read(number, columns)
+    ends = self.starts.tolist()
+    with futures.ThreadPoolExecutor(1) as reader:
+      ahead = [reader.submit(self.read, 0, columns)] if ends[1:] else []
+      for number, (first, last) in enumerate(itertools.pairwise(ends)):
+        part = ahead.pop().result()
+        if last < ends[-1]:
+          ahead.append(reader.submit(self.read, number + 1, columns))
+        yield slice(first, last), part
 
   def column(self, name: str, dtype: Any) -> np.ndarray:
     """A column of numbers, [examples]."""
     found = scratch(len(self), dtype)
-    for where, part in self.parts([name]):
-      found[where] = part[name].to_numpy()
+
+    def fill(part: int) -> None:
+      column = self.read(part, [name])[name]
+      found[self.starts[part] : self.starts[part + 1]] = column.to_numpy()
+
+    side_by_side(fill, range(len(self.starts) - 1))
     return found
 
   def weight(self, unit: str) -> np.ndarray:
@@ -130,12 +118,8 @@ class Examples:
   def folds(self) -> tuple[list[int], np.ndarray]:
     """Which folds there are, and each example's, int8."""
     fold = self.column('fold', np.int8)
-    found = {
-      int(number)
-      for some in steps(len(fold))
-      for number in np.unique(fold[some])
-    }
-    return sorted(found), fold
+    numbers = side_by_side(lambda s: np.unique(fold[s]), steps(len(fold)))
+    return np.unique(np.concatenate([*numbers, fold[:0]])).tolist(), fold
 
   def take(self, positions: np.ndarray, columns: Sequence[str]) -> pa.Table:
     """Some examples, in the order of these positions."""
@@ -231,13 +215,17 @@ class ExampleParts(Examples):
     """The number of each document in the store, [examples]."""
     small = self._offsets[-1] < 2**32
     found = scratch(len(self), np.uint32 if small else np.int64)
-    for part, (first, last) in enumerate(itertools.pairwise(self.starts)):
+
+    def fill(part: int) -> None:
       keys = self._scores.read(part, _KEY)
       for other in self._others:
         if not keys.equals(other.read(part, _KEY)):
           raise _differ(other, self._scores)
       shard, row = (keys[name].to_numpy() for name in _KEY)
-      found[first:last] = self._offsets[shard] + row
+      where = slice(self.starts[part], self.starts[part + 1])
+      found[where] = self._offsets[shard] + row
+
+    side_by_side(fill, range(len(self.starts) - 1))
     return found
 
   def table(self) -> pa.Table:
@@ -252,13 +240,10 @@ class _Table:
   def __init__(self, path: str, job: str):
     self.path, self.job = path, job
     manifest = artifacts.open_finished(path, 'table', job)
-    with futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-      self._files = list(
-        threads.map(
-          lambda name: artifacts.verified(path, manifest, name),
-          sorted(manifest['files']),
-        )
-      )
+    self._files = side_by_side(
+      lambda name: artifacts.verified(path, manifest, name),
+      sorted(manifest['files']),
+    )
     self.sizes = [pq.read_metadata(file).num_rows for file in self._files]
     self.schema = pq.read_schema(self._files[0])
 

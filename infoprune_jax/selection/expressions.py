@@ -19,10 +19,12 @@ import pyarrow as pa
 
 from infoprune_jax.config import UserError
 from infoprune_jax.progress import logger
-from infoprune_jax.selection.examples import Examples, scratch, steps
+from infoprune_jax.selection.arrays import scratch, side_by_side, steps
+from infoprune_jax.selection.examples import Examples
 from infoprune_jax.selection.ranks import mid_ranks, z_scores
 
-FUNCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+# Beside DuckDB's: of numbers, [n] float64, and `out`, where to put as many.
+FUNCTIONS: Mapping[str, Callable[..., np.ndarray]] = {
   'rank': mid_ranks,
   'zscore': z_scores,
 }
@@ -116,8 +118,10 @@ def score(examples: Examples, text: str, missing: str = 'refuse') -> np.ndarray:
     except duckdb.Error as error:
       raise _refused(text, str(error), examples.schema, ()) from None
   lacking = sum(
-    int(np.count_nonzero(~np.isfinite(values[some])))
-    for some in steps(len(values))
+    side_by_side(
+      lambda some: int(np.count_nonzero(~np.isfinite(values[some]))),
+      steps(len(values)),
+    )
   )
   if done != len(examples) or (lacking and missing == 'refuse'):
     raise UserError(
@@ -139,13 +143,13 @@ def score(examples: Examples, text: str, missing: str = 'refuse') -> np.ndarray:
 
 def within_folds(
   examples: Examples,
-  function: Callable[[np.ndarray], np.ndarray],
+  function: Callable[..., np.ndarray],
   values: np.ndarray,
 ) -> np.ndarray:
-  """Applies a function to the values of each reference model by themselves."""
+  """Puts a function of each reference model's values in their place."""
   folds, fold = examples.folds
   if len(folds) == 1:
-    return function(values)
+    return function(values, out=values)
   for number in folds:
     here = fold == number
     values[here] = function(values[here])
@@ -268,7 +272,7 @@ def _tables(
     values = score(examples, argument.text, missing)
     one_scale = not reads_reference(argument.text)
     called[column] = (
-      FUNCTIONS[name](values)
+      FUNCTIONS[name](values, out=values)
       if one_scale
       else within_folds(examples, FUNCTIONS[name], values)
     )
@@ -301,9 +305,11 @@ def _evaluate(
   """
   import duckdb
 
-  numbered = table.append_column(_POSITION, pa.array(np.arange(table.num_rows)))
+  position = np.arange(table.num_rows, dtype=np.int32)
+  numbered = table.append_column(_POSITION, pa.array(position))
   connection.register('scores', numbered)
   parsed = duckdb.SQLExpression(expression.sql).cast('DOUBLE')
+  # Beside a column, an aggregate is refused.
   found = (
     connection.view('scores')
     .select(duckdb.ColumnExpression(_POSITION), parsed.alias('score'))
@@ -311,8 +317,10 @@ def _evaluate(
   )
   if values is not None:
     # Window functions give rows in an order of their own.
+    where = found[_POSITION].to_numpy()
+    in_order = np.array_equal(where, position)
     values[:] = np.nan
-    values[found[_POSITION].to_numpy()] = found['score'].to_numpy()
+    values[slice(None) if in_order else where] = found['score'].to_numpy()
   return found.num_rows
 
 

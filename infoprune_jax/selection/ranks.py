@@ -3,16 +3,29 @@
 import math
 from collections.abc import Callable
 
+import numba
 import numpy as np
 
-from infoprune_jax.selection.examples import scratch, steps
+from infoprune_jax.selection.arrays import (
+  scratch,
+  shares,
+  side_by_side,
+  steps,
+)
+
+_SORTED = 1 << 18  # values that are sorted at once: caches hold them
+_SAMPLED = 64  # values looked at for each bound between those
 
 
-def mid_ranks(values: np.ndarray) -> np.ndarray:
+def mid_ranks(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
   """The share of values below each, and half of those equal to it.
 
+  A bucket sort: values go to buckets between some of them, which are sorted by
+  themselves, and each takes the rank at its place there.
+
   Args:
-    values: [N], without NaN.
+    values: [N] float64, without NaN.
+    out: [N] float64, for the result; it may be `values`.
 
   Returns:
     [N] float64 in (0, 1); their mean is a half.
@@ -20,24 +33,113 @@ def mid_ranks(values: np.ndarray) -> np.ndarray:
   >>> mid_ranks(np.array([7.0, 2.0, 7.0, 9.0])).tolist()
   [0.5, 0.125, 0.5, 0.875]
   """
-  ordered = np.sort(values)
+  out = scratch(len(values), np.float64) if out is None else out
+  tree = _bounds(values)
+  each = shares(len(values))
+
+  def counted(some: slice) -> np.ndarray:
+    counts = np.zeros(len(tree), np.int64)
+    _count(values[some], tree, counts)
+    return counts
+
+  counts = np.stack(side_by_side(counted, each))  # [shares, buckets]
+  ends = np.cumsum(counts.sum(axis=0))
+  starts = ends - counts.sum(axis=0)
+  # Of each share in each bucket: the order of values stays theirs.
+  places = starts + np.cumsum(counts, axis=0) - counts
   ranks = scratch(len(values), np.float64)
-  for some in steps(len(values)):
-    # In order, so that the search goes through memory once.
-    order = np.argsort(values[some])
-    here = values[some][order]
-    below = np.searchsorted(ordered, here, side='left')
-    up_to = np.searchsorted(ordered, here, side='right')
-    ranks[some.start + order] = (below + up_to) / 2.0 / len(values)
-  return ranks
+  side_by_side(
+    lambda n: _put(values[each[n]], tree, places[n].copy(), ranks),
+    range(len(each)),
+  )
+
+  def rank(bucket: int) -> None:
+    here = ranks[starts[bucket] : ends[bucket]]
+    # What equals a bound needs no order.
+    order = np.argsort(here) if bucket % 2 == 0 else np.arange(len(here))
+    _rank(here[order], order, starts[bucket], len(values), here)
+
+  side_by_side(rank, range(len(ends)))
+  side_by_side(
+    lambda n: _get(ranks, tree, places[n], values[each[n]], out[each[n]]),
+    range(len(each)),
+  )
+  return out
 
 
-def z_scores(values: np.ndarray) -> np.ndarray:
+def _bounds(values: np.ndarray) -> np.ndarray:
+  """Some of the values, about `_SORTED` apart, and what is next to each.
+
+  Returns:
+    A search tree, [2**depth]: the root is the first, and the children of n are
+    2n and 2n + 1. NaN, which no value reaches, fills it up.
+  """
+  few = values[:: max(1, _SORTED // _SAMPLED)]
+  chosen = np.unique(np.sort(few)[_SAMPLED // 2 :: _SAMPLED])
+  with np.errstate(over='ignore'):  # What is next to the last is infinity.
+    bounds = np.stack([chosen, np.nextafter(chosen, np.inf)], axis=1).ravel()
+  size = 1 << len(bounds).bit_length()
+  bounds = np.append(bounds, np.full(size - len(bounds), np.nan))
+  tree = np.full(size, np.nan)
+  for depth in range(len(bounds).bit_length() - 1):
+    apart = size >> depth
+    tree[1 << depth : 2 << depth] = bounds[apart // 2 - 1 :: apart]
+  return tree
+
+
+@numba.njit(inline='always')
+def _bucket(value, tree):
+  """How many bounds are up to a value. Odd: it equals one of those chosen."""
+  node = np.uint64(1)
+  while node < len(tree):  # No branch that values decide.
+    node = np.uint64(2) * node + np.uint64(tree[node] <= value)
+  return node - np.uint64(len(tree))
+
+
+@numba.njit(cache=True, nogil=True)
+def _count(values, tree, counts):
+  for n in range(len(values)):
+    counts[_bucket(values[n], tree)] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _put(values, tree, place, found):
+  """Puts values into their buckets, each at the bucket's next place."""
+  for n in range(len(values)):
+    bucket = _bucket(values[n], tree)
+    found[place[bucket]] = values[n]
+    place[bucket] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _get(found, tree, place, values, out):
+  """Gets what is where `_put` put each value."""
+  for n in range(len(values)):
+    bucket = _bucket(values[n], tree)
+    out[n] = found[place[bucket]]
+    place[bucket] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _rank(ascending, order, below, total, ranks):
+  """The mid-ranks of a bucket that has `below` values below it."""
+  first = 0
+  while first < len(ascending):
+    last = first
+    while last < len(ascending) and ascending[last] == ascending[first]:
+      last += 1
+    for n in range(first, last):
+      ranks[order[n]] = (below + first + below + last) / 2.0 / total
+    first = last
+
+
+def z_scores(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
   """Values less their mean, over their standard deviation.
 
   Args:
     values: [N] float64; what is not finite stays as it is, and counts for
       nothing.
+    out: [N] float64, for the result; it may be `values`.
 
   Returns:
     [N] float64; zeros where all values are the same.
@@ -47,10 +149,10 @@ def z_scores(values: np.ndarray) -> np.ndarray:
   """
   mean = _mean(values, lambda x: x)
   deviation = _mean(values, lambda x: (x - mean) ** 2) ** 0.5
-  result = scratch(len(values), np.float64)
+  out = scratch(len(values), np.float64) if out is None else out
   for some in steps(len(values)):
-    result[some] = (values[some] - mean) / (deviation or 1.0)
-  return result
+    out[some] = (values[some] - mean) / (deviation or 1.0)
+  return out
 
 
 def _mean(values: np.ndarray, function: Callable[..., np.ndarray]) -> float:

@@ -12,12 +12,10 @@ from infoprune_jax.config import RuleConfig, UserError
 from infoprune_jax.data.hashing import mix, uniform
 from infoprune_jax.progress import logger
 from infoprune_jax.score import table
-from infoprune_jax.selection import budget, expressions
-from infoprune_jax.selection.examples import Examples, scratch, steps
+from infoprune_jax.selection import budget, copies, expressions
+from infoprune_jax.selection.arrays import scratch, side_by_side, steps
+from infoprune_jax.selection.examples import Examples
 from infoprune_jax.selection.ranks import mid_ranks
-
-# Examples whose texts are compared at once.
-_TEXTS = 1 << 24
 
 
 def ranked_within_folds(examples: Examples, expression: str) -> bool:
@@ -129,43 +127,46 @@ def _first_of_each(
   """The first candidate, in store order, of each text or value."""
   if rule.reads_tables:
     values = expressions.score(examples, rule.score, rule.missing)
-    content = scratch(len(examples), np.int64)
-    for some in steps(len(examples)):
-      content[some] = budget.ordered_bits(values[some]).view(np.int64)
   else:
-    content = examples.column('content_hash', np.int64)
+    values = examples.column('content_hash', np.int64)
   _, group = examples.groups(rule.per)
-  kept = np.zeros(len(examples), bool)
-  for some in steps(len(examples)):
-    # A text of another group is another text.
-    content[some] = (
-      mix(content[some], 0) ^ mix(group[some], 1) * bool(rule.per)
-    ).view(np.int64)
-  turns = 1 + len(examples) // _TEXTS
-  for turn in range(turns):
-    here = np.flatnonzero(candidates & (content % turns == turn))
-    order = here[np.lexsort((examples.index[here], content[here]))]
-    first = np.diff(content[order], prepend=content[order[:1]] - 1) != 0
-    kept[order[first]] = True
+  content = scratch(len(examples), np.uint64)
+
+  def fill(some: slice) -> None:
+    bits = values[some]
+    if rule.reads_tables:
+      bits = budget.ordered_bits(bits)
+    content[some] = mix(bits, 0)
+    if rule.per:  # A text of another group is another text.
+      content[some] ^= mix(group[some], 1)
+
+  side_by_side(fill, steps(len(examples)))
+  kept = candidates.copy()
+  for same, starts in copies.groups(content, candidates):
+    index = examples.index[same]
+    size = np.diff(starts, append=len(same))
+    kept[same] = index == np.repeat(np.minimum.reduceat(index, starts), size)
   return kept
 
 
 def _keys(rule: RuleConfig, examples: Examples, draw: int) -> np.ndarray:
   """uint64 keys; what a rule keeps comes first in their order."""
-  keys = scratch(len(examples), np.uint64)
-  if rule.keep == 'random':
-    for some in steps(len(keys)):
-      keys[some] = mix(examples.index[some], rule.seed + draw + 1)
-    return keys
-  values = ranking(examples, rule.score, rule.missing)
-  for some in steps(len(keys)):
+  drawn = rule.keep == 'random'
+  values = None if drawn else ranking(examples, rule.score, rule.missing)
+  keys, index = scratch(len(examples), np.uint64), examples.index
+
+  def fill(some: slice) -> None:
+    if drawn:
+      keys[some] = mix(index[some], rule.seed + draw + 1)
+      return
     here = values[some]
     if rule.keep == 'sample':
-      here = here + rule.temperature * _gumbel(
-        examples.index[some], rule.seed + draw + 1
-      )
+      noise = _gumbel(index[some], rule.seed + draw + 1)
+      here = here + rule.temperature * noise
     key = budget.ordered_bits(here)
     keys[some] = ~key if rule.keep in ('top', 'sample') else key
+
+  side_by_side(fill, steps(len(keys)))
   return keys
 
 

@@ -12,7 +12,8 @@ from infoprune_jax.data import keep_set
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.progress import logger
 from infoprune_jax.selection import rules as rules_lib, shown, summary
-from infoprune_jax.selection.examples import ExampleParts, Examples, steps
+from infoprune_jax.selection.arrays import steps
+from infoprune_jax.selection.examples import ExampleParts, Examples
 
 # Of what a summary holds: one of another is written again.
 SUMMARY_VERSION = 3

@@ -1,5 +1,6 @@
 """Which examples show what an arm decides: at its ends, its thresholds, anywhere."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numba
@@ -8,11 +9,11 @@ import numpy as np
 from infoprune_jax.config import RuleConfig
 from infoprune_jax.data.hashing import mix
 from infoprune_jax.selection import summary
-from infoprune_jax.selection.examples import Examples, steps
+from infoprune_jax.selection.arrays import side_by_side, steps
+from infoprune_jax.selection.examples import Examples
 
 _COLUMNS = ('shard', 'row', 'example_id', 'source', 'num_tokens')
 _COPIES = 8  # times as many are looked at near a threshold: copies are close
-_SIDES = ('kept', 'thrown')
 
 
 class Decision(NamedTuple):
@@ -53,24 +54,42 @@ def examples_of(
   }
 
 
-class _Lowest:
-  """The positions of the lowest keys, out of all that is added."""
+# Positions, [n] int64, and a key of each, [n].
+_Keyed = tuple[np.ndarray, np.ndarray]
 
-  def __init__(self, count: int):
-    self._count = count
-    self.positions = np.zeros(0, np.int64)
-    self._keys = None
 
-  def add(self, positions: np.ndarray, keys: np.ndarray) -> None:
-    """Adds positions, [n] int64, with their keys, [n]."""
-    if self._keys is not None:
-      positions = np.concatenate([self.positions, positions])
-      keys = np.concatenate([self._keys, keys])
-    if len(keys) > self._count:
-      few = keys <= np.partition(keys, self._count - 1)[self._count - 1]
-      positions, keys = positions[few], keys[few]
-    order = np.lexsort((positions, keys))[: self._count]
-    self.positions, self._keys = positions[order], keys[order]
+def _lowest(found: _Keyed, count: int) -> _Keyed:
+  """Those of the lowest keys; of equal keys the first."""
+  positions, keys = found
+  if len(keys) > count:
+    few = keys <= np.partition(keys, count - 1)[count - 1]
+    positions, keys = positions[few], keys[few]
+  order = np.lexsort((positions, keys))[:count]
+  return positions[order], keys[order]
+
+
+def _lowest_of_each(
+  sort: Callable[[slice], Mapping[Any, _Keyed]], size: int, count: int
+) -> dict[Any, np.ndarray]:
+  """The positions of the lowest keys of each sort of examples.
+
+  Args:
+    sort: Gives those of a stretch of examples, by their sort, with their keys.
+    size: Of all examples.
+    count: How many of each sort, at most.
+  """
+  found = side_by_side(
+    lambda some: {
+      name: _lowest(keyed, count) for name, keyed in sort(some).items()
+    },
+    list(steps(size)) or [slice(0, 0)],
+  )
+  lowest = {}
+  for name in found[0]:
+    positions, keys = zip(*(each[name] for each in found), strict=True)
+    both = np.concatenate(positions), np.concatenate(keys)
+    lowest[name], _ = _lowest(both, count)
+  return lowest
 
 
 def drawn(
@@ -84,16 +103,35 @@ def drawn(
   Always the same, and those of one arm are those of another that treats them
   alike.
   """
-  lowest = {'kept': _Lowest(num_examples), 'thrown': _Lowest(num_examples)}
-  for some in steps(len(kept)):
-    chance = mix(examples.index[some], 0)
-    for name, chosen in (('kept', kept[some]), ('thrown', ~kept[some])):
-      here = np.flatnonzero(chosen)
-      lowest[name].add(here + some.start, chance[here])
+  index = examples.index
+
+  def sort(some: slice) -> dict[str, _Keyed]:
+    return _keyed(
+      some,
+      mix(index[some], 0),
+      {'kept': kept[some], 'thrown': ~kept[some]},
+    )
+
   return {
-    name: rows(examples, found.positions, ranking)
-    for name, found in lowest.items()
+    name: rows(examples, positions, ranking)
+    for name, positions in _lowest_of_each(
+      sort, len(kept), num_examples
+    ).items()
   }
+
+
+def _keyed(
+  some: slice, keys: np.ndarray, chosen: Mapping[Any, np.ndarray]
+) -> dict[Any, _Keyed]:
+  """Those chosen of a stretch of examples, with their keys.
+
+  Args:
+    some: The stretch, of n examples.
+    keys: [n].
+    chosen: [n] bool, by sort.
+  """
+  here = {name: np.flatnonzero(chosen[name]) for name in chosen}
+  return {name: (some.start + n, keys[n]) for name, n in here.items()}
 
 
 def near_thresholds(
@@ -129,18 +167,9 @@ def near_thresholds(
   ):
     if not real.any():
       continue
-    lowest = {name: _Lowest(_COPIES * num_examples) for name in _SIDES}
-    for some in steps(len(values)):
-      number = group[some]
-      with np.errstate(invalid='ignore'):  # Infinity less itself.
-        inside = sign * (values[some] - bound[number])
-      near = np.isfinite(inside) & real[number]
-      for name, chosen in (
-        ('kept', after[some] & kept[some]),
-        ('thrown', before[some] & ~after[some] & (inside <= 0.0)),
-      ):
-        here = np.flatnonzero(near & chosen)
-        lowest[name].add(here + some.start, np.abs(inside[here]))
+    nearest = _nearest(
+      examples, kept, decision, sign, bound, real, _COPIES * num_examples
+    )
     found.append(
       {
         'side': side,
@@ -148,17 +177,52 @@ def near_thresholds(
         **{
           name: rows(
             examples,
-            _texts(examples, lowest[name].positions)[:num_examples],
+            _texts(examples, positions)[:num_examples],
             values,
           )
-          for name in _SIDES
+          for name, positions in nearest.items()
         },
       }
     )
   return found
 
 
-@numba.njit(cache=True)
+def _nearest(
+  examples: Examples,
+  kept: np.ndarray,
+  decision: Decision,
+  sign: float,
+  bound: np.ndarray,
+  real: np.ndarray,
+  count: int,
+) -> dict[str, np.ndarray]:
+  """The positions on both sides of a threshold, the nearest first.
+
+  Args:
+    examples: The scored split.
+    kept: [examples] bool, what all of the arm's rules keep.
+    decision: Of the rule.
+    sign: 1 where more than the threshold is kept, -1 where less is.
+    bound: [groups], the threshold of each.
+    real: [groups] bool, whether it is one.
+    count: On each side, at most.
+  """
+  _, values, before, after = decision
+  _, group = examples.groups(decision.rule.per)
+
+  def sort(some: slice) -> dict[str, _Keyed]:
+    number = group[some]
+    with np.errstate(invalid='ignore'):  # Infinity less itself.
+      inside = sign * (values[some] - bound[number])
+    near = np.isfinite(inside) & real[number]
+    thrown = before[some] & ~after[some] & (inside <= 0.0)
+    chosen = {'kept': near & after[some] & kept[some], 'thrown': near & thrown}
+    return _keyed(some, np.abs(inside), chosen)
+
+  return _lowest_of_each(sort, len(values), count)
+
+
+@numba.njit(cache=True, nogil=True)
 def _bounds(values, group, after, low, high):
   """The lowest and the highest value of each group that is kept."""
   for n in range(len(values)):
@@ -168,7 +232,7 @@ def _bounds(values, group, after, low, high):
       high[g] = max(high[g], values[n])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _beyond(values, group, before, after, low, high, below, above):
   """Whether something of each group is thrown away below, and above."""
   for n in range(len(values)):
@@ -199,16 +263,19 @@ def by_decile(
     score is the mean NLL, ascending.
   """
   decile = summary.nll_deciles(examples)
-  lowest = [_Lowest(num_examples) for _ in range(summary.NUM_DECILES)]
-  for some in steps(len(decile)):
-    chance = mix(examples.index[some], 0)
-    for number, found in enumerate(lowest):
-      here = np.flatnonzero(decile[some] == number)
-      found.add(here + some.start, chance[here])
+  index = examples.index
+
+  def sort(some: slice) -> dict[int, _Keyed]:
+    of_each = {
+      number: decile[some] == number for number in range(summary.NUM_DECILES)
+    }
+    return _keyed(some, mix(index[some], 0), of_each)
+
+  lowest = _lowest_of_each(sort, len(decile), num_examples)
   return [
-    sorted(rows(examples, found.positions, None), key=lambda row: row['score'])
-    for found in lowest
-    if len(found.positions)
+    sorted(rows(examples, positions, None), key=lambda row: row['score'])
+    for positions in lowest.values()
+    if len(positions)
   ]
 
 

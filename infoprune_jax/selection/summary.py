@@ -1,5 +1,6 @@
 """What a rule keeps and throws away, before anyone pays for training."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -7,15 +8,16 @@ import numba
 import numpy as np
 
 from infoprune_jax.config import UserError
-from infoprune_jax.selection.examples import Examples, scratch, steps
+from infoprune_jax.selection import copies
+from infoprune_jax.selection.arrays import scratch, shares, side_by_side, steps
+from infoprune_jax.selection.examples import Examples
 
 NUM_DECILES = 10
 _UNITS = ('examples', 'tokens', 'bytes')
+_TOKENS = _UNITS.index('tokens')
 # Of a value: those that differ by one part in 4096 may share a decile.
 _BITS = 24
 _STRETCH = 1 << 18  # of what begins alike, summed up at a time
-# Bits for each example, to find the few whose hashes are worth comparing.
-_SLOTS = 8
 _NUM_BINS = 60  # of the histogram
 _BEYOND = 0.001  # of the tokens, at each end of it
 
@@ -37,77 +39,59 @@ def summarize(examples: Examples, kept: np.ndarray) -> dict[str, Any]:
     'deciles of length',
     lambda: _deciles(examples.weight('tokens'), examples.weight('examples')),
   )
-  names, source = examples.sources
-  counts = _counts(examples, kept, source, len(names))
-  total = {unit: int(count.sum()) for unit, count in counts.items()}
-  heat = np.zeros((2, len(names), NUM_DECILES), np.int64)
-  _add_up_pairs(source, by_nll.decile, examples.weight('tokens'), kept, heat)
+  counts = _counts(examples, kept, by_nll)
+  of_sources = counts.sum(axis=-1)
+  total = _row(of_sources.sum(axis=-1))
+  names, _ = examples.sources
   return {
     'total': {unit: total[unit] for unit in _UNITS},
     'kept': {unit: total[f'kept_{unit}'] for unit in _UNITS},
     'sources': [
       {
         'source': name,
-        **_row(counts, number),
-        'tokens_by_decile': heat[0, number].tolist(),
-        'kept_tokens_by_decile': heat[1, number].tolist(),
+        **_row(of_sources[..., number]),
+        'tokens_by_decile': counts[0, _TOKENS, number].tolist(),
+        'kept_tokens_by_decile': counts[1, _TOKENS, number].tolist(),
       }
       for name, number in sorted(zip(names, range(len(names)), strict=True))
     ],
-    'deciles': _by_decile(examples, kept, by_nll),
-    'lengths': _by_decile(examples, kept, by_length),
+    'deciles': _by_decile(by_nll, counts),
+    'lengths': _by_decile(by_length, _counts(examples, kept, by_length)),
   }
 
 
 def _counts(
-  examples: Examples, kept: np.ndarray, label: np.ndarray, size: int
-) -> dict[str, np.ndarray]:
-  """What there is and what is kept of each label, [size] int64 each."""
-  names = [f'{prefix}{unit}' for unit in _UNITS for prefix in ('', 'kept_')]
-  sums = np.zeros((len(names), size), np.int64)
-  for place, unit in enumerate(_UNITS):
-    _add_up_labels(
-      label, examples.weight(unit), kept, sums[2 * place : 2 * place + 2]
-    )
-  return dict(zip(names, sums, strict=True))
+  examples: Examples, kept: np.ndarray, deciles: '_Deciles'
+) -> np.ndarray:
+  """What there is, and what is kept, [2, units, sources, deciles] int64."""
+  names, source = examples.sources
+  tokens, num_bytes = examples.weight('tokens'), examples.weight('bytes')
+  shape = 2, len(_UNITS), len(names), NUM_DECILES
+
+  def add(some: slice) -> np.ndarray:
+    sums = np.zeros(shape, np.int64)
+    labels = source[some], deciles.decile[some]
+    _add_up_labels(*labels, tokens[some], num_bytes[some], kept[some], sums)
+    return sums
+
+  return sum(side_by_side(add, shares(len(kept), math.prod(shape))))
 
 
-def _row(counts: dict[str, np.ndarray], number: int) -> dict[str, int]:
-  return {name: int(count[number]) for name, count in counts.items()}
+def _row(counts: np.ndarray) -> dict[str, int]:
+  """Counts [2, units] by name."""
+  names = [f'{prefix}{unit}' for prefix in ('', 'kept_') for unit in _UNITS]
+  return dict(zip(names, counts.ravel().tolist(), strict=True))
 
 
 def copied(examples: Examples) -> np.ndarray:
-  """Whether an example's text is another's too, [examples] int8."""
-  content = examples.column('content_hash', np.int64)
-  bits = 1 << max(20, (_SLOTS * len(content)).bit_length())
-  seen, again = scratch(bits // 8, np.uint8), scratch(bits // 8, np.uint8)
-  _mark(content, seen, again)
-  found = scratch(len(content), np.int8)
-  _marked(content, again, found)
-  few = np.flatnonzero(found)  # Copies, and what shares a slot by chance.
-  order = few[np.argsort(content[few])]
-  same = np.flatnonzero(np.diff(content[order]) == 0)
-  found[few] = 0
-  found[order[same]] = found[order[same + 1]] = 1
+  """Whether an example's text is another's too, [examples] bool."""
+  content = examples.column('content_hash', np.int64).view(np.uint64)
+  everything = np.broadcast_to(np.True_, len(content))
+  found = scratch(len(content), np.bool_)
+  for same, starts in copies.groups(content, everything):
+    size = np.diff(starts, append=len(same))
+    found[same] = np.repeat(size > 1, size)
   return found
-
-
-@numba.njit(cache=True)
-def _mark(content, seen, again):
-  """Sets the bit of each hash in `seen`, and in `again` where it was set."""
-  for n in range(len(content)):
-    slot = content[n] & (8 * len(seen) - 1)
-    bit = np.uint8(1 << (slot & 7))
-    again[slot >> 3] |= seen[slot >> 3] & bit
-    seen[slot >> 3] |= bit
-
-
-@numba.njit(cache=True)
-def _marked(content, again, found):
-  """Whether the bit of each hash is set in `again`."""
-  for n in range(len(content)):
-    slot = content[n] & (8 * len(again) - 1)
-    found[n] = (again[slot >> 3] >> (slot & 7)) & 1
 
 
 class _Deciles(NamedTuple):
@@ -118,19 +102,22 @@ class _Deciles(NamedTuple):
   high: np.ndarray
 
 
-def _by_decile(
-  examples: Examples, kept: np.ndarray, deciles: _Deciles
-) -> list[dict[str, Any]]:
-  """The bounds of each decile that has examples, and what is kept of it."""
-  counts = _counts(examples, kept, deciles.decile, NUM_DECILES)
+def _by_decile(deciles: _Deciles, counts: np.ndarray) -> list[dict[str, Any]]:
+  """The bounds of each decile that has examples, and what is kept of it.
+
+  Args:
+    deciles: Of the examples.
+    counts: As `_counts` gives them.
+  """
+  of_deciles = counts.sum(axis=2)
   return [
     {
       'decile': number,
       'low': deciles.low[number].item(),
       'high': deciles.high[number].item(),
-      **_row(counts, number),
+      **_row(of_deciles[..., number]),
     }
-    for number in np.flatnonzero(counts['examples']).tolist()
+    for number in np.flatnonzero(of_deciles[0, 0]).tolist()
   ]
 
 
@@ -138,8 +125,11 @@ def mean_nll(examples: Examples) -> np.ndarray:
   """Nats a token, [examples] float64; zero where there is none."""
   found = examples.column('nll_sum', np.float64)
   tokens = examples.weight('tokens')
-  for some in steps(len(found)):
+
+  def divide(some: slice) -> None:
     found[some] /= np.maximum(tokens[some], 1)
+
+  side_by_side(divide, steps(len(found)))
   return found
 
 
@@ -169,8 +159,10 @@ def _deciles(values: np.ndarray, weight: np.ndarray) -> _Deciles:
     middle = up_to - sums[some] / 2
     tenth[some] = np.minimum(middle * NUM_DECILES / total, NUM_DECILES - 1)
   found = scratch(len(values), np.int8)
-  for some in steps(len(values)):
-    _look_up(_bits(values[some]), tenth, found[some])
+  side_by_side(
+    lambda some: _look_up(_bits(values[some]), tenth, found[some]),
+    steps(len(values)),
+  )
   low, high = np.zeros((2, NUM_DECILES), values.dtype)
   _bounds(values, found, low, high, np.zeros(NUM_DECILES, bool))
   return _Deciles(found, low, high)
@@ -208,35 +200,32 @@ def _bin(bits):
   return key >> np.uint64(64 - _BITS)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _add_up(bits, weight, sums):
   for n in range(len(bits)):
     sums[_bin(bits[n])] += weight[n]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _look_up(bits, table, found):
   for n in range(len(bits)):
     found[n] = table[_bin(bits[n])]
 
 
-@numba.njit(cache=True)
-def _add_up_labels(label, weight, kept, sums):
-  """Adds to [2, labels]: what there is, and what is kept."""
-  for n in range(len(label)):
-    sums[0, label[n]] += weight[n]
-    sums[1, label[n]] += weight[n] * kept[n]  # No branch: chance decides it.
-
-
-@numba.njit(cache=True)
-def _add_up_pairs(first, second, weight, kept, sums):
-  """Adds to [2, labels, labels]: what there is, and what is kept."""
+@numba.njit(cache=True, nogil=True)
+def _add_up_labels(first, second, tokens, num_bytes, kept, sums):
+  """Adds to [2, units, labels, labels]: what there is, and what is kept."""
   for n in range(len(first)):
-    sums[0, first[n], second[n]] += weight[n]
-    sums[1, first[n], second[n]] += weight[n] * kept[n]
+    a, b = first[n], second[n]
+    sums[0, 0, a, b] += 1
+    sums[0, 1, a, b] += tokens[n]
+    sums[0, 2, a, b] += num_bytes[n]
+    sums[1, 0, a, b] += kept[n]  # No branch: chance decides it.
+    sums[1, 1, a, b] += tokens[n] * kept[n]
+    sums[1, 2, a, b] += num_bytes[n] * kept[n]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _bounds(values, label, low, high, seen):
   """The least and the greatest value of each label."""
   for n in range(len(values)):

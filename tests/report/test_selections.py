@@ -10,7 +10,7 @@ import pytest
 from infoprune_jax import artifacts
 from infoprune_jax.config import UserError
 from infoprune_jax.report import overlaps, selection_inputs, selections
-from infoprune_jax.selection import examples
+from infoprune_jax.selection import arrays
 
 
 @pytest.fixture(scope='module')
@@ -184,7 +184,7 @@ def test_the_summary_of_another_keep_set_is_refused_by_name(copied):
 def test_in_steps_it_is_the_same(found, made):
   """Of examples, of scratch files and of keep sets."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(examples, 'STEP', 101)
-    patch.setattr(examples, '_IN_MEMORY', 64)
+    patch.setattr(arrays, 'STEP', 101)
+    patch.setattr(arrays, '_IN_MEMORY', 64)
     patch.setattr(overlaps, '_STEP', 77)
     assert gathered_from(*made) == found[1]

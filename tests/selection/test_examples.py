@@ -1,9 +1,6 @@
 """Examples in parts on disk are those of the table in memory."""
 
-import errno
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,7 +13,9 @@ from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.rule_config import RuleConfig
 from infoprune_jax.score import table
 from infoprune_jax.selection import (
-  examples as lib,
+  arrays,
+  copies,
+  ranks,
   rules,
   select,
   shown,
@@ -56,9 +55,11 @@ def opened(scored):
 @pytest.fixture
 def small_steps(monkeypatch):
   """Steps that end within parts, and scratch files for all but a few bytes."""
-  monkeypatch.setattr(lib, 'STEP', 7)
-  monkeypatch.setattr(lib, '_IN_MEMORY', 8)
-  monkeypatch.setattr(rules, '_TEXTS', 16)
+  monkeypatch.setattr(arrays, 'STEP', 7)
+  monkeypatch.setattr(arrays, '_IN_MEMORY', 8)
+  monkeypatch.setattr(copies, '_SORTED', 4)
+  monkeypatch.setattr(ranks, '_SORTED', 6)
+  monkeypatch.setattr(ranks, '_SAMPLED', 2)
 
 
 @pytest.mark.parametrize('name', RULES)
@@ -122,33 +123,6 @@ def test_some_examples_are_read_without_the_rest(workdir, monkeypatch):
 def test_nothing_is_taken_of_nothing(opened):
   for examples in opened:
     assert examples.take(np.zeros(0, int), ['row']).num_rows == 0
-
-
-def test_scratch_files_leave_no_name(tmp_path, monkeypatch, small_steps):
-  monkeypatch.setattr(lib.tempfile, 'tempdir', str(tmp_path))
-  found = lib.scratch(1000, np.float64)
-  found[:] = np.arange(1000)
-  assert found.sum() == 499_500 and not list(tmp_path.iterdir())
-
-
-def test_a_full_disk_is_an_error_and_no_crash(tmp_path):
-  """Pages of a file without room would end the process with SIGBUS."""
-  limit = 1 << 16
-  program = (
-    'import resource, signal, tempfile\n'
-    'from infoprune_jax.selection import examples\n'
-    f'tempfile.tempdir = {str(tmp_path)!r}\n'
-    'signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
-    f'resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n'
-    'try:\n'
-    '  examples.scratch(1 << 25, "int8")\n'
-    'except OSError as error:\n'
-    '  print("refused", error.errno)\n'
-  )
-  done = subprocess.run(
-    [sys.executable, '-c', program], capture_output=True, text=True
-  )
-  assert done.stdout == f'refused {errno.EFBIG}\n', done
 
 
 def test_other_examples_are_refused(workdir):

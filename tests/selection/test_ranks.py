@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from infoprune_jax.selection import ranks
+from infoprune_jax.selection import arrays, ranks
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=20))
@@ -17,6 +17,26 @@ def test_mid_ranks_count_what_is_below(values):
     equal = sum(other == value for other in values)
     assert share == pytest.approx((below + equal / 2) / len(values))
     assert 0.0 < share < 1.0
+
+
+@given(
+  values=st.lists(
+    st.floats(allow_nan=False) | st.sampled_from([-np.inf, -0.0, 0.0, 1.5]),
+    max_size=60,
+  ),
+  threads=st.integers(1, 3),
+)
+def test_buckets_and_threads_do_not_matter(values, threads):
+  values = np.array(values, float)
+  expected = ranks.mid_ranks(values)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(ranks, '_SORTED', 6)
+    patch.setattr(ranks, '_SAMPLED', 3)
+    patch.setattr(arrays, 'STEP', 5)
+    patch.setattr(arrays, '_THREADS', threads)
+    assert ranks.mid_ranks(values).tolist() == expected.tolist()
+    in_place = ranks.mid_ranks(values, out=values)
+  assert in_place is values and values.tolist() == expected.tolist()
 
 
 def test_spearman_by_hand():

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from configs import base
 from infoprune_jax.rule_config import RuleConfig
-from infoprune_jax.selection import examples as lib, select, shown
+from infoprune_jax.selection import arrays, select, shown
 
 RULES = {
   'top': base.arm('top', 'nll_sum', fraction=0.4),
@@ -187,7 +187,7 @@ def test_drawn_of_both_sides_and_always_the_same(many):
 def test_steps_do_not_matter(many, monkeypatch):
   examples, kept, decision = many
   whole = shown.examples_of(examples, kept, decision, 6)
-  monkeypatch.setattr(lib, 'STEP', 7)
+  monkeypatch.setattr(arrays, 'STEP', 7)
   assert shown.examples_of(examples, kept, decision, 6) == whole
 
 

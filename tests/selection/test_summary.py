@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
 
 from infoprune_jax.config import UserError
 from infoprune_jax.selection import summary
@@ -130,21 +129,6 @@ def test_deciles_of_sources_sum_to_both(found):
 def test_copies_by_hand(make_examples):
   examples = make_examples([1.0] * 7, content=[5, -9, 5, 7, -9, 5, 8])
   assert summary.copied(examples).tolist() == [1, 1, 1, 0, 1, 1, 0]
-
-
-@given(
-  content=st.lists(
-    st.integers(-2, 2).map(lambda n: n << 40) | st.integers(-3, 3), max_size=30
-  )
-)
-@settings(max_examples=30, deadline=None)
-def test_copies_are_equal_hashes_whatever_bits_they_share(
-  make_examples, content
-):
-  """One bit for several hashes does not make copies of them."""
-  examples = make_examples([1.0] * len(content), content=content)
-  expected = [int(content.count(one) > 1) for one in content]
-  assert summary.copied(examples).tolist() == expected
 
 
 def test_histogram_counts_every_token(examples):
