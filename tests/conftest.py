@@ -15,6 +15,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
     '--xla_backend_optimization_level=0',
     '--xla_cpu_use_fusion_emitters=false',
     '--xla_llvm_disable_expensive_passes=true',
+    '--xla_cpu_parallel_codegen_split_count=1',
   ]
 )
 # JAX_PLATFORMS=cuda runs what needs a GPU, too.
@@ -40,18 +41,24 @@ from small_corpus import small_config, write_corpus
 
 from infoprune_jax import config as config_lib
 
-# Modules of a minute and more, the longest first: two workers then end together.
+# Modules of half a minute and more, the longest first: two workers then end
+# together.
 LONG = (
-  'tests/train/test_hosts.py',
   'tests/test_pipeline.py',
+  'tests/train/test_hosts.py',
   'tests/score/test_hosts.py',
   'tests/test_damage.py',
   'tests/test_disk.py',
   'tests/train/test_runs.py',
   'tests/train/test_state.py',
+  'tests/test_main.py',
+  'tests/model/test_attention.py',
   'tests/train/test_optimizer.py',
   'tests/train/test_loop.py',
-  'tests/model/test_attention.py',
+  'tests/score/test_references.py',
+  'tests/data/test_tensorflow_sources.py',
+  'tests/model/test_partitioning.py',
+  'tests/model/test_network.py',
 )
 
 
