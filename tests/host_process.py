@@ -37,11 +37,8 @@ def run(
   file = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
   for standard in (1, 2):
     os.dup2(file, standard)
-  os.environ['XLA_FLAGS'] = ' '.join(
-    [
-      '--xla_backend_optimization_level=0',
-      f'--xla_force_host_platform_device_count={devices}',
-    ]
+  os.environ['XLA_FLAGS'] += (
+    f' --xla_force_host_platform_device_count={devices}'
   )
   finish_part = artifacts.Artifact.finish_part
   left = [killed_at_part]

@@ -14,6 +14,7 @@ from infoprune_jax import config as config_lib, files, pipeline
 from infoprune_jax.config import Config, UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
+ONE_DEVICE = '--xla_force_host_platform_device_count=1'
 CONFIG = """
 from small_corpus import small_config
 
@@ -124,7 +125,7 @@ def run(config_path, workdir, limit: str = '') -> subprocess.CompletedProcess:
       # JAX warns of each program that it cannot keep there.
       'JAX_COMPILATION_CACHE_DIR': '',
       'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
-      'XLA_FLAGS': '--xla_backend_optimization_level=0',
+      'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {ONE_DEVICE}',
     },
     capture_output=True,
     text=True,

@@ -186,6 +186,8 @@ def test_a_full_disk_is_one_message(monkeypatch, capsys, tmp_path):
   main._parse(['main', f'--config={JSONL}', f'--workdir={tmp_path}'])
   left = []
   monkeypatch.setattr(main, '_leave_when_told', lambda: None)
+  # It would stay as it is for the tests that follow.
+  monkeypatch.setattr(main.progress, 'log_to_stderr', lambda: None)
   monkeypatch.setattr(main, '_leave_at_once', left.append)
   main.main([])
   assert left == [main.USER_ERROR]

@@ -20,6 +20,7 @@ import pytest
 from infoprune_jax.pipeline import JOBS
 
 ROOT = pathlib.Path(__file__).parent.parent
+ONE_DEVICE = '--xla_force_host_platform_device_count=1'
 CONFIG = """
 from configs import base
 from small_corpus import small_config
@@ -86,7 +87,7 @@ def start(config_path, compiled):
       env={
         **os.environ,
         'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
-        'XLA_FLAGS': '--xla_backend_optimization_level=0',
+        'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {ONE_DEVICE}',
         'JAX_COMPILATION_CACHE_DIR': str(compiled),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
       },

@@ -28,12 +28,13 @@ def config(corpus_path, tmp_path_factory) -> pathlib.Path:
   return path
 
 
-@pytest.fixture
-def begin(store_workdir, config, tmp_path):
+@pytest.fixture(scope='module')
+def begin(store_workdir, config):
   """Starts processes that train the reference model in a workdir."""
 
-  def start(name: str, processes: int, *arguments: str, **kwargs) -> Job:
-    workdir = tmp_path / name
+  def start(
+    workdir: pathlib.Path, processes: int, *arguments: str, **kwargs
+  ) -> Job:
     workdir.mkdir(exist_ok=True)
     for folder in ('token_store', 'vocabulary'):
       if not (workdir / folder).exists():
@@ -43,6 +44,14 @@ def begin(store_workdir, config, tmp_path):
     )
 
   return start
+
+
+@pytest.fixture(scope='module')
+def alone(begin, tmp_path_factory) -> pathlib.Path:
+  """The workdir of one process that nothing stopped."""
+  workdir = tmp_path_factory.mktemp('alone') / 'work'
+  begin(workdir, 1).finish()
+  return workdir
 
 
 def curve(workdir: pathlib.Path) -> list[dict[str, float]]:
@@ -59,17 +68,16 @@ def finished(workdir: pathlib.Path) -> dict:
   return artifacts.read_manifest(str(workdir / 'reference'), 'reference')
 
 
-def test_killed_and_resumed_on_other_numbers_of_hosts(begin, tmp_path):
+def test_killed_and_resumed_on_other_numbers_of_hosts(begin, alone, tmp_path):
   """SIGKILL on three, SIGTERM on two, the end on four; another mesh each."""
-  begin('alone', 1).finish()
   workdir = tmp_path / 'chain'
-  codes, outputs = begin('chain', 3, signalled=(1, 8, signal.SIGKILL)).ended()
+  codes, outputs = begin(workdir, 3, signalled=(1, 8, signal.SIGKILL)).ended()
   assert codes.pop(1) == -signal.SIGKILL
   assert set(codes) == {main.USER_ERROR}
   assert 'process 1' in outputs[0] and 'Traceback' not in outputs[0]
   assert steps(workdir) == [5]
   mesh = ('--config.mesh.data=1', '--config.mesh.fsdp=2')
-  job = begin('chain', 2, *mesh, signalled=(1, 3, signal.SIGTERM))
+  job = begin(workdir, 2, *mesh, signalled=(1, 3, signal.SIGTERM))
   codes, outputs = job.ended()
   # One was told; both saved the same step and ended for a restart.
   assert codes == [128 + signal.SIGTERM] * 2, outputs
@@ -78,41 +86,39 @@ def test_killed_and_resumed_on_other_numbers_of_hosts(begin, tmp_path):
   assert 7 <= step <= 10
   for output in outputs:
     assert f'reference is saved at step {step}; run it again' in output
-  outputs = begin('chain', 4).finish()
+  outputs = begin(workdir, 4).finish()
   assert f'resumed at step {step}' in outputs[0]
-  one, several = (finished(path) for path in (tmp_path / 'alone', workdir))
+  one, several = (finished(path) for path in (alone, workdir))
   assert several['fingerprint'] and several['step'] == one['step'] == 12
   assert several['epochs'] == one['epochs']
-  for ours, theirs in zip(
-    curve(workdir), curve(tmp_path / 'alone'), strict=True
-  ):
+  for ours, theirs in zip(curve(workdir), curve(alone), strict=True):
     assert ours == pytest.approx(theirs, rel=2e-4)
 
 
-def test_sigterm_and_sigkill_leave_no_trace(begin, tmp_path):
+def test_sigterm_and_sigkill_leave_no_trace(begin, alone, tmp_path):
   """Bit for bit the run that was never stopped, on one mesh."""
-  begin('whole', 1).finish()
+  stopped = tmp_path / 'stopped'
   for number, batch in ((signal.SIGTERM, 3), (signal.SIGKILL, 4)):
-    code, [output] = begin('stopped', 1, signalled=(0, batch, number)).ended()
+    code, [output] = begin(stopped, 1, signalled=(0, batch, number)).ended()
     expected = 128 + number if number == signal.SIGTERM else -number
     assert code == [expected], output
-  begin('stopped', 1).finish()
-  whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
-  assert finished(stopped) == finished(whole)
-  assert curve(stopped) == curve(whole)
+  begin(stopped, 1).finish()
+  assert finished(stopped) == finished(alone)
+  assert curve(stopped) == curve(alone)
 
 
 def test_sigterm_at_the_last_step_is_not_forgotten(begin, tmp_path):
   """The run is finished, and what would come next does not start."""
-  codes, [output] = begin('last', 1, signalled=(0, 12, signal.SIGTERM)).ended()
+  workdir = tmp_path / 'last'
+  codes, [output] = begin(workdir, 1, signalled=(0, 12, signal.SIGTERM)).ended()
   assert codes == [128 + signal.SIGTERM]
   assert 'reference is finished; run it again' in output
-  assert finished(tmp_path / 'last')['step'] == 12
+  assert finished(workdir)['step'] == 12
 
 
 def test_a_clock_saves_too(begin, tmp_path):
-  begin(
-    'clock', 1, '--config.reference.training.checkpoint_minutes=1e-9'
-  ).finish()
+  workdir = tmp_path / 'clock'
+  often = '--config.reference.training.checkpoint_minutes=1e-9'
+  begin(workdir, 1, often).finish()
   # Every second: what is asked with a step is read after the next.
-  assert steps(tmp_path / 'clock') == [10, 12]
+  assert steps(workdir) == [10, 12]
