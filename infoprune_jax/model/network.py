@@ -8,7 +8,7 @@ the jit boundary parameters are a plain nested dict.
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,14 +85,31 @@ class RMSNorm(nnx.Module):
     return (normed * self.scale[...]).astype(x.dtype)
 
 
+class Rotation(NamedTuple):
+  """By how much rotary positions turn each pair of a head's dimensions."""
+
+  cos: Float[Array, 'B T 1 H/2']
+  sin: Float[Array, 'B T 1 H/2']
+
+
+def rotation(
+  positions: Int[Array, 'B T'], head_dim: int, theta: float
+) -> Rotation:
+  """The angles of positions, once for all layers, in float32."""
+  half = head_dim // 2
+  frequency = theta ** -(jnp.arange(half, dtype=jnp.float32) / half)
+  # Looked up: XLA would fuse what computes them into every use.
+  position = jnp.arange(positions.shape[1], dtype=jnp.float32)
+  angle = position[:, None] * frequency
+  cos, sin = (f(angle)[positions][:, :, None] for f in (jnp.cos, jnp.sin))
+  return Rotation(cos, sin)
+
+
 def rotary(
-  x: Float[Array, 'B T N H'], positions: Int[Array, 'B T'], theta: float
+  x: Float[Array, 'B T N H'], rotation: Rotation
 ) -> Float[Array, 'B T N H']:
   """Turns the two halves of each head by an angle that grows with position."""
-  half = x.shape[-1] // 2
-  frequency = theta ** -(jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions[..., None, None].astype(jnp.float32) * frequency
-  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  cos, sin = rotation
   x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
   return turned.astype(x.dtype)
@@ -102,7 +119,6 @@ class Attention(nnx.Module):
   """Rotary self-attention with grouped queries."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    self.theta = config.rope_theta
     self.backend = concrete(config.attention)
     width, dim = config.embed_dim, config.head_dim
     heads, kv_heads = config.num_heads, config.num_kv_heads
@@ -127,7 +143,7 @@ class Attention(nnx.Module):
   def __call__(
     self,
     x: Float[Array, 'B T D'],
-    positions: Int[Array, 'B T'],
+    rotation: Rotation,
     segments: Segments,
   ) -> Float[Array, 'B T D']:
     """Mixes positions within segments, causally."""
@@ -136,8 +152,8 @@ class Attention(nnx.Module):
     value = product(x, self.value[...])
     if self.norms:
       query, key = self.query_norm(query), self.key_norm(key)
-    query = rotary(query, positions, self.theta)
-    key = rotary(key, positions, self.theta)
+    query = rotary(query, rotation)
+    key = rotary(key, rotation)
     query, key, value = map(checkpoint_name, (query, key, value), PROJECTED)
     mixed = attention_lib.attention(query, key, value, segments, self.backend)
     return product(mixed, self.out[...])
@@ -200,11 +216,11 @@ class Block(nnx.Module):
   def __call__(
     self,
     x: Float[Array, 'B T D'],
-    positions: Int[Array, 'B T'],
+    rotation: Rotation,
     segments: Segments,
   ) -> Float[Array, 'B T D']:
     """Adds both branches to the residual stream."""
-    x = x + self.attention(self.attention_norm(x), positions, segments)
+    x = x + self.attention(self.attention_norm(x), rotation, segments)
     x = x + self.mlp(self.mlp_norm(x))
     return partitioning.constrain(x, ACTIVATION)
 
@@ -241,9 +257,10 @@ class Decoder(nnx.Module):
     x = self.embedding[...].astype(dtype)[tokens]
     x = partitioning.constrain(x, ACTIVATION)
     graph, stacked = nnx.split(self.layers)
+    turned = rotation(positions, self.config.head_dim, self.config.rope_theta)
 
     def one_layer(x, layer):
-      return nnx.merge(graph, layer)(x, positions, segments), None
+      return nnx.merge(graph, layer)(x, turned, segments), None
 
     if self.config.remat != 'none':
       one_layer = jax.checkpoint(one_layer, policy=KEPT[self.config.remat])
