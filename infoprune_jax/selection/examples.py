@@ -55,13 +55,13 @@ class Examples:
 
   def parts(self, columns: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
     """Yields the positions of each part, and these columns of it."""
-    ends = self.starts.tolist()
+    bounds = list(itertools.pairwise(self.starts.tolist()))
     with futures.ThreadPoolExecutor(1) as reader:
-      ahead = [reader.submit(self.read, 0, columns)] if ends[1:] else []
-      for number, (first, last) in enumerate(itertools.pairwise(ends)):
-        part = ahead.pop().result()
-        if last < ends[-1]:
-          ahead.append(reader.submit(self.read, number + 1, columns))
+      ahead = None
+      for number, (first, last) in enumerate(bounds):
+        part = ahead.result() if ahead else self.read(number, columns)
+        if number + 1 < len(bounds):
+          ahead = reader.submit(self.read, number + 1, columns)
         yield slice(first, last), part
 
   def column(self, name: str, dtype: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 import pathlib
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,7 +22,11 @@ from infoprune_jax.selection import (
   shown,
   summary,
 )
-from infoprune_jax.selection.examples import ExampleParts, scored_examples
+from infoprune_jax.selection.examples import (
+  ExampleParts,
+  Examples,
+  scored_examples,
+)
 
 MEAN = 'nll_sum / greatest(num_tokens, 1)'
 RULES = {
@@ -118,6 +123,25 @@ def test_some_examples_are_read_without_the_rest(workdir, monkeypatch):
   columns = ['example_id', 'unigram_nll_sum', 'row']
   found = examples.take(positions, columns)
   assert found.to_pylist() == whole.select(columns).take(positions).to_pylist()
+
+
+@pytest.mark.parametrize('sizes', [[], [0], [3], [0, 2, 0, 3], [2, 0, 0]])
+def test_parts_may_be_empty(sizes):
+  """Of a part in which no document is scored."""
+
+  class Parts(Examples):
+    starts = np.cumsum([0, *sizes])
+
+    def read(self, part, columns):
+      rows = np.arange(self.starts[part], self.starts[part + 1])
+      return pa.table({name: rows for name in columns})
+
+  found = list(Parts().parts(['row']))
+  assert [part.num_rows for _, part in found] == sizes
+  for where, part in found:
+    rows = range(where.start, where.stop)
+    assert part['row'].to_pylist() == list(rows)
+  assert Parts().column('row', np.int64).tolist() == list(range(sum(sizes)))
 
 
 def test_nothing_is_taken_of_nothing(opened):
