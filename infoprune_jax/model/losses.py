@@ -1,4 +1,9 @@
-"""The loss of a language model, without its logits."""
+"""The loss of a language model, without its logits.
+
+Tokens go through the head `tile` at a time, against the whole vocabulary,
+accumulated in float32: at most [tile, V] logits exist at once. Where the
+vocabulary is spread over devices each reduces its own share of it.
+"""
 
 import functools
 
@@ -9,6 +14,10 @@ from jaxtyping import Array, Bool, Float, Int
 from infoprune_jax.model import partitioning
 from infoprune_jax.model.attention import matmul_precision
 
+HIDDEN = ('batch', 'length', 'activation_embed')
+HEAD = ('embed', 'vocab')
+TOKENS = ('batch', 'length')
+
 
 def token_nll(
   hidden: Float[Array, 'B T D'],
@@ -18,55 +27,103 @@ def token_nll(
   tile: int,
   kernels: str = 'xla',
   softcap: float = 0.0,
-) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
+) -> Float[Array, 'B T']:
   """Negative log-likelihood of each target token, in nats, float32.
 
-  And the logarithm of the softmax's denominator, log Z, which is at hand, so
-  that a z-loss needs no second pass.
-
-  Score, train and evaluate share it. Tokens go through the head `tile` at a
-  time, against the whole vocabulary, accumulated in float32; at most [tile, V]
-  logits exist at once, in the backward pass too, which computes them again. A
-  kernel holds none, and has no backward pass. Where the vocabulary is spread
-  over devices each reduces its own share of it.
+  For scores and evaluation. It is not to be differentiated: a gradient would
+  keep all logits, and a spread vocabulary has none; training has `weighted_nll`.
 
   Args:
     hidden: Final hidden states, in the dtype of the computation.
     head: Output projection, in the same dtype.
     targets: Token ids.
     tile: Tokens a tile on a device; rounded down to whole positions.
-    kernels: 'xla', 'hopper' or 'tpu'.
+    kernels: 'xla', or 'hopper' or 'tpu', which hold no logits at all.
     softcap: Logits become softcap * tanh(logits / softcap); 0.0 for none.
       Only 'xla' can.
   """
   if softcap and kernels != 'xla':
     raise ValueError(f'kernels={kernels!r} cannot cap logits at {softcap}.')
 
-  def local(hidden: Array, head: Array, targets: Array) -> tuple[Array, Array]:
-    head = partitioning.gathered(head, 'embed', axis=0)
-    # Another device's targets fall outside, and add nothing here.
-    targets = targets - head.shape[1] * partitioning.axis_index('vocab')
+  def local(hidden: Array, head: Array, targets: Array) -> Array:
+    head, targets = _own_share(head, targets)
     if kernels == 'xla':
       log_sum, logit = _by_tiles(hidden, head, targets, tile, softcap)
     else:
       log_sum, logit = _by_kernel(hidden, head, targets, kernels)
-    top = partitioning.across(
-      jax.lax.pmax, jax.lax.stop_gradient(log_sum), 'vocab'
-    )
-    total = partitioning.across(jax.lax.psum, jnp.exp(log_sum - top), 'vocab')
-    logit = partitioning.across(jax.lax.psum, logit, 'vocab')
-    log_z = jnp.log(total) + top
-    return log_z - logit, log_z
+    return _over_vocabulary(log_sum, logit)[0]
 
-  return partitioning.per_device(
-    local,
-    (
-      ('batch', 'length', 'activation_embed'),
-      ('embed', 'vocab'),
-      ('batch', 'length'),
-    ),
-    (('batch', 'length'), ('batch', 'length')),
-  )(hidden, head, targets)
+  return partitioning.per_device(local, (HIDDEN, HEAD, TOKENS), TOKENS)(
+    hidden, head, targets
+  )
+
+
+def weighted_nll(
+  hidden: Float[Array, 'B T D'],
+  head: Float[Array, 'D V'],
+  targets: Int[Array, 'B T'],
+  weights: Float[Array, 'B T'],
+  *,
+  z_loss: float,
+  tile: int,
+  softcap: float = 0.0,
+) -> tuple[Float[Array, ''], Float[Array, 'B T'], Float[Array, 'B T']]:
+  """The sum over tokens of weight * (NLL + z_loss * log(Z)^2), for training.
+
+  Z is the softmax's denominator (the z-loss is of arXiv 2204.02311). The weights
+  are known before the sum is, so that its gradient is computed along with it:
+  three products with the head a tile, where a gradient that waits for the
+  backward pass takes a fourth, for logits it has not kept.
+
+  Args:
+    hidden: As for `token_nll`, as are `head`, `targets`, `tile`, `softcap`.
+    head: Likewise.
+    targets: Likewise.
+    weights: float32, of each token; their gradient is not computed.
+    z_loss: Its coefficient; 0.0 for none.
+    tile: Likewise.
+    softcap: Likewise.
+
+  Returns:
+    The sum, and of each token NLL and log(Z), which are constants to a gradient.
+  """
+
+  def local(
+    hidden: Array, head: Array, targets: Array, weights: Array
+  ) -> tuple[Array, Array, Array]:
+    head, targets = _own_share(head, targets)
+    total, nll, log_z = _weighted(
+      hidden, head, targets, weights, z_loss, tile, softcap
+    )
+    return total[None, None], nll, log_z
+
+  total, nll, log_z = partitioning.per_device(
+    local, (HIDDEN, HEAD, TOKENS, TOKENS), (TOKENS, TOKENS, TOKENS)
+  )(hidden, head, targets, weights)
+  nll, log_z = map(jax.lax.stop_gradient, (nll, log_z))
+  return jnp.sum(total), nll, log_z
+
+
+def _own_share(
+  head: Float[Array, 'd v'], targets: Int[Array, 'B T']
+) -> tuple[Float[Array, 'D v'], Int[Array, 'B T']]:
+  """This device's columns of the head, whole, and where targets are in them.
+
+  Another device's targets fall outside, and add nothing here.
+  """
+  head = partitioning.gathered(head, 'embed', axis=0)
+  return head, targets - head.shape[1] * partitioning.axis_index('vocab')
+
+
+def _over_vocabulary(
+  log_sum: Float[Array, '*N'], logit: Float[Array, '*N']
+) -> tuple[Float[Array, '*N'], Float[Array, '*N']]:
+  """NLL and log(Z) from what each device finds in its share of the columns."""
+  top = partitioning.across(jax.lax.pmax, log_sum, 'vocab')
+  total = partitioning.across(jax.lax.psum, jnp.exp(log_sum - top), 'vocab')
+  logit = partitioning.across(jax.lax.psum, logit, 'vocab')
+  log_z = jnp.log(total) + top
+  return log_z - logit, log_z
 
 
 def _inside(targets: Int[Array, '*N'], size: int) -> Bool[Array, '*N']:
@@ -95,7 +152,6 @@ def _by_kernel(
   return log_sum.reshape(targets.shape), jnp.where(inside, logit, 0.0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _by_tiles(
   hidden: Float[Array, 'B T D'],
   head: Float[Array, 'D V'],
@@ -107,13 +163,7 @@ def _by_tiles(
 
   def one_tile(_, xs):
     hidden_tile, target_tile = xs  # [N, D], [N]
-    logits = _logits(hidden_tile, head, softcap)
-    logit = jnp.take_along_axis(
-      logits, target_tile[..., None], axis=-1, mode='clip'
-    )[..., 0]
-    inside = _inside(target_tile, logits.shape[-1])
-    log_sum = jax.nn.logsumexp(logits, axis=-1)
-    return None, (log_sum, jnp.where(inside, logit, 0.0))
+    return None, _reduced(_logits(hidden_tile, head, softcap), target_tile)
 
   positions = _tile_positions(targets.shape, tile)
   xs = (_split(hidden, positions), _split(targets, positions))
@@ -122,53 +172,96 @@ def _by_tiles(
   return log_sum, logit
 
 
-def _by_tiles_forward(
-  hidden: Array, head: Array, targets: Array, tile: int, softcap: float
-) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-  log_sum, logit = _by_tiles(hidden, head, targets, tile, softcap)
-  return (log_sum, logit), (hidden, head, targets, log_sum)
+def _reduced(
+  logits: Float[Array, 'N V'], targets: Int[Array, 'N']
+) -> tuple[Float[Array, 'N'], Float[Array, 'N']]:
+  """Log-sum-exp over the columns, and the target's logit (0 if outside)."""
+  logit = jnp.take_along_axis(logits, targets[:, None], axis=1, mode='clip')
+  inside = _inside(targets, logits.shape[1])
+  return (
+    jax.nn.logsumexp(logits, axis=1),
+    jnp.where(inside, logit[:, 0], 0.0),
+  )
 
 
-def _by_tiles_backward(
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _weighted(
+  hidden: Float[Array, 'B T D'],
+  head: Float[Array, 'D V'],
+  targets: Int[Array, 'B T'],
+  weights: Float[Array, 'B T'],
+  z_loss: float,
   tile: int,
   softcap: float,
-  kept: tuple[Array, ...],
-  gradients: tuple[Array, Array],
-) -> tuple[Array, Array, None]:
-  """The gradient of logits, in one pass over each tile of them.
+) -> tuple[Float[Array, ''], Float[Array, 'B T'], Float[Array, 'B T']]:
+  """`weighted_nll` of this device's tokens, with columns of the head."""
+  return _weighted_forward(
+    hidden, head, targets, weights, z_loss, tile, softcap
+  )[0]
 
-  Left to JAX it would be several, among them a scatter, and its products with
-  the head and the hidden states would be of float32 by bfloat16.
+
+def _weighted_forward(
+  hidden: Array,
+  head: Array,
+  targets: Array,
+  weights: Array,
+  z_loss: float,
+  tile: int,
+  softcap: float,
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
+  """The sum, and its gradient in one pass over each tile of logits.
+
+  Left to JAX the gradient of logits would be several passes, among them a
+  scatter, and the products would be of float32 by bfloat16.
   """
-  hidden, head, targets, log_sum = kept
-  precision = matmul_precision(hidden.dtype)
+  options = dict(
+    precision=matmul_precision(hidden.dtype),
+    preferred_element_type=jnp.float32,
+  )
 
   def one_tile(head_grad, xs):
-    hidden_tile, target_tile, log_sum_tile, by_log_sum, by_logit = xs
+    hidden_tile, target_tile, weight = xs  # [N, D], [N], [N]
     logits = _logits(hidden_tile, head, softcap)
-    column = jnp.arange(logits.shape[-1], dtype=target_tile.dtype)
-    grad = by_log_sum[..., None] * jnp.exp(logits - log_sum_tile[..., None])
-    grad += jnp.where(
-      target_tile[..., None] == column, by_logit[..., None], 0.0
-    )
+    nll, log_z = _over_vocabulary(*_reduced(logits, target_tile))
+    by_log_z = weight * (1.0 + 2.0 * z_loss * log_z)
+    grad = by_log_z[:, None] * jnp.exp(logits - log_z[:, None])
+    column = jnp.arange(logits.shape[1], dtype=target_tile.dtype)
+    is_target = target_tile[:, None] == column
+    grad -= jnp.where(is_target, weight[:, None], 0.0)
     if softcap:
       grad *= 1.0 - (logits / softcap) ** 2
     grad = grad.astype(hidden.dtype)
-    options = dict(precision=precision, preferred_element_type=jnp.float32)
     head_grad += jnp.einsum('ND,NV->DV', hidden_tile, grad, **options)
     hidden_grad = jnp.einsum('NV,DV->ND', grad, head, **options)
-    return head_grad, hidden_grad.astype(hidden.dtype)
+    return head_grad, (nll, log_z, hidden_grad.astype(hidden.dtype))
 
   positions = _tile_positions(targets.shape, tile)
-  head_grad, hidden_grad = jax.lax.scan(
+  head_grad, results = jax.lax.scan(
     one_tile,
     jnp.zeros(head.shape, jnp.float32),
-    [_split(x, positions) for x in (hidden, targets, log_sum, *gradients)],
+    [_split(x, positions) for x in (hidden, targets, weights)],
   )
-  return _joined(hidden_grad, len(hidden)), head_grad.astype(head.dtype), None
+  nll, log_z, hidden_grad = (_joined(x, len(hidden)) for x in results)
+  total = jnp.sum(weights * (nll + z_loss * log_z**2))
+  return (total, nll, log_z), (hidden_grad, head_grad.astype(head.dtype))
 
 
-_by_tiles.defvjp(_by_tiles_forward, _by_tiles_backward)
+def _weighted_backward(
+  z_loss: float,
+  tile: int,
+  softcap: float,
+  kept: tuple[Array, Array],
+  gradients: tuple[Array, Array, Array],
+) -> tuple[Array, Array, None, None]:
+  # Devices with other columns have the same sum, and each a part of what comes.
+  scale = partitioning.across(jax.lax.psum, gradients[0], 'vocab')
+  hidden_grad, head_grad = (
+    (scale * grad.astype(jnp.float32)).astype(grad.dtype) for grad in kept
+  )
+  return hidden_grad, head_grad, None, None
+
+
+_weighted.defvjp(_weighted_forward, _weighted_backward)
 
 
 def _logits(

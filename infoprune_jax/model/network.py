@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from infoprune_jax.config import ModelConfig
 from infoprune_jax.model import attention as attention_lib, partitioning
 from infoprune_jax.model.attention import Segments, matmul_precision
-from infoprune_jax.model.losses import token_nll
+from infoprune_jax.model.losses import token_nll, weighted_nll
 
 ACTIVATION = ('batch', 'length', 'activation_embed')
 GATE = ('activation_embed', 'mlp')  # as a kernel wants it: gathered over `fsdp`
@@ -349,30 +349,7 @@ def batch_nll(
     max_segments: At least the segments of any row, with padding; 0 if unknown.
       cuDNN's attention is slower the larger it is; others need it not.
   """
-  return batch_nll_and_log_z(config, params, batch, max_segments)[0]
-
-
-def batch_nll_and_log_z(
-  config: ModelConfig,
-  params: dict[str, Any],
-  batch: dict[str, Array],
-  max_segments: int = 0,
-) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
-  """As `batch_nll`, and log of the denominator, see `token_nll`."""
-  vocab_size = params['embedding'].shape[0]
-  graph, state = abstract(config, vocab_size)
-  state = jax.tree.map(lambda x: x, state)  # A copy: it is filled in place.
-  nnx.replace_by_pure_dict(state, params)
-  model = nnx.merge(graph, state)
-  hidden = model(
-    batch['decoder_input_tokens'],
-    batch['decoder_positions'],
-    attention_lib.segments(
-      batch['decoder_segment_ids'],
-      concrete(config.attention),
-      max_segments or batch['decoder_segment_ids'].shape[1],
-    ),
-  )
+  model, hidden = _final_hidden(config, params, batch, max_segments)
   return token_nll(
     hidden,
     model.output_head(),
@@ -381,3 +358,50 @@ def batch_nll_and_log_z(
     kernels=concrete(config.kernels),
     softcap=config.logit_softcap,
   )
+
+
+def batch_loss(
+  config: ModelConfig,
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  weights: Float[Array, 'B T'],
+  z_loss: float,
+  max_segments: int = 0,
+) -> tuple[Float[Array, ''], Float[Array, 'B T'], Float[Array, 'B T']]:
+  """The weighted sum to differentiate, NLL and log(Z): see `weighted_nll`.
+
+  Arguments as for `batch_nll`, and `weighted_nll`'s own.
+  """
+  model, hidden = _final_hidden(config, params, batch, max_segments)
+  return weighted_nll(
+    hidden,
+    model.output_head(),
+    batch['decoder_target_tokens'],
+    weights,
+    z_loss=z_loss,
+    tile=config.loss_tile,
+    softcap=config.logit_softcap,
+  )
+
+
+def _final_hidden(
+  config: ModelConfig,
+  params: dict[str, Any],
+  batch: dict[str, Array],
+  max_segments: int,
+) -> tuple[Decoder, Float[Array, 'B T D']]:
+  """The model with its parameters, and what it makes of a batch."""
+  vocab_size = params['embedding'].shape[0]
+  graph, state = abstract(config, vocab_size)
+  state = jax.tree.map(lambda x: x, state)  # A copy: it is filled in place.
+  nnx.replace_by_pure_dict(state, params)
+  model = nnx.merge(graph, state)
+  segments = attention_lib.segments(
+    batch['decoder_segment_ids'],
+    concrete(config.attention),
+    max_segments or batch['decoder_segment_ids'].shape[1],
+  )
+  hidden = model(
+    batch['decoder_input_tokens'], batch['decoder_positions'], segments
+  )
+  return model, hidden

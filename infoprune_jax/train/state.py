@@ -250,15 +250,14 @@ def _gradients(
   tokens = jnp.maximum(jnp.sum(batch['decoder_loss_weights']), 1)
 
   def losses(params: Any, part: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-    weights = part['decoder_loss_weights']
-    if not training.z_loss:
-      nll = network.batch_nll(model, params, part, max_segments)
-      loss = jnp.sum(nll * weights) / tokens
-      return loss, {'loss': loss}
-    nll, log_z = network.batch_nll_and_log_z(model, params, part, max_segments)
-    loss = jnp.sum(nll * weights) / tokens
-    z_loss = training.z_loss * jnp.sum(log_z**2 * weights) / tokens
-    return loss + z_loss, {'loss': loss, 'z_loss': z_loss}
+    weights = part['decoder_loss_weights'] / tokens
+    total, nll, log_z = network.batch_loss(
+      model, params, part, weights, training.z_loss, max_segments
+    )
+    found = {'loss': jnp.sum(nll * weights)}
+    if training.z_loss:
+      found['z_loss'] = training.z_loss * jnp.sum(log_z**2 * weights)
+    return total, found
 
   def one(part: Any) -> tuple[dict[str, jax.Array], Any]:
     grads, found = jax.grad(losses, has_aux=True)(params, part)

@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 
 from infoprune_jax.config import MeshConfig
 from infoprune_jax.model import partitioning
-from infoprune_jax.model.losses import token_nll
+from infoprune_jax.model.losses import token_nll, weighted_nll
 
 BATCH, LENGTH, WIDTH, VOCAB = 4, 60, 128, 2048
 
@@ -33,58 +33,54 @@ def oracle(inputs):
   return log_sum - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
 
 
+@pytest.fixture(scope='module')
+def weights():
+  """Uneven, of padding none, as a batch's are: over all tokens about 1."""
+  rng = np.random.default_rng(1)
+  found = rng.random((BATCH, LENGTH)).astype(np.float32)
+  found[:, -7:] = 0.0
+  return jnp.asarray(found / found.sum())
+
+
+def by_definition(hidden, head, targets, weights, z_loss=0.0, softcap=0.0):
+  """`weighted_nll`'s sum from whole logits."""
+  logits = jnp.einsum('BTD,DV->BTV', hidden, head, precision='highest')
+  if softcap:
+    logits = softcap * jnp.tanh(logits / softcap)
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  nll = log_z - jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+  return jnp.sum(weights * (nll + z_loss * log_z**2))
+
+
 @pytest.mark.parametrize('tile', [1, 7, 48, BATCH * LENGTH, 10**6])
-def test_equals_the_definition(inputs, oracle, tile):
-  nll = np.asarray(token_nll(*map(jnp.asarray, inputs), tile=tile)[0])
+def test_equals_the_definition(inputs, oracle, weights, tile):
+  arrays = [*map(jnp.asarray, inputs)]
+  nll = np.asarray(token_nll(*arrays, tile=tile))
   assert nll.dtype == np.float32
   np.testing.assert_allclose(nll, oracle, rtol=0, atol=2e-5)
   # A document of 240 tokens.
   relative = nll.astype(np.float64).sum() / oracle.sum() - 1
   assert abs(relative) < 1e-6
+  total, in_training, _ = weighted_nll(*arrays, weights, z_loss=0.0, tile=tile)
+  np.testing.assert_allclose(in_training, oracle, rtol=0, atol=2e-5)
+  np.testing.assert_allclose(total, np.sum(weights * oracle), rtol=1e-5)
 
 
-def test_log_z_is_the_denominators(inputs, oracle):
-  hidden, head, targets = map(jnp.asarray, inputs)
-  _, log_z = token_nll(hidden, head, targets, tile=48)
+def test_log_z_is_the_denominators(inputs, weights):
+  arrays = [*map(jnp.asarray, inputs)]
+  _, _, log_z = weighted_nll(*arrays, weights, z_loss=0.0, tile=48)
   logits = inputs[0].astype(np.float64) @ inputs[1].astype(np.float64)
   np.testing.assert_allclose(
     log_z, np.log(np.exp(logits).sum(-1)), rtol=0, atol=2e-5
   )
 
-  def whole(hidden, head):
-    logits = jnp.einsum('BTD,DV->BTV', hidden, head, precision='highest')
-    return (jax.nn.logsumexp(logits, axis=-1) ** 2).mean()
 
-  def tiled(hidden, head):
-    found = token_nll(hidden, head, targets, tile=48)[1]
-    return (found**2).mean()
-
-  expected = jax.grad(whole, (0, 1))(hidden, head)
-  for a, b in zip(jax.grad(tiled, (0, 1))(hidden, head), expected, strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def test_a_cap_is_put_on_every_logit(inputs):
-  hidden, head, targets = map(jnp.asarray, inputs)
-  cap = 3.0
-
-  def whole(hidden, head):
-    logits = jnp.einsum('BTD,DV->BTV', hidden, head, precision='highest')
-    logp = jax.nn.log_softmax(cap * jnp.tanh(logits / cap))
-    return -jnp.take_along_axis(logp, targets[..., None], -1)[..., 0]
-
-  def tiled(hidden, head):
-    return token_nll(hidden, head, targets, tile=48, softcap=cap)[0]
-
-  np.testing.assert_allclose(
-    tiled(hidden, head), whole(hidden, head), rtol=0, atol=2e-5
-  )
-  expected, found = (
-    jax.grad(lambda *a, f=f: f(*a).mean(), (0, 1))(hidden, head)
-    for f in (whole, tiled)
-  )
-  for a, b in zip(found, expected, strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-6)
+def test_a_cap_is_put_on_every_logit(inputs, weights):
+  arrays = [*map(jnp.asarray, inputs)]
+  nll = token_nll(*arrays, tile=48, softcap=3.0)
+  expected = by_definition(*arrays, weights, softcap=3.0)
+  np.testing.assert_allclose(jnp.sum(weights * nll), expected, rtol=1e-5)
+  assert abs(jnp.sum(weights * token_nll(*arrays, tile=48)) - expected) > 0.1
 
 
 def test_a_kernel_that_cannot_cap_is_not_run(inputs):
@@ -92,21 +88,35 @@ def test_a_kernel_that_cannot_cap_is_not_run(inputs):
     token_nll(*map(jnp.asarray, inputs), tile=48, kernels='hopper', softcap=3.0)
 
 
-def test_gradients_equal_those_of_whole_logits(inputs):
+@pytest.mark.parametrize(
+  'options', [{}, {'z_loss': 0.1}, {'z_loss': 0.1, 'softcap': 3.0}], ids=str
+)
+def test_gradients_equal_those_of_whole_logits(inputs, weights, options):
   hidden, head, targets = map(jnp.asarray, inputs)
 
   def whole(hidden, head):
-    logits = jnp.einsum('BTD,DV->BTV', hidden, head, precision='highest')
-    logp = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(logp, targets[..., None], -1).mean()
+    return 3.0 * by_definition(hidden, head, targets, weights, **options)
 
   def tiled(hidden, head):
-    return token_nll(hidden, head, targets, tile=48)[0].mean()
+    all_options = {'z_loss': 0.0, 'tile': 48, **options}
+    return 3.0 * weighted_nll(hidden, head, targets, weights, **all_options)[0]
 
-  expected = jax.grad(whole, (0, 1))(hidden, head)
-  found = jax.grad(tiled, (0, 1))(hidden, head)
+  expected, value = jax.value_and_grad(whole, (0, 1))(hidden, head)[::-1]
+  found, found_value = jax.value_and_grad(tiled, (0, 1))(hidden, head)[::-1]
+  np.testing.assert_allclose(found_value, value, rtol=1e-5)
   for a, b in zip(found, expected, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_only_the_sum_has_a_gradient(inputs, weights):
+  """What is logged of tokens is constant: it cannot leak into training."""
+  hidden, head, targets = map(jnp.asarray, inputs)
+
+  def logged(hidden):
+    found = weighted_nll(hidden, head, targets, weights, z_loss=0.1, tile=48)
+    return found[1].sum() + found[2].sum()
+
+  assert not np.any(jax.grad(logged)(hidden))
 
 
 def largest(jaxpr) -> int:
@@ -121,22 +131,27 @@ def largest(jaxpr) -> int:
   return max(sizes)
 
 
-@pytest.mark.parametrize('backward', [False, True])
-def test_logits_are_never_held_whole(inputs, backward):
+@pytest.mark.parametrize('training', [False, True])
+def test_logits_are_never_held_whole(inputs, weights, training):
   hidden, head, targets = map(jnp.asarray, inputs)
   tile = 48
 
-  def loss(hidden, head):
-    return token_nll(hidden, head, targets, tile=tile)[0].sum()
+  def nll(hidden, head):
+    return token_nll(hidden, head, targets, tile=tile)
 
-  function = jax.grad(loss, (0, 1)) if backward else loss
+  def loss(hidden, head):
+    return weighted_nll(hidden, head, targets, weights, z_loss=0.1, tile=tile)[
+      0
+    ]
+
+  function = jax.grad(loss, (0, 1)) if training else nll
   size = largest(jax.make_jaxpr(function)(hidden, head).jaxpr)
   assert size <= max(tile * VOCAB, head.size)
   assert size < BATCH * LENGTH * VOCAB
 
 
 @pytest.mark.parametrize('sizes', [(1, 1, 8), (2, 2, 2)])
-def test_a_vocabulary_spread_over_devices(inputs, oracle, sizes):
+def test_a_vocabulary_spread_over_devices(inputs, oracle, weights, sizes):
   """Each device reduces its own share: no logits and no table travel."""
   data, fsdp, tensor = sizes
   mesh = partitioning.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
@@ -144,24 +159,29 @@ def test_a_vocabulary_spread_over_devices(inputs, oracle, sizes):
     ('batch', 'length', 'activation_embed'),
     ('embed', 'vocab'),
     ('batch', 'length'),
+    ('batch', 'length'),
   ]
+  whole = [*map(jnp.asarray, inputs), weights]
   arrays = [
     jax.device_put(array, partitioning.sharding(mesh, names))
-    for array, names in zip(inputs, axes, strict=True)
+    for array, names in zip(whole, axes, strict=True)
   ]
 
-  def loss(hidden, head, targets):
-    nll, log_z = token_nll(hidden, head, targets, tile=48)
-    return nll.mean() + (log_z**2).mean(), nll
+  def loss(*arrays):
+    total, nll, log_z = weighted_nll(*arrays, z_loss=0.1, tile=48)
+    return 3.0 * total, (nll, log_z)
 
   with partitioning.use_mesh(mesh):
     program = jax.jit(jax.grad(loss, (0, 1), has_aux=True)).lower(*arrays)
-    (by_hidden, by_head), nll = program.compile()(*arrays)
-    forward = jax.jit(lambda *a: loss(*a)[1]).lower(*arrays).compile()
-  np.testing.assert_allclose(nll, oracle, atol=2e-5)
-  alone = jax.grad(lambda *a: loss(*a)[0], (0, 1))(*map(jnp.asarray, inputs))
-  for found, expected in zip((by_hidden, by_head), alone, strict=True):
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    by_array, aux = program.compile()(*arrays)
+    score = functools.partial(token_nll, tile=48)
+    forward = jax.jit(score).lower(*arrays[:3]).compile()
+  np.testing.assert_allclose(forward(*arrays[:3]), oracle, atol=2e-5)
+  expected, expected_aux = jax.grad(loss, (0, 1), has_aux=True)(*whole)
+  for found, alone in zip(by_array, expected, strict=True):
+    np.testing.assert_allclose(found, alone, atol=1e-6)
+  for found, alone in zip(aux, expected_aux, strict=True):
+    np.testing.assert_allclose(found, alone, atol=2e-5)
   # A head that is spread by its width comes together once, and its gradient
   # goes apart again: it is never reduced whole.
   text = program.compile().as_text()
@@ -197,17 +217,19 @@ def test_the_kernel_of_a_tpu_gives_what_tiles_give(monkeypatch, inputs, sizes):
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_every_product_is_of_one_dtype(inputs):
+def test_every_product_is_of_one_dtype(inputs, weights):
   """A product of float32 by bfloat16 would run at float32's speed."""
   hidden, head, targets = inputs
   half = [jnp.asarray(x, jnp.bfloat16) for x in (hidden, head)]
 
   def loss(hidden, head):
-    return token_nll(hidden, head, jnp.asarray(targets), tile=48)[0].mean()
+    return weighted_nll(
+      hidden, head, jnp.asarray(targets), weights, z_loss=0.0, tile=48
+    )[0]
 
   text = jax.jit(jax.grad(loss, (0, 1))).lower(*half).as_text()
   products = re.findall(
     r'dot_general.*: \(tensor<\S*x(\w+)>, tensor<\S*x(\w+)>', text
   )
-  assert len(products) == 4  # Forward, again, and two of the backward pass.
+  assert len(products) == 3  # Logits are never computed again.
   assert set(products) == {('bf16', 'bf16')}
