@@ -193,14 +193,13 @@ def _xla(
   key_ids: Int[Array, 'B T'],
 ) -> Float[Array, 'B t N H']:
   """Attention of whole rows, or of this device's share of their queries."""
-  heads, dim = query.shape[2:]
-  repeats = heads // key.shape[2]
-  # [B, N, T, H], with keys and values repeated: XLA's CPU products are three
-  # times as fast in this layout as over grouped heads in place.
-  query = query.swapaxes(1, 2) * dim**-0.5
-  key = jnp.repeat(key.swapaxes(1, 2), repeats, axis=1)
-  value = jnp.repeat(value.swapaxes(1, 2), repeats, axis=1)
-  length, span = query.shape[2], key.shape[2]
+  batch, length, heads, dim = query.shape
+  span, groups = key.shape[1:3]
+  # The queries that share keys go in one product with them: XLA's CPU products
+  # over this layout are the fastest, and keys are not repeated.
+  query = (query * dim**-0.5).reshape(batch, length, groups, -1, dim)
+  query = query.transpose(0, 2, 3, 1, 4)
+  key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
   first = partitioning.axis_index('length') * length if length < span else 0
   block = max(MIN_BLOCK, -(-length // MAX_BLOCKS))
   out = []
@@ -209,7 +208,7 @@ def _xla(
     end = start + block if length == span else span
     out.append(
       _attend(
-        query[:, :, start : start + block],
+        query[:, :, :, start : start + block],
         key[:, :, :end],
         value[:, :, :end],
         query_ids[:, start : start + block],
@@ -217,33 +216,98 @@ def _xla(
         first + start,
       )
     )
-  return jnp.concatenate(out, axis=2).swapaxes(1, 2)
+  mixed = jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4)
+  return mixed.reshape(batch, length, heads, dim)
 
 
+@jax.custom_vjp
 def _attend(
-  query: Float[Array, 'B N t H'],
-  key: Float[Array, 'B N S H'],
-  value: Float[Array, 'B N S H'],
-  query_segments: Int[Array, 'B t'],
-  key_segments: Int[Array, 'B S'],
+  query: Float[Array, 'B K G t H'],
+  key: Float[Array, 'B K S H'],
+  value: Float[Array, 'B K S H'],
+  query_ids: Int[Array, 'B t'],
+  key_ids: Int[Array, 'B S'],
   first: Int[Array, ''] | int,
-) -> Float[Array, 'B N t H']:
+) -> Float[Array, 'B K G t H']:
   """Attention of t positions from `first` to the S positions from 0."""
-  precision = matmul_precision(query.dtype)
-  logits = jnp.einsum(
-    'BNTH,BNSH->BNTS',
-    query,
-    key,
-    precision=precision,
+  return _attend_forward(query, key, value, query_ids, key_ids, first)[0]
+
+
+def _attend_forward(
+  query: Array,
+  key: Array,
+  value: Array,
+  query_ids: Array,
+  key_ids: Array,
+  first: Array | int,
+) -> tuple[Array, tuple[Array, ...]]:
+  logits = _masked_logits(query, key, query_ids, key_ids, first)
+  weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+  total = weights.sum(axis=-1, keepdims=True)
+  weights = weights.astype(value.dtype)
+  # Divided after the product: there are fewer numbers.
+  mixed = _product('BKMS,BKSH->BKMH', weights, value) / total
+  out = mixed.astype(query.dtype).reshape(query.shape)
+  return out, (query, key, value, weights, total, out)
+
+
+def _attend_backward(
+  kept: tuple[Array, ...], out_grad: Float[Array, 'B K G t H']
+) -> tuple[Any, ...]:
+  """Each product in the dtype of the computation, and with weights kept once."""
+  query, key, value, weights, total, out = kept
+  shape, dtype, float32 = query.shape, query.dtype, jnp.float32
+  merged = (*total.shape[:-1], -1)  # As `_masked_logits` has queries.
+  query, out, out_grad = (x.reshape(merged) for x in (query, out, out_grad))
+  share = out_grad.astype(float32) / total
+  # A change of all logits by as much changes nothing.
+  common = (share * out.astype(float32)).sum(axis=-1, keepdims=True)
+  share = share.astype(dtype)
+  logits_grad = _product('BKMH,BKSH->BKMS', share, value) - common
+  logits_grad = (weights.astype(float32) * logits_grad).astype(dtype)
+  query_grad = _product('BKMS,BKSH->BKMH', logits_grad, key)
+  key_grad = _product('BKMS,BKMH->BKSH', logits_grad, query)
+  value_grad = _product('BKMS,BKMH->BKSH', weights, share)
+  return (
+    query_grad.astype(dtype).reshape(shape),
+    key_grad.astype(dtype),
+    value_grad.astype(dtype),
+    *(None, None, None),
+  )
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _masked_logits(
+  query: Float[Array, 'B K G t H'],
+  key: Float[Array, 'B K S H'],
+  query_ids: Int[Array, 'B t'],
+  key_ids: Int[Array, 'B S'],
+  first: Int[Array, ''] | int,
+) -> Float[Array, 'B K M S']:
+  """Logits in float32, M = G x t; those that a query must not see are least."""
+  batch, groups, _, length, dim = query.shape
+  logits = _product(
+    'BKMH,BKSH->BKMS', query.reshape(batch, groups, -1, dim), key
+  )
+  causal = first + jnp.arange(length)[:, None] >= jnp.arange(key.shape[2])
+  same = query_ids[:, :, None] == key_ids[:, None, :]
+  by_query = logits.reshape(batch, groups, -1, *causal.shape)
+  least = jnp.finfo(jnp.float32).min
+  masked = jnp.where((same & causal)[:, None, None], by_query, least)
+  return masked.reshape(logits.shape)
+
+
+def _product(subscripts: str, a: Array, b: Array) -> Float[Array, '...']:
+  """An einsum accumulated in float32, as it stays."""
+  return jnp.einsum(
+    subscripts,
+    a,
+    b,
+    precision=matmul_precision(a.dtype),
     preferred_element_type=jnp.float32,
   )
-  length, span = logits.shape[2:]
-  causal = first + jnp.arange(length)[:, None] >= jnp.arange(span)
-  same = query_segments[:, :, None] == key_segments[:, None, :]
-  mask = (same & causal)[:, None]
-  logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-  weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-  return jnp.einsum('BNTS,BNSH->BNTH', weights, value, precision=precision)
 
 
 def matmul_precision(dtype: jnp.dtype) -> lax.Precision:

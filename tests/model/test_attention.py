@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,69 @@ def test_equals_the_definition(length, kv_heads):
   np.testing.assert_allclose(
     found, oracle(query, key, value, segments), atol=2e-5
   )
+
+
+def plain(query, key, value, ids):
+  """The definition in JAX, which differentiates it."""
+  key, value = (
+    jnp.repeat(x, query.shape[2] // x.shape[2], axis=2) for x in (key, value)
+  )
+  logits = jnp.einsum('BTNH,BSNH->BNTS', query, key, precision='highest')
+  seen = (ids[:, :, None] == ids[:, None]) & np.tri(ids.shape[1], dtype=bool)
+  logits = jnp.where(seen[:, None], logits / query.shape[3] ** 0.5, -jnp.inf)
+  weights = jax.nn.softmax(logits, axis=-1)
+  return jnp.einsum('BNTS,BSNH->BTNH', weights, value, precision='highest')
+
+
+def by_blocks(query, key, value, ids):
+  segments = attention.segments(ids, 'xla', 0)
+  return attention.attention(query, key, value, segments, 'xla')
+
+
+@pytest.mark.parametrize('length', [5, 64, 150])
+@pytest.mark.parametrize('kv_heads', [1, 2, 4])
+def test_the_gradient_is_that_of_the_definition(length, kv_heads):
+  rng = np.random.default_rng(length)
+  arrays = [
+    jnp.asarray(rng.normal(size=(2, length, heads, 8)), jnp.float32)
+    for heads in (4, kv_heads, kv_heads)
+  ]
+  ids = np.sort(rng.integers(0, 4, (2, length)), axis=1)[:, ::-1]
+  ids = jnp.asarray(ids.copy())
+  out, expected_backward = jax.vjp(lambda *a: plain(*a, ids), *arrays)
+  _, backward = jax.vjp(lambda *a: by_blocks(*a, ids), *arrays)
+  grad = jnp.asarray(rng.normal(size=out.shape), jnp.float32)
+  for found, expected in zip(
+    backward(grad), expected_backward(grad), strict=True
+  ):
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_every_product_is_of_one_dtype():
+  """A product of float32 by bfloat16 would run at float32's speed."""
+  rng = np.random.default_rng(0)
+  whole = [
+    jnp.asarray(rng.normal(size=(2, 100, heads, 8)), jnp.float32)
+    for heads in (4, 2, 2)
+  ]
+  half = [x.astype(jnp.bfloat16) for x in whole]
+  ids = jnp.ones((2, 100), jnp.int32)
+
+  def gradients(*arrays):
+    out, backward = jax.vjp(lambda *a: by_blocks(*a, ids), *arrays)
+    return out, *backward(out)
+
+  text = jax.jit(gradients).lower(*half).as_text()
+  products = re.findall(
+    r'dot_general.*: \(tensor<\S*x(\w+)>, tensor<\S*x(\w+)>', text
+  )
+  # Two blocks; forward two, and backward four: weights are kept.
+  assert products == 12 * [('bf16', 'bf16')]
+  for found, expected in zip(gradients(*half), gradients(*whole), strict=True):
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+      found.astype(jnp.float32), expected, atol=0.03 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize('sequence, tensor', [(2, 2), (8, 1)])
