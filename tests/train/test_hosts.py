@@ -107,6 +107,19 @@ def test_sigterm_and_sigkill_leave_no_trace(begin, alone, tmp_path):
   assert curve(stopped) == curve(alone)
 
 
+def test_two_hosts_leave_no_trace_either(begin, tmp_path):
+  """Bit for bit, where as many go on: one is killed, then one is told."""
+  whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+  begin(whole, 2).finish()
+  for number, batch in ((signal.SIGKILL, 8), (signal.SIGTERM, 2)):
+    codes, outputs = begin(stopped, 2, signalled=(1, batch, number)).ended()
+    assert all(codes), outputs
+  assert steps(stopped)[0] == 5 < max(steps(stopped)) < 12
+  begin(stopped, 2).finish()
+  assert finished(stopped) == finished(whole)
+  assert curve(stopped) == curve(whole)
+
+
 def test_sigterm_at_the_last_step_is_not_forgotten(begin, tmp_path):
   """The run is finished, and what would come next does not start."""
   workdir = tmp_path / 'last'
