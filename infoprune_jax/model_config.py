@@ -15,6 +15,8 @@ KERNELS = ('auto', 'xla', 'hopper', 'tpu')
 ACTIVATIONS = ('swiglu', 'gelu')
 # The names of T5X and MaxText, from what keeps most to what keeps least.
 REMAT = ('none', 'minimal', 'save_qkv_proj', 'full')
+# Fields that say how it is computed, not what: a run may go on with others.
+HOW_COMPUTED = ('attention', 'kernels', 'remat', 'scan_unroll', 'loss_tile')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,9 @@ _CURVE = flags.DEFINE_integer('curve', 0, 'Steps of a curve to compare.')
 _CHOICES = flags.DEFINE_string(
   'choices', '{}', 'JSON of fields of our ModelConfig: remat, scan_unroll, ...'
 )
+_PARTS = flags.DEFINE_integer(
+  'parts', 1, 'Of a batch, computed one after another: of ours.'
+)
 _CONTENDERS = flags.DEFINE_list(
   'contenders', ['ours', 'eager', 'compiled'], 'Ours runs anyway.'
 )
@@ -95,6 +98,7 @@ def run(name: str, python: str, folder: str) -> dict[str, Any] | None:
     'steps': max(_CURVE.value, 50),
     'curve_steps': _CURVE.value,
     'choices': json.loads(_CHOICES.value),
+    'parts': _PARTS.value,
   }
   return bench_llama.run_contender(
     name,
@@ -154,7 +158,8 @@ def main(argv: list[str]) -> None:
     print(
       f'{own["device"]}: {_MODEL.value}, {own["num_params"] / 1e6:.1f}M '
       f'parameters in float32, computed in {_DTYPE.value}, batches of '
-      f'{_ROWS.value} x {_LENGTH.value} tokens; a matrix product reaches '
+      f'{_ROWS.value} x {_LENGTH.value} tokens (ours in {_PARTS.value} parts); '
+      'a matrix product reaches '
       f'{own["ceiling"] / 1e12:.3f} TFLOP/s',
       flush=True,
     )

@@ -91,6 +91,7 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
     num_steps=settings['steps'],
     batch_size=settings['rows'],
     row_length=settings['row_length'],
+    gradient_accumulation_steps=settings['parts'],
     **RECIPE,
   )
   training = config_lib.build(

@@ -30,14 +30,17 @@ def export(run: str, step: int, out: str) -> None:
 
   if not CheckpointConfig(path=out, step=-1).is_file:
     raise UserError(f'--out must end in .safetensors, got {out!r}.')
-  kernels = {'attention': 'auto', 'kernels': 'auto'}
+  # Nothing is computed here: whatever a config may name.
+  how = dict(
+    attention='auto', kernels='auto', remat='none', scan_unroll=1, loss_tile=1
+  )
   given = references.open_given(
-    'the parameters', CheckpointConfig(path=run, step=step), kernels
+    'the parameters', CheckpointConfig(path=run, step=step), how
   )
   mesh = partitioning.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
   params = references.load(given, given.facts['vocab_size'], mesh)
   model = config_lib.to_plain(given.model)
-  for name in kernels:  # Of the job that scores.
+  for name in how:  # Of the job that scores.
     del model[name]
   parameter_file.write(out, params, {**given.facts, 'model': model})
 

@@ -2,16 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
-import jax
-
-from infoprune_jax.config import UserError
+from infoprune_jax.model import memory
 
 
-@contextlib.contextmanager
-def user_errors(scorer: Any, others_bytes: int = 0) -> Iterator[None]:
+def user_errors(
+  scorer: Any, others_bytes: int = 0
+) -> contextlib.AbstractContextManager[None]:
   """Turns a lack of device memory into a message with a batch that fits.
 
   Args:
@@ -21,45 +19,32 @@ def user_errors(scorer: Any, others_bytes: int = 0) -> Iterator[None]:
   Raises:
     UserError: device memory ran out.
   """
-  try:
-    yield
-  except jax.errors.JaxRuntimeError as error:
-    if 'RESOURCE_EXHAUSTED' not in str(error):
-      raise
+
+  def explain() -> str:
     rows = scorer.scoring.per_device_batch_size
-    fits = _fitting(scorer, others_bytes)
+    smaller = _fitting(scorer, others_bytes)
     advice = (
-      f'per_device_batch_size={fits} fits'
-      if fits
+      f'per_device_batch_size={smaller} fits'
+      if smaller
       else 'not even one row fits: spread the model over more devices, with '
       'mesh.fsdp or mesh.tensor'
     )
-    raise UserError(
+    return (
       f'Scoring with per_device_batch_size={rows}, '
       f'row_length={scorer.scoring.row_length} needs more memory than a device '
       f'has: {advice}.'
-    ) from None
+    )
+
+  return memory.user_errors(explain)
 
 
 def _fitting(scorer: Any, others_bytes: int) -> int:
   """The largest half, quarter and so on of the batch that fits; 0 for none."""
-  device = scorer.mesh.local_devices[0]
-  stats = device.memory_stats() or {}
   rows = scorer.scoring.per_device_batch_size // 2
   while rows:
-    smaller = dataclasses.replace(
-      scorer,
-      scoring=dataclasses.replace(scorer.scoring, per_device_batch_size=rows),
-    )
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-      need = smaller.program(1).memory_analysis()
-      total = (
-        need.argument_size_in_bytes
-        + need.temp_size_in_bytes
-        + need.output_size_in_bytes
-        + others_bytes
-      )
-      if total <= stats.get('bytes_limit', total):
-        return rows
+    scoring = dataclasses.replace(scorer.scoring, per_device_batch_size=rows)
+    smaller = dataclasses.replace(scorer, scoring=scoring)
+    if memory.fits(lambda s=smaller: s.program(1), scorer.mesh, others_bytes):
+      return rows
     rows //= 2
   return 0

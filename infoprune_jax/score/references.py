@@ -13,6 +13,7 @@ from infoprune_jax.config import (
 )
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.model import checkpoints, parameter_file
+from infoprune_jax.model_config import HOW_COMPUTED
 from infoprune_jax.progress import logger
 from infoprune_jax.score import scorer as scorer_lib
 from infoprune_jax.validation import build
@@ -84,23 +85,20 @@ def _open_own(
 def _open_given(
   reference: ReferenceConfig, column: str, checkpoint: CheckpointConfig
 ) -> Reference:
-  """A model that was trained elsewhere, with the kernels of this job."""
-  kernels = {
-    'attention': reference.model.attention,
-    'kernels': reference.model.kernels,
-  }
-  return open_given(column, checkpoint, kernels)
+  """A model that was trained elsewhere, computed as this job does."""
+  how = {name: getattr(reference.model, name) for name in HOW_COMPUTED}
+  return open_given(column, checkpoint, how)
 
 
 def open_given(
-  column: str, checkpoint: CheckpointConfig, kernels: dict[str, str]
+  column: str, checkpoint: CheckpointConfig, how: dict[str, Any]
 ) -> Reference:
   """A model that was trained elsewhere.
 
   Args:
     column: What it is to score.
     checkpoint: Where it is.
-    kernels: The fields of `ModelConfig` that no run is of.
+    how: The fields of `ModelConfig` that no run is of, HOW_COMPUTED.
 
   Raises:
     UserError: there is none, or none of this version.
@@ -109,7 +107,7 @@ def open_given(
   if checkpoint.is_file:
     facts = parameter_file.read_facts(path)
     digest = files.facts_of(files.local_copy(path))['sha256']
-    model = _model(facts, kernels, path)
+    model = _model(facts, how, path)
     return Reference(
       column, 0, name, digest[:16], path, facts['step'], model, facts
     )
@@ -121,7 +119,7 @@ def open_given(
       'DIR/train/top/seed-0), or a .safetensors file.'
     )
   manifest = artifacts.open_finished(path, 'training run', manifest['job'])
-  model = _model(manifest['options'], kernels, path)
+  model = _model(manifest['options'], how, path)
   return _of_run(path, manifest, column, 0, name, checkpoint.step, model)
 
 
@@ -143,10 +141,10 @@ def _of_run(
 
 
 def _model(
-  facts: dict[str, Any], kernels: dict[str, str], path: str
+  facts: dict[str, Any], how: dict[str, Any], path: str
 ) -> ModelConfig:
   """The model that a run or a file tells of."""
-  fields = {**facts['model'], **kernels}
+  fields = {**facts['model'], **how}
   return build(ModelConfig, fields, f'the model of {path}')
 
 

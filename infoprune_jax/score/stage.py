@@ -13,7 +13,7 @@ from typing import Any
 from infoprune_jax import artifacts, config as config_lib, files, hosts
 from infoprune_jax.config import Config, UserError
 from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.model import partitioning
+from infoprune_jax.model import memory, partitioning
 from infoprune_jax.progress import logger
 from infoprune_jax.score import (
   ceiling,
@@ -173,8 +173,15 @@ def _model(
   scorer = scorer_lib.compile_scorer(
     reference.model, config.score, store.vocab_size, mesh
   )
-  params = references_lib.load(reference, store.vocab_size, mesh)
-  return parts.Model(reference.column, scorer, scorer.prepare(params))
+  with memory.user_errors(
+    lambda: (
+      f'The parameters of the model for {reference.column}, beside those of the '
+      'columns before it, need more memory than a device has: spread them over '
+      'more devices, with mesh.fsdp or mesh.tensor.'
+    )
+  ):
+    params = references_lib.load(reference, store.vocab_size, mesh)
+    return parts.Model(reference.column, scorer, scorer.prepare(params))
 
 
 def _finish(

@@ -18,7 +18,7 @@ from infoprune_jax.evaluate.perplexity import Curve
 from infoprune_jax.model import checkpoints, flops
 from infoprune_jax.progress import Progress, logger
 from infoprune_jax.score import ceiling
-from infoprune_jax.train import state as state_lib
+from infoprune_jax.train import memory, state as state_lib
 from infoprune_jax.train.metrics import MetricsWriter
 from infoprune_jax.train.timing import Timing
 from infoprune_jax.train.watchdog import Watchdog
@@ -49,6 +49,14 @@ class Run:
       self.model, self.vocab_size, self.training.row_length
     )
 
+  def compiled(
+    self, model: ModelConfig, training: TrainingConfig
+  ) -> state_lib.Program:
+    """The program of this run, or of one that is computed otherwise."""
+    return state_lib.compile_program(
+      model, training, self.vocab_size, self.mesh, self.reader.max_pieces
+    )
+
 
 def train(run: Run) -> None:
   """Trains to `num_steps`, from the newest sound checkpoint if there is one.
@@ -56,16 +64,24 @@ def train(run: Run) -> None:
   Writes checkpoints, metrics and, last, the manifest.
 
   Raises:
-    UserError: the loss is not finite, or too often bad.
+    UserError: the loss is not finite, or too often bad; or device memory ran
+      out.
     stopping.Stopped: SIGTERM asked for it; a checkpoint is written.
   """
   begun = time.time()
   hosts.on_first(f'the start of {run.name}', run.artifact.begin)
   path, training = run.artifact.path, run.training
-  program = state_lib.compile_program(
-    run.model, training, run.vocab_size, run.mesh, run.reader.max_pieces
-  )
   with contextlib.ExitStack() as closing:
+    closing.enter_context(
+      memory.user_errors(
+        run.name,
+        run.model,
+        training,
+        run.mesh,
+        lambda model, training: run.compiled(model, training).step,
+      )
+    )
+    program = run.compiled(run.model, training)
     # Before Orbax opens the folder, which remembers what is there.
     first, facts = hosts.on_first(
       f'the newest checkpoint of {run.name}',

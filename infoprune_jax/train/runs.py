@@ -13,12 +13,14 @@ from infoprune_jax.data.keep_set import KeepSet, selection_name
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import flops, partitioning
+from infoprune_jax.model_config import HOW_COMPUTED
 from infoprune_jax.progress import logger
 from infoprune_jax.train import budget, loop
 
-# Cadence, and how far a run goes, do not change the steps it shares with
-# another: they are no part of what a run is.
+# Cadence, how far a run goes and in which parts it computes a batch do not change
+# the steps it shares with another: they are no part of what a run is.
 _NOT_DECISIVE = (
+  'gradient_accumulation_steps',
   'num_steps',
   'num_tokens',
   'num_flops',
@@ -246,7 +248,7 @@ def run_options(
   for name in _NOT_DECISIVE:
     del decisive[name]
   made = config_lib.to_plain(model)
-  for name in ('attention', 'kernels'):  # How it is computed, not what.
+  for name in HOW_COMPUTED:
     del made[name]
   return {
     'model': made,

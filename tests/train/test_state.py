@@ -211,22 +211,24 @@ def test_what_is_kept_is_float32_whatever_computes(small):
   np.testing.assert_allclose(metrics['loss'], whole, atol=0.02)
 
 
-def test_what_a_run_is_does_not_depend_on_how_far_it_goes(small):
-  def options(**edits):
+def test_a_run_is_not_how_far_it_goes_nor_how_it_is_computed(small):
+  def options(model=small.model, **edits):
     training = dataclasses.replace(small.train.training, **edits)
-    return runs.run_options(small.model, training, 0)
+    return runs.run_options(model, training, 0)
 
   for same in (
     {'num_steps': 13},
     {'num_steps': 0, 'num_tokens': 10**6},
     {'num_steps': 0, 'num_flops': 1e15},
+    {'gradient_accumulation_steps': 2},
+    {'model': dataclasses.replace(small.model, remat='full', loss_tile=7)},
   ):
     assert options(**same) == options()
   for other in (
     {'optimizer': 'muon'},
     {'schedule': 'wsd'},
-    {'gradient_accumulation_steps': 2},
     {'z_loss': 1e-4},
+    {'model': dataclasses.replace(small.model, dtype='bfloat16')},
   ):
     assert options(**other) != options()
 
