@@ -8,6 +8,7 @@ from typing import Any
 from infoprune_jax.config import ModelConfig, TrainingConfig
 from infoprune_jax.model import memory, partitioning
 from infoprune_jax.model_config import REMAT
+from infoprune_jax.progress import logger
 
 
 def user_errors(
@@ -36,6 +37,9 @@ def user_errors(
   def explain() -> str:
     advice = 'nothing smaller fits: spread it over more devices, with mesh.fsdp'
     for other in _smaller(model, training, mesh):
+      logger.info(
+        '%s: device memory ran out, trying %s', name, _choices(*other)
+      )
       if memory.fits(lambda other=other: compiled(*other), mesh):
         advice = f'{_choices(*other)} fits'
         break

@@ -5,6 +5,7 @@ See `tpu_compiler`.
 
 import dataclasses
 import math
+import re
 
 import pytest
 from tpu_compiler import HBM, needs_libtpu, run
@@ -146,3 +147,47 @@ def test_fits_and_reduces_no_gradient_whole(pod, capsys):
   tokens = pod.rows * pod.row_length
   most = model.embed_dim * max(pod.vocab, model.num_layers * tokens)
   assert found['largest'] <= most
+
+
+TOO_LARGE = """
+import json, sys, types
+import jax
+from jax.experimental import topologies
+from configs import base, models
+from infoprune_jax import config as config_lib
+from infoprune_jax.model import memory as device_memory, partitioning
+from infoprune_jax.train import memory, state
+
+topology = topologies.get_topology_desc('v5e:2x2', 'tpu')
+mesh = partitioning.make_mesh(
+  config_lib.MeshConfig(data=1, fsdp=4, tensor=1), list(topology.devices)
+)
+fits = device_memory.fits
+# Only a chip that is there says what it has; here its compiler does.
+has = types.SimpleNamespace(local_devices=jax.devices('cpu'))
+device_memory.fits = lambda compiled, _: fits(compiled, has)
+model = config_lib.build(
+  config_lib.ModelConfig, {**models.m124().to_dict(), 'scan_unroll': 1}, 'model'
+)
+training = base.training()
+training.update(batch_size=128, row_length=2048)
+training = config_lib.build(
+  config_lib.TrainingConfig, training.to_dict(), 'training'
+)
+compiled = lambda m, t: state.compile_program(m, t, 50304, mesh).step
+try:
+  with memory.user_errors('run', model, training, mesh, compiled):
+    compiled(model, training)
+except config_lib.UserError as error:
+  print('RESULT' + json.dumps({'error': str(error)}))
+"""
+
+
+@needs_libtpu
+def test_a_lack_of_memory_is_told_as_the_compiler_says_it():
+  error = run(TOO_LARGE, {})['error']
+  assert re.match(
+    r'run: a step of 128 rows of 2048 tokens, .*steps=1 and .* needs more '
+    r"memory than a device has: .*steps=\d+ and model.remat='none' fits\.$",
+    error,
+  ), error
