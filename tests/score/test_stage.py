@@ -3,10 +3,12 @@
 import dataclasses
 import os
 
+import jax
 import pytest
 
 from infoprune_jax import artifacts, pipeline
 from infoprune_jax.config import UserError
+from infoprune_jax.score import references
 
 
 def test_a_store_that_changed_under_a_half_finished_table(small, tmp_path):
@@ -39,3 +41,20 @@ def test_a_store_that_changed_under_a_half_finished_table(small, tmp_path):
   for words in (f'The score table in {scores} does not', 'inputs.reference is'):
     assert words in str(refused.value)
   assert not os.path.exists(f'{scores}/part-00001-of-00003.done')
+
+
+def test_a_model_that_no_device_holds_is_told(small, tmp_path, monkeypatch):
+  workdir = str(tmp_path / 'work')
+  for job in ('tokenize', 'reference'):
+    pipeline.run(small, workdir, job)
+
+  def load(*_):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+
+  monkeypatch.setattr(references, 'load', load)
+  with pytest.raises(UserError) as refused:
+    pipeline.run(small, workdir, 'score')
+  for words in ('The parameters of the model for nll_sum,', 'with mesh.fsdp or'):
+    assert words in str(refused.value)
+  monkeypatch.undo()
+  pipeline.run(small, workdir, 'score')
