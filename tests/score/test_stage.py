@@ -54,7 +54,10 @@ def test_a_model_that_no_device_holds_is_told(small, tmp_path, monkeypatch):
   monkeypatch.setattr(references, 'load', load)
   with pytest.raises(UserError) as refused:
     pipeline.run(small, workdir, 'score')
-  for words in ('The parameters of the model for nll_sum,', 'with mesh.fsdp or'):
+  for words in (
+    'The parameters of the model for nll_sum,',
+    'with mesh.fsdp or',
+  ):
     assert words in str(refused.value)
   monkeypatch.undo()
   pipeline.run(small, workdir, 'score')
