@@ -39,7 +39,7 @@ def only_fits(monkeypatch, parts: int, remat: str, when: str) -> None:
     if when == 'compiling':
       exhausted()
     program = compiled(model, training, *rest)
-    # So large that what a device says it has cannot hold it.
+    # It compiles, and no device holds it.
     step = type('Step', (), {'memory_analysis': exhausted})
     step.__call__ = exhausted
     return dataclasses.replace(program, step=step())
