@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -204,15 +204,32 @@ def _stages(
     artifacts.token_store_dir(workdir), 'tokenize'
   )
   splits = store['splits'] if store else None
-  runs_of = [(a, s) for a in config.arms for s in config.train.seeds]
-  folds = config.reference.folds
-  scored = ('scored',) if folds == 1 else ('scored', 'reference')
   size = quantity(sum(file.size for file in inputs))
   yield (
     'tokenize',
     _state('tokenize', [artifacts.token_store_dir(workdir)]),
     f'{len(inputs)} files, {size}B as stored',
   )
+  yield from _score_stages(config, workdir, vocab_size, splits)
+  yield 'select', '', f'{len(config.arms)} arms: {", ".join(config.arms)}'
+  yield (
+    'selection_report',
+    '',
+    os.path.join(artifacts.selection_report_dir(workdir), 'index.html'),
+  )
+  yield from _arm_stages(config, workdir, vocab_size, splits)
+  yield 'report', '', os.path.join(artifacts.report_dir(workdir), 'index.html')
+
+
+def _score_stages(
+  config: Config,
+  workdir: str,
+  vocab_size: int,
+  splits: Mapping[str, Any] | None,
+) -> Iterator[tuple[str, str, str]]:
+  """The stages that make scores; `splits` of the token store, if it is there."""
+  folds = config.reference.folds
+  scored = ('scored',) if folds == 1 else ('scored', 'reference')
   tokens = splits and sum(splits[name]['tokens'] for name in scored)
   yield (
     'statistics',
@@ -244,12 +261,16 @@ def _stages(
       tokens,
     ),
   )
-  yield 'select', '', f'{len(config.arms)} arms: {", ".join(config.arms)}'
-  yield (
-    'selection_report',
-    '',
-    os.path.join(artifacts.selection_report_dir(workdir), 'index.html'),
-  )
+
+
+def _arm_stages(
+  config: Config,
+  workdir: str,
+  vocab_size: int,
+  splits: Mapping[str, Any] | None,
+) -> Iterator[tuple[str, str, str]]:
+  """The stages that train the arms and evaluate them."""
+  runs_of = [(a, s) for a in config.arms for s in config.train.seeds]
   yield (
     'train',
     _state('train', [artifacts.run_dir(workdir, a, s) for a, s in runs_of]),
@@ -269,7 +290,6 @@ def _stages(
       splits and splits['heldout']['tokens'] * len(runs_of),
     ),
   )
-  yield 'report', '', os.path.join(artifacts.report_dir(workdir), 'index.html')
 
 
 def _state(job: str, paths: list[str]) -> str:

@@ -228,27 +228,9 @@ class _Product:
       row = WARPGROUPS * row + group
       self.epilogue(sums, scratch.at[group], out_ref, row, column)
 
-    def load(step: Any, _: None) -> None:
-      row, column = self.place(block + step // self.steps * self.processors)
-      slot = lax.rem(step, SLOTS)
-      depth = pl.ds(lax.rem(step, self.steps) * DEPTH, DEPTH)
-
-      @pl.when(step >= SLOTS)
-      def _() -> None:
-        plgpu.barrier_wait(free.at[slot])
-
-      height = WARPGROUPS * ROWS
-      plgpu.copy_gmem_to_smem(
-        left_ref.at[pl.ds(row * height, height), depth],
-        left_ring.at[slot],
-        full.at[slot],
-      )
-      wanted = pl.ds(column * self.share, self.share)
-      for number, right in enumerate(right_refs):
-        place = (wanted, depth) if self.table_major else (depth, wanted)
-        plgpu.copy_gmem_to_smem(
-          right.at[place], right_ring.at[slot, number], full.at[slot]
-        )
+    load = functools.partial(
+      self._load, block, left_ref, right_refs, left_ring, right_ring, full, free
+    )
 
     @pl.when(group < WARPGROUPS)
     def _() -> None:
@@ -260,6 +242,40 @@ class _Product:
     def _() -> None:
       plgpu.set_max_registers(40, action='decrease')
       lax.fori_loop(0, mine * self.steps, load, None)
+
+  def _load(
+    self,
+    block: Any,
+    left_ref: Any,
+    right_refs: Any,
+    left_ring: Any,
+    right_ring: Any,
+    full: Any,
+    free: Any,
+    step: Any,
+    _: None,
+  ) -> None:
+    """Fills the slot of one step with what the other warpgroups multiply."""
+    row, column = self.place(block + step // self.steps * self.processors)
+    slot = lax.rem(step, SLOTS)
+    depth = pl.ds(lax.rem(step, self.steps) * DEPTH, DEPTH)
+
+    @pl.when(step >= SLOTS)
+    def _() -> None:
+      plgpu.barrier_wait(free.at[slot])
+
+    height = WARPGROUPS * ROWS
+    plgpu.copy_gmem_to_smem(
+      left_ref.at[pl.ds(row * height, height), depth],
+      left_ring.at[slot],
+      full.at[slot],
+    )
+    wanted = pl.ds(column * self.share, self.share)
+    for number, right in enumerate(right_refs):
+      place = (wanted, depth) if self.table_major else (depth, wanted)
+      plgpu.copy_gmem_to_smem(
+        right.at[place], right_ring.at[slot, number], full.at[slot]
+      )
 
   def _accumulate(
     self,

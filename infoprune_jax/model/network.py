@@ -8,7 +8,7 @@ the jit boundary parameters are a plain nested dict.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from infoprune_jax.config import ModelConfig
 from infoprune_jax.model import attention as attention_lib, partitioning
 from infoprune_jax.model.attention import Segments, matmul_precision
 from infoprune_jax.model.losses import token_nll, weighted_nll
+from infoprune_jax.model.rotary import Rotation, rotary, rotation
 
 ACTIVATION = ('batch', 'length', 'activation_embed')
 GATE = ('activation_embed', 'mlp')  # as a kernel wants it: gathered over `fsdp`
@@ -83,36 +84,6 @@ class RMSNorm(nnx.Module):
     mean_square = jnp.mean(x32 * x32, axis=-1, keepdims=True)
     normed = x32 * jax.lax.rsqrt(mean_square + self.epsilon)
     return (normed * self.scale[...]).astype(x.dtype)
-
-
-class Rotation(NamedTuple):
-  """By how much rotary positions turn each pair of a head's dimensions."""
-
-  cos: Float[Array, 'B T 1 H/2']
-  sin: Float[Array, 'B T 1 H/2']
-
-
-def rotation(
-  positions: Int[Array, 'B T'], head_dim: int, theta: float
-) -> Rotation:
-  """The angles of positions, once for all layers, in float32."""
-  half = head_dim // 2
-  frequency = theta ** -(jnp.arange(half, dtype=jnp.float32) / half)
-  # Looked up: XLA would fuse what computes them into every use.
-  position = jnp.arange(positions.shape[1], dtype=jnp.float32)
-  angle = position[:, None] * frequency
-  cos, sin = (f(angle)[positions][:, :, None] for f in (jnp.cos, jnp.sin))
-  return Rotation(cos, sin)
-
-
-def rotary(
-  x: Float[Array, 'B T N H'], rotation: Rotation
-) -> Float[Array, 'B T N H']:
-  """Turns the two halves of each head by an angle that grows with position."""
-  cos, sin = rotation
-  x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
-  return turned.astype(x.dtype)
 
 
 class Attention(nnx.Module):
