@@ -10,14 +10,19 @@ import functools
 import hashlib
 import json
 import os
-import posixpath
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
-import fsspec
-
 from infoprune_jax.config import UserError
+from infoprune_jax.filesystems import (
+  canonical,
+  filesystem_of,
+  is_local,
+  local_copy as local_copy,
+  make_folder,
+  open_file,
+)
 
 
 class _HashingWriter:
@@ -46,11 +51,6 @@ class _HashingWriter:
     """Nothing: what wraps this file is done, who opened it is not."""
 
 
-def is_local(path: str) -> bool:
-  """Whether `path` is on a mounted file system."""
-  return '://' not in path or path.startswith('file://')
-
-
 def write_file(path: str, write: Callable[[Any], None]) -> dict[str, Any]:
   """Writes a file whole or not at all.
 
@@ -61,8 +61,8 @@ def write_file(path: str, write: Callable[[Any], None]) -> dict[str, Any]:
   Returns:
     `{'sha256': hex digest, 'bytes': size}` of what was written.
   """
-  filesystem, name = fsspec.core.url_to_fs(path)
-  filesystem.makedirs(posixpath.dirname(name), exist_ok=True)
+  filesystem, name = filesystem_of(path)
+  make_folder(os.path.dirname(path))
   if not is_local(path):
     with tempfile.NamedTemporaryFile() as file:  # Then uploaded in one go.
       writer = _HashingWriter(file)
@@ -97,7 +97,7 @@ def write_json(path: str, value: Any) -> dict[str, Any]:
 
 def read_bytes(path: str) -> bytes:
   """The content of a file."""
-  with fsspec.open(path, 'rb') as file:
+  with open_file(path) as file:
     return file.read()
 
 
@@ -184,13 +184,6 @@ def _sha256(path: str, *version: int) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def local_copy(path: str) -> str:
-  """A local file with the content of `path`: itself, or a cached download."""
-  if is_local(path):
-    return path.removeprefix('file://')
-  return fsspec.open_local(f'simplecache::{path}')
-
-
 @contextlib.contextmanager
 def lock(path: str) -> Iterator[None]:
   """Holds the folder `path` for this process, until the process ends.
@@ -204,8 +197,8 @@ def lock(path: str) -> Iterator[None]:
   if not is_local(path):
     yield
     return
-  os.makedirs(path, exist_ok=True)
-  name = os.path.join(path, '.lock')
+  make_folder(path)
+  name = os.path.join(canonical(path), '.lock')
   with open(name, 'a+', errors='replace') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -238,8 +231,8 @@ def check_writable(
   if not is_local(path):
     return
   try:
-    os.makedirs(path, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path):
+    make_folder(path)
+    with tempfile.TemporaryFile(dir=canonical(path)):
       pass
   except OSError as error:
     raise UserError(

@@ -1,0 +1,319 @@
+"""Which file system a path or URL is on, and the one name that it has there.
+
+The only module that knows fsspec. `~/x`, `file:///x`, `./x`, `x/`, `a//x` and
+`a/../x` are spellings of local names. `::` is part of a name, except behind a
+protocol that reads what others store: `zip://*.txt::/b.zip`. Symbolic links
+are followed.
+"""
+
+import errno
+import fnmatch
+import functools
+import inspect
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
+
+from infoprune_jax.config import UserError
+
+_FILE_URL = re.compile(r'^(file|local):(//(localhost(?=/))?|(?=/))')
+_PROTOCOL = re.compile(r'^([A-Za-z][A-Za-z0-9+.-]*)(://|::)')
+_MAGIC = re.compile(r'[*?[]')
+
+
+def is_local(path: str) -> bool:
+  """Whether `path` is on a mounted file system."""
+  url = _PROTOCOL.match(path)
+  if not url or _FILE_URL.match(path):
+    return True
+  return url[2] == '::' and url[1] not in fsspec.available_protocols()
+
+
+def canonical(path: str) -> str:
+  """The one spelling of a path: absolute where it is local, no '/' at the end.
+
+  Of links, only those before '..' are resolved, as the system does.
+
+  >>> canonical('file:///runs//lr[3e-4]/../a::1/')
+  '/runs/a::1'
+  """
+  if not is_local(path):
+    return path if split_chain(path)[1] else path.rstrip('/')
+  name = os.path.expanduser(_FILE_URL.sub('', path))
+  # Where the locale is not of UTF-8, Python spells such names in its own way.
+  name = os.fsdecode(name.encode('utf-8', 'surrogateescape'))
+  folder = '/' if name.startswith('/') else os.getcwd()
+  for part in name.split('/'):
+    if part == '..':
+      link = os.path.islink(folder)
+      folder = os.path.dirname(os.path.realpath(folder) if link else folder)
+    elif part not in ('', '.'):
+      folder = posixpath.join(folder, part)
+  return folder
+
+
+def printable(name: str) -> str:
+  r"""A name as text that UTF-8 can hold: other bytes become '\xff'."""
+  return os.fsencode(name).decode('utf-8', 'backslashreplace')
+
+
+def check_utf8(path: str, option: str) -> None:
+  """Raises `UserError` for a name that Orbax and TensorFlow cannot open."""
+  try:
+    os.fsencode(path).decode('utf-8')
+  except UnicodeDecodeError:
+    raise UserError(
+      f'{option}: the name {printable(path)} is not UTF-8, which the libraries '
+      'that write checkpoints and datasets need. Rename it, or name another.'
+    ) from None
+
+
+def split_chain(path: str) -> tuple[str, str]:
+  """What a path names, and the container that it is in; '' for none.
+
+  >>> split_chain('zip://*.jsonl::/b.zip')
+  ('zip://*.jsonl', '/b.zip')
+  """
+  inner, _, container = path.partition('::')
+  if container and not is_local(path) and _reads_others(inner):
+    return inner, container
+  return path, ''
+
+
+def _reads_others(url: str) -> bool:
+  """Whether a file system is made of files that another stores."""
+  system = fsspec.get_filesystem_class(url.partition('://')[0])
+  takes = inspect.signature(system.__init__).parameters
+  return 'fo' in takes or 'target_protocol' in takes
+
+
+def filesystem_of(path: str) -> tuple[Any, str]:
+  """The fsspec file system of a path or URL, and its name there.
+
+  Raises:
+    ImportError: there is no driver for it.
+    ValueError: it is no URL that fsspec knows.
+  """
+  if is_local(path):
+    return _LOCAL, canonical(path)
+  if '::' not in path or split_chain(path)[1]:
+    return fsspec.core.url_to_fs(path)
+  protocol = path.partition('://')[0]
+  system = fsspec.get_filesystem_class(protocol)
+  options = system._get_kwargs_from_urls(path)
+  return fsspec.filesystem(protocol, **options), system._strip_protocol(path)
+
+
+def open_file(path: str) -> Any:
+  """Opens a file to read bytes.
+
+  Raises:
+    FileNotFoundError: there is none.
+    UserError: a link on the way to it leads nowhere.
+  """
+  filesystem, name = filesystem_of(path)
+  try:
+    return filesystem.open(name, 'rb')
+  except FileNotFoundError:
+    check_links(path)
+    raise
+
+
+def local_copy(path: str) -> str:
+  """A local file with the content of `path`: itself, or a cached download."""
+  if is_local(path):
+    return canonical(path)
+  filesystem, name = filesystem_of(path)
+  with _downloads(filesystem).open(name, 'rb') as file:
+    return file.name
+
+
+@functools.cache
+def _downloads(filesystem: Any) -> Any:
+  return fsspec.filesystem('simplecache', fs=filesystem)
+
+
+def make_folder(path: str) -> None:
+  """Creates a folder, and those that it is in, where they are missing.
+
+  Raises:
+    UserError: a link on the way to it leads nowhere.
+  """
+  filesystem, name = filesystem_of(path)
+  try:
+    filesystem.makedirs(name, exist_ok=True)
+  except FileExistsError:
+    check_links(path)
+    raise
+
+
+def delete_folder(path: str) -> None:
+  """Deletes a folder, if it is there; of a link to one, its target as well."""
+  filesystem, name = filesystem_of(path)
+  if not filesystem.exists(name):
+    return
+  if filesystem is _LOCAL and os.path.islink(name):
+    filesystem.rm(os.path.realpath(name), recursive=True)
+    os.unlink(name)
+  elif filesystem is _LOCAL or not is_glob(name):
+    filesystem.rm(name, recursive=True)
+  else:  # Which `rm` would take for a pattern.
+    for file in filesystem.find(name):
+      filesystem.rm_file(file)
+
+
+def names_in(folder: str) -> list[str]:
+  """The sorted names of what is in a folder; [] where there is none.
+
+  Raises:
+    UserError: a link on the way to it leads nowhere.
+  """
+  filesystem, root = filesystem_of(folder)
+  # Object stores are listed once and remembered.
+  filesystem.invalidate_cache()
+  try:
+    found = filesystem.ls(root, detail=False)
+  except FileNotFoundError:
+    check_links(folder)
+    return []
+  except NotADirectoryError:
+    return []
+  names = {name.rstrip('/') for name in found} - {root.rstrip('/')}
+  return sorted(posixpath.basename(name) for name in names)
+
+
+def matching(folder: str, pattern: str) -> list[str]:
+  """The paths below a folder that a pattern names, whatever its own name is.
+
+  Args:
+    folder: Taken as it is, with '[' and '*'.
+    pattern: Of names below it, such as 'train/*/seed-*'.
+
+  Raises:
+    UserError: a link that matches leads nowhere.
+  """
+  found = [folder]
+  for part in pattern.split('/'):
+    found = [
+      posixpath.join(parent, name)
+      for parent in found
+      for name in fnmatch.filter(names_in(parent), part)
+    ]
+  for path in found:
+    check_links(path)
+  return found
+
+
+def is_glob(path: str) -> bool:
+  """Whether a path names what matches it, rather than itself."""
+  return bool(_MAGIC.search(path))
+
+
+def check_links(path: str) -> None:
+  """Raises `UserError` where a link on the way to a path leads nowhere."""
+  if not is_local(path):
+    return
+  name = canonical(path)
+  while name != '/':
+    if os.path.islink(name) and not os.path.exists(name):
+      raise UserError(
+        f'{printable(name)} is a symbolic link to '
+        f'{printable(os.readlink(name))}, which leads nowhere. Restore what it '
+        'names, or delete the link.'
+      )
+    name = os.path.dirname(name)
+
+
+class _Local(LocalFileSystem):
+  """Follows links, and refuses folders that may not be listed.
+
+  Where fsspec leaves both out. Names are as `canonical` gives them.
+  """
+
+  def exists(self, path: str, **kwargs: Any) -> bool:
+    """Whether there is such a file or folder; refuses links to nowhere."""
+    del kwargs
+    if os.path.exists(path):
+      return True
+    check_links(path)
+    return False
+
+  def ls(self, path: str, detail: bool = False, **kwargs: Any) -> list[Any]:
+    """As fsspec's, with what links name; of those to nowhere, type 'link'."""
+    hidden = kwargs.get('hidden', True)
+    with os.scandir(path) as entries:
+      names = [e.path for e in entries if hidden or not e.name.startswith('.')]
+    if not detail:
+      return names
+    return [info for name in names if (info := self._info(name))]
+
+  def _info(self, name: str) -> dict[str, Any] | None:
+    """What is known of a file; None for one that vanished meanwhile."""
+    try:
+      return self.info(name)
+    except OSError as error:
+      if error.errno not in (errno.ENOENT, errno.ELOOP):
+        raise
+    if not os.path.islink(name):
+      return None
+    return {'name': name, 'size': 0, 'type': 'link'}
+
+  def walk(
+    self, path: str, *args: Any, inside: tuple[str, ...] = (), **kwargs: Any
+  ) -> Iterator[Any]:
+    """As fsspec's, of which `find` is made.
+
+    Raises:
+      UserError: a link leads back to a folder that it is in.
+    """
+    real = os.path.realpath(path)
+    if real in inside:
+      link = path
+      while not os.path.islink(link):
+        link = os.path.dirname(link)
+      raise UserError(
+        f'{printable(link)} is a symbolic link to '
+        f'{printable(os.readlink(link))}, a folder that it is in: such a cycle '
+        'has no end. Delete the link, or name the folders beside it.'
+      )
+    kwargs |= {'on_error': _refuse, 'inside': (*inside, real)}
+    return super().walk(path, *args, **kwargs)
+
+  def glob(self, path: str, **kwargs: Any) -> dict[str, Any]:
+    """What matches, without what is hidden, as `find` tells of it.
+
+    Parts of a path that are there as they are spelled are names, not patterns.
+    """
+    del kwargs
+    root, pattern = split_glob(path)
+    depth = None if '**' in pattern else pattern.count('/') + 1
+    found = self.find(root, depth, withdirs=True, detail=True, hidden=False)
+    start = len(posixpath.join(root, ''))
+    matches = re.compile(glob_translate(pattern)).match
+    return {name: info for name, info in found.items() if matches(name[start:])}
+
+
+def split_glob(path: str) -> tuple[str, str]:
+  """The folder of a local glob, and the pattern of names below it."""
+  root, parts = '/', path.strip('/').split('/')
+  while len(parts) > 1:
+    folder = posixpath.join(root, parts[0])
+    if is_glob(parts[0]) and not os.path.lexists(folder):
+      break
+    root = folder
+    del parts[0]
+  return root, '/'.join(parts)
+
+
+def _refuse(error: Exception) -> None:
+  if not isinstance(error, FileNotFoundError | NotADirectoryError):
+    raise error
+
+
+_LOCAL = _Local()
