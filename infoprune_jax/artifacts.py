@@ -19,8 +19,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import fsspec
-
 from infoprune_jax.config import UserError
 from infoprune_jax.files import (
   facts_of,
@@ -29,6 +27,7 @@ from infoprune_jax.files import (
   write_file,
   write_record,
 )
+from infoprune_jax.filesystems import filesystem_of, matching
 
 MANIFEST = 'manifest.json'
 BEGUN = 'begun.json'
@@ -293,8 +292,7 @@ def open_finished(path: str, kind: str, job: str) -> dict[str, Any]:
         f'version reads {FORMAT_VERSION}: run --job={job} in a new --workdir.'
       )
     return manifest
-  filesystem, name = fsspec.core.url_to_fs(path)
-  parts = filesystem.glob(f'{name}/part-*-of-*{DONE}')
+  parts = matching(path, f'part-*-of-*{DONE}')
   state = (
     f'has {len(parts)} finished parts but no manifest'
     if parts
@@ -412,7 +410,7 @@ def check_sizes(
   Raises:
     UserError: a file is missing or has another size; it is named.
   """
-  filesystem, root = fsspec.core.url_to_fs(path)
+  filesystem, root = filesystem_of(path)
   found = {
     posixpath.basename(info['name']): info['size']
     for info in filesystem.ls(root, detail=True)

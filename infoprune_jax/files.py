@@ -1,6 +1,6 @@
 """Files, on local disks and object stores alike: whole or not at all.
 
-Through fsspec; the kernel's locks where there are any.
+Through `filesystems`; the kernel's locks where there are any.
 """
 
 import contextlib

@@ -6,6 +6,7 @@ protocol that reads what others store: `zip://*.txt::/b.zip`. Symbolic links
 are followed.
 """
 
+import contextlib
 import errno
 import fnmatch
 import functools
@@ -14,7 +15,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -81,16 +82,20 @@ def split_chain(path: str) -> tuple[str, str]:
   ('zip://*.jsonl', '/b.zip')
   """
   inner, _, container = path.partition('::')
-  if container and not is_local(path) and _reads_others(inner):
+  if container and not is_local(path) and _reads_others(path):
     return inner, container
   return path, ''
 
 
-def _reads_others(url: str) -> bool:
+def _reads_others(path: str) -> bool:
   """Whether a file system is made of files that another stores."""
-  system = fsspec.get_filesystem_class(url.partition('://')[0])
-  takes = inspect.signature(system.__init__).parameters
-  return 'fo' in takes or 'target_protocol' in takes
+  system = fsspec.get_filesystem_class(_PROTOCOL.match(path)[1])
+  takes = {
+    name
+    for base in system.__mro__
+    for name in inspect.signature(base.__init__).parameters
+  }
+  return not takes.isdisjoint(('fo', 'target_protocol'))
 
 
 def filesystem_of(path: str) -> tuple[Any, str]:
@@ -104,13 +109,14 @@ def filesystem_of(path: str) -> tuple[Any, str]:
     return _LOCAL, canonical(path)
   if '::' not in path or split_chain(path)[1]:
     return fsspec.core.url_to_fs(path)
-  protocol = path.partition('://')[0]
+  protocol = _PROTOCOL.match(path)[1]
   system = fsspec.get_filesystem_class(protocol)
   options = system._get_kwargs_from_urls(path)
   return fsspec.filesystem(protocol, **options), system._strip_protocol(path)
 
 
-def open_file(path: str) -> Any:
+@contextlib.contextmanager
+def open_file(path: str) -> Iterator[BinaryIO]:
   """Opens a file to read bytes.
 
   Raises:
@@ -119,10 +125,12 @@ def open_file(path: str) -> Any:
   """
   filesystem, name = filesystem_of(path)
   try:
-    return filesystem.open(name, 'rb')
+    file = filesystem.open(name, 'rb')
   except FileNotFoundError:
     check_links(path)
     raise
+  with file:  # A zip is closed when its file system is forgotten.
+    yield file
 
 
 def local_copy(path: str) -> str:
@@ -210,6 +218,43 @@ def matching(folder: str, pattern: str) -> list[str]:
   return found
 
 
+def expand(filesystem: Any, name: str) -> tuple[str, dict[str, Any]]:
+  """What a file, a folder or a glob names; hidden local files are left out.
+
+  What is there as it is spelled is no glob.
+
+  Returns:
+    The folder, and what is known of each file below it (of a glob: of each
+    file or folder that matches) by name.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    UserError: a link leads nowhere, or back to a folder that it is in; or '**'
+      is a part of a name.
+  """
+  if filesystem is _LOCAL:
+    _check_links(name)
+  if is_glob(name) and not filesystem.exists(name):
+    for part in name.split('/'):
+      if '**' in part and part != '**':
+        raise UserError(
+          f"{name}: '**' stands for folders, so it is all of a name: write "
+          f'{part.replace("**", "*")!r}, or put a / beside it.'
+        )
+    root, _ = _split_glob(filesystem, name)
+    return root, filesystem.glob(name, detail=True)
+  if not filesystem.isdir(name):
+    return posixpath.dirname(name), {name: filesystem.info(name)}
+  root = name.rstrip('/')
+  if filesystem is not _LOCAL:
+    return root, filesystem.find(root, detail=True)
+  found = filesystem.find(root, detail=True, hidden=False)
+  for file, info in found.items():
+    if info['type'] == 'link':
+      _check_links(file)
+  return root, found
+
+
 def is_glob(path: str) -> bool:
   """Whether a path names what matches it, rather than itself."""
   return bool(_MAGIC.search(path))
@@ -217,9 +262,11 @@ def is_glob(path: str) -> bool:
 
 def check_links(path: str) -> None:
   """Raises `UserError` where a link on the way to a path leads nowhere."""
-  if not is_local(path):
-    return
-  name = canonical(path)
+  if is_local(path):
+    _check_links(canonical(path))
+
+
+def _check_links(name: str) -> None:
   while name != '/':
     if os.path.islink(name) and not os.path.exists(name):
       raise UserError(
@@ -241,7 +288,7 @@ class _Local(LocalFileSystem):
     del kwargs
     if os.path.exists(path):
       return True
-    check_links(path)
+    _check_links(path)
     return False
 
   def ls(self, path: str, detail: bool = False, **kwargs: Any) -> list[Any]:
@@ -291,24 +338,35 @@ class _Local(LocalFileSystem):
     Parts of a path that are there as they are spelled are names, not patterns.
     """
     del kwargs
-    root, pattern = split_glob(path)
-    depth = None if '**' in pattern else pattern.count('/') + 1
+    root, parts = _split_glob(self, path)
+    # The last names files, those before it folders on the way to them.
+    patterns = [
+      re.compile(glob_translate('/'.join(parts[: number + 1])))
+      for number in range(len(parts))
+    ]
+    depth = None if '**' in parts else len(parts)
     found = self.find(root, depth, withdirs=True, detail=True, hidden=False)
-    start = len(posixpath.join(root, ''))
-    matches = re.compile(glob_translate(pattern)).match
-    return {name: info for name, info in found.items() if matches(name[start:])}
+    matching = {}
+    for name, info in found.items():
+      below = name[len(posixpath.join(root, '')) :]
+      if info['type'] == 'link' and any(p.match(below) for p in patterns):
+        _check_links(name)
+      if patterns[-1].match(below):
+        matching[name] = info
+    return matching
 
 
-def split_glob(path: str) -> tuple[str, str]:
-  """The folder of a local glob, and the pattern of names below it."""
-  root, parts = '/', path.strip('/').split('/')
+def _split_glob(filesystem: Any, path: str) -> tuple[str, list[str]]:
+  """The folder of a glob, and the patterns of the parts of names below it."""
+  root, parts = '/' * path.startswith('/'), path.strip('/').split('/')
   while len(parts) > 1:
     folder = posixpath.join(root, parts[0])
-    if is_glob(parts[0]) and not os.path.lexists(folder):
+    there = filesystem is _LOCAL and os.path.lexists(folder)
+    if is_glob(parts[0]) and not there:
       break
     root = folder
     del parts[0]
-  return root, '/'.join(parts)
+  return root, parts
 
 
 def _refuse(error: Exception) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infoprune_jax import filesystems
 from infoprune_jax.config import UserError
 from infoprune_jax.data import paths, rows
 from infoprune_jax.data.rows import BadRow, Document, InputFile
@@ -144,16 +145,16 @@ def saved_matches(field: str, path: str) -> tuple[str, list[tuple[str, int]]]:
   Raises:
     UserError: a folder is none, or a file of it is missing.
   """
-  filesystem, pattern = paths.open_filesystem(field, path)
+  filesystem, name = paths.open_filesystem(field, path)
   try:
-    folders = [pattern.rstrip('/')]
-    if paths.is_glob(pattern):
-      found = filesystem.glob(pattern, detail=True)
+    folders = [name.rstrip('/')]
+    if filesystems.is_glob(name) and not filesystem.exists(name):
+      _, found = filesystems.expand(filesystem, name)
       folders = [n for n, info in found.items() if info['type'] == 'directory']
     files = [
-      (paths.url(filesystem, name, path), filesystem.size(name) or 0)
+      (paths.url(filesystem, file, path), filesystem.size(file) or 0)
       for folder in sorted(folders)
-      for name in _saved_files(field, filesystem, folder)
+      for file in _saved_files(field, filesystem, folder)
     ]
   except paths.READ_ERRORS as error:
     raise paths.unreadable(field, path, error) from None

@@ -12,9 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import fsspec
-
-from infoprune_jax import files
+from infoprune_jax import files, filesystems
 from infoprune_jax.config import UserError
 
 _WHERE = 'corpus.beam_options'
@@ -140,7 +138,7 @@ def run_all(
   """
   if not tasks:
     return
-  _delete(folder)
+  filesystems.delete_folder(folder)
   for number, task in enumerate(tasks):
     _dump(_name(folder, 'task', number), (function, task))
   pipeline = _Pipeline(options, folder, len(tasks))
@@ -157,7 +155,7 @@ def run_all(
   finally:
     files.write_text(posixpath.join(folder, _STOP), '')
     pipeline.thread.join()
-    _delete(folder)
+    filesystems.delete_folder(folder)
 
 
 class _Pipeline:
@@ -220,13 +218,7 @@ def _dump(name: str, value: Any) -> None:
 
 
 def _exists(name: str) -> bool:
-  filesystem, path = fsspec.core.url_to_fs(name)
+  filesystem, path = filesystems.filesystem_of(name)
   # Object stores are listed once and remembered.
   filesystem.invalidate_cache()
   return filesystem.exists(path)
-
-
-def _delete(folder: str) -> None:
-  filesystem, path = fsspec.core.url_to_fs(folder)
-  if filesystem.exists(path):
-    filesystem.rm(path, recursive=True)

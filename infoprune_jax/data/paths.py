@@ -3,33 +3,18 @@
 import contextlib
 import os
 import posixpath
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
 import pyarrow as pa
-from fsspec.implementations.local import LocalFileSystem
 
+from infoprune_jax import filesystems
 from infoprune_jax.config import UserError
 
 # What file systems and codecs raise for what is not there, closed or damaged.
 READ_ERRORS = (OSError, pa.ArrowException, zipfile.BadZipFile, zlib.error)
-
-
-class _Local(LocalFileSystem):
-  """Refuses folders that may not be listed, where fsspec leaves them out."""
-
-  def walk(self, path: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
-    """As fsspec's, of which `find` and `glob` are made."""
-    return super().walk(path, *args, **{**kwargs, 'on_error': _refuse})
-
-
-def _refuse(error: Exception) -> None:
-  if not isinstance(error, FileNotFoundError):
-    raise error
 
 
 def open_filesystem(field: str, path: str) -> tuple[Any, str]:
@@ -37,13 +22,13 @@ def open_filesystem(field: str, path: str) -> tuple[Any, str]:
 
   Args:
     field: The config field that names the path.
-    path: As the user gave it; '~' is the home folder.
+    path: As the user gave it.
 
   Raises:
     UserError: there is no driver for it, or it does not answer.
   """
   try:
-    filesystem, name = fsspec.core.url_to_fs(os.path.expanduser(path))
+    return filesystems.filesystem_of(path)
   except ImportError as error:
     package = getattr(error.__cause__, 'name', None) or 'what it names'
     raise UserError(
@@ -58,9 +43,6 @@ def open_filesystem(field: str, path: str) -> tuple[Any, str]:
     ) from None
   except READ_ERRORS as error:
     raise unreadable(field, path, error) from None
-  if isinstance(filesystem, LocalFileSystem):
-    filesystem = _Local()
-  return filesystem, name
 
 
 def unreadable(field: str, path: str, error: Exception) -> UserError:
@@ -84,25 +66,24 @@ def user_errors(path: str) -> Iterator[None]:
     raise UserError(f'{path} cannot be read: {_first_line(error)}') from None
 
 
-def is_glob(path: str) -> bool:
-  """Whether a path names what matches it, rather than itself."""
-  return any(character in path for character in '*?[')
-
-
 def url(filesystem: Any, name: str, given: str) -> str:
   """The path to open a file by, as `given` names its file system."""
-  if '://' not in given:
+  if filesystems.is_local(given):
     return name
-  _, chained, container = given.partition('::')
-  return filesystem.unstrip_protocol(name) + chained + container
+  inner, container = filesystems.split_chain(given)
+  full = filesystem.unstrip_protocol(name)
+  if not container:
+    return full
+  return f'{full}::{container}' if '://' in inner else f'{inner}::{full}'
 
 
 def display(path: str) -> str:
   """A path with what it is in before it: 'zip://a::/b.zip' is '/b.zip/a'."""
-  inner, chained, container = path.partition('::')
-  if not chained:
+  inner, container = filesystems.split_chain(path)
+  if not container:
     return path
-  return posixpath.join(container, inner.partition('://')[2])
+  name = inner.partition('://')[2]
+  return posixpath.join(container, name) if name else container
 
 
 def relative_names(paths: list[str], folders: list[str]) -> list[str]:
@@ -115,7 +96,7 @@ def relative_names(paths: list[str], folders: list[str]) -> list[str]:
   for path in map(display, paths):
     name = posixpath.relpath(path, root) if root else path
     # A name may hold bytes that are no UTF-8; an id may not.
-    names.append(os.fsencode(name).decode('utf-8', 'backslashreplace'))
+    names.append(filesystems.printable(name))
   return names
 
 
@@ -129,13 +110,9 @@ def matches(field: str, path: str) -> tuple[str, list[tuple[str, int]]]:
   Raises:
     UserError: nothing matches, or it may not be listed.
   """
-  filesystem, pattern = open_filesystem(field, path)
+  filesystem, name = open_filesystem(field, path)
   try:
-    if is_glob(pattern):
-      root = posixpath.dirname(re.split(r'[*?[]', pattern)[0])
-      found = filesystem.glob(pattern, detail=True)
-    else:
-      root, found = _named(filesystem, pattern)
+    root, found = filesystems.expand(filesystem, name)
   except FileNotFoundError:
     root, found = '', {}
   except READ_ERRORS as error:
@@ -151,11 +128,3 @@ def matches(field: str, path: str) -> tuple[str, list[tuple[str, int]]]:
       f'{field}: no file matches {path!r} (looked from {os.getcwd()}).'
     )
   return url(filesystem, root, path), files
-
-
-def _named(filesystem: Any, path: str) -> tuple[str, dict[str, Any]]:
-  """The folder of one file or folder, and the files with what is known."""
-  if filesystem.isdir(path):
-    root = path.rstrip('/')
-    return root, filesystem.find(root, detail=True)
-  return posixpath.dirname(path), {path: filesystem.info(path)}

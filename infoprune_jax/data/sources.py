@@ -13,9 +13,9 @@ import posixpath
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 
+from infoprune_jax import filesystems
 from infoprune_jax.config import FILE_FORMATS, SourceConfig
 from infoprune_jax.data import (
   arrow_rows,
@@ -132,7 +132,7 @@ def read_rows(
             functools.partial(_json_document, file, number, line, whole),
           )
     return
-  with paths.user_errors(file.path), fsspec.open(file.path, 'rb') as raw:
+  with paths.user_errors(file.path), filesystems.open_file(file.path) as raw:
     if file.config.format == 'parquet':
       yield from arrow_rows.parquet_rows(file, raw, wanted, whole)
     elif file.config.format == 'hf_dataset':
@@ -149,7 +149,7 @@ def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
   """
   with (
     paths.user_errors(path),
-    fsspec.open(path, 'rb') as raw,
+    filesystems.open_file(path) as raw,
     io.BufferedReader(_decompressed(path, raw), 1 << 20) as lines,
   ):
     for number, line in enumerate(lines, 1):
@@ -163,7 +163,7 @@ def read_schema(file: InputFile) -> pa.Schema:
   Raises:
     UserError: the file cannot be read.
   """
-  with paths.user_errors(file.path), fsspec.open(file.path, 'rb') as raw:
+  with paths.user_errors(file.path), filesystems.open_file(file.path) as raw:
     return arrow_rows.schema(file, raw)
 
 

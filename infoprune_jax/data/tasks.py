@@ -5,18 +5,16 @@ preprocessor, `keep_examples`. Needs TensorFlow and SeqIO.
 """
 
 import dataclasses
-import os
 import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import fsspec
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from infoprune_jax import artifacts
+from infoprune_jax import artifacts, filesystems
 from infoprune_jax.config import UserError
 from infoprune_jax.data import vocabulary as vocabulary_lib
 from infoprune_jax.data.keep_set import KeepSet
@@ -194,7 +192,8 @@ def register(workdir: str, name: str = '') -> list[str]:
   Raises:
     UserError: there is no finished token store, or a name is taken.
   """
-  name = task_name(name or posixpath.basename(os.path.abspath(workdir)))
+  workdir = filesystems.canonical(workdir)
+  name = task_name(name or posixpath.basename(workdir))
   store = TokenStore.open(workdir)
   vocabulary_dir = artifacts.vocabulary_dir(workdir)
   corpus = Corpus(store, vocabulary_lib.Vocabulary.load(vocabulary_dir))
@@ -215,9 +214,10 @@ def register(workdir: str, name: str = '') -> list[str]:
 
 def _selections(workdir: str) -> list[str]:
   """The finished keep sets of a workdir."""
-  filesystem, root = fsspec.core.url_to_fs(artifacts.keep_set_dir(workdir, '*'))
-  found = filesystem.glob(f'{root}/{artifacts.MANIFEST}')
-  return sorted(posixpath.basename(posixpath.dirname(path)) for path in found)
+  found = filesystems.matching(
+    artifacts.keep_set_dir(workdir, ''), f'*/{artifacts.MANIFEST}'
+  )
+  return [posixpath.basename(posixpath.dirname(path)) for path in found]
 
 
 def _register(

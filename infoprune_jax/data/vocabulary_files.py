@@ -8,9 +8,7 @@ import json
 import posixpath
 from typing import Any
 
-import fsspec
-
-from infoprune_jax import files
+from infoprune_jax import files, filesystems
 from infoprune_jax.config import UserError, VocabularyConfig
 from infoprune_jax.data import vocabulary
 from infoprune_jax.data.encoders import SentencePieceEncoder, TokenizersEncoder
@@ -70,7 +68,7 @@ def open_given(config: VocabularyConfig) -> Vocabulary:
 
 def _read(path: str) -> tuple[str, bytes, dict[str, str]]:
   """Kind, model, and the text of the special tokens that the files name."""
-  filesystem, name = fsspec.core.url_to_fs(path)
+  filesystem, name = filesystems.filesystem_of(path)
   if not filesystem.isdir(name):
     model = files.read_bytes(path)
     # No SentencePiece model starts like a JSON object.

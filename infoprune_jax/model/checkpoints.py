@@ -9,19 +9,17 @@ into it; before any of it is read back, they are compared.
 """
 
 import hashlib
-import os
 import posixpath
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from infoprune_jax import artifacts, files, hosts
+from infoprune_jax import artifacts, files, filesystems, hosts
 from infoprune_jax.config import UserError
 from infoprune_jax.model import parameter_file
 from infoprune_jax.progress import logger
@@ -34,8 +32,7 @@ _MIN_SHARE = 1 << 20  # bytes
 
 
 def _directory(run: str) -> str:
-  path = f'{run}/checkpoints'
-  return os.path.abspath(path) if files.is_local(path) else path
+  return filesystems.canonical(f'{run}/checkpoints')
 
 
 def _handlers() -> Any:
@@ -112,8 +109,11 @@ class Checkpoints:
     if hosts.index():
       return
     step, facts = self._saving
-    filesystem, root = fsspec.core.url_to_fs(_directory(self._run))
-    [folder] = filesystem.glob(f'{root}/{step}.*') or [f'{root}/{step}']
+    root = _directory(self._run)
+    being_named = filesystems.matching(root, f'{step}.*')
+    filesystem, folder = filesystems.filesystem_of(
+      being_named[0] if being_named else f'{root}/{step}'
+    )
     written = {}
     for path in sorted(filesystem.find(folder)):
       if posixpath.basename(path) == _TIMED:
@@ -179,8 +179,7 @@ def _restore(
 
 def steps(run: str) -> list[int]:
   """The steps of which a run has a checkpoint, ascending."""
-  filesystem, root = fsspec.core.url_to_fs(_directory(run))
-  names = (posixpath.basename(path) for path in filesystem.glob(f'{root}/*'))
+  names = filesystems.names_in(_directory(run))
   return sorted(int(name) for name in names if name.isdigit())
 
 
@@ -221,7 +220,7 @@ def newest_sound(
         aside,
         str(error).partition(' Delete ')[0],
       )
-      filesystem, root = fsspec.core.url_to_fs(_directory(run))
+      filesystem, root = filesystems.filesystem_of(_directory(run))
       if filesystem.exists(f'{root}/damaged-{step}'):
         filesystem.rm(f'{root}/damaged-{step}', recursive=True)
       filesystem.mv(f'{root}/{step}', f'{root}/damaged-{step}', recursive=True)

@@ -11,10 +11,14 @@ import dataclasses
 import functools
 from typing import Any
 
-import fsspec
 import numpy as np
 
-from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax import (
+  artifacts,
+  config as config_lib,
+  files,
+  filesystems,
+)
 from infoprune_jax.config import Config, NearDuplicatesConfig
 from infoprune_jax.data import folds as folds_lib, workers
 from infoprune_jax.data.hashing import offset, scramble
@@ -59,8 +63,7 @@ def run(config: Config, workdir: str) -> None:
       group, size = _groups(config, store, signatures)
       _write(config, workdir, store, artifact, group, size)
     # Many times as large as the table, and no longer needed.
-    filesystem, name = fsspec.core.url_to_fs(signatures.path)
-    filesystem.rm(name, recursive=True)
+    filesystems.delete_folder(signatures.path)
 
 
 def shingles(tokens: np.ndarray, ngram: int) -> np.ndarray:

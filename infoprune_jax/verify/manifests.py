@@ -6,9 +6,7 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-import fsspec
-
-from infoprune_jax import artifacts, files
+from infoprune_jax import artifacts, files, filesystems
 from infoprune_jax.config import UserError
 from infoprune_jax.data import keep_set
 
@@ -113,8 +111,7 @@ def _expected_files(
   manifest = found.manifest or {'files': {}}
   # A run's manifest names the hash of its parameters, which are no file.
   expected = {n: f for n, f in manifest['files'].items() if 'bytes' in f}
-  filesystem, root = fsspec.core.url_to_fs(found.path)
-  markers = sorted(filesystem.glob(f'{root}/part-*-of-*{artifacts.DONE}'))
+  markers = filesystems.matching(found.path, f'part-*-of-*{artifacts.DONE}')
   for marker in markers:
     name = posixpath.basename(marker)
     try:
@@ -190,7 +187,7 @@ def _input_paths(found: Found, workdir: str) -> dict[str, str]:
 def selection_dir(workdir: str, arm: str, seed: str) -> str:
   """The keep set of a run: drawn for its seed, or the arm's one."""
   drawn = artifacts.keep_set_dir(workdir, f'{arm}-{seed}')
-  filesystem, name = fsspec.core.url_to_fs(drawn)
+  filesystem, name = filesystems.filesystem_of(drawn)
   if filesystem.exists(f'{name}/{keep_set.FILE}'):
     return drawn
   return artifacts.keep_set_dir(workdir, arm)

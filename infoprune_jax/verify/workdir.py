@@ -1,13 +1,11 @@
 """The job that checks a workdir, whatever is in it, and changes nothing."""
 
 import dataclasses
+import fnmatch
 import posixpath
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import fsspec
-
-from infoprune_jax import artifacts, hosts
+from infoprune_jax import artifacts, filesystems, hosts
 from infoprune_jax.config import Config, UserError
 from infoprune_jax.verify import documents, keep_sets, manifests, runs, tables
 from infoprune_jax.verify.manifests import Found
@@ -93,12 +91,10 @@ def _run(workdir: str) -> None:
 
 def check(workdir: str) -> Iterator[tuple[Found, list[str]]]:
   """Each artifact of a workdir, and what is wrong with it."""
-  filesystem, root = fsspec.core.url_to_fs(workdir)
   sound = True  # the token store, which others are compared with
   for pattern, job, kind, content in _KINDS:
-    for folder in sorted(filesystem.glob(f'{root}/{pattern}')):
-      path = posixpath.join(workdir, posixpath.relpath(folder, root))
-      if not _is_artifact(filesystem, folder):
+    for path in filesystems.matching(workdir, pattern):
+      if not _is_artifact(path):
         continue
       # Labelled pages have a workdir of their own.
       home = posixpath.dirname(path) if job == 'labels' else workdir
@@ -116,12 +112,12 @@ def check(workdir: str) -> Iterator[tuple[Found, list[str]]]:
       yield found, problems
 
 
-def _is_artifact(filesystem: Any, folder: str) -> bool:
+def _is_artifact(folder: str) -> bool:
   """Whether a folder holds a manifest, the beginning of one, or parts."""
+  names = filesystems.names_in(folder)
   return bool(
-    filesystem.exists(f'{folder}/{artifacts.MANIFEST}')
-    or filesystem.exists(f'{folder}/{artifacts.BEGUN}')
-    or filesystem.glob(f'{folder}/part-*')
+    {artifacts.MANIFEST, artifacts.BEGUN}.intersection(names)
+    or fnmatch.filter(names, 'part-*')
   )
 
 
