@@ -9,7 +9,13 @@ from typing import Any
 
 import jax
 
-from infoprune_jax import artifacts, config as config_lib, files, hosts
+from infoprune_jax import (
+  artifacts,
+  config as config_lib,
+  files,
+  filesystems,
+  hosts,
+)
 from infoprune_jax.config import (
   Config,
   ModelConfig,
@@ -71,6 +77,7 @@ def run(config: Config, workdir: str, job: str | None) -> None:
   Raises:
     UserError: as the stages do.
   """
+  workdir = _named(workdir)
   if job is not None:
     config_lib.check_choice('--job', job, (*JOBS, *ON_REQUEST))
   if hosts.count() > 1 and job not in MANY_HOSTS:
@@ -88,6 +95,17 @@ def run(config: Config, workdir: str, job: str | None) -> None:
     start = time.monotonic()
     JOBS[name](config, workdir)
     logger.info('%s: took %s', name, duration(time.monotonic() - start))
+
+
+def _named(workdir: str) -> str:
+  """The workdir by its one name, however it was spelled.
+
+  Raises:
+    UserError: the name is not UTF-8.
+  """
+  workdir = filesystems.canonical(workdir)
+  filesystems.check_utf8(workdir, '--workdir')
+  return workdir
 
 
 def _jobs(config: Config) -> list[str]:
@@ -157,6 +175,7 @@ def dry_run(config: Config, workdir: str) -> None:
   Raises:
     UserError: as `run` would.
   """
+  workdir = _named(workdir)
   check(config, None)
   vocab_size = _vocab_size(config)
   stages = list(_stages(config, workdir, vocab_size))

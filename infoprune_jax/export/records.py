@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from infoprune_jax import artifacts, files
+from infoprune_jax import artifacts, files, filesystems
 from infoprune_jax.config import UserError
 from infoprune_jax.data import tfds_writer
 from infoprune_jax.data.rows import Document
@@ -124,7 +124,7 @@ def _scratch(task: PartTask) -> Iterator[str]:
       yield folder
     return
   name = artifacts.part_name(task.part, task.num_parts)
-  path = task.artifact.path.removeprefix('file://')
+  path = filesystems.canonical(task.artifact.path)
   folder = os.path.join(path, f'{name}.writing')
   os.makedirs(folder, exist_ok=True)
   try:

@@ -8,16 +8,17 @@ Before a checkpoint gets its final name, the checksums of its files are written
 into it; before any of it is read back, they are compared.
 """
 
+import glob
 import hashlib
 import posixpath
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
+from etils.epath.gpath import PosixGPath
 
 from infoprune_jax import artifacts, files, filesystems, hosts
 from infoprune_jax.config import UserError
@@ -33,6 +34,15 @@ _MIN_SHARE = 1 << 20  # bytes
 
 def _directory(run: str) -> str:
   return filesystems.canonical(f'{run}/checkpoints')
+
+
+class _Folder(PosixGPath):
+  """A folder for Orbax, which takes '[' in its name for a pattern otherwise."""
+
+  def glob(self, pattern: str) -> Iterator['_Folder']:
+    """What matches the pattern, in a folder whose name is none."""
+    literal = type(self)(glob.escape(str(self)))
+    return super(_Folder, literal).glob(pattern)
 
 
 def _handlers() -> Any:
@@ -68,7 +78,7 @@ class Checkpoints:
     self._run = run
     self._saving: tuple[int, Mapping[str, Any]] = (0, {})
     self._manager = ocp.CheckpointManager(
-      _directory(run),
+      _Folder(_directory(run)),
       handler_registry=_handlers(),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=max_to_keep,
@@ -243,14 +253,15 @@ def load_params(run: str, step: int, abstract: Any) -> Any:
   check_step(run, step)
   # A reader leaves alone what a trainer may be writing there.
   manager = ocp.CheckpointManager(
-    _directory(run), options=ocp.CheckpointManagerOptions(create=False)
+    _Folder(_directory(run)),
+    options=ocp.CheckpointManagerOptions(create=False),
   )
   try:
     hosts.on_first(
       'the checksums of a checkpoint',
       lambda: _verify(run, step, {'params'}, manifest['job']),
     )
-    _check_shapes(f'{_directory(run)}/{step}/params', abstract)
+    _check_shapes(_Folder(f'{_directory(run)}/{step}/params'), abstract)
     params = _restore(manager, step, {'params': abstract})['params']
   finally:
     manager.close()
@@ -266,12 +277,14 @@ def load_params(run: str, step: int, abstract: Any) -> Any:
   return params
 
 
-def _check_shapes(path: str, abstract: Any) -> None:
+def _check_shapes(path: _Folder, abstract: Any) -> None:
   """Raises `UserError` unless a checkpoint holds arrays of these shapes."""
-  there = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path)).tree
+  there = ocp.PyTreeCheckpointHandler().metadata(path).tree
   shapes = parameter_file.names_of(there)
   parameter_file.check_shapes(
-    path, {name: tuple(leaf.shape) for name, leaf in shapes.items()}, abstract
+    str(path),
+    {name: tuple(leaf.shape) for name, leaf in shapes.items()},
+    abstract,
   )
 
 
