@@ -27,11 +27,15 @@ from infoprune_jax.files import (
   write_file,
   write_record,
 )
-from infoprune_jax.filesystems import filesystem_of, matching
+from infoprune_jax.filesystems import canonical, filesystem_of, matching
 
 MANIFEST = 'manifest.json'
 BEGUN = 'begun.json'
 DONE = '.done'
+# What `x`, `./x`, `~/x` or `file:///x` may spell, by name in a manifest.
+_PATH_OPTIONS = re.compile(
+  r'options\.((vocabulary\.)?path|corpus\.sources\..*\.(paths|data_dir))'
+)
 FORMAT_VERSION = (
   2  # 1 had statistics among the scores, and no vocabulary of runs
 )
@@ -264,7 +268,18 @@ def first_difference(found: Any, expected: Any, where: str) -> str:
       if difference:
         return difference
     return ''
-  return '' if found == expected else f'{where} is {found!r}, not {expected!r}'
+  if found == expected or _are_one_place(found, expected, where):
+    return ''
+  return f'{where} is {found!r}, not {expected!r}'
+
+
+def _are_one_place(found: Any, expected: Any, where: str) -> bool:
+  """Whether two options are paths, and spellings of the same."""
+  if not _PATH_OPTIONS.fullmatch(where):
+    return False
+  sides = [[s] if isinstance(s, str) else s for s in (found, expected)]
+  one, other = ([path and canonical(path) for path in side] for side in sides)
+  return one == other
 
 
 def read_manifest(path: str, job: str) -> dict[str, Any] | None:

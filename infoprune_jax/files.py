@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from infoprune_jax.config import UserError
 from infoprune_jax.filesystems import (
   canonical,
+  check_utf8,
   filesystem_of,
   is_local,
   local_copy as local_copy,
@@ -230,6 +231,7 @@ def check_writable(
   """
   if not is_local(path):
     return
+  check_utf8(canonical(path), option)
   try:
     make_folder(path)
     with tempfile.TemporaryFile(dir=canonical(path)):

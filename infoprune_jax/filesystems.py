@@ -134,10 +134,16 @@ def open_file(path: str) -> Iterator[BinaryIO]:
 
 
 def local_copy(path: str) -> str:
-  """A local file with the content of `path`: itself, or a cached download."""
-  if is_local(path):
-    return canonical(path)
+  """A local file with the content of `path`: itself, or a cached download.
+
+  Raises:
+    UserError: a link on the way to it leads nowhere.
+  """
   filesystem, name = filesystem_of(path)
+  if filesystem is _LOCAL:
+    if not os.path.exists(name):
+      _check_links(name)
+    return name
   with _downloads(filesystem).open(name, 'rb') as file:
     return file.name
 

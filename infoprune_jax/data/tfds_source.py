@@ -2,12 +2,12 @@
 
 import difflib
 import functools
-import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from infoprune_jax import filesystems
 from infoprune_jax.config import SourceConfig, UserError
 from infoprune_jax.data import quiet_tensorflow, rows
 from infoprune_jax.data.rows import BadRow, Document, InputFile
@@ -51,10 +51,13 @@ def open_builder(field: str, path: str, data_dir: str) -> Any:
     UserError: it is unknown or not prepared.
   """
   tfds = quiet_tensorflow.import_tfds()
-  folder = os.path.expanduser(path)
-  named = not (folder.startswith(('/', '.')) or '://' in folder)
+  folder = filesystems.canonical(path)
+  filesystems.check_utf8(folder, f'{field}.paths')
+  named = filesystems.is_local(path) and not path.startswith(
+    ('/', '.', '~', 'file:')
+  )
   if named and not tfds.core.Path(folder, INFO).exists():
-    folder = _folder_of_name(field, path, os.path.expanduser(data_dir))
+    folder = _folder_of_name(field, path, data_dir)
   elif not tfds.core.Path(folder, INFO).exists():
     found = _prepared(folder)
     known = ', '.join(found) or "the folder of a version, as 'c4/en/3.0.1'"
@@ -82,7 +85,10 @@ def _builder(field: str, folder: str) -> Any:
 def _folder_of_name(field: str, name: str, data_dir: str) -> str:
   """The folder of a prepared dataset."""
   tfds = quiet_tensorflow.import_tfds()
-  data_dir = data_dir or str(tfds.core.constants.DATA_DIR)
+  data_dir = filesystems.canonical(
+    data_dir or str(tfds.core.constants.DATA_DIR)
+  )
+  filesystems.check_utf8(data_dir, f'{field}.data_dir')
   try:
     parsed, _ = tfds.core.naming.parse_builder_name_kwargs(name)
     if parsed.namespace:  # Those are looked up, and prepared, on the network.
@@ -129,12 +135,10 @@ def _listed(data_dir: str) -> str:
 
 def _prepared(folder: str) -> list[str]:
   """The folders of prepared datasets below a folder."""
-  tfds = quiet_tensorflow.import_tfds()
-  root = tfds.core.Path(folder)
   return sorted(
-    str(info.parent)
+    posixpath.dirname(info)
     for depth in ('*/', '*/*/', '*/*/*/')
-    for info in root.glob(depth + INFO)
+    for info in filesystems.matching(folder, depth + INFO)
   )
 
 

@@ -34,7 +34,7 @@ def open_given(config: VocabularyConfig) -> Vocabulary:
       the start and the end of a document.
   """
   try:
-    kind, model, named = _read(config.path)
+    kind, model, named = _read(filesystems.canonical(config.path))
     encoder = (
       SentencePieceEncoder(model)
       if kind == vocabulary.SENTENCEPIECE

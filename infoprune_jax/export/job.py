@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import files
+from infoprune_jax import files, filesystems
 from infoprune_jax.artifacts import Artifact, export_dir
 from infoprune_jax.config import ARM_EXPORTS, Config
 from infoprune_jax.data import (
@@ -98,7 +98,7 @@ def run(config: Config, workdir: str) -> None:
 
 
 def _folder(config: Config, workdir: str) -> str:
-  return config.export.folder or export_dir(workdir)
+  return filesystems.canonical(config.export.folder or export_dir(workdir))
 
 
 def _selections(config: Config) -> tuple[str, ...]:

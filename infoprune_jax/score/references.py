@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from infoprune_jax import artifacts, files
+from infoprune_jax import artifacts, files, filesystems
 from infoprune_jax.config import (
   CheckpointConfig,
   Config,
@@ -103,7 +103,8 @@ def open_given(
   Raises:
     UserError: there is none, or none of this version.
   """
-  path, name = checkpoint.path, f'given_{column}'
+  path, name = filesystems.canonical(checkpoint.path), f'given_{column}'
+  filesystems.check_utf8(path, f'The model for {column}')
   if checkpoint.is_file:
     facts = parameter_file.read_facts(path)
     digest = files.facts_of(files.local_copy(path))['sha256']
