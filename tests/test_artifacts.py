@@ -7,7 +7,7 @@ import shutil
 import pytest
 from hypothesis import given, strategies as st
 
-from infoprune_jax import artifacts, files
+from infoprune_jax import artifacts, checksums, files
 from infoprune_jax.artifacts import Artifact
 from infoprune_jax.config import UserError
 
@@ -108,8 +108,8 @@ def test_written_and_opened(path):
   for name, facts in manifest['files'].items():
     data = files.read_bytes(f'{path}/{name}')
     assert facts['bytes'] == len(data)
-    artifacts.check_content(f'{path}/{name}', data, facts, 'score')
-  artifacts.check_sizes(path, manifest, 'score table', 'score')
+    checksums.check_content(f'{path}/{name}', data, facts, 'score')
+  checksums.check_sizes(path, manifest, 'score table', 'score')
 
 
 def test_the_fingerprint_covers_what_decides_the_bytes(tmp_path):
@@ -238,7 +238,7 @@ def test_check_made_from_names_both_sides():
 def test_damaged_content_is_named(path):
   facts = write(artifact(path))['files']['part-00000-of-00002.a']
   with pytest.raises(UserError, match=r'/name\.a is damaged.*--job=score'):
-    artifacts.check_content(f'{path}/name.a', b'onf', facts, 'score')
+    checksums.check_content(f'{path}/name.a', b'onf', facts, 'score')
 
 
 def test_a_missing_or_short_file_is_named(tmp_path):
@@ -249,10 +249,10 @@ def test_a_missing_or_short_file_is_named(tmp_path):
   with pytest.raises(
     UserError, match=r'00001-of-00002\.b has 4 bytes, .* says 6 bytes'
   ):
-    artifacts.check_sizes(path, manifest, 'score table', 'score')
+    checksums.check_sizes(path, manifest, 'score table', 'score')
   part.unlink()
   with pytest.raises(UserError, match=r'00001-of-00002\.b is missing'):
-    artifacts.check_sizes(path, manifest, 'score table', 'score')
+    checksums.check_sizes(path, manifest, 'score table', 'score')
 
 
 def test_a_damaged_marker_is_named(tmp_path):

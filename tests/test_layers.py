@@ -25,16 +25,18 @@ LAYERS = (
   ('score',),
   ('data', 'model'),
   ('artifacts',),
+  ('checksums',),
   ('files', 'hosts', 'stopping'),
   ('filesystems',),
   ('config',),
-  ('model_config', 'rule_config', 'training_config'),
+  ('corpus_config', 'model_config', 'rule_config', 'training_config'),
   ('validation',),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ANYONE = 'progress'
 WITHOUT_JAX = (
   'validation',
+  'corpus_config',
   'model_config',
   'rule_config',
   'training_config',
@@ -42,6 +44,7 @@ WITHOUT_JAX = (
   'filesystems',
   'files',
   'artifacts',
+  'checksums',
   'progress',
   'stopping',
   'selection',

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts, files
+from infoprune_jax import artifacts, checksums, files
 from infoprune_jax.config import RuleConfig, UserError
 from infoprune_jax.data.token_store import TokenStore
 
@@ -66,10 +66,10 @@ class KeepSet:
     artifacts.check_made_from(
       manifest, f'keep set {name}', 'token_store', store.manifest, 'token store'
     )
-    artifacts.check_sizes(path, manifest, 'keep set', 'select')
+    checksums.check_sizes(path, manifest, 'keep set', 'select')
     file = posixpath.join(path, FILE)
     data = files.read_bytes(file)
-    artifacts.check_content(file, data, manifest['files'][FILE], 'select')
+    checksums.check_content(file, data, manifest['files'][FILE], 'select')
     bits = np.load(io.BytesIO(data))
     return cls(bits, store.documents_per_part, manifest)
 

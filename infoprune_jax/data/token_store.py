@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infoprune_jax import artifacts
+from infoprune_jax import artifacts, checksums
 from infoprune_jax.config import SPLITS
 
 TOKENS, DOCUMENTS, UNIGRAMS = '.tokens.npy', '.docs.parquet', '.unigrams.npy'
@@ -55,7 +55,7 @@ class TokenStore:
     """
     path = artifacts.token_store_dir(workdir)
     manifest = artifacts.open_finished(path, 'token store', 'tokenize')
-    artifacts.check_sizes(path, manifest, 'token store', manifest['job'])
+    checksums.check_sizes(path, manifest, 'token store', manifest['job'])
     return cls(path, manifest)
 
   @property
@@ -104,7 +104,7 @@ class Part:
     Raises:
       UserError: it is missing or damaged.
     """
-    return artifacts.verified(self.path, self.manifest, self.name + extension)
+    return checksums.verified(self.path, self.manifest, self.name + extension)
 
   @functools.cached_property
   def tokens(self) -> np.ndarray:

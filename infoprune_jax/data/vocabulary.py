@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from infoprune_jax import artifacts, files
+from infoprune_jax import artifacts, checksums, files
 from infoprune_jax.config import UserError, VocabularyConfig
 from infoprune_jax.data.encoders import (
   META_SPACE,
@@ -120,11 +120,11 @@ class Vocabulary:
       UserError: it is not there, or damaged.
     """
     manifest = artifacts.open_finished(path, 'vocabulary', 'tokenize')
-    artifacts.check_sizes(path, manifest, 'vocabulary', 'tokenize')
+    checksums.check_sizes(path, manifest, 'vocabulary', 'tokenize')
     kind = manifest['model_kind']
     file = posixpath.join(path, MODEL_FILES[kind])
     model = files.read_bytes(file)
-    artifacts.check_content(
+    checksums.check_content(
       file, model, manifest['files'][MODEL_FILES[kind]], 'tokenize'
     )
     return cls(kind, model, manifest['bos_id'], manifest['eos_id'])

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infoprune_jax import artifacts
+from infoprune_jax import artifacts, checksums
 from infoprune_jax.artifacts import Artifact
 from infoprune_jax.config import SPLITS, UserError
 from infoprune_jax.data.corpus_index import CorpusIndex
@@ -116,7 +116,7 @@ def _read_part(path: str, job: str, number: int, num_parts: int) -> pa.Table:
   manifest = artifacts.read_manifest(path, job)
   assert manifest is not None  # `Tables.inputs` opened it.
   name = artifacts.part_name(number, num_parts) + '.parquet'
-  return pq.read_table(artifacts.verified(path, manifest, name))
+  return pq.read_table(checksums.verified(path, manifest, name))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils.epath.gpath import PosixGPath
 
-from infoprune_jax import artifacts, files, filesystems, hosts
+from infoprune_jax import artifacts, checksums, files, filesystems, hosts
 from infoprune_jax.config import UserError
 from infoprune_jax.model import parameter_file
 from infoprune_jax.progress import logger
@@ -171,7 +171,7 @@ def _verify(
   for name, facts in record['files'].items():
     item = name.partition('/')[0]
     if item in items or item == name:  # Of Orbax itself, at the top.
-      artifacts.verify(folder, name, facts, mend)
+      checksums.verify(folder, name, facts, mend)
   return record['facts']
 
 

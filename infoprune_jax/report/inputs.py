@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts
+from infoprune_jax import artifacts, checksums
 from infoprune_jax.config import Config, UserError
 from infoprune_jax.report import selection_findings
 from infoprune_jax.report.selection_inputs import Selected, open_selected
@@ -142,7 +142,7 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
   upstream.check_lineage()
   upstream.check_budget(config)
   for run, manifest in upstream.evaluations.items():
-    artifacts.check_sizes(
+    checksums.check_sizes(
       artifacts.evaluation_dir(workdir, *run),
       manifest,
       'evaluation',

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from infoprune_jax import artifacts, files
+from infoprune_jax import artifacts, checksums, files
 from infoprune_jax.config import Config, UserError, to_plain
 from infoprune_jax.report import provenance, selections
 from infoprune_jax.report.selection_inputs import Selected
@@ -71,5 +71,5 @@ def read(workdir: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
     UserError: it is missing or damaged.
   """
   path = artifacts.selection_report_dir(workdir)
-  file = artifacts.verified(path, manifest, FILE)
+  file = checksums.verified(path, manifest, FILE)
   return json.loads(files.read_bytes(file))

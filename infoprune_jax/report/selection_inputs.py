@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from infoprune_jax import artifacts
+from infoprune_jax import artifacts, checksums
 from infoprune_jax.config import Config, UserError
 from infoprune_jax.data.keep_set import read_summary, selection_name
 from infoprune_jax.data.token_store import TokenStore
@@ -79,7 +79,7 @@ def open_selected(config: Config, workdir: str) -> Selected:
   scores = artifacts.open_finished(
     artifacts.scores_dir(workdir), 'score table', 'score'
   )
-  artifacts.check_sizes(
+  checksums.check_sizes(
     artifacts.scores_dir(workdir), scores, 'score table', 'score'
   )
   keep_sets = {

@@ -15,6 +15,7 @@ import numpy as np
 
 from infoprune_jax import (
   artifacts,
+  checksums,
   config as config_lib,
   files,
   filesystems,
@@ -221,7 +222,7 @@ def _pairs(task: tuple[str, dict[str, Any], int]) -> np.ndarray:
   path, manifest, band = task
   keys = np.concatenate(
     [
-      np.load(artifacts.verified(path, manifest, name), mmap_mode='r')[band]
+      np.load(checksums.verified(path, manifest, name), mmap_mode='r')[band]
       for name in sorted(manifest['files'])
     ]
   )

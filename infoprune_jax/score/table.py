@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infoprune_jax import artifacts
+from infoprune_jax import artifacts, checksums
 
 LOSS_SCHEMA = pa.schema(
   [
@@ -137,7 +137,7 @@ def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
   manifest = artifacts.open_finished(path, 'table', 'score or --job=evaluate')
   tables = [
     pq.read_table(
-      artifacts.verified(path, manifest, name),
+      checksums.verified(path, manifest, name),
       columns=list(columns) if columns else None,
     )
     for name in sorted(manifest['files'])

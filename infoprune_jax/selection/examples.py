@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infoprune_jax import artifacts
+from infoprune_jax import artifacts, checksums
 from infoprune_jax.config import UserError
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
@@ -241,7 +241,7 @@ class _Table:
     self.path, self.job = path, job
     manifest = artifacts.open_finished(path, 'table', job)
     self._files = side_by_side(
-      lambda name: artifacts.verified(path, manifest, name),
+      lambda name: checksums.verified(path, manifest, name),
       sorted(manifest['files']),
     )
     self.sizes = [pq.read_metadata(file).num_rows for file in self._files]

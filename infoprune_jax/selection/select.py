@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax import artifacts, checksums, config as config_lib, files
 from infoprune_jax.config import SPLITS, Config, RuleConfig
 from infoprune_jax.data import keep_set
 from infoprune_jax.data.token_store import TokenStore
@@ -32,7 +32,7 @@ def run(config: Config, workdir: str) -> None:
   artifacts.check_made_from(
     scores, 'score table', 'token_store', store.manifest, 'token store'
   )
-  artifacts.check_sizes(path, scores, 'score table', 'score')
+  checksums.check_sizes(path, scores, 'score table', 'score')
   statistics = artifacts.open_finished(
     artifacts.statistics_dir(workdir), 'table of statistics', 'statistics'
   )

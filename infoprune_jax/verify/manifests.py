@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-from infoprune_jax import artifacts, files, filesystems
+from infoprune_jax import artifacts, checksums, files, filesystems
 from infoprune_jax.config import UserError
 from infoprune_jax.data import keep_set
 
@@ -39,7 +39,7 @@ class Found:
 
   def mend(self, name: str = artifacts.MANIFEST) -> str:
     """What to do about a file with the wrong content."""
-    return artifacts.mending(self.path, name, self.job)
+    return checksums.mending(self.path, name, self.job)
 
   def remake(self) -> str:
     """What to do where all of it is wrong."""
@@ -63,7 +63,7 @@ def open_artifact(path: str, kind: str, job: str) -> tuple[Found, list[str]]:
   expected = _expected_files(found, problems)
   for name, facts in expected.items():
     try:
-      artifacts.verify(path, name, facts, found.mend(name))
+      checksums.verify(path, name, facts, found.mend(name))
     except UserError as error:
       problems.append(str(error))
   return dataclasses.replace(found, num_files=len(expected)), problems

@@ -3,7 +3,7 @@
 import posixpath
 from collections.abc import Iterator
 
-from infoprune_jax import artifacts, files
+from infoprune_jax import artifacts, checksums, files
 from infoprune_jax.config import UserError
 from infoprune_jax.model import checkpoints
 from infoprune_jax.train import metrics
@@ -46,6 +46,6 @@ def _checkpoint_problems(found: Found, folder: str) -> Iterator[str]:
     return
   for file, facts in record['files'].items():
     try:
-      artifacts.verify(folder, file, facts, mend)
+      checksums.verify(folder, file, facts, mend)
     except UserError as error:
       yield str(error)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infoprune_jax import artifacts
+from infoprune_jax import artifacts, checksums
 from infoprune_jax.data import folds as folds_lib
 from infoprune_jax.data.token_store import Part
 from infoprune_jax.score import scorer, table
@@ -95,7 +95,7 @@ def _problems(
     if name not in found.manifest['files']:
       yield f'{where} is not in the manifest. {found.remake()}'
       continue
-    rows = pq.read_table(artifacts.verified(found.path, found.manifest, name))
+    rows = pq.read_table(checksums.verified(found.path, found.manifest, name))
     if not rows.schema.equals(schema):
       yield (
         f'{where} has the columns {rows.schema.names} of '
