@@ -1,0 +1,76 @@
+"""DuckDB without files or network, and its statements as JSON."""
+
+import functools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+
+class Refused(Exception):
+  """Why DuckDB cannot parse or bind a statement."""
+
+
+def connect() -> Any:
+  """A connection with tables of its own, to a database without a file."""
+  return _database().cursor()
+
+
+@functools.lru_cache(maxsize=1)
+def _database() -> Any:
+  """Opened once: that takes longer than most evaluations."""
+  import duckdb  # Not on machines that only score and train.
+
+  database = duckdb.connect(config={'enable_external_access': False})
+  # Not the machine's, by which times would differ.
+  database.execute("SET GLOBAL TimeZone = 'UTC'")
+  return database
+
+
+def parse(connection: Any, sql: str) -> Any:
+  """A statement as the JSON that DuckDB parses it to.
+
+  Raises:
+    Refused: it does not parse.
+    RecursionError: it is nested too deeply.
+  """
+  return _as_json(connection, 'json_serialize_sql(?)', sql)
+
+
+def plan(connection: Any, sql: str) -> Any:
+  """The plan of a SELECT statement, bound but not optimized.
+
+  Raises:
+    Refused: it reads what is not there, or calls what does not exist.
+    RecursionError: it is nested too deeply.
+  """
+  return _as_json(connection, 'json_serialize_plan(?, optimize := false)', sql)
+
+
+def write(connection: Any, tree: Any) -> str:
+  """The SQL of a statement that `parse` gave."""
+  [[sql]] = connection.execute(
+    'SELECT json_deserialize_sql(?)', [json.dumps(tree)]
+  ).fetchall()
+  return sql
+
+
+def _as_json(connection: Any, call: str, sql: str) -> Any:
+  [[text]] = connection.execute(f'SELECT {call}', [sql]).fetchall()
+  found = json.loads(text)
+  if found['error']:
+    raise Refused(f'{found["error_type"]}: {found["error_message"]}')
+  return found
+
+
+def nodes(tree: Any) -> Iterator[dict[str, Any]]:
+  """Every JSON object in a tree, the outer ones first.
+
+  >>> list(nodes({'a': [{'b': 1}]}))
+  [{'a': [{'b': 1}]}, {'b': 1}]
+  """
+  if isinstance(tree, dict):
+    yield tree
+  inner = tree.values() if isinstance(tree, dict) else tree
+  for item in inner:
+    if isinstance(item, dict | list):
+      yield from nodes(item)
