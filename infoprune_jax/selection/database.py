@@ -54,6 +54,19 @@ def write(connection: Any, tree: Any) -> str:
   return sql
 
 
+def write_expression(connection: Any, node: Any) -> str:
+  """The SQL of an expression within a statement that `parse` gave."""
+  tree = parse(connection, 'SELECT 0')
+  tree['statements'][0]['node']['select_list'] = [node]
+  return write(connection, tree).removeprefix('SELECT ')
+
+
+def column(connection: Any, name: str) -> dict[str, Any]:
+  """An expression that is a column, as `parse` gives it."""
+  tree = parse(connection, f'SELECT {name}')
+  return tree['statements'][0]['node']['select_list'][0]
+
+
 def _as_json(connection: Any, call: str, sql: str) -> Any:
   [[text]] = connection.execute(f'SELECT {call}', [sql]).fetchall()
   found = json.loads(text)
@@ -62,15 +75,20 @@ def _as_json(connection: Any, call: str, sql: str) -> Any:
   return found
 
 
-def nodes(tree: Any) -> Iterator[dict[str, Any]]:
+def nodes(tree: Any, but: str = '') -> Iterator[dict[str, Any]]:
   """Every JSON object in a tree, the outer ones first.
 
-  >>> list(nodes({'a': [{'b': 1}]}))
-  [{'a': [{'b': 1}]}, {'b': 1}]
+  Args:
+    tree: Of objects and lists.
+    but: The class of objects that are left out, with all that is in them.
+
+  >>> list(nodes({'a': [{'b': 1}, {'class': 'C'}]}, but='C'))[1:]
+  [{'b': 1}]
   """
   if isinstance(tree, dict):
+    if but and tree.get('class') == but:
+      return
     yield tree
-  inner = tree.values() if isinstance(tree, dict) else tree
-  for item in inner:
+  for item in tree.values() if isinstance(tree, dict) else tree:
     if isinstance(item, dict | list):
-      yield from nodes(item)
+      yield from nodes(item, but)

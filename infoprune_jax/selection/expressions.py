@@ -6,12 +6,8 @@ all examples of a reference model; an expression with a window or a subquery is
 evaluated over all examples at once, in memory.
 """
 
-import dataclasses
-import difflib
-import functools
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,76 +15,23 @@ import pyarrow as pa
 
 from infoprune_jax.config import UserError
 from infoprune_jax.progress import logger
+from infoprune_jax.selection import database
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
 from infoprune_jax.selection.examples import Examples
+from infoprune_jax.selection.parser import (
+  POSITION,
+  Expression,
+  parse,
+  refused,
+  relation,
+)
 from infoprune_jax.selection.ranks import mid_ranks, z_scores
 
-# Beside DuckDB's: of numbers, [n] float64, and `out`, where to put as many.
-FUNCTIONS: Mapping[str, Callable[..., np.ndarray]] = {
+# What they give of numbers, [n] float64, and `out`, where to put as many.
+_FUNCTIONS: Mapping[str, Callable[..., np.ndarray]] = {
   'rank': mid_ranks,
   'zscore': z_scores,
 }
-_POSITION = '__position'  # The number of an example, beside its columns.
-_SELECT = 'SELECT ('
-
-
-@dataclasses.dataclass(frozen=True)
-class Expression:
-  """A rule expression, parsed.
-
-  Attributes:
-    text: As the user wrote it.
-    sql: With a column in place of each call of ours.
-    columns: Those of the table that it reads.
-    calls: By the name of that column, the function and its argument.
-    whole: Whether it looks at other examples than its own.
-  """
-
-  text: str
-  sql: str
-  columns: tuple[str, ...]
-  calls: Mapping[str, tuple[str, 'Expression']]
-  whole: bool
-
-
-def parse(text: str, schema: pa.Schema) -> Expression:
-  """Parses an expression, and evaluates it over no example.
-
-  Args:
-    text: Of DuckDB's SQL; it can read neither files nor the network.
-    schema: Of the columns that it may name.
-
-  Raises:
-    UserError: it does not parse, names no column, gives no number, or gives
-      another one each time.
-  """
-  import duckdb  # Not on machines that only score and train.
-
-  with _connection() as connection:
-    try:
-      # By itself, so that it can be an expression and nothing more.
-      duckdb.SQLExpression(text)
-      [[tree]] = connection.execute(
-        'SELECT json_serialize_sql(?)', [f'{_SELECT}{text}\n)']
-      ).fetchall()
-    except duckdb.Error as error:
-      raise _refused(text, str(error), schema, ()) from None
-    found = _found(text, json.loads(tree), schema)
-    volatile = found.functions & _volatile()
-    if volatile:
-      raise _refused(
-        text,
-        f'{sorted(volatile)[0]}() gives another value each time; '
-        "keep='random' and keep='sample' draw by a seed.",
-        schema,
-        (),
-      )
-    expression = found.expression
-    try:
-      _evaluate(connection, expression, _nothing(expression, schema))
-    except duckdb.Error as error:
-      raise _refused(text, str(error), schema, found.names) from None
-  return expression
 
 
 def score(examples: Examples, text: str, missing: str = 'refuse') -> np.ndarray:
@@ -110,20 +53,19 @@ def score(examples: Examples, text: str, missing: str = 'refuse') -> np.ndarray:
 
   expression = parse(text, examples.schema)
   values = scratch(len(examples), np.float64)
-  done = 0
-  with _connection() as connection:
+  with database.connect() as connection:
     try:
       for where, table in _tables(examples, expression, missing):
-        done += _evaluate(connection, expression, table, values[where])
+        _evaluate(connection, expression, table, values[where])
     except duckdb.Error as error:
-      raise _refused(text, str(error), examples.schema, ()) from None
+      raise refused(text, str(error), examples.schema) from None
   lacking = sum(
     side_by_side(
       lambda some: int(np.count_nonzero(~np.isfinite(values[some]))),
       steps(len(values)),
     )
   )
-  if done != len(examples) or (lacking and missing == 'refuse'):
+  if lacking and missing == 'refuse':
     raise UserError(
       f'The rule expression {text!r} gives no finite number for {lacking} '
       f'of {len(examples)} examples: say what they get, for instance with '
@@ -146,13 +88,29 @@ def within_folds(
   function: Callable[..., np.ndarray],
   values: np.ndarray,
 ) -> np.ndarray:
-  """Puts a function of each reference model's values in their place."""
+  """Puts a function of each reference model's values in their place.
+
+  Args:
+    examples: The scored split.
+    function: Of `FUNCTIONS`.
+    values: [examples] float64; minus infinity, no number, stays what it is.
+  """
   folds, fold = examples.folds
   if len(folds) == 1:
-    return function(values, out=values)
+    return _where_present(function, values)
   for number in folds:
     here = fold == number
-    values[here] = function(values[here])
+    values[here] = _where_present(function, values[here])
+  return values
+
+
+def _where_present(
+  function: Callable[..., np.ndarray], values: np.ndarray
+) -> np.ndarray:
+  """Puts a function of values in their place, but where there is no number."""
+  absent = np.isneginf(values)
+  function(values, out=values)
+  values[absent] = -np.inf
   return values
 
 
@@ -178,120 +136,43 @@ def reads_near_duplicates(text: str) -> bool:
   return bool(re.search(r'\bnear_duplicate', text, re.IGNORECASE))
 
 
-def _connection() -> Any:
-  """With views of its own, to a database without a file."""
-  return _database().cursor()
-
-
-@functools.lru_cache(maxsize=1)
-def _database() -> Any:
-  """Opened once: that takes longer than most evaluations."""
-  import duckdb
-
-  return duckdb.connect(config={'enable_external_access': False})
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-  """What is in the tree of an expression."""
-
-  expression: Expression
-  names: tuple[str, ...]  # of columns, there or not
-  functions: frozenset[str]
-
-
-def _found(text: str, tree: Any, schema: pa.Schema) -> _Found:
-  names: set[str] = set()
-  functions: set[str] = set()
-  classes: set[str] = set()
-  calls: dict[str, tuple[str, Expression]] = {}
-  replaced: list[tuple[int, int, str]] = []
-  body = text.encode()
-
-  def walk(node: Any) -> None:
-    if isinstance(node, list):
-      for item in node:
-        walk(item)
-    if not isinstance(node, dict):
-      return
-    kind = node.get('class', '')
-    classes.add(kind)
-    name = node.get('function_name', '').lower()
-    if kind == 'FUNCTION' and name in FUNCTIONS:
-      start = node['query_location'] - len(_SELECT)
-      end = start + node['query_location_length']
-      call = body[start:end].decode()
-      argument = call[call.index('(') + 1 : call.rindex(')')]
-      column = f'__{name}_{len(calls)}'
-      calls[column] = name, parse(argument, schema)
-      replaced.append((start, end, column))
-      return
-    functions.add(name)
-    names.update(node.get('column_names', ())[-1:])
-    for value in node.values():
-      walk(value)
-
-  walk(tree)
-  sql = body
-  for start, end, column in sorted(replaced, reverse=True):
-    sql = sql[:start] + column.encode() + sql[end:]
-  known = {name.lower() for name in names}
-  everything = 'STAR' in classes
-  columns = tuple(
-    name for name in schema.names if everything or name.lower() in known
-  )
-  whole = bool(classes & {'WINDOW', 'SUBQUERY'})
-  expression = Expression(text, sql.decode(), columns, calls, whole)
-  return _Found(expression, tuple(sorted(names)), frozenset(functions))
-
-
-@functools.lru_cache(maxsize=1)
-def _volatile() -> frozenset[str]:
-  """Functions whose value is not that of their arguments alone."""
-  with _connection() as connection:
-    rows = connection.execute(
-      'SELECT DISTINCT function_name FROM duckdb_functions() '
-      "WHERE stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
-    ).fetchall()
-  return frozenset(name for [name] in rows)
-
-
-def _nothing(expression: Expression, schema: pa.Schema) -> pa.Table:
-  """What an expression reads, of no example."""
-  read = [schema.field(name) for name in expression.columns]
-  called = [pa.field(name, pa.float64()) for name in expression.calls]
-  return pa.schema([*read, *called]).empty_table()
-
-
 def _tables(
   examples: Examples, expression: Expression, missing: str
 ) -> Iterator[tuple[slice, pa.Table]]:
   """What an expression reads, and of which examples: by parts, or all at once."""
-  called = {}
-  for column, (name, argument) in expression.calls.items():
-    values = score(examples, argument.text, missing)
-    one_scale = not reads_reference(argument.text)
-    called[column] = (
-      FUNCTIONS[name](values, out=values)
-      if one_scale
-      else within_folds(examples, FUNCTIONS[name], values)
-    )
-  parts = examples.parts(expression.columns)
+  called = {
+    column: _call(examples, name, argument, missing)
+    for column, (name, argument) in expression.calls.items()
+  }
+  parts = (
+    (where, part.select(expression.columns))
+    for where, part in examples.parts(expression.columns)
+  )
   if expression.whole:
-    tables = [part.select(expression.columns) for _, part in parts]
+    tables = [part for _, part in parts]
     parts = iter([(slice(0, len(examples)), pa.concat_tables(tables))])
   for where, part in parts:
     for column, values in called.items():
-      part = part.append_column(column, pa.array(values[where]))
+      here = values[where]
+      # As NULL, so that what is made of it has no number either.
+      array = pa.array(here, mask=np.isneginf(here))
+      part = part.append_column(column, array)
     yield where, part
 
 
+def _call(
+  examples: Examples, name: str, argument: Expression, missing: str
+) -> np.ndarray:
+  """A function of ours, [examples]; minus infinity where there is no number."""
+  values = score(examples, argument.text, missing)
+  if reads_reference(argument.text):
+    return within_folds(examples, _FUNCTIONS[name], values)
+  return _where_present(_FUNCTIONS[name], values)
+
+
 def _evaluate(
-  connection: Any,
-  expression: Expression,
-  table: pa.Table,
-  values: np.ndarray | None = None,
-) -> int:
+  connection: Any, expression: Expression, table: pa.Table, values: np.ndarray
+) -> None:
   """Evaluates an expression over a table.
 
   Args:
@@ -300,44 +181,23 @@ def _evaluate(
     table: With the columns that it reads.
     values: [examples] float64, what to fill.
 
-  Returns:
-    How many values there were.
+  Raises:
+    duckdb.Error: a value cannot be computed.
+    UserError: there is not one value an example.
   """
   import duckdb
 
-  position = np.arange(table.num_rows, dtype=np.int32)
-  numbered = table.append_column(_POSITION, pa.array(position))
-  connection.register('scores', numbered)
-  parsed = duckdb.SQLExpression(expression.sql).cast('DOUBLE')
-  # Beside a column, an aggregate is refused.
-  found = (
-    connection.view('scores')
-    .select(duckdb.ColumnExpression(_POSITION), parsed.alias('score'))
-    .to_arrow_table()
-  )
-  if values is not None:
+  found = relation(connection, expression, table)
+  *before, last = map(duckdb.ColumnExpression, found.columns)
+  found = found.select(*before, last.cast('DOUBLE').alias('score'))
+  found = found.to_arrow_table()
+  if found.num_rows != len(values):
+    raise UserError(
+      f'The rule expression {expression.text!r} gives {found.num_rows} values '
+      f'for {len(values)} examples: write one that gives a number for each.'
+    )
+  where: Any = slice(None)
+  if not expression.stars:
     # Window functions give rows in an order of their own.
-    where = found[_POSITION].to_numpy()
-    in_order = np.array_equal(where, position)
-    values[:] = np.nan
-    values[slice(None) if in_order else where] = found['score'].to_numpy()
-  return found.num_rows
-
-
-def _refused(
-  text: str, error: str, schema: pa.Schema, names: Sequence[str]
-) -> UserError:
-  """What is wrong with an expression, the columns there are, the nearest."""
-  reason = error.split('\n')[0].rstrip('.')
-  known = {name.lower() for name in schema.names}
-  near = [
-    f'for {name!r} perhaps {match!r}'
-    for name in names
-    if name.lower() not in known
-    for match in difflib.get_close_matches(name.lower(), schema.names, 1)
-  ]
-  return UserError(
-    f'The rule expression {text!r} cannot be evaluated: {reason}. '
-    f'Columns are {", ".join(schema.names)}'
-    + (f'; {"; ".join(near)}.' if near else '.')
-  )
+    where = found[POSITION].to_numpy()
+  values[where] = found['score'].to_numpy()
