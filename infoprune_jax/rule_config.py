@@ -60,7 +60,8 @@ class RuleConfig:
   unit: str  # 'tokens', 'examples' or 'bytes'
   per: str  # 'source' to spend the budget within each; '' over all
   seed: int  # of random draws and of ties
-  # Where the score gives no finite number: 'refuse', or 'lowest' of all.
+  # Where the score gives no finite number: 'refuse', or 'lowest' of all. Such
+  # examples are below any `low`, and one value of 'distinct'.
   missing: str
 
   def __post_init__(self):

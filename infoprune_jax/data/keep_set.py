@@ -86,6 +86,15 @@ def read_summary(path: str) -> dict[str, Any] | None:
   )
 
 
+def check_any(artifact: artifacts.Artifact, mask: np.ndarray) -> None:
+  """Raises `UserError` where nothing is kept."""
+  if not mask.any():
+    raise UserError(
+      f'The rules of {artifact.path} keep no example: raise the fraction, or '
+      'widen low and high.'
+    )
+
+
 def write(
   artifact: artifacts.Artifact, mask: np.ndarray, **facts: Any
 ) -> dict[str, Any]:
@@ -99,11 +108,7 @@ def write(
   Raises:
     UserError: nothing is kept.
   """
-  if not mask.any():
-    raise UserError(
-      f'The rules of {artifact.path} keep no example: raise the fraction, or '
-      'widen low and high.'
-    )
+  check_any(artifact, mask)
   written = files.write_file(
     posixpath.join(artifact.path, FILE),
     lambda file: np.save(file, np.packbits(mask)),

@@ -156,10 +156,7 @@ def _replace_calls(
     name = node.get('function_name', '').lower()
     if node.get('class') != 'FUNCTION' or name not in FUNCTIONS:
       continue
-    # DuckDB 2 has arguments, DuckDB 1 children.
-    arguments = node.get('children') or [
-      argument['expression'] for argument in node.get('arguments', ())
-    ]
+    arguments = [argument['expression'] for argument in node['arguments']]
     further = node['distinct'] or node['filter'] or node['order_bys']['orders']
     if len(arguments) != 1 or further:
       reason = f'{name}() takes one number, as in {name}(nll_sum)'

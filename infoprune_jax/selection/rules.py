@@ -31,6 +31,7 @@ def ranking(
 
   Two reference models differ in scale, so what they say of their folds is made
   comparable before it is joined: by mid-ranks, as shares of a fold's examples.
+  An example without a number has minus infinity, in either fold.
 
   Args:
     examples: Whose columns the expression may name.

@@ -1,13 +1,13 @@
 """The stage that turns a score table into a keep set for each arm. No JAX."""
 
 import posixpath
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from infoprune_jax import artifacts, checksums, config as config_lib, files
-from infoprune_jax.config import SPLITS, Config, RuleConfig
+from infoprune_jax.config import SPLITS, Config, RuleConfig, UserError
 from infoprune_jax.data import keep_set
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.progress import logger
@@ -48,28 +48,43 @@ def run(config: Config, workdir: str) -> None:
     'statistics': statistics['fingerprint'],
   }
   examples = ExampleParts(workdir, store.documents_per_part)
-  done: set[str] = set()
-  for arm in config.arms:
-    rules = config.select.arms[arm]
-    for seed in config.train.seeds:
-      name = keep_set.selection_name(rules, arm, seed)
-      if name not in done:
-        done.add(name)
-        _select(config, workdir, store, tables, examples, name, rules, seed)
+  names = {
+    keep_set.selection_name(config.select.arms[arm], arm, seed): (arm, seed)
+    for arm in config.arms
+    for seed in config.train.seeds
+  }
+  found = []
+  for name, (arm, seed) in names.items():
+    artifact = _artifact(config, workdir, store, tables, name, arm, seed)
+    about = {
+      'version': SUMMARY_VERSION,
+      # The summary of an arm that reads no score shows their deciles, too.
+      'scores': tables['scores'],
+      'num_examples': config.report.num_examples,
+    }
+    if _is_done(artifact, about):
+      logger.info('select: %s finished before, skipped', name)
+      continue
+    try:
+      found.append(_select(config, store, examples, artifact, arm, about))
+    except UserError as error:
+      raise UserError(f'In select.arms.{arm}: {error}') from None
+  # A rule that cannot be applied is refused before anything is written.
+  for selection in found:
+    _write(store, selection)
 
 
-def _select(
+def _artifact(
   config: Config,
   workdir: str,
   store: TokenStore,
-  tables: dict[str, str],
-  examples: Examples,
+  tables: Mapping[str, str],
   name: str,
-  rules: Sequence[RuleConfig],
+  arm: str,
   seed: int,
-) -> None:
-  """Writes one keep set, unless it is done."""
-  path = artifacts.keep_set_dir(workdir, name)
+) -> artifacts.Artifact:
+  """The keep set `name` of an arm, and what it is made from."""
+  rules = config.select.arms[arm]
   options = {
     'rules': config_lib.to_plain(tuple(rules)),
     'draw': seed if keep_set.draws(rules) else 0,
@@ -81,42 +96,85 @@ def _select(
     inputs |= tables
   if rules_lib.reads_near_duplicates(rules):
     inputs |= _near_duplicates(workdir, store)
-  artifact = artifacts.Artifact(
-    path, f'keep set {name}', 'select', options, inputs
+  return artifacts.Artifact(
+    artifacts.keep_set_dir(workdir, name),
+    f'keep set {name}',
+    'select',
+    options,
+    inputs,
   )
-  with files.lock(path):
-    finished = artifact.finished()
-    # The summary of an arm that reads no score still shows the scores' deciles.
-    about = {
-      'version': SUMMARY_VERSION,
-      'scores': tables['scores'],
-      'num_examples': config.report.num_examples,
-    }
-    written = keep_set.read_summary(path) or {}
-    if finished and about.items() <= written.items():
-      logger.info('select: %s finished before, skipped', name)
+
+
+def _is_done(artifact: artifacts.Artifact, about: Mapping[str, Any]) -> bool:
+  """Whether a keep set and its summary are there.
+
+  Args:
+    artifact: The keep set.
+    about: What the summary says of itself.
+
+  Raises:
+    UserError: what is there was made from something else, or is damaged.
+  """
+  finished = artifact.finished()
+  written = keep_set.read_summary(artifact.path) or {}
+  return finished is not None and about.items() <= written.items()
+
+
+class _Selection(NamedTuple):
+  """A keep set that is to be written."""
+
+  artifact: artifacts.Artifact
+  about: Mapping[str, Any]  # what the summary says of itself
+  summary: Mapping[str, Any]
+  bits: np.ndarray  # [ceil(documents / 8)] uint8: there is one for each arm
+
+
+def _select(
+  config: Config,
+  store: TokenStore,
+  examples: Examples,
+  artifact: artifacts.Artifact,
+  arm: str,
+  about: Mapping[str, Any],
+) -> _Selection:
+  """What an arm keeps.
+
+  Raises:
+    UserError: a rule cannot be evaluated, or nothing is kept.
+  """
+  rules = config.select.arms[arm]
+  kept, decision = decide(rules, examples, artifact.options['draw'])
+  found = {
+    **summary.summarize(examples, kept),
+    **shown.examples_of(examples, kept, decision, config.report.num_examples),
+    'ranked_within_folds': any(
+      rules_lib.ranked_within_folds(examples, rule.score)
+      for rule in rules
+      if rule.needs_score
+    ),
+  }
+  mask = np.zeros(sum(store.documents_per_part), bool)
+  for some in steps(len(kept)):
+    mask[examples.index[some][kept[some]]] = True
+  if any(rule.keep == 'everything' for rule in rules):
+    found['added'], mask = _with_reference_split(store, mask)
+  keep_set.check_any(artifact, mask)
+  return _Selection(artifact, about, found, np.packbits(mask))
+
+
+def _write(store: TokenStore, selection: _Selection) -> None:
+  """Writes a keep set, unless another process has done so since."""
+  artifact, about, found, bits = selection
+  mask = np.unpackbits(bits, count=sum(store.documents_per_part)).astype(bool)
+  with files.lock(artifact.path):
+    if _is_done(artifact, about):
       return
     artifact.begin()
-    kept, decision = decide(rules, examples, options['draw'])
-    found = {
-      **summary.summarize(examples, kept),
-      **shown.examples_of(examples, kept, decision, config.report.num_examples),
-      'ranked_within_folds': any(
-        rules_lib.ranked_within_folds(examples, rule.score)
-        for rule in rules
-        if rule.needs_score
-      ),
-    }
-    mask = np.zeros(sum(store.documents_per_part), bool)
-    for some in steps(len(kept)):
-      mask[examples.index[some][kept[some]]] = True
-    if any(rule.keep == 'everything' for rule in rules):
-      found['added'], mask = _with_reference_split(store, mask)
     files.write_record(
-      posixpath.join(path, keep_set.SUMMARY), {**about, **found}
+      posixpath.join(artifact.path, keep_set.SUMMARY), {**about, **found}
     )
     keep_set.write(artifact, mask, kept=found['kept'], total=found['total'])
-    _log(name, found)
+    _log(posixpath.basename(artifact.path), found)
 
 
 def _near_duplicates(workdir: str, store: TokenStore) -> dict[str, str]:

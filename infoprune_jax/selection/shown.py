@@ -140,7 +140,8 @@ def near_thresholds(
   """Examples on both sides of each threshold of a rule, the nearest first.
 
   A threshold is the lowest or the highest score that the rule keeps, where it
-  throws something away beyond. A rule that draws has none.
+  throws something away beyond. A rule that draws has none, and neither has one
+  that keeps some of the examples without a number.
 
   Args:
     examples: The scored split.
@@ -160,6 +161,8 @@ def near_thresholds(
   below, above = np.zeros((2, count), bool)
   _bounds(values, group, after, low, high)
   _beyond(values, group, before, after, low, high, below, above)
+  below &= np.isfinite(low)
+  above &= np.isfinite(high)
   found = []
   for side, sign, bound, real in (
     ('low', 1.0, low, below),
@@ -307,7 +310,7 @@ def _sorted(positions: np.ndarray, ranking: np.ndarray) -> np.ndarray:
 def rows(
   examples: Examples, positions: np.ndarray, ranking: np.ndarray | None
 ) -> list[dict[str, Any]]:
-  """Which examples they are, each with its score.
+  """Which examples they are, each with its score, None where it has no number.
 
   Args:
     examples: The scored split.
@@ -322,6 +325,6 @@ def rows(
     scores = ranking[positions]
   taken = examples.take(positions, _COLUMNS).to_pylist()
   return [
-    {**row, 'score': float(score)}
+    {**row, 'score': None if np.isneginf(score) else float(score)}
     for row, score in zip(taken, scores, strict=True)
   ]

@@ -69,7 +69,7 @@ def changing(connection: Any, sql: str) -> str:
     RecursionError: it is nested too deeply.
   """
   tree = database.parse(connection, sql)
-  # DuckDB 2 computes calls of constants while it binds what they are arguments
+  # DuckDB computes calls of constants while it binds what they are arguments
   # of, so the plan does not show them. Selected by themselves, it does.
   tree['statements'][0]['node']['select_list'] += list(_constant_calls(tree))
   plan = database.plan(connection, database.write(connection, tree))
@@ -87,10 +87,7 @@ def changing(connection: Any, sql: str) -> str:
 
 def _called(node: Mapping[str, Any]) -> str:
   """The function that a node of a plan calls; '' where it calls none."""
-  if 'arguments' not in node:
-    return ''
-  # DuckDB 2 has a path, DuckDB 1 a name.
-  path = (node.get('qname') or {}).get('path') or [node.get('name', '')]
+  path = node.get('qname', {}).get('path', [''])
   return path[-1].lower()
 
 
