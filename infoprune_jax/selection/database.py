@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,8 @@ def column(connection: Any, name: str) -> dict[str, Any]:
 
 def _as_json(connection: Any, call: str, sql: str) -> Any:
   [[text]] = connection.execute(f'SELECT {call}', [sql]).fetchall()
-  found = json.loads(text)
+  # DuckDB writes a constant that is not a number as NAN.
+  found = json.loads(re.sub(r':-?nan\b', ':NaN', text, flags=re.IGNORECASE))
   if found['error']:
     raise Refused(f'{found["error_type"]}: {found["error_message"]}')
   return found

@@ -110,9 +110,11 @@ def _expression(
     selected = tree['statements'][0]['node']['select_list']
     sql = database.write_expression(connection, selected[0])
   known = {name.lower() for name in _names(tree)}
-  columns = tuple(
+  columns = [
     name for name in schema.names if 'STAR' in classes or name.lower() in known
-  )
+  ]
+  # A table without a column does not know how many rows it has.
+  columns = tuple(columns or schema.names[:1])
   return Expression(text, sql, columns, calls, whole, stars)
 
 
@@ -133,7 +135,7 @@ def _check_words(text: str, tree: Any, schema: pa.Schema) -> None:
       reason = 'unnest() gives several rows: take one number of the list, such '
       raise refused(text, reason + 'as list_sum([...])', schema)
   for name in _names(tree):
-    if name.startswith('__') or name.lower() == 'rowid':
+    if name.startswith('__') or name.lower() in ('rowid', _TABLE):
       raise refused(text, f'{name!r} is no column', schema)
 
 

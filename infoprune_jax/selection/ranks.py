@@ -147,12 +147,30 @@ def z_scores(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
   >>> z_scores(np.array([1.0, 3.0])).tolist()
   [-1.0, 1.0]
   """
-  mean = _mean(values, lambda x: x)
-  deviation = _mean(values, lambda x: (x - mean) ** 2) ** 0.5
+  unit = _unit(values)
+  mean = _mean(values, lambda x: x * unit)
+  deviation = _mean(values, lambda x: (x * unit - mean) ** 2) ** 0.5
   out = scratch(len(values), np.float64) if out is None else out
   for some in steps(len(values)):
-    out[some] = (values[some] - mean) / (deviation or 1.0)
+    out[some] = (values[some] * unit - mean) / (deviation or 1.0)
   return out
+
+
+def _unit(values: np.ndarray) -> float:
+  """A power of two that makes values about one: their squares are finite then.
+
+  To multiply by it rounds nothing.
+  """
+  largest = max(
+    (
+      float(np.abs(finite).max())
+      for some in steps(len(values))
+      if len(finite := values[some][np.isfinite(values[some])])
+    ),
+    default=0.0,
+  )
+  exponent = math.frexp(largest)[1]
+  return math.ldexp(1.0, min(max(-exponent, -1000), 1000))
 
 
 def _mean(values: np.ndarray, function: Callable[..., np.ndarray]) -> float:
