@@ -25,6 +25,10 @@ _NUMBERS = (
   *('UTINYINT', 'USMALLINT', 'UINTEGER', 'UBIGINT', 'UHUGEINT'),
   *('FLOAT', 'DOUBLE', 'DECIMAL', 'BOOLEAN', '"NULL"'),
 )
+_AGGREGATE = (
+  'Binder Error: it gives one value for all examples, one for each is expected: '
+  'write OVER () after the aggregate'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +81,10 @@ def parse(text: str, schema: pa.Schema) -> Expression:
       raise
     _check_shape(expression, schema)
   except (duckdb.Error, database.Refused) as error:
-    raise refused(text, str(error), schema, names) from None
+    # Beside the position of an example, DuckDB refuses an aggregate.
+    aggregate = f'column "{POSITION}" must appear' in str(error)
+    reason = _AGGREGATE if aggregate else str(error)
+    raise refused(text, reason, schema, names) from None
   except RecursionError:
     raise refused(text, 'it is nested too deeply', schema) from None
   return expression
@@ -200,10 +207,7 @@ def _check_shape(expression: Expression, schema: pa.Schema) -> None:
       'columns out, for instance greatest(nll_sum, unigram_nll_sum)'
     )
   elif values:
-    reason = (
-      'it gives one value for all examples, one for each is expected: write '
-      'OVER () after the aggregate'
-    )
+    reason = _AGGREGATE
   elif kind.partition('(')[0] not in _NUMBERS:
     reason = (
       f'it gives {kind}, a number is expected: for instance CAST(x AS DOUBLE) of '
@@ -233,7 +237,6 @@ def relation(connection: Any, expression: Expression, table: pa.Table) -> Any:
     table = table.append_column(POSITION, pa.array(position))
   connection.register(_TABLE, table)
   value = duckdb.SQLExpression(expression.sql).alias('score')
-  # Beside a column, an aggregate is refused.
   before = [] if expression.stars else [duckdb.ColumnExpression(POSITION)]
   return connection.view(_TABLE).select(*before, value)
 

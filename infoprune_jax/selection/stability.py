@@ -14,12 +14,10 @@ from typing import Any
 from infoprune_jax.selection import database
 
 # Some version of DuckDB says of these that they depend on their arguments
-# alone. They read the clock, a setting or a sample.
+# alone. They read the clock or draw a sample.
 _CHANGING = (
   'current_localtime',
   'current_localtimestamp',
-  'current_setting',
-  'getvariable',
   'reservoir_quantile',
 )
 _UNTIL_TODAY = 'age'  # with one argument
