@@ -1,5 +1,6 @@
 """The page on selections: there before training, escaped, standing alone."""
 
+import itertools
 import logging
 import posixpath
 import re
@@ -10,6 +11,7 @@ from page_elements import Elements, check_escaped, check_stands_alone
 
 from infoprune_jax import artifacts, files
 from infoprune_jax.config import UserError
+from infoprune_jax.data import keep_set
 from infoprune_jax.report import selection_page
 
 
@@ -63,6 +65,20 @@ def test_says_of_each_arm_what_moves_before_the_tables(untrained, elements):
   assert not re.search(r'\b(nan|None|inf)\b', shown.rpartition('Setup')[0])
   tables = re.findall(r'<table[^>]*>', page_of(workdir))
   assert len(tables) > 10 and all('sortable' in table for table in tables)
+
+
+def test_examples_may_have_no_score(untrained, tmp_path):
+  config, made = untrained
+  workdir = shutil.copytree(made, str(tmp_path / 'demo'))
+  path = artifacts.keep_set_dir(workdir, 'top_nll')
+  summary = keep_set.read_summary(path)
+  lists = [summary['least'], summary['drawn']['thrown']]
+  lists.append(summary['near'][0]['thrown'])
+  for example in itertools.chain(*lists):
+    example['score'] = None
+  files.write_record(posixpath.join(path, keep_set.SUMMARY), summary)
+  selection_page.run(config, workdir)
+  assert page_of(workdir).count('no score') == sum(map(len, lists))
 
 
 def test_is_always_rewritten_to_the_same_bytes(untrained, caplog):

@@ -63,3 +63,14 @@ def test_spearman_is_the_correlation_of_mid_ranks(pairs):
     for row in rows
   ]
   assert found == pytest.approx(np.corrcoef(plain)[0, 1])
+
+
+def test_values_that_square_to_infinity_or_nothing_have_standard_scores():
+  for unit in (1e308, 1.0, 1e-200, 5e-324):
+    found = ranks.z_scores(np.array([1.0, 0.0, 1.0, 0.0]) * unit)
+    assert found.tolist() == [1.0, -1.0, 1.0, -1.0]
+
+
+def test_minus_infinity_ranks_lowest():
+  values = np.array([2.0, -np.inf, 1.0, -np.inf])
+  assert ranks.mid_ranks(values).tolist() == [0.875, 0.25, 0.625, 0.25]

@@ -1,6 +1,7 @@
 """Examples of what an arm decides."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -241,3 +242,34 @@ def test_examples_of_deciles_by_hand(make_examples):
   assert few == shown.by_decile(examples, 1)
   # By chance: neither always the lower nor always the higher.
   assert {row['score'] % 2 for [row] in few} == {0.0, 1.0}
+
+
+HALF = "CASE WHEN source = 'a' THEN nll_sum END"
+
+
+def test_examples_without_a_number_have_no_score(make_examples):
+  """As JSON values; the threshold is between those that have one."""
+  examples = make_examples([float(n) for n in range(8)], sources=['a', 'b'] * 4)
+  for keep, bound, nearest in (('top', 4.0, 2.0), ('bottom', None, None)):
+    chosen = base.arm(keep, HALF, fraction=0.25, missing='lowest')
+    kept, decision = decided(examples, chosen)
+    found = shown.examples_of(examples, kept, decision, 8)
+    json.dumps(found, allow_nan=False)
+    assert [row['score'] for row in found['most']] == [6, 4, 2, 0, *[None] * 4]
+    assert [row['score'] for row in found['least']] == [*[None] * 4, 0, 2, 4, 6]
+    assert [edge['score'] for edge in found['near']] == [bound] * bool(bound)
+    for edge in found['near']:
+      assert edge['kept'][0]['score'] == bound
+      assert [row['score'] for row in edge['thrown']] == [nearest, 0.0]
+
+
+def test_among_those_without_a_number_is_no_threshold(make_examples):
+  examples = make_examples([float(n) for n in range(8)], sources=['a', 'b'] * 4)
+  top = base.arm('top', HALF, fraction=0.75, missing='lowest')
+  for per in ('', 'source'):
+    kept, decision = decided(examples, {**top, 'per': per})
+    assert kept.sum() == 6
+    found = shown.examples_of(examples, kept, decision, 8)
+    json.dumps(found, allow_nan=False)
+    # Of each source: that of a alone.
+    assert [edge['score'] for edge in found['near']] == [None] * bool(per)
