@@ -14,6 +14,7 @@ import inspect
 import os
 import posixpath
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -65,14 +66,25 @@ def printable(name: str) -> str:
 
 
 def check_utf8(path: str, option: str) -> None:
-  """Raises `UserError` for a name that Orbax and TensorFlow cannot open."""
+  """Raises `UserError` for a name that Orbax, TensorFlow or Arrow cannot open.
+
+  Args:
+    path: As `canonical` gives it.
+    option: Where it was given.
+  """
   try:
-    os.fsencode(path).decode('utf-8')
-  except UnicodeDecodeError:
-    raise UserError(
-      f'{option}: the name {printable(path)} is not UTF-8, which the libraries '
-      'that write checkpoints and datasets need. Rename it, or name another.'
-    ) from None
+    path.encode('utf-8')
+  except UnicodeEncodeError:
+    problem = (
+      f'{option}: the name {printable(path)} cannot be opened by the libraries '
+      'that write checkpoints and tables: '
+    )
+    encoding = sys.getfilesystemencoding()
+    if encoding != 'utf-8':
+      raise UserError(
+        f'{problem}names are {encoding} in this locale. Set PYTHONUTF8=1.'
+      ) from None
+    raise UserError(f'{problem}it is not UTF-8. Name another.') from None
 
 
 def split_chain(path: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import glob
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -135,10 +136,12 @@ def _listed(data_dir: str) -> str:
 
 def _prepared(folder: str) -> list[str]:
   """The folders of prepared datasets below a folder."""
+  tfds = quiet_tensorflow.import_tfds()
+  root = tfds.core.Path(glob.escape(folder))
   return sorted(
-    posixpath.dirname(info)
+    str(info.parent)
     for depth in ('*/', '*/*/', '*/*/*/')
-    for info in filesystems.matching(folder, depth + INFO)
+    for info in root.glob(depth + INFO)
   )
 
 
