@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infoprune_jax import artifacts, checksums
+from infoprune_jax import artifacts, checksums, filesystems
 from infoprune_jax.artifacts import Artifact
 from infoprune_jax.config import SPLITS, UserError
 from infoprune_jax.data.corpus_index import CorpusIndex
@@ -145,7 +144,7 @@ def write_scores(task: ScoresTask) -> dict[str, Any]:
 
 def _with_places(table: pa.Table, index: CorpusIndex) -> pa.Table:
   """With the file of each document, and its line or row in it, from 1."""
-  paths: Sequence[str] = [file.path for file in index.files]
+  paths = [filesystems.printable(file.path) for file in index.files]
   table = table.append_column(
     'file',
     pa.DictionaryArray.from_arrays(
