@@ -114,7 +114,8 @@ def model() -> ConfigDict:
       scan_unroll=4,
       remat='none',  # what fits is fastest; else 'minimal', then 'full'
       loss_tile=2048,
-      # 'splash' on a TPU, 'cudnn' on an NVIDIA GPU, 'xla' anywhere. 'auto'
+      # 'splash' on a TPU, 'cudnn' on an NVIDIA GPU of compute capability 9.0
+      # or later (not an A100, L4 or 4090), 'xla' anywhere. 'auto'
       # scores with cuDNN, but does not train with it: name it to do so.
       attention='auto',
       # When scoring: 'tpu' (v5e or later) and 'hopper' (H100, H200) never write

@@ -9,6 +9,8 @@ from infoprune_jax.config import ModelConfig, UserError
 from infoprune_jax.progress import logger
 
 LANES = 128  # of a TPU
+CUDNN_CAPABILITY = (9, 0)  # or later, of packed sequences
+HOPPER_CAPABILITY = (9, 0)
 SMALL_TPUS = ('TPU v2', 'TPU v3', 'TPU v4', 'TPU v4 lite')
 
 
@@ -115,7 +117,8 @@ def _choose(
     return choice
   if wanted != 'auto':
     raise UserError(
-      f"model.{name}='{choice}' does not run here: {obstacle}. Use 'auto'."
+      f"model.{name}='{choice}' does not run here: {obstacle}. Use 'auto', "
+      "which takes the fastest that runs, or 'xla', which runs anywhere."
     )
   logger.warning(
     "model.%s: 'xla', which is slower than '%s': %s", name, choice, obstacle
@@ -134,8 +137,34 @@ def _no_splash(config: ModelConfig, mesh: Any, row_length: int) -> str:
   return ''
 
 
+def compute_capability(device: Any) -> tuple[int, ...]:
+  """Of an NVIDIA GPU, such as (9, 0); () for any other device.
+
+  JAX calls an AMD GPU 'gpu' too, and gives its architecture, such as 'gfx942'.
+  """
+  client = getattr(device, 'client', None)
+  if 'rocm' in getattr(client, 'platform_version', ''):
+    return ()
+  numbers = str(getattr(device, 'compute_capability', '')).split('.')
+  if not all(number.isdecimal() for number in numbers):
+    return ()
+  return tuple(int(number) for number in numbers)
+
+
+def _described(device: Any) -> str:
+  kind = getattr(device, 'compute_capability', None) or 'none that is known'
+  return f'{device.device_kind} has {kind}'
+
+
 def _no_cudnn(config: ModelConfig, mesh: Any) -> str:
   """Why cuDNN's attention cannot run; '' if it can."""
+  device = mesh.devices.flat[0]
+  # JAX refuses packed sequences on an older one, but only as it compiles.
+  if compute_capability(device) < CUDNN_CAPABILITY:
+    return (
+      'its packed sequences need an NVIDIA GPU of compute capability 9.0 or '
+      f'later, {_described(device)}'
+    )
   if config.dtype != 'bfloat16':
     return f'it computes in bfloat16, the dtype here is {config.dtype}'
   if config.head_dim % 8 or config.head_dim > 128:
@@ -166,13 +195,15 @@ def _no_tpu(config: ModelConfig, mesh: Any) -> str:
 def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
   """Why the kernels of `hopper` cannot run; '' if they can."""
   device = mesh.devices.flat[0]
-  kind = getattr(device, 'compute_capability', 'unknown')
+  # Their instructions are of this generation alone: no earlier, no later one.
+  if compute_capability(device) != HOPPER_CAPABILITY:
+    return (
+      f'they need an NVIDIA GPU of compute capability 9.0, {_described(device)}'
+    )
   if config.dtype != 'bfloat16':
     return f'they compute in bfloat16, the dtype here is {config.dtype}'
   if config.logit_softcap:
     return f'they cannot cap logits, model.logit_softcap={config.logit_softcap}'
-  if str(kind) != '9.0':
-    return f'they need compute capability 9.0, {device.device_kind} has {kind}'
   from infoprune_jax.model import hopper  # Imports what only a GPU needs.
 
   ways = mesh.ways('batch') * mesh.ways('length')

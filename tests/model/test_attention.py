@@ -9,7 +9,12 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from infoprune_jax.config import MeshConfig
-from infoprune_jax.model import attention, partitioning
+from infoprune_jax.model import attention, backends, partitioning
+
+needs_packed_cudnn = pytest.mark.skipif(
+  backends.compute_capability(jax.devices()[0]) < backends.CUDNN_CAPABILITY,
+  reason='needs an NVIDIA GPU of compute capability 9.0 or later',
+)
 
 
 def oracle(query, key, value, segments):
@@ -228,9 +233,7 @@ def test_cudnn_gets_every_token_in_one_segment():
   ]
 
 
-@pytest.mark.skipif(
-  jax.default_backend() != 'gpu', reason='needs an NVIDIA GPU'
-)
+@needs_packed_cudnn
 @pytest.mark.parametrize('max_segments', [8, 32])
 @pytest.mark.parametrize('kv_heads', [2, 4])
 def test_cudnn_equals_the_definition(max_segments, kv_heads):
@@ -248,9 +251,7 @@ def test_cudnn_equals_the_definition(max_segments, kv_heads):
   np.testing.assert_allclose(np.asarray(found, np.float32), exact, atol=2e-2)
 
 
-@pytest.mark.skipif(
-  jax.default_backend() != 'gpu', reason='needs an NVIDIA GPU'
-)
+@needs_packed_cudnn
 @pytest.mark.parametrize('max_segments', [8, 32])
 @pytest.mark.parametrize('kv_heads', [2, 4])
 def test_the_gradient_of_cudnn_equals_that_of_xla(max_segments, kv_heads):

@@ -10,12 +10,24 @@ import pytest
 from infoprune_jax.config import UserError
 from infoprune_jax.model import backends
 
-H100 = types.SimpleNamespace(
-  platform='gpu', compute_capability='9.0', device_kind='NVIDIA H100'
-)
-A100 = types.SimpleNamespace(
-  platform='gpu', compute_capability='8.0', device_kind='NVIDIA A100'
-)
+
+def gpu(kind, capability, platform='cuda'):
+  client = types.SimpleNamespace(platform_version=f'PJRT C API\n{platform} 0')
+  return types.SimpleNamespace(
+    platform='gpu',
+    compute_capability=capability,
+    device_kind=kind,
+    client=client,
+  )
+
+
+H100 = gpu('NVIDIA H100', '9.0')
+A100 = gpu('NVIDIA A100', '8.0')
+RTX_4090 = gpu('NVIDIA GeForce RTX 4090', '8.9')  # as is an L4
+T4 = gpu('Tesla T4', '7.5')
+B200 = gpu('NVIDIA B200', '10.0')
+RTX_5090 = gpu('NVIDIA GeForce RTX 5090', '12.0')
+MI300 = gpu('AMD Instinct MI300X', 'gfx942', 'rocm')
 V4 = types.SimpleNamespace(platform='tpu', device_kind='TPU v4')
 TPU = types.SimpleNamespace(platform='tpu', device_kind='TPU v5e')
 CPU = types.SimpleNamespace(platform='cpu', device_kind='cpu')
@@ -52,7 +64,13 @@ def model(small):
     (TPU, {'embed_dim': 96}, 'splash', 'xla'),
     (V4, {}, 'splash', 'xla'),
     (H100, {}, 'cudnn', 'hopper'),
-    (A100, {}, 'cudnn', 'xla'),
+    (A100, {}, 'xla', 'xla'),
+    (RTX_4090, {}, 'xla', 'xla'),
+    (T4, {}, 'xla', 'xla'),
+    (B200, {}, 'cudnn', 'xla'),
+    (RTX_5090, {}, 'cudnn', 'xla'),
+    (MI300, {}, 'xla', 'xla'),
+    (gpu('an AMD GPU', '9.0', 'rocm'), {}, 'xla', 'xla'),
     (H100, {'dtype': 'float32'}, 'xla', 'xla'),
     (H100, {'mlp_dim': 200}, 'cudnn', 'xla'),
     (H100, {'attention': 'xla', 'kernels': 'xla'}, 'xla', 'xla'),
@@ -110,6 +128,32 @@ def test_a_fallback_is_said_with_its_reason(model, caplog):
   assert 'bfloat16, the dtype here is float32' in warnings[1]
 
 
+@pytest.mark.parametrize('device', [A100, RTX_4090, T4, MI300])
+def test_a_gpu_that_cudnn_does_not_take_is_said_once(model, device, caplog):
+  """What runs and why, one line for each choice."""
+  backends.resolve(model, Mesh(device), 8, 1024)
+  lines = [record.getMessage() for record in caplog.records]
+  for line, name, best in zip(
+    lines, ('attention', 'kernels'), ('cudnn', 'hopper'), strict=True
+  ):
+    assert line.startswith(
+      f"model.{name}: 'xla', which is slower than '{best}': "
+    )
+    assert line.endswith(
+      f'{device.device_kind} has {device.compute_capability}'
+    )
+
+
+@pytest.mark.parametrize('device', [A100, RTX_4090, T4, MI300])
+def test_training_refuses_cudnn_where_it_does_not_run(model, device, caplog):
+  found = backends.resolve_training(model, Mesh(device), 1024)
+  assert found.attention == 'xla'
+  assert "ask for it with model.attention='cudnn'" not in caplog.text
+  model = dataclasses.replace(model, attention='cudnn')
+  with pytest.raises(UserError, match='9.0 or later'):
+    backends.resolve_training(model, Mesh(device), 1024)
+
+
 @pytest.mark.parametrize(
   'device, edits, message',
   [
@@ -119,6 +163,26 @@ def test_a_fallback_is_said_with_its_reason(model, caplog):
       A100,
       {'kernels': 'hopper'},
       'compute capability 9.0, NVIDIA A100 has 8.0',
+    ),
+    (
+      B200,
+      {'kernels': 'hopper'},
+      r'compute capability 9\.0, NVIDIA B200 has 10\.0\. Use .auto., ',
+    ),
+    (
+      MI300,
+      {'kernels': 'hopper'},
+      'an NVIDIA GPU of .* 9.0, AMD Instinct MI300X has gfx942',
+    ),
+    *(
+      (
+        device,
+        {'attention': 'cudnn'},
+        f'packed .* an NVIDIA GPU of compute capability 9.0 or later, '
+        f'{device.device_kind} has {device.compute_capability}.* .xla., which '
+        'runs anywhere',
+      )
+      for device in (A100, RTX_4090, T4, MI300)
     ),
     (
       H100,
@@ -178,7 +242,10 @@ def test_training_refuses_an_attention_that_does_not_run(model):
 
 @pytest.mark.parametrize(
   'absent, devices',
-  [('hopper', (CPU, TPU, V4, A100)), ('tpu', (CPU, V4, A100, H100))],
+  [
+    ('hopper', (CPU, TPU, V4, A100, B200, MI300)),
+    ('tpu', (CPU, V4, A100, H100)),
+  ],
 )
 def test_kernels_of_another_device_are_not_needed(
   model, monkeypatch, absent, devices
