@@ -34,12 +34,39 @@ def write(path: str, params: Any, facts: dict[str, Any]) -> None:
     path: The file, ending in .safetensors.
     params: A nested dict of float32 arrays.
     facts: A JSON object, which `read_facts` gives back.
+
+  Raises:
+    UserError: safetensors gives back other values; nothing is written then.
   """
-  data = safetensors.numpy.save(
-    {name: np.asarray(leaf) for name, leaf in names_of(params).items()},
-    {_FACTS: json.dumps(facts)},
-  )
+  # It writes memory as it lies: a transposed array would come out scrambled.
+  arrays = {
+    name: np.asarray(leaf, order='C') for name, leaf in names_of(params).items()
+  }
+  data = safetensors.numpy.save(arrays, {_FACTS: json.dumps(facts)})
+  _check_written(path, data, arrays)
   files.write_file(path, lambda file: file.write(data))
+
+
+def _check_written(
+  path: str, data: bytes, arrays: dict[str, np.ndarray]
+) -> None:
+  """Raises `UserError` unless the bytes of a file give the arrays back."""
+  written = safetensors.numpy.load(data)
+  for name in sorted(arrays.keys() | written.keys()):
+    if not _are_equal(written.get(name), arrays.get(name)):
+      raise UserError(
+        f'{path} was not written: safetensors {safetensors.__version__} gives '
+        f'back another {name} than it was given. Install another version of '
+        'safetensors, and run this again.'
+      )
+
+
+def _are_equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+  """Whether two arrays are of one type, shape and content, in any byte order."""
+  if one is None or other is None:
+    return False
+  types = {array.dtype.newbyteorder('=') for array in (one, other)}
+  return len(types) == 1 and np.array_equal(one, other, equal_nan=True)
 
 
 def read_facts(path: str) -> dict[str, Any]:
