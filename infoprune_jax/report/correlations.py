@@ -41,25 +41,7 @@ def correlations(config: Config, examples: Examples) -> dict[str, Any]:
     constant; `ranked` and `out_of`, how many examples; and `length_bias`, what
     every other score has with length.
   """
-  scores = {
-    _normalised(expression): {
-      'label': label,
-      'expression': expression,
-      'arms': [],
-    }
-    for label, expression in NATURAL_SCORES.items()
-  }
-  lowest = set()  # Scores that some arm lets be missing.
-  for arm in config.arms:
-    for rule in config.select.arms[arm]:
-      if rule.needs_score:
-        text = rule.score.strip()
-        score = scores.setdefault(
-          _normalised(text), {'label': text, 'expression': text, 'arms': []}
-        )
-        score['arms'] += [arm] if arm not in score['arms'] else []
-        if rule.missing == 'lowest':
-          lowest.add(_normalised(text))
+  scores, lowest = _scores(config)
   positions, out_of = _drawn(examples)
   some = _table(examples, positions)
   values = np.stack(
@@ -89,6 +71,30 @@ def correlations(config: Config, examples: Examples) -> dict[str, Any]:
       if n != length
     ],
   }
+
+
+def _scores(config: Config) -> tuple[dict[str, dict[str, Any]], set[str]]:
+  """The scores to compare, and which of them some arm lets be missing."""
+  scores = {
+    _normalised(expression): {
+      'label': label,
+      'expression': expression,
+      'arms': [],
+    }
+    for label, expression in NATURAL_SCORES.items()
+  }
+  lowest = set()
+  for arm in config.arms:
+    for rule in config.select.arms[arm]:
+      if rule.needs_score:
+        text = rule.score.strip()
+        score = scores.setdefault(
+          _normalised(text), {'label': text, 'expression': text, 'arms': []}
+        )
+        score['arms'] += [arm] if arm not in score['arms'] else []
+        if rule.missing == 'lowest':
+          lowest.add(_normalised(text))
+  return scores, lowest
 
 
 def _normalised(expression: str) -> str:

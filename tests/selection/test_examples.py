@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import base
-from infoprune_jax import artifacts
+from infoprune_jax import artifacts, checksums
 from infoprune_jax.config import UserError
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.rule_config import RuleConfig
@@ -112,7 +112,7 @@ def test_some_examples_are_read_without_the_rest(workdir, monkeypatch):
       with open(file, 'wb') as opened:
         table.write(made, opened)
   monkeypatch.setattr(
-    artifacts, 'verified', lambda path, _, name: f'{path}/{name}'
+    checksums, 'verified', lambda path, _, name: f'{path}/{name}'
   )
   monkeypatch.setattr(
     pq.ParquetFile, 'read', lambda *_, **__: pytest.fail('all of a part')
@@ -158,7 +158,7 @@ def test_other_examples_are_refused(workdir):
   pq.write_table(table.set_column(1, 'row', [rows]), file)
   store = TokenStore.open(workdir)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(artifacts, 'verified', lambda path, _, name: f'{path}/{name}')
+    patch.setattr(checksums, 'verified', lambda path, _, name: f'{path}/{name}')
     examples = ExampleParts(workdir, store.documents_per_part)
   with pytest.raises(UserError, match='holds other examples than'):
     _ = examples.index
