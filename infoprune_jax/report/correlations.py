@@ -1,5 +1,6 @@
 """Which scores rank alike, and which go by length."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -98,8 +99,14 @@ def _scores(config: Config) -> tuple[dict[str, dict[str, Any]], set[str]]:
 
 
 def _normalised(expression: str) -> str:
-  """Equal for expressions that differ in case and white space only."""
-  return ''.join(expression.lower().split())
+  """Equal for expressions that differ in case and white space only.
+
+  >>> _normalised("Nll_sum * (source = 'A b')")
+  "nll_sum*(source='A b')"
+  """
+  parts = re.split("('[^']*')", expression)  # The odd ones are texts.
+  parts[::2] = [''.join(part.lower().split()) for part in parts[::2]]
+  return ''.join(parts)
 
 
 def _drawn(examples: Examples) -> tuple[np.ndarray, int]:

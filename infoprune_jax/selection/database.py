@@ -11,17 +11,26 @@ class Refused(Exception):
   """Why DuckDB cannot parse or bind a statement."""
 
 
-def connect() -> Any:
-  """A connection with tables of its own, to a database without a file."""
-  return _database().cursor()
+def connect(whole: bool = False) -> Any:
+  """A connection with tables of its own, to a database without a file.
+
+  Args:
+    whole: Whether its queries add up rows. One thread does so: the order in
+      which several do decides the last bits of a sum, and which of equal rows
+      is the largest.
+  """
+  return _database(whole).cursor()
 
 
-@functools.lru_cache(maxsize=1)
-def _database() -> Any:
+@functools.lru_cache
+def _database(whole: bool) -> Any:
   """Opened once: that takes longer than most evaluations."""
   import duckdb  # Not on machines that only score and train.
 
-  database = duckdb.connect(config={'enable_external_access': False})
+  config: dict[str, Any] = {'enable_external_access': False}
+  if whole:
+    config['threads'] = 1
+  database = duckdb.connect(config=config)
   # Not the machine's, by which times would differ.
   database.execute("SET GLOBAL TimeZone = 'UTC'")
   return database

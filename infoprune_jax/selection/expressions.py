@@ -53,7 +53,7 @@ def score(examples: Examples, text: str, missing: str = 'refuse') -> np.ndarray:
 
   expression = parse(text, examples.schema)
   values = scratch(len(examples), np.float64)
-  with database.connect() as connection:
+  with database.connect(expression.whole) as connection:
     try:
       for where, table in _tables(examples, expression, missing):
         _evaluate(connection, expression, table, values[where])

@@ -308,3 +308,25 @@ def test_what_has_no_number_may_be_lowest(examples, nll):
     0,
   )
   assert set(tokens[kept]) == {3}
+
+
+@pytest.mark.parametrize(
+  'expression',
+  [
+    '(SELECT avg(nll_sum) FROM scores)',
+    'sum(nll_sum) OVER (PARTITION BY source)',
+    '(SELECT arg_max(nll_sum, num_tokens) FROM scores)',
+    '(SELECT approx_quantile(nll_sum, 0.3) FROM scores)',
+  ],
+)
+def test_what_adds_up_examples_is_the_same_each_time(make_examples, expression):
+  """To the last bit: threads would add up in another order each time."""
+  count = 400_000
+  rng = np.random.default_rng(0)
+  examples = make_examples(
+    rng.normal(size=count).tolist(),
+    tokens=rng.integers(0, 9, count).tolist(),
+    sources=rng.choice(['web', 'books'], count).tolist(),
+  )
+  found = {expressions.score(examples, expression).tobytes() for _ in range(3)}
+  assert len(found) == 1
