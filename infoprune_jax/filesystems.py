@@ -138,7 +138,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
   filesystem, name = filesystem_of(path)
   try:
     file = filesystem.open(name, 'rb')
-  except FileNotFoundError:
+  except OSError:
     check_links(path)
     raise
   with file:  # A zip is closed when its file system is forgotten.
@@ -174,7 +174,7 @@ def make_folder(path: str) -> None:
   filesystem, name = filesystem_of(path)
   try:
     filesystem.makedirs(name, exist_ok=True)
-  except FileExistsError:
+  except OSError:
     check_links(path)
     raise
 
@@ -205,10 +205,7 @@ def names_in(folder: str) -> list[str]:
   filesystem.invalidate_cache()
   try:
     found = filesystem.ls(root, detail=False)
-  except FileNotFoundError:
-    check_links(folder)
-    return []
-  except NotADirectoryError:
+  except (FileNotFoundError, NotADirectoryError):
     return []
   names = {name.rstrip('/') for name in found} - {root.rstrip('/')}
   return sorted(posixpath.basename(name) for name in names)
@@ -311,6 +308,7 @@ class _Local(LocalFileSystem):
 
   def ls(self, path: str, detail: bool = False, **kwargs: Any) -> list[Any]:
     """As fsspec's, with what links name; of those to nowhere, type 'link'."""
+    _check_links(path)
     hidden = kwargs.get('hidden', True)
     with os.scandir(path) as entries:
       names = [e.path for e in entries if hidden or not e.name.startswith('.')]

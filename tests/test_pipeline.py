@@ -208,9 +208,11 @@ def test_killed_at_random_moments_and_resumed(
   durations = {j: 0.5 * time for j, time in undisturbed.durations.items()}
   begin = time.monotonic()
   while kills.total() < num_kills:
-    workdir = tmp_path / str(kills.total()) / 'work'
+    # Where each of the folders is a pattern to others, and has two names.
+    workdir = tmp_path / f'lr[3e-4]*?::{kills.total()}' / 'work'
     for job in STAGES_OF_A_ROUND[: num_kills - kills.total()]:
-      watched = Watched(start(workdir, program=('-m', 'infoprune_jax.main')))
+      named = rng.choice([str(workdir), f'file://{workdir}/'])
+      watched = Watched(start(named, program=('-m', 'infoprune_jax.main')))
       watched.wait_for_stage(job)
       number = rng.choice([signal.SIGKILL, signal.SIGTERM])
       time.sleep(rng.random() * durations[job])

@@ -30,7 +30,7 @@ BATCH, ROW = 4, 128
 @pytest.fixture(scope='module')
 def workdir(store_workdir, tmp_path_factory) -> str:
   """A token store, and a keep set of every other scored document."""
-  path = str(tmp_path_factory.mktemp('seqio') / 'made-up')
+  path = str(tmp_path_factory.mktemp('seqio') / 'lr[3e-4]*?::1' / 'made-up')
   shutil.copytree(store_workdir, path)
   store = TokenStore.open(path)
   kept = np.concatenate(

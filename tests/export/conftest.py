@@ -135,7 +135,7 @@ def selected(corpus, tmp_path_factory) -> str:
 @pytest.fixture
 def workdir(selected, tmp_path) -> str:
   """A copy of it to write to."""
-  return shutil.copytree(selected, str(tmp_path / 'work'))
+  return shutil.copytree(selected, str(tmp_path / 'lr[3e-4]*?::1'))
 
 
 @pytest.fixture

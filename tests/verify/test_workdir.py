@@ -32,7 +32,8 @@ def config(corpus_path):
 
 @pytest.fixture(scope='module')
 def finished(config, tmp_path_factory) -> pathlib.Path:
-  workdir = tmp_path_factory.mktemp('finished')
+  # A name that globs, fsspec and DuckDB would take for a pattern.
+  workdir = tmp_path_factory.mktemp('finished') / 'lr[3e-4]*?::1'
   for job in ('tokenize', 'statistics', 'reference', 'score', 'select'):
     pipeline.JOBS[job](config, str(workdir))
   one = dataclasses.replace(config.train, arms=('top_nll',))
@@ -48,7 +49,7 @@ def finished(config, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def copied(finished, tmp_path) -> pathlib.Path:
-  return shutil.copytree(finished, tmp_path / 'work')
+  return shutil.copytree(finished, tmp_path / finished.name)
 
 
 def wrong(workdir: pathlib.Path) -> dict[str, str]:
