@@ -111,7 +111,7 @@ class SeqIOReader:
         return
 
   def example_ids(self, step: int) -> list[str]:
-    """None: the stream that SeqIO packs from carries tokens alone."""
+    """[]: `_packed_rows` packs the tokens of examples, without their ids."""
     del step
     return []
 

@@ -137,7 +137,8 @@ class PartScorer:
     splits = self._store.manifest['splits']
     scored = ('scored', 'reference')[: len(self._folds)]
     tokens = sum(splits[name]['tokens'] for name in scored)
-    # Texts are spread over parts by hash: every part is about as large.
+    # Parts have about equal bytes, and texts go into splits by hash: each part
+    # has about as many tokens to score.
     share = len(self._own_parts()) / self._store.num_parts
     return Progress(what, 'tokens', round(tokens * share))
 

@@ -1,9 +1,13 @@
 """Models that score: any step, of any run, out of a file, several at once."""
 
 import os
+import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
+import changed_artifacts
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -112,9 +116,30 @@ def test_each_column_is_what_its_model_gives_alone(
   assert not np.allclose(found['nll_sum'], found[EARLY])
 
 
-def test_verify_knows_the_further_columns(together):
-  for found, problems in verify.check(together):
+@pytest.mark.parametrize('column', [EARLY, 'nll_sum_small', 'nll_sum_filed'])
+def test_verify_knows_the_further_columns(together, column, tmp_path):
+  checked = list(verify.check(together))
+  assert f'{together}/scores' in [found.path for found, _ in checked]
+  for found, problems in checked:
     assert not problems, (found.path, problems)
+  path = linked(together, str(tmp_path / 'w'), 'reference')
+  scores = pathlib.Path(path, 'scores')
+  shutil.copytree(f'{together}/scores', scores)
+  changed_artifacts.rewrite(
+    scores, changed_artifacts.with_value(column, 2, float('nan'))
+  )
+  [problem] = [line for _, problems in verify.check(path) for line in problems]
+  assert changed_artifacts.PART in problem
+  assert re.search(rf'{column} of row \d+ is nan, and 1 in all', problem)
+
+
+def test_verify_misses_a_further_column(together, tmp_path):
+  path = linked(together, str(tmp_path / 'w'), 'reference')
+  scores = pathlib.Path(path, 'scores')
+  shutil.copytree(f'{together}/scores', scores)
+  changed_artifacts.rewrite(scores, lambda rows: rows.drop_columns([EARLY]))
+  problems = [line for _, said in verify.check(path) for line in said]
+  assert re.search(rf'has the columns .*, expected .*{EARLY}', problems[0])
 
 
 def test_excess_loss_is_a_rule(corpus_path, together):
