@@ -5,14 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/demo
 
-.PHONY: install demo test lint format goldens clean
+comma := ,
+EXTRAS := beam,seqio,test,dev
+
+.PHONY: install demo test test-ecosystem test-newest test-oldest lint format \
+  goldens clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[beam,seqio,test,dev]'
+	  --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 demo: install
@@ -20,6 +24,35 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+
+# What needs other environments than .venv.
+test-ecosystem: test-newest test-oldest
+
+# Both ends of the version ranges in pyproject.toml: what pip takes today, and
+# the lowest versions. Each environment is made once; `make clean` forgets it.
+test-newest test-oldest: test-%: .venv-%/.installed
+	$(<D)/bin/python -m pytest -n 2 --dist loadscope -m 'not slow'
+	rm -rf runs/tiny-$*
+	$(<D)/bin/python -m infoprune_jax.main --config=configs/tiny.py \
+	  --workdir=runs/tiny-$*
+
+.venv-newest/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[$(EXTRAS)]'
+	touch $@
+
+.venv-oldest/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(@D)/bin/uv pip compile --quiet --resolution lowest-direct \
+	  --python $(@D)/bin/python --output-file $(@D)/requirements.txt \
+	  $(addprefix --extra=,$(subst $(comma), ,$(EXTRAS))) pyproject.toml
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --requirement $(@D)/requirements.txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --editable .
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .
@@ -34,4 +67,4 @@ goldens: install
 	$(BIN)/python -m pytest tests/test_golden.py --refresh-goldens
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -5,17 +5,22 @@ import os
 import shutil
 import tempfile
 
+from jaxlib.version import __version_info__ as jaxlib_version
+
 # Before anything imports JAX. Tests compile much and compute little: without the
 # emitters of fusions through MLIR, compiling takes half the time. Of a flag that
-# is given twice the last counts.
+# is given twice the last counts. A flag that XLA does not know ends the process
+# without a word: jaxlib 0.11 has no other emitters left to choose.
 os.environ['XLA_FLAGS'] = ' '.join(
   [
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
     '--xla_backend_optimization_level=0',
-    '--xla_cpu_use_fusion_emitters=false',
     '--xla_llvm_disable_expensive_passes=true',
     '--xla_cpu_parallel_codegen_split_count=1',
+    *(
+      ['--xla_cpu_use_fusion_emitters=false'] if jaxlib_version < (0, 11) else []
+    ),
   ]
 )
 # JAX_PLATFORMS=cuda runs what needs a GPU, too.
@@ -47,7 +52,7 @@ hypothesis.settings.register_profile('tests', deadline=None)
 hypothesis.settings.load_profile('tests')
 
 # Modules of half a minute and more, the longest first: two workers then end
-# together.
+# together. They are marked as slow.
 LONG = (
   'tests/test_pipeline.py',
   'tests/train/test_hosts.py',
@@ -68,11 +73,14 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """Long modules first; see `make test`."""
+  """Long modules first, and marked; see `make test` and `make test-newest`."""
   places = {name: place for place, name in enumerate(LONG)}
   items.sort(
     key=lambda item: places.get(item.nodeid.partition('::')[0], len(LONG))
   )
+  for item in items:
+    if item.nodeid.partition('::')[0] in places:
+      item.add_marker('slow')
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
