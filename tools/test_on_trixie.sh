@@ -34,7 +34,7 @@ for file in /etc/hosts /etc/resolv.conf /etc/pip.conf \
   if [ -e "$file" ]; then cp --dereference "$file" "$folder$file"; fi
 done
 
-name=$(echo "newest $*" | tr -cs 'a-zA-Z0-9.\n' -)
+name=$(printf %s "newest${*:+ $*}" | tr -cs 'a-zA-Z0-9.' -)
 source="$folder/src/$name"
 rm -rf "$source"
 mkdir -p "$source"
