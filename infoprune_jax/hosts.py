@@ -3,7 +3,12 @@
 What hosts tell each other is small, and goes through the key-value store of
 JAX's coordination service, never through the devices. Every process shows a
 sign of life there each second; process 0 looks after them, and whoever is late
-or has failed is named by all the others, which then stop.
+or has failed is named by all the others, which then stop. The service is in
+process 0: if it does not answer, process 0 is the one that is late.
+
+A thread gives the signs, so a compilation of minutes is no silence. A process
+whose threads do not run for the whole timeout counts as lost, and ends by
+itself when it goes on: by then the others have ended.
 
 The one place that knows `jax._src.distributed`. With one process nothing here
 starts anything, and no JAX backend is touched.
@@ -11,10 +16,11 @@ starts anything, and no JAX backend is touched.
 
 import contextlib
 import ctypes
+import inspect
 import json
+import math
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -25,19 +31,20 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed
 
+from infoprune_jax import stopping
 from infoprune_jax.config import UserError
+from infoprune_jax.peers import AGAIN, FOLDER, Watch
 from infoprune_jax.progress import logger
 
-PROCESS_TIMEOUT = 60  # seconds without a sign of life; JAX itself waits for 100
+PROCESS_TIMEOUT = 60  # seconds without a sign of life
 # For work of one process that the others wait for, such as reading checksums.
 BARRIER_TIMEOUT = 1800  # seconds
 _START_TIMEOUT = 300  # seconds: hosts of a large job do not start at once
-_FOLDER = 'infoprune_jax'
 EXIT_CODE = 2
 
 _stop = threading.Event()
 _calls: dict[str, int] = {}
-_watch: '_Watch | None' = None
+_watch: Watch | None = None
 
 
 def count() -> int:
@@ -89,6 +96,7 @@ def initialize(
       process_count,
       process_index,
       initialization_timeout=_START_TIMEOUT,
+      **_jax_timeout(timeout),
     )
   except (RuntimeError, ValueError) as error:
     reason = (str(error).splitlines() or [''])[0].rstrip('.')
@@ -103,9 +111,22 @@ def initialize(
     ) from None
   _stop.clear()
   global _watch
-  _watch = _Watch(_client(), index(), count(), timeout, stop_process)
-  _on_abort(_watch.blame)
-  threading.Thread(target=_watch.run, args=(_stop,), daemon=True).start()
+  _watch = Watch(_client(), index(), count(), timeout, stop_process)
+  address = distributed.global_state.coordinator_address
+  _on_abort(lambda: _watch.blame(address))
+  for target in (_watch.run, _watch.guard):
+    threading.Thread(target=target, args=(_stop,), daemon=True).start()
+  stopping.at_exit(_tell)
+
+
+def _jax_timeout(timeout: float) -> dict[str, int]:
+  """JAX's own limit, where it can be set: it must not act before ours.
+
+  It ends a process with a C++ stack trace, and blames no one.
+  """
+  known = inspect.signature(jax.distributed.initialize).parameters
+  name = 'heartbeat_timeout_seconds'
+  return {name: math.ceil(timeout) + 60} if name in known else {}
 
 
 def _client() -> Any:
@@ -181,7 +202,7 @@ def _key(kind: str, name: str) -> str:
   """A key of its own for each call: all processes make the same calls."""
   what = f'{kind}/{name}'
   _calls[what] = _calls.get(what, 0) + 1
-  return f'{_FOLDER}/{what}/{_calls[what]}'
+  return f'{FOLDER}/{what}/{_calls[what]}'
 
 
 def _get(key: str, owner: int, name: str, timeout: float) -> Any:
@@ -199,8 +220,7 @@ def _late(processes: list[str], name: str, timeout: float) -> UserError:
   which = ', '.join(processes) or 'unknown'
   return UserError(
     f'Process {which} of {count()} did not reach {name!r} within {timeout:.0f} '
-    's: look at its log. Start the job again, on any number of hosts: what is '
-    'finished is kept.'
+    f's: look at its log. {AGAIN}'
   )
 
 
@@ -225,13 +245,7 @@ def abandon(reason: str | Exception) -> NoReturn:
   message = (
     reason if isinstance(reason, str) else f'{type(reason).__name__}: {reason}'
   )
-  # Another may have been first, or process 0 may be gone: all know by now.
-  with contextlib.suppress(jax.errors.JaxRuntimeError):
-    _client().key_value_set(
-      f'{_FOLDER}/failed/{index()}', f'process {index()} stopped: {message}'
-    )
-  if index() == 0:  # The store goes with it.
-    time.sleep(3 * _watch.interval)
+  _announce('failed', f'process {index()} stopped: {message}')
   if isinstance(reason, Exception):
     traceback.print_exception(reason)
     sys.stderr.flush()
@@ -239,87 +253,36 @@ def abandon(reason: str | Exception) -> NoReturn:
   stop_process(message)
 
 
-def stop_process(message: str) -> NoReturn:
+def _tell(number: int) -> None:
+  """Tells the others that a signal ends this process."""
+  if _stop.is_set():  # At the end of the job there is no one to tell.
+    return
+  _stop.set()
+  name = signal.Signals(number).name
+  _announce('told', f'process {index()} was told to stop ({name}). {AGAIN}')
+
+
+def _announce(folder: str, message: str) -> None:
+  """Says why this process ends, and lets the others look."""
+
+  def announce() -> None:
+    # Another may have been first, or process 0 may be gone: all know by now.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      _client().key_value_set(f'{FOLDER}/{folder}/{index()}', message)
+    if index() == 0:  # The store goes with it.
+      time.sleep(3 * _watch.interval)
+
+  # A store that is frozen is not waited for.
+  thread = threading.Thread(target=announce, daemon=True)
+  thread.start()
+  thread.join(5 * _watch.interval)
+
+
+def stop_process(message: str, code: int = EXIT_CODE) -> NoReturn:
   """Ends this process at once, whatever its other threads wait for."""
   text = f'infoprune_jax: process {index()}: {message}\n'
   os.write(sys.stderr.fileno(), text.encode())
-  os._exit(EXIT_CODE)
-
-
-class _Watch:
-  """Shows that this process lives, and finds out who does not."""
-
-  def __init__(
-    self,
-    client: Any,
-    process: int,
-    processes: int,
-    timeout: float,
-    stop: Callable[[str], Any],
-    clock: Callable[[], float] = time.monotonic,
-  ):
-    """Calls `stop` with what is wrong."""
-    self._client, self._process = client, process
-    self._stop, self._clock = stop, clock
-    self.timeout = timeout  # seconds
-    self.interval = min(1.0, timeout / 20)  # seconds between signs of life
-    self._beat = 0
-    now = clock()
-    # The last sign of each process, and when it came.
-    self._seen = {str(other): ('', now) for other in range(processes)}
-    self.answered = now  # When the store last did.
-
-  def run(self, stop: threading.Event) -> None:
-    """Looks again and again, until it is told to stop."""
-    while not stop.wait(self.interval):
-      # Without the store JAX ends the process, see `_on_abort`.
-      with contextlib.suppress(jax.errors.JaxRuntimeError):
-        self.look(stop)
-
-  def look(self, stop: threading.Event) -> None:
-    """One sign of life, and one look at the others."""
-    self._beat += 1
-    self._client.key_value_set(
-      f'{_FOLDER}/alive/{self._process}', str(self._beat), allow_overwrite=True
-    )
-    self.answered = self._clock()
-    failed = dict(self._client.key_value_dir_get(f'{_FOLDER}/failed'))
-    if not failed and self._process == 0:
-      failed = self._late()
-    if failed and not stop.is_set():
-      self._stop(next(iter(failed.values())))
-
-  def blame(self) -> str:
-    """Whether process 0 is gone, as a message; '' if it is not."""
-    address = distributed.global_state.coordinator_address
-    silent = self._clock() - self.answered
-    if silent < 10 * self.interval and _reachable(address):
-      return ''
-    return (
-      f'process 0, at {address}, is gone: look at its log. Start the job '
-      'again, on any number of hosts: what is finished is kept.'
-    )
-
-  def _late(self) -> dict[str, str]:
-    """Notes new signs of life; says whose are overdue, to all the others."""
-    now = self._clock()
-    for key, beat in self._client.key_value_dir_get(f'{_FOLDER}/alive'):
-      name = key.rsplit('/', 1)[1]
-      if self._seen[name][0] != beat:
-        self._seen[name] = beat, now
-    late = [
-      name for name, (_, at) in self._seen.items() if now - at > self.timeout
-    ]
-    if not late:
-      return {}
-    message = (
-      f'process {", ".join(late)} of {len(self._seen)} gave no sign of life '
-      f'for {self.timeout:.0f} s: look at its log. Start the job again, on '
-      'any number of hosts: what is finished is kept.'
-    )
-    self._client.key_value_set(f'{_FOLDER}/failed/late', message)
-    time.sleep(3 * self.interval)  # The store goes with this process.
-    return {'failed': message}
+  os._exit(code)
 
 
 def _on_abort(blame: Callable[[], str]) -> None:
@@ -341,15 +304,6 @@ def _on_abort(blame: Callable[[], str]) -> None:
   # Python's own handlers run in the main thread, which would be too late.
   _on_abort.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
   ctypes.CDLL(None).signal(int(signal.SIGABRT), _on_abort.handler)
-
-
-def _reachable(address: str) -> bool:
-  host, port = address.rsplit(':', 1)
-  try:
-    with socket.create_connection((host.strip('[]'), int(port)), timeout=5):
-      return True
-  except OSError:
-    return False
 
 
 def check_devices() -> None:

@@ -56,6 +56,7 @@ _PROCESS_TIMEOUT = flags.DEFINE_float(
   60.0,
   'Seconds without a sign of life after which a process counts as lost.',
 )
+_TIMEOUTS = 1, 24 * 3600  # seconds
 USER_ERROR = 2  # The exit code; 1 is a defect of ours.
 
 
@@ -88,6 +89,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _check_processes() -> None:
   """Raises `UserError` for half of what it takes to join the other hosts."""
+  least, most = _TIMEOUTS
+  if not least <= _PROCESS_TIMEOUT.value <= most:
+    raise config_lib.UserError(
+      f'--process_timeout must be from {least} to {most} seconds, got '
+      f'{_PROCESS_TIMEOUT.value:g}.'
+    )
   given = {
     f'--{flag.name}': flag.value
     for flag in (_COORDINATOR, _PROCESS_COUNT, _PROCESS_INDEX)
@@ -178,7 +185,7 @@ def main(argv: Sequence[str]) -> int:
     if hosts:
       hosts.leave()
     print(f'infoprune_jax: {stopped}; run it again to go on.', file=sys.stderr)
-    return 128 + signal.SIGTERM
+    return 128 + stopped.number
   except config_lib.UserError as error:
     if hosts:
       hosts.abandon(str(error))
@@ -199,7 +206,7 @@ def main(argv: Sequence[str]) -> int:
 def _leave_when_told() -> None:
   """SIGTERM and SIGINT end the process at once, with one line.
 
-  Training takes the first SIGTERM for a request to save.
+  Training takes the first of them for a request to save.
 
   What is on disk is whole at any moment, so nothing needs the main thread,
   which may be compiling for minutes, or waiting for workers: a thread reads
@@ -217,13 +224,14 @@ def _leave_when_told() -> None:
       number = 0
       while number not in (signal.SIGTERM, signal.SIGINT):
         number = reader.recv(1)[0]
-        if number == signal.SIGTERM and stopping.ask():
-          told = b'infoprune_jax: SIGTERM: saves, and stops after this step\n'
-          os.write(sys.stderr.fileno(), told)
+        if number in (signal.SIGTERM, signal.SIGINT) and stopping.ask(number):
+          told = (
+            f'infoprune_jax: {signal.Signals(number).name}: saves, and stops '
+            'after this step; the next one stops it at once\n'
+          )
+          os.write(sys.stderr.fileno(), told.encode())
           number = 0
-    message = 'infoprune_jax: stopped; run it again to go on.\n'
-    os.write(sys.stderr.fileno(), message.encode())
-    os._exit(128 + number)
+      stopping.exit_for(number)
 
   threading.Thread(target=leave, daemon=True).start()
 

@@ -1,7 +1,9 @@
 """Several processes of this machine, which meet as hosts do."""
 
 import multiprocessing
+import os
 import pathlib
+import signal
 import socket
 import time
 
@@ -39,8 +41,8 @@ class Job:
       killed: A process that kills itself, and at which part that it writes.
       job: The stage.
       slurm: Whether they find each other as a job of SLURM.
-      signalled: A process that sends itself a signal, at which batch, and
-        which signal.
+      signalled: A process that sends itself a signal, at which batch of
+        training or which part that it writes, and which signal.
     """
     with socket.socket() as free:
       free.bind(('127.0.0.1', 0))
@@ -84,11 +86,18 @@ class Job:
       )
       self._processes[-1].start()
 
-  def ended(self) -> tuple[list[int], list[str]]:
-    """Exit codes and outputs, by process."""
+  def ended(self, frozen: int | None = None) -> tuple[list[int], list[str]]:
+    """Exit codes and outputs, by process.
+
+    Args:
+      frozen: One that goes on only when all others have ended.
+    """
     deadline = time.monotonic() + 240
+    last = [] if frozen is None else [self._processes[frozen]]
     try:
-      for process in self._processes:
+      for process in [p for p in self._processes if p not in last] + last:
+        if process in last:
+          os.kill(process.pid, signal.SIGCONT)
         process.join(max(deadline - time.monotonic(), 0))
       codes = [process.exitcode for process in self._processes]
     finally:

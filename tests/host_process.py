@@ -29,8 +29,8 @@ def run(
     output: A file, for standard output and error.
     devices: How many CPU devices the process has.
     killed_at_part: It kills itself as it starts to write this part, from 1.
-    signalled_at_batch: Which batch of training, from 1, and the signal that it
-      then sends itself.
+    signalled_at_batch: Which batch of training, or which part that it writes,
+      from 1, and the signal that it then sends itself.
     environment: Variables beside those there are.
   """
   os.environ.update(environment)
@@ -57,12 +57,16 @@ def run(
 
 
 def _signal_at(batch: int, number: int) -> None:
-  put, left = state.Program.put, [batch]
+  left = [batch]
 
-  def counted(*arguments):
-    left[0] -= 1
-    if left[0] == 0:
-      os.kill(os.getpid(), number)
-    return put(*arguments)
+  def counting(function):
+    def counted(*arguments, **counts):
+      left[0] -= 1
+      if left[0] == 0:
+        os.kill(os.getpid(), number)
+      return function(*arguments, **counts)
 
-  state.Program.put = counted
+    return counted
+
+  state.Program.put = counting(state.Program.put)
+  artifacts.Artifact.finish_part = counting(artifacts.Artifact.finish_part)

@@ -5,7 +5,7 @@ import threading
 import jax
 import pytest
 
-from infoprune_jax import hosts, pipeline
+from infoprune_jax import hosts, peers, pipeline
 from infoprune_jax.config import UserError
 
 
@@ -82,9 +82,9 @@ def test_who_is_late_is_named(store):
 
 def test_a_process_without_a_sign_of_life_is_named_to_all(monkeypatch):
   store, now, told = Store(), [0.0], []
-  monkeypatch.setattr(hosts.time, 'sleep', lambda seconds: None)
+  monkeypatch.setattr(peers.time, 'sleep', lambda seconds: None)
   watches = [
-    hosts._Watch(store, process, 3, 60, told.append, clock=lambda: now[0])
+    peers.Watch(store, process, 3, 60, told.append, clock=lambda: now[0])
     for process in range(3)
   ]
   going_on = threading.Event()
@@ -103,13 +103,59 @@ def test_a_process_without_a_sign_of_life_is_named_to_all(monkeypatch):
 def test_why_a_process_stops_is_told_to_the_others():
   store, told = Store(), []
   store.values['infoprune_jax/failed/1'] = 'process 1 stopped: no space'
-  watch = hosts._Watch(store, 2, 3, 60, told.append)
+  watch = peers.Watch(store, 2, 3, 60, told.append)
   watch.look(threading.Event())
   assert told == ['process 1 stopped: no space']
   leaving = threading.Event()
   leaving.set()
   watch.look(leaving)
   assert len(told) == 1
+
+
+class Ticks(threading.Event):
+  """Lets a clock pass instead of waiting; set when the ticks are over."""
+
+  def __init__(self, now: list[float], passes: list[float]):
+    super().__init__()
+    self.now, self.passes = now, passes
+
+  def wait(self, timeout=None):
+    if not self.passes:
+      return True
+    self.now[0] += self.passes.pop(0)
+    return False
+
+
+@pytest.mark.parametrize(
+  ('passes', 'message'),
+  [
+    ([1.0] * 59, ''),
+    ([1.0] * 61, 'process 0 of 3 gave no sign of life for 60 s'),
+    # What this process slept is not held against another.
+    ([1.0] * 30 + [50.0] + [1.0] * 20, ''),
+    ([1.0, 61.0], 'it stood still for 61 s, and counts as lost'),
+  ],
+)
+def test_a_store_that_does_not_answer_is_process_0_frozen(passes, message):
+  now, told = [0.0], []
+  watch = peers.Watch(Store(), 1, 3, 60, told.append, clock=lambda: now[0])
+  watch.guard(Ticks(now, passes))
+  assert bool(told) == bool(message)
+  assert message in ''.join(told[:1])
+
+
+def test_who_is_told_to_stop_is_no_failure():
+  store, told = Store(), []
+  store.values['infoprune_jax/told/1'] = 'process 1 was told to stop (SIGINT).'
+  watch = peers.Watch(store, 2, 3, 60, lambda *why: told.append(why))
+  watch.look(threading.Event())
+  assert told == [('process 1 was told to stop (SIGINT).', 143)]
+
+
+def test_jax_waits_for_longer_than_we_do(monkeypatch):
+  assert hosts._jax_timeout(599.5) == {'heartbeat_timeout_seconds': 660}
+  monkeypatch.setattr(hosts.jax.distributed, 'initialize', lambda: None)
+  assert hosts._jax_timeout(599.5) == {}
 
 
 def test_stages_of_one_host_refuse_more(small, tmp_path, monkeypatch):

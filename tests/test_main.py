@@ -112,6 +112,14 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
       "--coordinator_address must be HOST:PORT, got 'localhost'",
     ),
     ([f'--config={JSONL}', '--multiprocess'], '--multiprocess finds no'),
+    (
+      [f'--config={JSONL}', '--process_timeout=0'],
+      '--process_timeout must be from 1 to 86400 seconds, got 0',
+    ),
+    (
+      [f'--config={JSONL}', '--process_timeout=nan'],
+      '--process_timeout must be from 1 to 86400 seconds, got nan',
+    ),
   ],
 )
 def test_a_mistake_is_one_message(arguments, expected, tmp_path):

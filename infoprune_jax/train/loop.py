@@ -66,7 +66,7 @@ def train(run: Run) -> None:
   Raises:
     UserError: the loss is not finite, or too often bad; or device memory ran
       out.
-    stopping.Stopped: SIGTERM asked for it; a checkpoint is written.
+    stopping.Stopped: a signal asked for it; a checkpoint is written.
   """
   begun = time.time()
   hosts.on_first(f'the start of {run.name}', run.artifact.begin)

@@ -150,3 +150,19 @@ def test_killed_in_the_middle_and_resumed_by_other_hosts(
   outputs = Job(*workdir.job, 4).finish()
   assert 'parts were done before' in outputs[0]
   assert workdir.scores() == alone
+
+
+@pytest.mark.parametrize(
+  ('told', 'number'), [(1, signal.SIGTERM), (0, signal.SIGINT)]
+)
+def test_who_is_told_to_stop_tells_the_others(prepared, tmp_path, told, number):
+  workdir = prepared.copy(tmp_path / 'work')
+  codes, outputs = Job(*workdir.job, 3, signalled=(told, 1, number)).ended()
+  assert codes.pop(told) == 128 + number
+  assert 'stopped; run it again to go on' in outputs.pop(told)
+  assert codes == [128 + signal.SIGTERM] * 2, outputs
+  for output in outputs:
+    name = signal.Signals(number).name
+    assert f'process {told} was told to stop ({name}). Start' in output
+    assert output.count('was told') == 1
+    assert 'Traceback' not in output

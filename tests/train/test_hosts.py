@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import time
 
 import pytest
 from host_job import Job
@@ -135,3 +136,33 @@ def test_a_clock_saves_too(begin, tmp_path):
   begin(workdir, 1, often).finish()
   # Every second: what is asked with a step is read after the next.
   assert steps(workdir) == [10, 12]
+
+
+def test_ctrl_c_saves_too(begin, tmp_path):
+  """On the process that is told, and on the other as after SIGTERM."""
+  workdir = tmp_path / 'interrupted'
+  codes, outputs = begin(workdir, 2, signalled=(1, 7, signal.SIGINT)).ended()
+  assert codes == [128 + signal.SIGTERM, 128 + signal.SIGINT], outputs
+  assert 'SIGINT: saves, and stops after this step' in outputs[1]
+  [step] = set(steps(workdir)) - {5}
+  for output in outputs:
+    assert f'reference is saved at step {step}; run it again' in output
+    assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize('frozen', [0, 1])
+def test_a_frozen_process_is_named_and_ends_when_it_goes_on(
+  begin, tmp_path, frozen
+):
+  """Process 0 holds what the others look into; without it they must notice."""
+  job = begin(tmp_path / 'frozen', 3, signalled=(frozen, 3, signal.SIGSTOP))
+  begun = time.monotonic()
+  codes, outputs = job.ended(frozen)
+  assert time.monotonic() - begun < 90  # JAX itself would wait for longer.
+  assert set(codes) == {main.USER_ERROR}
+  assert 'it stood still for' in outputs.pop(frozen)
+  for output in outputs:
+    last = output.splitlines()[-1]
+    assert f'process {frozen} of 3 gave no sign of life for 4 s' in last
+    for word in ('Traceback', 'E0000', 'F0000', '***', 'coordination'):
+      assert word not in output
