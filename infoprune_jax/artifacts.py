@@ -166,9 +166,7 @@ class Artifact:
       UserError: it was begun under other options or from other inputs.
     """
     name = posixpath.join(self.path, BEGUN)
-    begun = read_record(
-      name, f'Delete {self.path} and run --job={self.job} again.'
-    )
+    begun = read_record(name, begun_hint(self.path, self.job))
     if begun is not None:
       self._refuse_mismatch(begun)
       return
@@ -337,3 +335,21 @@ def check_made_from(
       f'the one here is {source["fingerprint"]}. Delete the {kind} and run '
       f'its job again, or use another --workdir.'
     )
+
+
+def begun_hint(path: str, job: str) -> str:
+  """What to do about a damaged note of what an artifact is made from.
+
+  Args:
+    path: The artifact.
+    job: The stage that writes it.
+  """
+  if read_manifest(path, job) is not None:
+    return (
+      f'Delete {posixpath.join(path, BEGUN)} and run --job={job} again: '
+      f'{MANIFEST} says the same.'
+    )
+  return (
+    f'Delete {path} and run --job={job} again: nothing else says what the parts '
+    'there are made from.'
+  )

@@ -5,7 +5,8 @@ parameters alone. It stands beside the model, below both `train`, which writes,
 and `score` and `evaluate`, which read.
 
 Before a checkpoint gets its final name, the checksums of its files are written
-into it; before any of it is read back, they are compared.
+into it; before any of it is read back, they are compared. Orbax is asked to
+delete one at a time, after `deletions` has marked it.
 """
 
 import glob
@@ -22,7 +23,7 @@ from etils.epath.gpath import PosixGPath
 
 from infoprune_jax import artifacts, checksums, files, filesystems, hosts
 from infoprune_jax.config import UserError
-from infoprune_jax.model import parameter_file
+from infoprune_jax.model import deletions, parameter_file
 from infoprune_jax.progress import logger
 
 RECORD = 'checksums.json'
@@ -76,13 +77,12 @@ class Checkpoints:
       keep_every: But never those of a multiple of so many steps; 0 for none.
     """
     self._run = run
+    self._max_to_keep, self._keep_every = max_to_keep, keep_every
     self._saving: tuple[int, Mapping[str, Any]] = (0, {})
     self._manager = ocp.CheckpointManager(
       _Folder(_directory(run)),
       handler_registry=_handlers(),
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=max_to_keep,
-        keep_period=keep_every or None,
         cleanup_tmp_directories=True,
         async_options=ocp.options.AsyncOptions(
           post_finalization_callback=self._write_record
@@ -105,7 +105,7 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       return
-    self._manager.wait_until_finished()
+    self.wait()
     self._saving = step, facts or {}
     self._manager.save(
       step,
@@ -147,8 +147,17 @@ class Checkpoints:
     return _restore(self._manager, step, items)
 
   def wait(self) -> None:
-    """Waits until everything is written."""
+    """Waits until everything is written, and deletes what is too old."""
     self._manager.wait_until_finished()
+    directory = _directory(self._run)
+    for step in sorted(self._manager.all_steps())[: -self._max_to_keep]:
+      if self._keep_every and step % self._keep_every == 0:
+        continue
+      if hosts.index() == 0:
+        deletions.mark(directory, str(step))
+      self._manager.delete(step)
+      if hosts.index() == 0:
+        deletions.finish(directory, str(step))
 
   def close(self) -> None:
     """Waits until everything is written, and closes."""
@@ -188,9 +197,33 @@ def _restore(
 
 
 def steps(run: str) -> list[int]:
-  """The steps of which a run has a checkpoint, ascending."""
-  names = filesystems.names_in(_directory(run))
-  return sorted(int(name) for name in names if name.isdigit())
+  """The steps of which a run has a checkpoint, ascending.
+
+  Not those of one that is being written or deleted.
+  """
+  names = {*filesystems.names_in(_directory(run))} - {*leftovers(run)}
+  return sorted(
+    int(name)
+    for name in names
+    if name.isdigit() and _is_complete(f'{_directory(run)}/{name}')
+  )
+
+
+def _is_complete(folder: str) -> bool:
+  """Whether Orbax finished it: an object store has no name to show that."""
+  return filesystems.is_local(folder) or ocp.utils.is_checkpoint_finalized(folder)
+
+
+def leftovers(run: str) -> list[str]:
+  """What a kill left of checkpoints that were being deleted, by name."""
+  return deletions.marked(_directory(run))
+
+
+def delete_leftovers(run: str) -> None:
+  """Deletes what a kill left of checkpoints that were being deleted."""
+  for name in leftovers(run):
+    logger.info('The rest of %s/%s is deleted', _directory(run), name)
+    deletions.finish(_directory(run), name)
 
 
 def check_step(run: str, step: int) -> None:

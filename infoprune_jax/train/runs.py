@@ -12,7 +12,7 @@ from infoprune_jax.data import folds as folds_lib, loader, quiet_tensorflow
 from infoprune_jax.data.keep_set import KeepSet, selection_name
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.evaluate import perplexity
-from infoprune_jax.model import flops, partitioning
+from infoprune_jax.model import checkpoints, flops, partitioning
 from infoprune_jax.model_config import HOW_COMPUTED
 from infoprune_jax.progress import logger
 from infoprune_jax.train import budget, loop
@@ -173,7 +173,7 @@ def _train(
   with files.lock(path) if hosts.index() == 0 else contextlib.nullcontext():
     step = hosts.on_first(
       f'how far {name} has gone',
-      lambda: (artifact.finished() or {'step': 0})['step'],
+      lambda: _how_far(artifact),
     )
     if step == training.num_steps:
       logger.info('%s: finished before, skipped', name)
@@ -210,6 +210,13 @@ def _train(
         mesh,
       )
     )
+
+
+def _how_far(artifact: artifacts.Artifact) -> int:
+  """The step of a finished run, or 0; a kill's leftovers are deleted."""
+  step = (artifact.finished() or {'step': 0})['step']
+  checkpoints.delete_leftovers(artifact.path)
+  return step
 
 
 def _reader(

@@ -27,7 +27,8 @@ class Found:
   def summary(self) -> str:
     """What it is, in a few words."""
     if self.manifest is None:
-      return f'{self.kind}, not finished, {self.num_files} files checked'
+      files_checked = f'{self.num_files} files checked'
+      return f'{self.kind}, not finished, {files_checked}{self.note}'
     counts = ''.join(
       f', {name.removeprefix("num_")} {self.manifest[name]:,}'
       for name in _COUNTS
@@ -58,8 +59,13 @@ def open_artifact(path: str, kind: str, job: str) -> tuple[Found, list[str]]:
     problems.append(str(error))
     manifest = None
   found = Found(path, kind, job, manifest, 0)
-  if manifest is not None:
-    problems += _record_problems(found)
+  try:
+    if manifest is not None:
+      problems.extend(_record_problems(found))  # Keeps those before an error.
+    elif not problems:
+      _begun(found)
+  except UserError as error:
+    problems.append(str(error))
   expected = _expected_files(found, problems)
   for name, facts in expected.items():
     try:
@@ -86,12 +92,7 @@ def _record_problems(found: Found) -> Iterator[str]:
       f'{manifest["fingerprint"]}, its content gives {expected}. '
       f'{found.mend()}'
     )
-  name = posixpath.join(found.path, artifacts.BEGUN)
-  try:
-    begun = files.read_record(name, found.remake())
-  except UserError as error:
-    yield str(error)
-    return
+  begun = _begun(found)
   for section in ('options', 'inputs') if begun else ():
     difference = artifacts.first_difference(
       manifest[section], begun[section], section
@@ -102,6 +103,12 @@ def _record_problems(found: Found) -> Iterator[str]:
         f'manifest, held to {artifacts.BEGUN}, differs: {difference}. '
         f'{found.remake()}'
       )
+
+
+def _begun(found: Found) -> dict[str, Any] | None:
+  """What an artifact was begun as; None where nothing says so."""
+  name = posixpath.join(found.path, artifacts.BEGUN)
+  return files.read_record(name, artifacts.begun_hint(found.path, found.job))
 
 
 def _expected_files(

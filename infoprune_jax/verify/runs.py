@@ -26,15 +26,26 @@ def problems(found: Found, workdir: str) -> Iterator[str]:
       f'manifest names (there are: {steps}). {found.remake()}'
     )
   for step in steps:
-    yield from _checkpoint_problems(found, posixpath.join(folder, str(step)))
+    mend = (
+      f'Delete {folder}/{step} and {found.path}/{artifacts.MANIFEST} and run '
+      f'--job={found.job} again: it goes on from the checkpoint before, or from '
+      'the start.'
+      if step == manifest['step']
+      else f'Delete {folder}/{step} and run --job=verify again: the run is '
+      'finished without it.'
+    )
+    yield from _checkpoint_problems(posixpath.join(folder, str(step)), mend)
 
 
-def _checkpoint_problems(found: Found, folder: str) -> Iterator[str]:
-  mend = (
-    f'Delete {folder} and {found.path}/{artifacts.MANIFEST} and run '
-    f'--job={found.job} again: it goes on from the checkpoint before, or from '
-    'the start.'
-  )
+def note(path: str) -> str:
+  """What a kill left in a run, for its summary; '' for nothing."""
+  left = len(checkpoints.leftovers(path))
+  if not left:
+    return ''
+  return f', leftovers: {left} incomplete, deleted at the next start'
+
+
+def _checkpoint_problems(folder: str, mend: str) -> Iterator[str]:
   name = posixpath.join(folder, checkpoints.RECORD)
   try:
     record = files.read_record(name, mend)

@@ -99,6 +99,8 @@ def check(workdir: str) -> Iterator[tuple[Found, list[str]]]:
       # Labelled pages have a workdir of their own.
       home = posixpath.dirname(path) if job == 'labels' else workdir
       found, problems = manifests.open_artifact(path, kind, job)
+      if content is runs.problems:
+        found = dataclasses.replace(found, note=runs.note(path))
       # What a file's checksum says, its content would say less well.
       if found.manifest and not problems:
         problems += _problems(manifests.input_problems(found, home))

@@ -70,6 +70,49 @@ def test_keeps_the_newest(saved):
     checkpoints.load_params(run, 5, {})
 
 
+class Killed(BaseException):
+  """The end of a process, for a test in one."""
+
+
+@pytest.mark.parametrize('moment', ['marked', 'half', 'deleted'])
+def test_killed_while_an_old_one_is_deleted(tmp_path, monkeypatch, moment):
+  """It is a checkpoint no more, and the next start deletes the rest."""
+  run = str(tmp_path)
+  writer = checkpoints.Checkpoints(run, max_to_keep=1)
+  writer.save(5, {'rest': {'step': jnp.int32(5)}})
+  writer.save(10, {'rest': {'step': jnp.int32(10)}})
+  delete = writer._manager.delete
+
+  def killed(step):
+    if moment == 'half':
+      shutil.rmtree(tmp_path / f'checkpoints/{step}/rest')
+    elif moment == 'deleted':
+      delete(step)
+    raise Killed
+
+  monkeypatch.setattr(writer._manager, 'delete', killed)
+  with pytest.raises(Killed):
+    writer.wait()
+  writer._manager.close()
+  assert checkpoints.leftovers(run) == ['5']
+  assert checkpoints.steps(run) == [10]
+  assert checkpoints.newest_sound(run, ['rest'], 'train')[0] == 10
+  checkpoints.delete_leftovers(run)
+  assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['10']
+
+
+def test_too_many_go_though_nothing_more_is_saved(tmp_path):
+  """Killed between the last checkpoint and the deletion of an older one."""
+  run = str(tmp_path)
+  for keep in (9, 2):
+    writer = checkpoints.Checkpoints(run, max_to_keep=keep, keep_every=10)
+    for step in (5, 10, 15, 20, 25) if keep == 9 else ():
+      writer.save(step, {'rest': {'step': jnp.int32(step)}})
+    writer.close()
+    expected = [5, 10, 15, 20, 25] if keep == 9 else [10, 20, 25]
+    assert checkpoints.steps(run) == expected
+
+
 def test_hash_sees_values_names_and_dtypes():
   tree = {'a': np.zeros(3, np.float32), 'b': np.ones(3, np.float32)}
   hashes = {

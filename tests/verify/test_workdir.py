@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import random
 import re
 import shutil
 
@@ -22,6 +23,7 @@ from small_corpus import small_config
 from infoprune_jax import artifacts, config as config_lib, files, pipeline
 from infoprune_jax.config import UserError
 from infoprune_jax.data import keep_set
+from infoprune_jax.model import checkpoints, deletions
 from infoprune_jax.verify import workdir as verify
 
 
@@ -134,6 +136,61 @@ def test_a_flipped_bit_is_named(copied, pattern, artifact):
   assert list(found) == [artifact]
   assert path.name in found[artifact] or str(path.parent) in found[artifact]
   assert 'Delete' in found[artifact] and '--job=' in found[artifact]
+
+
+def test_the_rest_of_a_deletion_is_no_damage(copied, config, capsys):
+  """Whichever files are gone; the next start deletes what is left."""
+  run = copied / 'reference'
+  old = run / 'checkpoints/10'
+  rng = random.Random(0)
+  deletions.mark(str(run / 'checkpoints'), '10')
+  paths = [path for path in old.rglob('*') if path.is_file()]
+  rng.shuffle(paths)
+  for path in [None, *paths]:
+    if path:
+      path.unlink()
+    assert not wrong(copied)
+  shutil.rmtree(old)
+  assert not wrong(copied)
+  old.mkdir()
+  pipeline.run(config, str(copied), 'verify')
+  out = capsys.readouterr().out
+  assert 'leftovers: 1 incomplete, deleted at the next start' in out
+  pipeline.JOBS['reference'](config, str(copied))  # It is finished.
+  assert sorted(os.listdir(run / 'checkpoints')) == ['12']
+  pipeline.run(config, str(copied), 'verify')
+  assert 'leftovers' not in capsys.readouterr().out
+
+
+def test_an_older_checkpoint_is_damaged_alone(copied):
+  """What the message says to delete is all that it takes."""
+  (copied / 'reference/checkpoints/10' / checkpoints.RECORD).unlink()
+  [message] = wrong(copied).values()
+  [name] = re.findall(r'Delete (\S+) and run --job=verify again', message)
+  shutil.rmtree(name)
+  assert not wrong(copied)
+
+
+@pytest.mark.parametrize('damaged', [b'', b'{}'])
+def test_a_damaged_note_is_enough_to_delete(copied, config, damaged):
+  for name in ('scores', 'reference'):
+    path = copied / name / artifacts.BEGUN
+    path.write_bytes(damaged)
+    [message] = wrong(copied).values()
+    assert f'Delete {path} and run --job=' in message
+    if name == 'reference':  # A run may go on from where it is finished.
+      with pytest.raises(UserError, match=f'Delete {path} and run'):
+        artifacts.Artifact(str(path.parent), 'run', name, {}, {}).begin()
+    path.unlink()
+    assert not wrong(copied)
+
+
+def test_the_note_of_what_is_not_finished_is_needed(copied):
+  """Without it, parts of another config could be taken for ours."""
+  (copied / 'scores' / artifacts.MANIFEST).unlink()
+  (copied / 'scores' / artifacts.BEGUN).write_text('{}')
+  [message] = wrong(copied).values()
+  assert f'Delete {copied / "scores"} and run --job=score again' in message
 
 
 @pytest.mark.parametrize(
