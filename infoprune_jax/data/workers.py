@@ -1,23 +1,17 @@
 """Host work: by processes of this machine, or by Apache Beam."""
 
-import atexit
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import math
-import multiprocessing
-import multiprocessing.connection
 import os
 import posixpath
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from infoprune_jax import artifacts, files
 from infoprune_jax.config import CorpusConfig
-from infoprune_jax.data import beam_work
+from infoprune_jax.data import beam_work, processes
 from infoprune_jax.progress import Progress
 
 
@@ -60,8 +54,8 @@ def kept(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
       _kept = _Workers(math.inf, run)
     else:
       number = config.num_workers or os.cpu_count() or 1
-      pool = stack.enter_context(_open_pool(number))
-      _kept = _Workers(number, functools.partial(_map, pool, number))
+      pool = stack.enter_context(processes.Pool(number))
+      _kept = _Workers(number, pool.map)
     try:
       yield
     finally:
@@ -82,6 +76,9 @@ def run_all(
     num_workers: Processes; 0 for one a core. With one, or one task, the work
       is done in this process. In a block of `kept` its workers count instead.
     apart: Whether it is to be done in another process even then.
+
+  Raises:
+    UserError: as the function does; or a worker was killed, for want of memory.
   """
   number = _kept.number if _kept else num_workers or os.cpu_count() or 1
   if min(number, len(tasks)) <= 1 and not (apart and tasks):
@@ -90,8 +87,8 @@ def run_all(
     yield from _kept.map(function, tasks)
   else:
     number = min(int(number), len(tasks))
-    with _open_pool(number) as pool:
-      yield from _map(pool, number, function, tasks)
+    with processes.Pool(number) as pool:
+      yield from pool.map(function, tasks)
 
 
 def write_parts(
@@ -124,49 +121,3 @@ def write_parts(
     progress.add(1)
   progress.finish(f'{len(parts)} parts')
   return [markers[part] for part in parts]
-
-
-def _map(
-  pool: concurrent.futures.ProcessPoolExecutor,
-  number: int,
-  function: Callable[[Any], Any],
-  tasks: Sequence[Any],
-) -> Iterator[Any]:
-  chunk = max(1, len(tasks) // (number * 16))
-  yield from pool.map(function, tasks, chunksize=chunk)
-
-
-@contextlib.contextmanager
-def _open_pool(
-  num_workers: int,
-) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-  """Processes that start when there is work for them."""
-  with concurrent.futures.ProcessPoolExecutor(
-    num_workers,
-    # A fork of a process that runs JAX would inherit locks without owners.
-    mp_context=multiprocessing.get_context('spawn'),
-    initializer=_die_with_parent,
-  ) as pool:
-    try:
-      yield pool
-    except BaseException:
-      pool.shutdown(wait=False, cancel_futures=True)
-      raise
-
-
-def _die_with_parent() -> None:
-  """Ends this worker when its parent is gone, so that none outlives a kill.
-
-  Ctrl-C reaches every process of a terminal; the parent's word is enough.
-  """
-  # Taking an interpreter down takes 0.2 s, for which its parent would wait.
-  atexit.register(os._exit, 0)
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  parent = multiprocessing.parent_process()
-  assert parent is not None  # It is a worker.
-
-  def watch() -> None:
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()

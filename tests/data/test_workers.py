@@ -1,7 +1,10 @@
 """Work in processes."""
 
+import dataclasses
 import operator
 import os
+import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +18,7 @@ from infoprune_jax.data import workers
 
 SLEEPERS = """
 import os, sys, time
+from infoprune_jax import main
 from infoprune_jax.data import workers
 
 def sleep(folder):
@@ -22,7 +26,9 @@ def sleep(folder):
   time.sleep(60)
 
 if __name__ == '__main__':
-  list(workers.run_all(sleep, sys.argv[1:] * 2, 2))
+  if 'stoppable' in sys.argv:
+    main._leave_when_told()
+  list(workers.run_all(sleep, sys.argv[1:2] * 2, 2))
 """
 
 
@@ -129,6 +135,88 @@ def test_workers_die_with_their_parent(tmp_path):
     parent.send_signal(signal.SIGKILL)
   children = [int(path.name) for path in pids.iterdir()]
   wait_until(lambda: not any(alive(pid) for pid in children))
+
+
+@dataclasses.dataclass(frozen=True)
+class Deadly:
+  """A task of which one ends its worker."""
+
+  part: int
+  number: int  # of a signal; 0 to leave
+
+
+def die(task: Deadly) -> int:
+  if task.part == 5:
+    block = b'x' * (96 << 20)  # Pages are there once they are written.
+    if task.number:
+      os.kill(os.getpid(), task.number)
+    os._exit(len(block) and 3)
+  time.sleep(0.01)
+  return task.part
+
+
+@pytest.mark.parametrize(
+  ('number', 'expected'),
+  [
+    (signal.SIGKILL, 'was killed by SIGKILL'),
+    (signal.SIGSEGV, 'was killed by SIGSEGV'),
+    (signal.SIGABRT, 'was killed by SIGABRT'),
+    (0, 'ended with code 3'),
+  ],
+)
+def test_a_killed_worker_is_named_with_its_task(number, expected):
+  tasks = [Deadly(part, int(number)) for part in range(8)]
+  with pytest.raises(UserError) as error:
+    list(workers.run_all(die, tasks, 2))
+  message = str(error.value)
+  assert re.match(
+    rf'Worker [12] of 2, pid \d+, {expected}, at part 5 \(6 of 8\)\. ', message
+  )
+  assert 'what is finished is kept' in message
+  if number == signal.SIGKILL:
+    assert 'fewer corpus.num_workers (here 2)' in message
+    [megabytes] = re.findall(r'the largest worker had (\d+)MB', message)
+    assert int(megabytes) > 96
+
+
+def test_a_killed_worker_of_a_block_is_named_too(make_corpus):
+  tasks = [Deadly(part, int(signal.SIGKILL)) for part in range(8)]
+  with (
+    pytest.raises(UserError, match='SIGKILL, at part 5'),
+    kept(make_corpus, 2),
+  ):
+    list(workers.run_all(pid_of, range(4), 2))
+    list(workers.run_all(die, tasks, 2))
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
+@pytest.mark.parametrize('delay', [0, 0.2])
+def test_ctrl_c_while_workers_start_is_one_line(tmp_path, delay):
+  """A terminal sends it to all of them, whatever each is at."""
+  script = tmp_path / 'sleepers.py'
+  script.write_text(SLEEPERS)
+  paths = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+  with subprocess.Popen(
+    [sys.executable, script, tmp_path, 'stoppable'],
+    env=paths,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  ) as parent:
+    wait_until(lambda: has_worker(parent.pid))
+    time.sleep(delay)
+    os.killpg(parent.pid, signal.SIGINT)
+    errors = parent.stderr.read()
+  assert errors == 'infoprune_jax: stopped; run it again to go on.\n'
+  assert parent.returncode == 128 + signal.SIGINT
+
+
+def has_worker(pid: int) -> bool:
+  children = pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text()
+  return any(
+    b'spawn_main' in pathlib.Path(f'/proc/{child}/cmdline').read_bytes()
+    for child in children.split()
+  )
 
 
 def wait_until(condition) -> None:
