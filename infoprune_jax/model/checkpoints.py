@@ -31,6 +31,9 @@ RECORD = 'checksums.json'
 _TIMED = '_CHECKPOINT_METADATA'
 # Copies of an array write a share each, unless shares would be of less.
 _MIN_SHARE = 1 << 20  # bytes
+# Orbax takes the time from the wall clock, which an administrator may set. A save
+# that hangs is for the watchdog.
+_NEVER = 100 * 365 * 24 * 3600  # seconds
 
 
 def _directory(run: str) -> str:
@@ -85,7 +88,7 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         cleanup_tmp_directories=True,
         async_options=ocp.options.AsyncOptions(
-          post_finalization_callback=self._write_record
+          timeout_secs=_NEVER, post_finalization_callback=self._write_record
         ),
       ),
     )
@@ -147,8 +150,20 @@ class Checkpoints:
     return _restore(self._manager, step, items)
 
   def wait(self) -> None:
-    """Waits until everything is written, and deletes what is too old."""
-    self._manager.wait_until_finished()
+    """Waits until everything is written, and deletes what is too old.
+
+    Raises:
+      UserError: writing took too long by the machine's clock.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except TimeoutError as error:
+      raise UserError(
+        f'The checkpoint of step {self._saving[0]} in {_directory(self._run)} '
+        f'was not written in time ({error}): look whether this '
+        "machine's clock jumped, and run it again; it goes on from the "
+        'checkpoint before.'
+      ) from None
     directory = _directory(self._run)
     for step in sorted(self._manager.all_steps())[: -self._max_to_keep]:
       if self._keep_every and step % self._keep_every == 0:

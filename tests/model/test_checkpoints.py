@@ -1,6 +1,8 @@
 import dataclasses
+import itertools
 import pathlib
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +113,34 @@ def test_too_many_go_though_nothing_more_is_saved(tmp_path):
     writer.close()
     expected = [5, 10, 15, 20, 25] if keep == 9 else [10, 20, 25]
     assert checkpoints.steps(run) == expected
+
+
+@pytest.mark.parametrize('hours', [2, -2, 24 * 365 * 20])
+def test_a_clock_that_jumps_while_saving_does_no_harm(
+  tmp_path, monkeypatch, hours
+):
+  calls = itertools.count()
+  clock = time.time
+  monkeypatch.setattr(
+    time, 'time', lambda: clock() + 3600 * hours * (next(calls) > 20)
+  )
+  writer = checkpoints.Checkpoints(str(tmp_path), max_to_keep=2)
+  for step in (5, 10):
+    writer.save(step, {'rest': {'step': jnp.int32(step)}})
+  writer.close()
+  assert next(calls) > 40
+  assert checkpoints.newest_sound(str(tmp_path), ['rest'], 'train')[0] == 10
+
+
+def test_what_orbax_cannot_wait_for_is_one_message(tmp_path, monkeypatch):
+  writer = checkpoints.Checkpoints(str(tmp_path), max_to_keep=2)
+
+  def late():
+    raise TimeoutError('Timed out after 7200 seconds.')
+
+  monkeypatch.setattr(writer._manager, 'wait_until_finished', late)
+  with pytest.raises(UserError, match='7200 seconds.*clock jumped'):
+    writer.wait()
 
 
 def test_hash_sees_values_names_and_dtypes():
