@@ -226,7 +226,9 @@ def steps(run: str) -> list[int]:
 
 def _is_complete(folder: str) -> bool:
   """Whether Orbax finished it: an object store has no name to show that."""
-  return filesystems.is_local(folder) or ocp.utils.is_checkpoint_finalized(folder)
+  return filesystems.is_local(folder) or ocp.utils.is_checkpoint_finalized(
+    folder
+  )
 
 
 def leftovers(run: str) -> list[str]:

@@ -26,6 +26,7 @@ def mark(parent: str, name: str) -> None:
 
 def finish(parent: str, name: str) -> None:
   """Deletes what is left of a marked folder, and then its mark."""
-  filesystems.delete_folder(f'{parent}/{name}')
   filesystem, mark_name = filesystems.filesystem_of(f'{parent}/{_MARK}{name}')
+  filesystem.invalidate_cache()  # Orbax deletes by another way.
+  filesystems.delete_folder(f'{parent}/{name}')
   filesystem.rm_file(mark_name)

@@ -67,6 +67,18 @@ def test_batch_size_does_not_matter(score, batch_size):
   np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize('ways', [2, 3])
+def test_other_numbers_of_hosts_differ_by_rounding_alone(score, ways):
+  """Each packs documents of its own, so a document lies elsewhere in a row."""
+  store = Store(LENGTHS)
+  numbers = np.arange(len(LENGTHS))
+  one, _ = score(store, numbers)
+  found = np.empty_like(one)
+  for group in range(ways):
+    found[group::ways], _ = score(store, numbers[group::ways])
+  np.testing.assert_allclose(found, one, rtol=1e-6)
+
+
 def test_rows_spread_over_devices(small, score, params):
   store, rows = Store(LENGTHS), np.arange(len(LENGTHS))
   config = MeshConfig(data=1, fsdp=2, tensor=2, sequence=2)
