@@ -11,7 +11,7 @@ from typing import Any
 
 from infoprune_jax.config import UserError
 from infoprune_jax.files import facts_of, local_copy
-from infoprune_jax.filesystems import filesystem_of
+from infoprune_jax.filesystems import check_links, filesystem_of
 
 MANIFEST = 'manifest.json'
 DONE = '.done'  # ends the name of a part's marker
@@ -104,6 +104,7 @@ def check_sizes(
   }
   for name, facts in manifest['files'].items():
     if found.get(name) != facts['bytes']:
+      check_links(posixpath.join(path, name))
       state = f'has {found[name]} bytes' if name in found else 'is missing'
       raise UserError(
         f'{kind.capitalize()} {path}: {name} {state}, its manifest says '

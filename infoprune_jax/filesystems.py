@@ -136,12 +136,8 @@ def open_file(path: str) -> Iterator[BinaryIO]:
     UserError: a link on the way to it leads nowhere.
   """
   filesystem, name = filesystem_of(path)
-  try:
-    file = filesystem.open(name, 'rb')
-  except OSError:
-    check_links(path)
-    raise
-  with file:  # A zip is closed when its file system is forgotten.
+  # Not without its file system: a zip is closed when that is forgotten.
+  with filesystem.open(name, 'rb') as file:
     yield file
 
 
@@ -301,10 +297,13 @@ class _Local(LocalFileSystem):
   def exists(self, path: str, **kwargs: Any) -> bool:
     """Whether there is such a file or folder; refuses links to nowhere."""
     del kwargs
-    if os.path.exists(path):
-      return True
     _check_links(path)
-    return False
+    return os.path.exists(path)
+
+  def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+    """As fsspec's; refuses links to nowhere."""
+    _check_links(path)
+    return super().info(path, **kwargs)
 
   def ls(self, path: str, detail: bool = False, **kwargs: Any) -> list[Any]:
     """As fsspec's, with what links name; of those to nowhere, type 'link'."""
@@ -316,10 +315,14 @@ class _Local(LocalFileSystem):
       return names
     return [info for name in names if (info := self._info(name))]
 
+  def _open(self, path: str, *args: Any, **kwargs: Any) -> Any:
+    _check_links(path)
+    return super()._open(path, *args, **kwargs)
+
   def _info(self, name: str) -> dict[str, Any] | None:
     """What is known of a file; None for one that vanished meanwhile."""
     try:
-      return self.info(name)
+      return super().info(name)
     except OSError as error:
       if error.errno not in (errno.ENOENT, errno.ELOOP):
         raise

@@ -173,6 +173,43 @@ def test_another_origin_is_refused(path, options, inputs, difference):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+  'spelled',
+  ['./c.jsonl', '{here}/c.jsonl', '~/c.jsonl', 'file://{here}/c.jsonl'],
+)
+def test_a_path_may_be_spelled_otherwise(path, tmp_path, monkeypatch, spelled):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('HOME', str(tmp_path))
+
+  def over(corpus, vocabulary='', text='text'):
+    mine = {'paths': [corpus, 'd'], 'text_column': text, 'data_dir': ''}
+    options = {
+      'corpus': {'sources': {'a.b': mine}},
+      'vocabulary': {'path': vocabulary},
+    }
+    return artifact(path, options)
+
+  again = over(spelled.format(here=tmp_path))
+  over('c.jsonl').begin()
+  again.begin()
+  write(over('c.jsonl'))
+  assert again.finished()['options']['corpus']['sources']['a.b']['paths'] == [
+    'c.jsonl',
+    'd',
+  ]
+  for other in (
+    over('c.json'),
+    over('c.jsonl', vocabulary='.'),  # '' is no path.
+    over('c.jsonl', text='./text'),
+  ):
+    with pytest.raises(UserError, match='does not belong'):
+      other.finished()
+  # From a folder elsewhere: what was relative still is.
+  (tmp_path / 'clone').mkdir()
+  monkeypatch.chdir(tmp_path / 'clone')
+  assert over('c.jsonl').finished()
+
+
 def test_begin_again_changes_nothing(path):
   artifact(path).begin()
   before = files.read_bytes(f'{path}/{artifacts.BEGUN}')
@@ -266,3 +303,20 @@ def test_an_artifact_may_be_moved(tmp_path):
   write(artifact(str(tmp_path / 'here')))
   shutil.move(tmp_path / 'here', tmp_path / 'there')
   assert artifact(str(tmp_path / 'there')).finished()
+
+
+def test_links_are_followed_and_those_to_nowhere_named(tmp_path):
+  path = str(tmp_path / 'scores')
+  manifest = write(artifact(path))
+  file = tmp_path / 'scores/part-00000-of-00002.a'
+  file.rename(tmp_path / 'far')
+  file.symlink_to('../far')
+  checksums.check_sizes(path, manifest, 'score table', 'score')
+  assert artifact(path).finished_part(0, 2)
+  (tmp_path / 'far').unlink()
+  for check in (
+    lambda: checksums.check_sizes(path, manifest, 'score table', 'score'),
+    lambda: artifact(path).finished_part(0, 2),
+  ):
+    with pytest.raises(UserError, match='of-00002.a is a symbolic link to'):
+      check()

@@ -141,6 +141,23 @@ def test_globs_and_urls(tmp_path):
     assert len(read(base.hf_dataset(path))) == 4
 
 
+def test_links_to_folders_and_to_files(tmp_path):
+  save(tmp_path / 'far/en', texts(2))
+  path = save(tmp_path / 'all/de', texts(3))
+  (tmp_path / 'all/en').symlink_to('../far/en')
+  file = tmp_path / 'all/de/data-00000-of-00001.arrow'
+  file.rename(tmp_path / 'blob')
+  file.symlink_to('../../blob')
+  assert len(read(base.hf_dataset(f'{tmp_path}/all/*'))) == 5
+  (tmp_path / 'blob').unlink()
+  with pytest.raises(UserError, match=r'arrow is a symbolic link to .*nowhere'):
+    read(base.hf_dataset(path))
+  (tmp_path / 'far/en').rename(tmp_path / 'far/gone')
+  for pattern in ('all/*', 'all/en'):
+    with pytest.raises(UserError, match=r'all/en is a symbolic link to'):
+      read(base.hf_dataset(f'{tmp_path}/{pattern}'))
+
+
 def test_two_folders_and_an_overlap(tmp_path):
   paths = [save(tmp_path / name, texts(2)) for name in ('en', 'de')]
   found = read(base.hf_dataset(*paths, paths[0], f'{tmp_path}/d*'))

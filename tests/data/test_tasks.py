@@ -1,6 +1,7 @@
 """SeqIO tasks over a token store: the same examples as the other reader."""
 
 import collections
+import os
 import re
 import shutil
 
@@ -331,7 +332,7 @@ def test_the_script_of_the_readme(workdir, capsys, monkeypatch):
       r'```python\n(import seqio\n.*?)```', file.read(), re.S
     )
   assert len(script.splitlines()) <= 15
-  monkeypatch.chdir(tasks.os.path.dirname(workdir))
+  monkeypatch.chdir(os.path.dirname(workdir))
   script = script.replace('runs/demo', 'made-up').replace('demo.', 'made_up.')
   script = script.replace('top_nll', ARM)
   exec(script, {})

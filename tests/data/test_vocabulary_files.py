@@ -210,6 +210,23 @@ def test_either_file_beside_names_them(tmp_path, named):
   assert (found.bos_id, found.eos_id) == (1, 0)
 
 
+def test_a_folder_of_links_by_any_name(tmp_path, monkeypatch):
+  """As the cache of the Hugging Face hub has them."""
+  special = {'bos_token': '<s>', 'eos_token': '</s>'}
+  in_folder(tmp_path, byte_level(), tokenizer_config=special)
+  folder = tmp_path / 'a::1[2]'
+  folder.mkdir()
+  for name in ('tokenizer.json', 'tokenizer_config.json'):
+    (folder / name).symlink_to(f'../{name}')
+  monkeypatch.setenv('HOME', str(tmp_path))
+  for path in (folder, f'file://{folder}/', '~/a::1[2]/tokenizer.json'):
+    assert opened(path).bos_id == 1
+  for name in ('tokenizer_config.json', 'tokenizer.json'):
+    (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=rf'{name} is a symbolic link to'):
+      opened(folder)
+
+
 def test_the_tokenizer_config_goes_first(tmp_path):
   path = in_folder(
     tmp_path,
