@@ -15,20 +15,16 @@ import dataclasses
 import hashlib
 import json
 import posixpath
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from infoprune_jax.checksums import DONE, MANIFEST, mending, verify
 from infoprune_jax.config import UserError
 from infoprune_jax.files import read_record, write_file, write_record
-from infoprune_jax.filesystems import canonical, matching
+from infoprune_jax.filesystems import matching
+from infoprune_jax.options import first_difference, recorded
 
 BEGUN = 'begun.json'
-# What `x`, `./x`, `~/x` or `file:///x` may spell, by name in a manifest.
-_PATH_OPTIONS = re.compile(
-  r'options\.((vocabulary\.)?path|corpus\.sources\..*\.(paths|data_dir))'
-)
 FORMAT_VERSION = (
   2  # 1 had statistics among the scores, and no vocabulary of runs
 )
@@ -134,7 +130,9 @@ class Artifact:
   path: str
   kind: str  # as a user would call it: 'token store', 'score table'
   job: str  # the stage that writes it
-  options: Mapping[str, Any]  # what decides its bytes, by name
+  # What decides its bytes: sections of the config, or `options_of` them, by
+  # name. Records leave out what is at its default.
+  options: Any
   inputs: Mapping[str, str]  # the fingerprints of what it is made from
 
   def finished(self) -> dict[str, Any] | None:
@@ -150,8 +148,9 @@ class Artifact:
 
   def _refuse_mismatch(self, found: Mapping[str, Any]) -> None:
     for section in ('options', 'inputs'):
-      expected = json.loads(json.dumps(dict(getattr(self, section))))
-      difference = first_difference(found[section], expected, section)
+      difference = first_difference(
+        found[section], getattr(self, section), section
+      )
       if difference:
         raise UserError(
           f'The {self.kind} in {self.path} does not belong to this config: '
@@ -165,19 +164,34 @@ class Artifact:
     Raises:
       UserError: it was begun under other options or from other inputs.
     """
-    name = posixpath.join(self.path, BEGUN)
-    begun = read_record(name, begun_hint(self.path, self.job))
+    begun = self._begun()
     if begun is not None:
       self._refuse_mismatch(begun)
       return
     write_record(
-      name,
+      posixpath.join(self.path, BEGUN),
       {
         'job': self.job,
-        'options': dict(self.options),
+        'options': recorded(self.options),
         'inputs': dict(self.inputs),
       },
     )
+
+  def _begun(self) -> dict[str, Any] | None:
+    name = posixpath.join(self.path, BEGUN)
+    return read_record(name, begun_hint(self.path, self.job))
+
+  def _recorded_options(self) -> Any:
+    """The options as they were begun, so that the fingerprint stays.
+
+    An older version may have begun, and have written defaults too.
+    """
+    begun = self._begun()
+    if begun and not first_difference(
+      begun['options'], self.options, 'options'
+    ):
+      return begun['options']
+    return recorded(self.options)
 
   def finished_part(self, part: int, num_parts: int) -> dict[str, Any] | None:
     """The marker of a part that is done, or None.
@@ -233,7 +247,7 @@ class Artifact:
     decisive = {
       'kind': self.kind,
       'format_version': FORMAT_VERSION,
-      'options': dict(self.options),
+      'options': self._recorded_options(),
       'inputs': dict(self.inputs),
       'files': {name: files[name]['sha256'] for name in sorted(files)},
     }
@@ -246,31 +260,6 @@ class Artifact:
     }
     write_record(posixpath.join(self.path, MANIFEST), manifest)
     return manifest
-
-
-def first_difference(found: Any, expected: Any, where: str) -> str:
-  """Where two JSON values first differ, with both sides; '' if nowhere."""
-  if isinstance(found, dict) and isinstance(expected, dict):
-    for key in sorted(found.keys() | expected.keys()):
-      if key not in found or key not in expected:
-        side = 'only there' if key in found else 'only in this config'
-        return f'{where}.{key} is {side}'
-      difference = first_difference(found[key], expected[key], f'{where}.{key}')
-      if difference:
-        return difference
-    return ''
-  if found == expected or _are_one_place(found, expected, where):
-    return ''
-  return f'{where} is {found!r}, not {expected!r}'
-
-
-def _are_one_place(found: Any, expected: Any, where: str) -> bool:
-  """Whether two options are paths, and spellings of the same."""
-  if not _PATH_OPTIONS.fullmatch(where):
-    return False
-  sides = [[s] if isinstance(s, str) else s for s in (found, expected)]
-  one, other = ([path and canonical(path) for path in side] for side in sides)
-  return one == other
 
 
 def read_manifest(path: str, job: str) -> dict[str, Any] | None:

@@ -1,7 +1,9 @@
 """Frozen dataclasses for every section of a config, and their validation.
 
-`configs/base.py` holds the values and the reasons for them; this module holds
-names, types, units and what is refused. Standard library only.
+Names, types, units, defaults and what is refused. A default is part of the
+format of artifacts (`options.py`): it never changes once it is released. Seeds
+have none, and neither has what only an experiment can know. `configs/base.py`
+holds the values of a first experiment. Standard library only.
 """
 
 import dataclasses
@@ -44,13 +46,14 @@ class MeshConfig:
   axis `data` then has `dcn_data` times `data` devices, and `fsdp` likewise.
   """
 
-  data: int
-  fsdp: int
-  tensor: int
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
   sequence: int = 1  # shares of a row's tokens, for rows that do not fit
-  dcn_data: int = 1
+  dcn_data: int = 1  # the number of slices, where TPUs come in several
   dcn_fsdp: int = 1
   # What differs from `model.mesh.RULES`: the mesh axes of a logical axis.
+  # {'embed': ('fsdp', 'sequence')} spreads parameters over all of these.
   rules: Mapping[str, tuple[str, ...]] = dataclasses.field(
     default_factory=dict, hash=False
   )
@@ -71,8 +74,8 @@ class CheckpointConfig:
 
   # The folder of a finished run, or a .safetensors file that
   # tools/export_params.py wrote; '' for the run of the stage `reference`.
-  path: str
-  step: int  # of a run, one that it has kept; -1 for its last
+  path: str = ''
+  step: int = -1  # of a run, one that it has kept; -1 for its last
 
   def __post_init__(self):
     check_range('checkpoint.step', self.step, -1, 2**62)
@@ -101,9 +104,12 @@ class ReferenceConfig:
   model: ModelConfig
   training: TrainingConfig
   seed: int
-  folds: int
-  checkpoint: CheckpointConfig  # scores column `nll_sum`
-  others: Mapping[str, CheckpointConfig]  # column `nll_sum_<name>` each
+  folds: int = 1
+  checkpoint: CheckpointConfig = CheckpointConfig()  # scores column `nll_sum`
+  # Column `nll_sum_<name>` each.
+  others: Mapping[str, CheckpointConfig] = dataclasses.field(
+    default_factory=dict
+  )
 
   def __post_init__(self):
     check_seeds('reference.seed', self.seed)
@@ -136,11 +142,14 @@ class ReferenceConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoringConfig:
-  """How documents are laid out and run through a model to get their NLL."""
+  """How documents are laid out and run through a model to get their NLL.
+
+  A score table says its window and dtype to whoever reads it: no defaults.
+  """
 
   # Rows on each device along the mesh axes `data` and `fsdp`: what a device
   # computes at once does not depend on how many devices and hosts there are.
-  per_device_batch_size: int
+  per_device_batch_size: int = 32
   row_length: int  # tokens
   window_overlap: int  # context tokens shared by windows of a long document
   dtype: str  # of the computation
@@ -178,7 +187,7 @@ class SelectConfig:
 class TrainConfig:
   """The arms to train, each for each seed, at one budget."""
 
-  arms: tuple[str, ...]  # names in select.arms; () for all of them
+  arms: tuple[str, ...] = ()  # names in select.arms; () for all of them
   seeds: tuple[int, ...]
   training: TrainingConfig
 
@@ -195,7 +204,7 @@ class EvaluateConfig:
   """Held-out losses."""
 
   scoring: ScoringConfig
-  curve_tokens: int  # of the held-out split, scored while training
+  curve_tokens: int = 50_000  # of the held-out split, scored while training
 
   def __post_init__(self):
     check_positive('evaluate', self)
@@ -206,10 +215,12 @@ class ReportConfig:
   """What the page compares and shows."""
 
   baseline: str  # the arm that differences are taken against
-  bootstrap_samples: int
-  num_examples: int  # shown at each end of the score, and near a threshold
-  # Patterns of the names of sources, by kind; no source may be of two.
-  kinds: Mapping[str, tuple[str, ...]]
+  bootstrap_samples: int = 1000
+  num_examples: int = 10  # shown at each end of the score, and near a threshold
+  # Patterns of the names of sources, by kind; no source may be of two. With
+  # {'code': ('code-*',), 'talk': ('irc', '*-podcasts')} tables have a row a
+  # kind, too; sources of none are of kind 'other'.
+  kinds: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     check_positive('report', self)
@@ -226,12 +237,12 @@ class LabelsConfig:
   """Pages that people judged, to which --job=labels holds scores."""
 
   # JSONL, plain, .gz or .zst: a file, folder, glob or URL; '' for none.
-  path: str
-  text_column: str  # 'a.b' is field b of column a, here and below
-  label_column: str  # 0 and 1, or false and true
-  group_column: str  # strings: figures within each group too; '' for none
+  path: str = ''
+  text_column: str = 'text'  # 'a.b' is field b of column a, here and below
+  label_column: str = 'label'  # 0 and 1, or false and true
+  group_column: str = ''  # strings: figures within each group too; '' for none
   scores: Mapping[str, str]  # SQL expressions over score-table columns, by name
-  bootstrap_samples: int
+  bootstrap_samples: int = 1000
   seed: int  # of the bootstrap
 
   def __post_init__(self):
@@ -254,11 +265,16 @@ class LabelsConfig:
 class ExportConfig:
   """What `--job=export` writes for other programs to read."""
 
-  arms: tuple[str, ...]  # names in select.arms; () for those of the run
-  formats: tuple[str, ...]  # of EXPORT_FORMATS
-  folder: str  # ARM/FORMAT/ is made in it; '' for export/ in the workdir
+  arms: tuple[str, ...] = ()  # names in select.arms; () for those of the run
+  # Of EXPORT_FORMATS. 'jsonl' (.jsonl.zst) and 'parquet' have every field of
+  # the rows that an arm keeps; 'array_record' (for MaxText) and 'tfds' have id,
+  # source and text; 'scores' is a table of all documents, 'dolma_attributes'
+  # has a line for each line of the sources: both say what each arm keeps.
+  formats: tuple[str, ...] = ('jsonl', 'scores')
+  folder: str = ''  # ARM/FORMAT/ is made in it; '' for export/ in the workdir
   # Of 'scores': file and row of each document, for which the corpus is read.
-  places: bool
+  # The default id of a row is file and row already.
+  places: bool = False
 
   def __post_init__(self):
     if not self.formats:
@@ -274,8 +290,10 @@ class Config:
   """One experiment."""
 
   corpus: CorpusConfig
-  vocabulary: VocabularyConfig
-  mesh: MeshConfig
+  vocabulary: VocabularyConfig = dataclasses.field(
+    default_factory=VocabularyConfig
+  )
+  mesh: MeshConfig = MeshConfig()
   reference: ReferenceConfig
   score: ScoringConfig
   near_duplicates: NearDuplicatesConfig
@@ -285,7 +303,7 @@ class Config:
   evaluate: EvaluateConfig
   report: ReportConfig
   labels: LabelsConfig
-  export: ExportConfig
+  export: ExportConfig = ExportConfig()
 
   def __post_init__(self):
     arms = tuple(self.select.arms)

@@ -29,12 +29,14 @@ class SourceConfig:
 
   format: str
   paths: tuple[str, ...]  # files, folders, globs, URLs; names of TFDS and SeqIO
-  text_column: str  # of rows: the text; 'a.b' is field b of column a
-  id_column: str  # of rows: a unique string or integer; '' for the format's own
-  source_column: str  # of rows: overrides the source's name; '' for none
-  split: str  # of a TFDS dataset or a SeqIO task; '' for files
-  data_dir: str  # of TFDS; '' for its own default
-  module: str  # of SeqIO: imported first, as it registers the task; '' for none
+  text_column: str = 'text'  # of rows: the text; 'a.b' is field b of column a
+  # Of rows: a unique string or integer; '' for the format's own.
+  id_column: str = ''
+  source_column: str = ''  # of rows: overrides the source's name; '' for none
+  split: str = ''  # of a TFDS dataset or a SeqIO task; '' for files
+  data_dir: str = ''  # of TFDS; '' for its own default
+  # Of SeqIO: imported first, as it registers the task; '' for none.
+  module: str = ''
 
   def __post_init__(self):
     check_choice('source.format', self.format, SOURCE_FORMATS)
@@ -54,15 +56,18 @@ class CorpusConfig:
   """What is read, how it is split, and into how many parts it is written."""
 
   sources: Mapping[str, SourceConfig]
-  on_bad_row: str  # 'refuse' stops at the first bad row, 'drop' counts them
-  max_bytes_per_source: int  # a seeded draw of whole documents; 0 for all
-  reference_share: float  # of distinct texts: the reference model's own
-  heldout_share: float  # of distinct texts: for evaluation; the rest is scored
+  # 'refuse' stops at the first bad row, 'drop' counts them.
+  on_bad_row: str = 'refuse'
+  max_bytes_per_source: int = 0  # a seeded draw of whole documents; 0 for all
+  reference_share: float = 0.25  # of distinct texts: the reference model's own
+  # Of distinct texts: for evaluation. The rest is scored.
+  heldout_share: float = 0.1
   seed: int  # of the draw and the split
-  num_parts: int  # of the token store, and so of the score table
-  num_workers: int  # processes; 0 for one a core
-  # Of an Apache Beam pipeline, which works in their place; () for none.
-  beam_options: tuple[str, ...]
+  num_parts: int = 16  # of the token store, and so of the score table
+  num_workers: int = 0  # processes; 0 for one a core
+  # Of an Apache Beam pipeline, which works in their place, such as
+  # ('--runner=DataflowRunner', ...); () for none.
+  beam_options: tuple[str, ...] = ()
 
   def __post_init__(self):
     if not self.sources:
@@ -92,12 +97,13 @@ class VocabularyConfig:
 
   # A SentencePiece .model, a tokenizer.json of Hugging Face, or a folder with
   # one or with GPT-2's vocab.json and merges.txt; '' to train one.
-  path: str
-  bos_id: int  # conditions a document's first token; -1 for what the files say
-  eos_id: int  # ends a document in training; -1 for what the files say
-  size: int  # pieces, when trained
-  type: str  # 'unigram' (encodes faster) or 'bpe' (trains faster)
-  train_bytes: int  # of the reference split, when trained
+  path: str = ''
+  # Conditions a document's first token; -1 for what the files say.
+  bos_id: int = -1
+  eos_id: int = -1  # ends a document in training; -1 for what the files say
+  size: int = 4096  # pieces, when trained
+  type: str = 'unigram'  # 'unigram' (encodes faster) or 'bpe' (trains faster)
+  train_bytes: int = 2_000_000  # of the reference split, when trained
 
   def __post_init__(self):
     check_choice('vocabulary.type', self.type, VOCABULARY_TYPES)

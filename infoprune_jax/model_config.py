@@ -32,23 +32,31 @@ class ModelConfig:
   num_layers: int
   embed_dim: int
   mlp_dim: int
-  activation: str  # 'swiglu', of three matrices, or 'gelu', of two
+  activation: str = 'swiglu'  # 'swiglu', of three matrices, or 'gelu', of two
   num_heads: int
   num_kv_heads: int  # divides num_heads
   head_dim: int  # even: rotary positions turn pairs
-  rope_theta: float  # base of the rotary frequencies
-  norm_epsilon: float
-  qk_norm: bool  # RMSNorm of each query and key, before they are turned
-  logit_softcap: float  # cap * tanh(logits / cap) of the last; 0.0 for none
-  tie_embeddings: bool  # the head is the embedding, transposed
-  dtype: str  # of the computation; parameters are float32
-  scan_unroll: int  # layers a step of the scan over layers
-  remat: str
-  loss_tile: int  # tokens whose logits are held at once
+  rope_theta: float = 10_000.0  # base of the rotary frequencies
+  norm_epsilon: float = 1e-6
+  # RMSNorm of each query and key, before they are turned: keeps attention sane
+  # at high learning rates.
+  qk_norm: bool = False
+  # cap * tanh(logits / cap) of the last; 0.0 for none. Gemma 2 has 30.0; only
+  # kernels='xla' can.
+  logit_softcap: float = 0.0
+  tie_embeddings: bool = True  # the head is the embedding, transposed
+  # Of the computation; parameters are float32. 'bfloat16' on TPUs and GPUs.
+  dtype: str = 'float32'
+  scan_unroll: int = 4  # layers a step of the scan over layers
+  remat: str = 'none'  # if it fits in memory; else 'minimal', then 'full'
+  loss_tile: int = 2048  # tokens whose logits are held at once
   # 'auto' for the fastest that runs. Training takes XLA's kernels, and cuDNN's
-  # attention only where it is named.
-  attention: str
-  kernels: str  # of the loss and the gated MLP, when scoring
+  # attention only where it is named. 'splash' on a TPU, 'cudnn' on an NVIDIA GPU
+  # of compute capability 9.0 or later (not an A100, L4 or 4090), 'xla' anywhere.
+  attention: str = 'auto'
+  # Of the loss and the gated MLP, when scoring: 'tpu' (v5e or later) and 'hopper'
+  # (H100, H200) never write logits, in bfloat16; 'xla' anywhere.
+  kernels: str = 'auto'
 
   def __post_init__(self):
     check_choice('model.activation', self.activation, ACTIVATIONS)

@@ -39,41 +39,57 @@ class TrainingConfig:
   (arXiv 1804.04235, without momentum) rates are relative to a parameter's size.
   """
 
-  num_steps: int
-  num_tokens: int  # of rows, with what pads them
-  num_flops: float  # by the formula of `model/flops.py`
+  num_steps: int = 0
+  num_tokens: int = 0  # of rows, with what pads them; e.g. 20 a parameter
+  # By the formula of `model/flops.py`: compares models of several sizes.
+  num_flops: float = 0.0
   batch_size: int  # rows of a step
-  gradient_accumulation_steps: int  # parts of a batch, one after another
+  # Parts of a batch, one after another: more where a batch does not fit.
+  gradient_accumulation_steps: int = 1
   row_length: int  # tokens
-  optimizer: str  # 'adamw', 'adafactor' or 'muon'
-  learning_rate: float  # peak
-  schedule: str  # 'cosine', 'linear', 'wsd' or 'constant'
-  warmup_steps: int  # linear, from zero
-  decay_share: float  # of the steps, at the end: in which 'wsd' falls
-  final_learning_rate_ratio: float  # of the peak, when it has fallen
-  weight_decay: float  # of matrices, times the learning rate; never of norms
-  beta1: float  # of AdamW
-  beta2: float  # of AdamW
-  z_loss: float  # times log(Z)^2 of each token, added to its NLL; 0.0 for none
-  max_grad_norm: float  # global norm; gradients above are scaled down
-  log_every: int  # steps
-  eval_every: int  # steps
-  checkpoint_every: int  # steps
-  checkpoint_minutes: float  # and after so many; 0.0 for steps alone
-  max_checkpoints: int  # the newest are kept
-  keep_checkpoints_every: int  # steps of which all are kept; 0 for none
+  # 'adamw', 'muon', which keeps one moment, or 'adafactor', almost none.
+  optimizer: str = 'adamw'
+  learning_rate: float  # peak; relative with 'adafactor': 1e-2 in T5X
+  # 'cosine', 'linear', 'constant' or 'wsd', whose runs can go on: its steps do
+  # not know the last.
+  schedule: str = 'cosine'
+  warmup_steps: int = 0  # linear, from zero
+  decay_share: float = 0.2  # of the steps, at the end: in which 'wsd' falls
+  final_learning_rate_ratio: float = 0.1  # of the peak, when it has fallen
+  # Of matrices, times the learning rate; never of norms.
+  weight_decay: float = 0.1
+  beta1: float = 0.9  # of AdamW
+  beta2: float = 0.95  # of AdamW
+  # Times log(Z)^2 of each token, added to its NLL; 0.0 for none. 1e-4 in PaLM:
+  # keeps the softmax's denominator near one.
+  z_loss: float = 0.0
+  max_grad_norm: float = 1.0  # global norm; gradients above are scaled down
+  log_every: int = 20  # steps
+  eval_every: int = 100  # steps
+  checkpoint_every: int = 250  # steps
+  # And after so many; 0.0 for steps alone. Where machines can be taken away: 10.0.
+  checkpoint_minutes: float = 0.0
+  max_checkpoints: int = 2  # the newest are kept
+  keep_checkpoints_every: int = 0  # steps of which all are kept; 0 for none
   # What a loss or gradient that is not finite does, or a loss over
   # `max_loss_spike` times its running mean (0.0 for any): 'stop' ends the run,
   # 'skip' leaves the parameters as they were.
-  on_bad_step: str
-  max_loss_spike: float
-  watchdog_minutes: float  # without the end of a step; 0.0 to wait for ever
-  profile_from: int  # the step that jax.profiler begins with
-  profile_steps: int  # how many it traces; 0 for none
+  on_bad_step: str = 'stop'
+  max_loss_spike: float = 0.0
+  # Without the end of a step; 0.0 to wait for ever. Longer than an evaluation of
+  # `curve_tokens`.
+  watchdog_minutes: float = 30.0
+  profile_from: int = 10  # the step that jax.profiler begins with
+  profile_steps: int = 0  # how many it traces; 0 for none
   # The share of tokens by source, however scaled; {} for natural sizes.
-  mixture: Mapping[str, float] = dataclasses.field(hash=False)
-  mixture_schedule: tuple[MixturePhase, ...]  # changes of it; a weight may be 0
-  reader: str  # 'grain' over the token store, or 'seqio' over its task
+  mixture: Mapping[str, float] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
+  # Changes of it; a weight may be 0.
+  mixture_schedule: tuple[MixturePhase, ...] = ()
+  reader: str = (
+    'grain'  # 'grain' over the token store, or 'seqio' over its task
+  )
 
   def __post_init__(self):
     check_choice('training.reader', self.reader, READERS)

@@ -75,8 +75,18 @@ def to_plain(value: Any) -> Any:
   return value
 
 
+def default_of(field: dataclasses.Field) -> Any:
+  """The default of a dataclass's field; `dataclasses.MISSING` if it has none."""
+  if field.default_factory is not dataclasses.MISSING:
+    return field.default_factory()
+  return field.default
+
+
 def build(kind: Any, value: Any, where: str) -> Any:
-  """Builds a value of the annotated type `kind` out of nested mappings."""
+  """Builds a value of the annotated type `kind` out of nested mappings.
+
+  A field that they leave out gets its default.
+  """
   origin, arguments = get_origin(kind), get_args(kind)
   if type(value) is str:
     _check_text(value, where)
@@ -128,12 +138,17 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
   hints = get_type_hints(kind)
   for key in value:
     check_choice(f'A key of {where}', key, tuple(hints))
-  missing = [name for name in hints if name not in value]
+  missing = [
+    field.name
+    for field in dataclasses.fields(kind)
+    if field.name not in value and default_of(field) is dataclasses.MISSING
+  ]
   if missing:
     raise UserError(f'In {where}: {", ".join(missing)} missing.')
   fields = {
     name: build(hint, value[name], f'{where}.{name}')
     for name, hint in hints.items()
+    if name in value
   }
   try:
     return kind(**fields)

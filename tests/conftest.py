@@ -19,7 +19,9 @@ os.environ['XLA_FLAGS'] = ' '.join(
     '--xla_llvm_disable_expensive_passes=true',
     '--xla_cpu_parallel_codegen_split_count=1',
     *(
-      ['--xla_cpu_use_fusion_emitters=false'] if jaxlib_version < (0, 11) else []
+      ['--xla_cpu_use_fusion_emitters=false']
+      if jaxlib_version < (0, 11)
+      else []
     ),
   ]
 )

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from configs import base
 from infoprune_jax import config
 from infoprune_jax.config import UserError
+from infoprune_jax.options import recorded
 
 FOLDER = pathlib.Path(base.__file__).parent
 # Presets are parts of an experiment.
@@ -196,9 +197,18 @@ def test_an_unknown_key_names_the_nearest(path, near):
 
 def test_missing_keys_are_named():
   value = plain()
-  del value['mesh']['fsdp'], value['mesh']['data']
-  with pytest.raises(UserError, match=r'In config\.mesh: data, fsdp missing'):
+  del value['model']['head_dim'], value['model']['num_layers']
+  missing = r'In config\.model: num_layers, head_dim missing'
+  with pytest.raises(UserError, match=missing):
     config.from_mapping(value)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_what_is_left_out_has_its_default(name):
+  loaded = config.from_mapping(edits_of(name))
+  short = recorded(loaded)
+  assert 'mesh' not in short
+  assert config.from_mapping(short) == loaded
 
 
 def test_a_choice_far_from_all_has_no_hint():

@@ -10,8 +10,8 @@ import sys
 
 from absl import app, flags, logging
 
-from infoprune_jax import config as config_lib
 from infoprune_jax.config import CheckpointConfig, MeshConfig, UserError
+from infoprune_jax.options import options_of, recorded
 
 _RUN = flags.DEFINE_string('run', None, 'The folder of a finished run.')
 _STEP = flags.DEFINE_integer('step', -1, 'One that it has kept; -1: its last.')
@@ -39,10 +39,10 @@ def export(run: str, step: int, out: str) -> None:
   )
   mesh = partitioning.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
   params = references.load(given, given.facts['vocab_size'], mesh)
-  model = config_lib.to_plain(given.model)
+  model = options_of(given.model)
   for name in how:  # Of the job that scores.
     del model[name]
-  parameter_file.write(out, params, {**given.facts, 'model': model})
+  parameter_file.write(out, params, {**given.facts, 'model': recorded(model)})
 
 
 def main(_: list[str]) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax import artifacts, files
 from infoprune_jax.config import SPLITS, Config, UserError
 from infoprune_jax.data import (
   corpus_index,
@@ -22,6 +22,7 @@ from infoprune_jax.data import (
 )
 from infoprune_jax.data.corpus_index import CorpusIndex
 from infoprune_jax.data.sources import Document
+from infoprune_jax.options import options_of
 from infoprune_jax.progress import Progress, logger
 
 # A document of 2^31 tokens would not fit the columns of the score table.
@@ -73,12 +74,9 @@ def run(config: Config, workdir: str) -> None:
 
 def store_options(config: Config) -> dict[str, Any]:
   """What of the config decides the bytes of the store."""
-  corpus = config_lib.to_plain(config.corpus)
+  corpus = options_of(config.corpus)
   del corpus['num_workers'], corpus['beam_options']
-  return {
-    'corpus': corpus,
-    'vocabulary': config_lib.to_plain(config.vocabulary),
-  }
+  return {'corpus': corpus, 'vocabulary': config.vocabulary}
 
 
 def _vocabulary(
@@ -95,7 +93,7 @@ def _vocabulary(
     path,
     'vocabulary',
     'tokenize',
-    config_lib.to_plain(config.vocabulary),
+    config.vocabulary,
     inputs,
   )
   if artifact.finished():

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts, config as config_lib, files
+from infoprune_jax import artifacts, files
 from infoprune_jax.config import SPLITS, Config, UserError
 from infoprune_jax.data import folds as folds_lib, hashing, labelled, tokenize
 from infoprune_jax.data.labelled import Pages
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.data.vocabulary import Vocabulary
 from infoprune_jax.evaluate import auc
+from infoprune_jax.options import recorded
 from infoprune_jax.progress import logger
 from infoprune_jax.score import (
   references as references_lib,
@@ -127,7 +128,7 @@ def _digest(
       'vocabulary': words.hash,
       'counted': store.fingerprint,
       'statistics': statistics.options(config.reference.folds),
-      'score': stage.score_options(config),
+      'score': recorded(stage.score_options(config)),
       'references': references_lib.made_from(references),
       'steps': references_lib.steps(references),
     }
@@ -268,7 +269,7 @@ def _write(config: Config, home: str, found: dict[str, Any]) -> None:
     path,
     'figures of labelled pages',
     JOB,
-    config_lib.to_plain(config.labels),
+    config.labels,
     {
       name: artifacts.open_finished(table, name, JOB)['fingerprint']
       for name, table in tables.items()

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts, config as config_lib, files, hosts
+from infoprune_jax import artifacts, files, hosts
 from infoprune_jax.config import Config, EvaluateConfig, ModelConfig
 from infoprune_jax.data import hashing
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.model import checkpoints, partitioning
+from infoprune_jax.options import options_of
 from infoprune_jax.progress import Progress, logger
 from infoprune_jax.score import scorer as scorer_lib, table
 
@@ -129,7 +130,7 @@ def _evaluate_run(
 ) -> None:
   """Evaluates one arm and seed, unless that is done."""
   path = artifacts.evaluation_dir(workdir, arm, seed)
-  options = config_lib.to_plain(config.evaluate.scoring)
+  options = options_of(config.evaluate.scoring)
   del options['per_device_batch_size']
   artifact = artifacts.Artifact(
     path,

@@ -24,6 +24,7 @@ from infoprune_jax.data.corpus_index import CorpusIndex
 from infoprune_jax.data.keep_set import KeepSet
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.export import corpus, decisions, dolma, records, rows
+from infoprune_jax.options import options_of
 from infoprune_jax.progress import Progress, logger
 
 # No arm has this name: it is no identifier.
@@ -59,6 +60,7 @@ class _Source:
   keep_sets: dict[str, KeepSet]
   index: CorpusIndex | None  # of the whole corpus, where a format needs it
   num_workers: int
+  places: bool  # of the format 'scores'
 
 
 def run(config: Config, workdir: str) -> None:
@@ -88,7 +90,12 @@ def run(config: Config, workdir: str) -> None:
     if any(_needs_corpus(config, export.format) for export in todo):
       index = corpus.read_again(config, store)
     source = _Source(
-      workdir, store, keep_sets, index, config.corpus.num_workers
+      workdir,
+      store,
+      keep_sets,
+      index,
+      config.corpus.num_workers,
+      config.export.places,
     )
     planned = [(export, _tasks(export, source)) for export in todo]
     for export, (write, tasks) in planned:
@@ -133,7 +140,7 @@ def _exports(
       groups = [(EVERY_ARM, tuple(keep_sets))]
       inputs |= decisions.Tables(workdir, tuple(keep_sets)).inputs()
     if format == 'scores':
-      options['places'] = config.export.places
+      options['places'] = options_of(config.export)['places']
     for name, selections in groups:
       kept = {
         f'keep_set/{one}': keep_sets[one].manifest['fingerprint']
@@ -182,7 +189,6 @@ def _score_tasks(
   export: _Export, source: _Source
 ) -> list[decisions.ScoresTask]:
   tables = decisions.Tables(source.workdir, export.selections)
-  places = export.artifact.options['places']
   num_parts = source.store.num_parts
   return [
     decisions.ScoresTask(
@@ -190,7 +196,7 @@ def _score_tasks(
       part,
       num_parts,
       tables,
-      source.index.restricted_to(part) if places else None,
+      source.index.restricted_to(part) if source.places else None,
     )
     for part in range(num_parts)
   ]

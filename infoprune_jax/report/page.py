@@ -5,7 +5,7 @@ import posixpath
 from typing import Any
 
 from infoprune_jax import artifacts, files
-from infoprune_jax.config import Config, to_plain
+from infoprune_jax.config import Config
 from infoprune_jax.progress import logger
 from infoprune_jax.report import (
   findings,
@@ -40,7 +40,7 @@ def _write(config: Config, workdir: str, path: str) -> None:
     kind='report',
     job='report',
     options={
-      'report': to_plain(config.report),
+      'report': config.report,
       'arms': list(config.arms),
       'seeds': list(config.train.seeds),
     },

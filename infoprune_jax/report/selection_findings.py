@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from infoprune_jax import artifacts, checksums, files
-from infoprune_jax.config import Config, UserError, to_plain
+from infoprune_jax.config import Config, UserError
+from infoprune_jax.options import first_difference, options_of
 from infoprune_jax.report import provenance, selections
 from infoprune_jax.report.selection_inputs import Selected
 
@@ -28,15 +29,16 @@ def artifact(
   config: Config, workdir: str, selected: Selected
 ) -> artifacts.Artifact:
   """The report as an artifact, and what it is made from."""
+  report = options_of(config.report)
   return artifacts.Artifact(
     path=artifacts.selection_report_dir(workdir),
     kind='selection report',
     job='selection_report',
     options={
-      'arms': {arm: to_plain(config.select.arms[arm]) for arm in config.arms},
+      'arms': {arm: config.select.arms[arm] for arm in config.arms},
       'seeds': list(config.train.seeds),
-      'num_examples': config.report.num_examples,
-      'kinds': to_plain(config.report.kinds),
+      'num_examples': report['num_examples'],
+      'kinds': report['kinds'],
     },
     inputs=selected.fingerprints,
   )
@@ -53,7 +55,7 @@ def open_report(
   here = artifact(config, workdir, selected)
   manifest = artifacts.open_finished(here.path, here.kind, here.job)
   for section in ('options', 'inputs'):
-    difference = artifacts.first_difference(
+    difference = first_difference(
       manifest[section], getattr(here, section), section
     )
     if difference:

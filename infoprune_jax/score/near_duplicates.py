@@ -13,17 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import (
-  artifacts,
-  checksums,
-  config as config_lib,
-  files,
-  filesystems,
-)
+from infoprune_jax import artifacts, checksums, files, filesystems
 from infoprune_jax.config import Config, NearDuplicatesConfig
 from infoprune_jax.data import folds as folds_lib, workers
 from infoprune_jax.data.hashing import offset, scramble
 from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.options import options_of
 from infoprune_jax.progress import Progress, logger
 from infoprune_jax.score import table
 
@@ -43,7 +38,7 @@ def run(config: Config, workdir: str) -> None:
   store = TokenStore.open(workdir)
   path = artifacts.near_duplicates_dir(workdir)
   options = {
-    **config_lib.to_plain(config.near_duplicates),
+    **options_of(config.near_duplicates),
     'scheme': _SCHEME,
     'folds': config.reference.folds,
   }

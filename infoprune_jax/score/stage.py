@@ -14,6 +14,7 @@ from infoprune_jax import artifacts, config as config_lib, files, hosts
 from infoprune_jax.config import Config, UserError
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.model import memory, partitioning
+from infoprune_jax.options import first_difference, options_of, recorded
 from infoprune_jax.progress import logger
 from infoprune_jax.score import (
   ceiling,
@@ -26,7 +27,7 @@ from infoprune_jax.score.references import Reference
 
 def score_options(config: Config) -> dict[str, Any]:
   """What of the config decides the scores; the mesh and the batch do not."""
-  options = config_lib.to_plain(config.score)
+  options = options_of(config.score)
   del options['per_device_batch_size']
   return {
     **options,
@@ -122,13 +123,13 @@ def _made_from(config: Config, scores: artifacts.Artifact) -> dict[str, Any]:
     'mesh': config_lib.to_plain(config.mesh),
     'score': config_lib.to_plain(config.score),
     'model': config_lib.to_plain(config.reference.model),
-    'options': dict(scores.options),
+    'options': recorded(scores.options),
     'inputs': dict(scores.inputs),
   }
 
 
 def _check_same(there: Any, here: Any, workdir: str) -> None:
-  difference = artifacts.first_difference(here, there, 'scores')
+  difference = first_difference(here, there, 'scores')
   if difference:
     raise UserError(
       f'Process {hosts.index()} does not score what process 0 scores: '

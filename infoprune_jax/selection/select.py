@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from infoprune_jax import artifacts, checksums, config as config_lib, files
+from infoprune_jax import artifacts, checksums, files
 from infoprune_jax.config import SPLITS, Config, RuleConfig, UserError
 from infoprune_jax.data import keep_set
 from infoprune_jax.data.token_store import TokenStore
@@ -86,7 +86,7 @@ def _artifact(
   """The keep set `name` of an arm, and what it is made from."""
   rules = config.select.arms[arm]
   options = {
-    'rules': config_lib.to_plain(tuple(rules)),
+    'rules': tuple(rules),
     'draw': seed if keep_set.draws(rules) else 0,
     # Which examples there are to keep: also of rules that read no score.
     'folds': config.reference.folds,

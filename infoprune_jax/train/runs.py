@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts, config as config_lib, files, hosts
+from infoprune_jax import artifacts, files, hosts
 from infoprune_jax.config import Config, ModelConfig, TrainingConfig, UserError
 from infoprune_jax.data import folds as folds_lib, loader, quiet_tensorflow
 from infoprune_jax.data.keep_set import KeepSet, selection_name
@@ -14,6 +14,7 @@ from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import checkpoints, flops, partitioning
 from infoprune_jax.model_config import HOW_COMPUTED
+from infoprune_jax.options import options_of
 from infoprune_jax.progress import logger
 from infoprune_jax.train import budget, loop
 
@@ -251,10 +252,10 @@ def run_options(
   model: ModelConfig, training: TrainingConfig, seed: int
 ) -> dict[str, Any]:
   """What of the config decides the steps of a run."""
-  decisive = config_lib.to_plain(training)
+  decisive = options_of(training)
   for name in _NOT_DECISIVE:
     del decisive[name]
-  made = config_lib.to_plain(model)
+  made = options_of(model)
   for name in HOW_COMPUTED:
     del made[name]
   return {

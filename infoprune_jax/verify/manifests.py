@@ -9,6 +9,7 @@ from typing import Any
 from infoprune_jax import artifacts, checksums, files, filesystems
 from infoprune_jax.config import UserError
 from infoprune_jax.data import keep_set
+from infoprune_jax.options import first_difference
 
 _COUNTS = ('num_documents', 'num_examples', 'num_tokens', 'step', 'tokens')
 
@@ -94,9 +95,7 @@ def _record_problems(found: Found) -> Iterator[str]:
     )
   begun = _begun(found)
   for section in ('options', 'inputs') if begun else ():
-    difference = artifacts.first_difference(
-      manifest[section], begun[section], section
-    )
+    difference = first_difference(manifest[section], begun[section], section)
     if difference:
       yield (
         f'{found.path} was begun as another than it was finished: its '

@@ -1,0 +1,207 @@
+"""Results outlive a new option: an older version's workdir, every stage."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from small_corpus import small_config
+
+from infoprune_jax import artifacts, config as config_lib, pipeline
+from infoprune_jax.config import CheckpointConfig, Config, UserError
+from infoprune_jax.model_config import HOW_COMPUTED
+from infoprune_jax.options import Defaulted, options_of
+from infoprune_jax.score import references
+from infoprune_jax.verify import workdir as verify
+
+JOBS = (*pipeline.JOBS, 'export', 'labels')
+# Those that an option decides: where it is, the stage that then refuses, and
+# how it calls the option.
+DECISIVE = [
+  ('corpus', 'tokenize', 'corpus'),
+  ('corpus.sources.made_up', 'tokenize', 'corpus.sources.made_up'),
+  ('corpus', 'export', 'corpus'),
+  ('vocabulary', 'tokenize', 'vocabulary'),
+  ('near_duplicates', 'near_duplicates', ''),
+  ('reference.model', 'reference', 'model'),
+  ('reference.training', 'reference', 'training'),
+  ('score', 'score', ''),
+  ('select.arms.top_nll.0', 'select', 'rules[0]'),
+  ('model', 'train', 'model'),
+  ('train.training', 'train', 'training'),
+  ('evaluate.scoring', 'evaluate', ''),
+]
+SECTIONS = (*dict.fromkeys(one[0] for one in DECISIVE), 'labels', 'export')
+
+
+def spelled(value: Any) -> Any:
+  """What versions wrote that left no default out."""
+  options = options_of(value)
+  if isinstance(options, Defaulted):
+    return spelled(options.value)
+  if isinstance(options, dict):
+    return {key: spelled(item) for key, item in options.items()}
+  if isinstance(options, list):
+    return [spelled(item) for item in options]
+  return options
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+  value: float = 0.5
+
+
+def grown(section: Any, value: Nested) -> Any:
+  """A section with one option more, as a later version has it."""
+  if isinstance(getattr(section, 'new', None), Nested):
+    return dataclasses.replace(section, new=value)
+  kind = dataclasses.make_dataclass(
+    'Grown',
+    [('new', Nested, Nested())],
+    bases=(type(section),),
+    frozen=True,
+    kw_only=True,
+  )
+  fields = {
+    field.name: getattr(section, field.name)
+    for field in dataclasses.fields(section)
+  }
+  return kind(**fields, new=value)
+
+
+def changed(
+  value: Any, path: Sequence[str], change: Callable[[Any], Any]
+) -> Any:
+  """A frozen config with what is at `path` changed."""
+  if not path:
+    return change(value)
+  key, *rest = path
+  if isinstance(value, Mapping):
+    return {**value, key: changed(value[key], rest, change)}
+  if isinstance(value, tuple):
+    items = list(value)
+    items[int(key)] = changed(items[int(key)], rest, change)
+    return tuple(items)
+  inner = changed(getattr(value, key), rest, change)
+  return dataclasses.replace(value, **{key: inner})
+
+
+def with_new(config: Config, path: str, value: Nested) -> Config:
+  return changed(config, path.split('.'), lambda one: grown(one, value))
+
+
+@pytest.fixture(scope='module')
+def config(corpus_path, tmp_path_factory) -> Config:
+  pages = tmp_path_factory.mktemp('pages') / 'pages.jsonl'
+  pages.write_text(
+    ''.join(
+      json.dumps({'text': f'page {n} ' * (n + 3), 'label': n % 2}) + '\n'
+      for n in range(8)
+    )
+  )
+  edits = small_config(corpus_path)
+  edits.train.seeds = (0,)
+  edits.train.arms = ('top_nll',)
+  edits.report.baseline = 'top_nll'
+  edits.labels.path = str(pages)
+  for training in (edits.train.training, edits.reference.training):
+    training.num_steps = 4
+  return config_lib.from_mapping(edits)
+
+
+@pytest.fixture(scope='module')
+def later(config) -> Config:
+  """The same config in a version with an option more in each section."""
+  for path in reversed(SECTIONS):
+    config = with_new(config, path, Nested())
+  return config
+
+
+@pytest.fixture(scope='module')
+def finished(config, tmp_path_factory) -> pathlib.Path:
+  """A workdir by a version that writes defaults, and has no new option."""
+  workdir = tmp_path_factory.mktemp('finished')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(artifacts, 'recorded', spelled)
+    for job in JOBS:
+      run(config, workdir, job)
+  store = artifacts.read_manifest(str(workdir / 'token_store'), 'tokenize')
+  assert store['options']['vocabulary']['bos_id'] == -1
+  return workdir
+
+
+def run(config: Config, workdir: pathlib.Path, job: str) -> None:
+  {**pipeline.JOBS, **pipeline.ON_REQUEST}[job](config, str(workdir))
+
+
+def times(workdir: pathlib.Path) -> dict[str, int]:
+  """When each file was written that no stage makes anew each time."""
+  found = {
+    os.path.relpath(path, workdir): path.stat().st_mtime_ns
+    for path in workdir.rglob('*')
+    if path.is_file() and path.name != '.lock'
+  }
+  anew = {'report', 'selection_report', 'auc'}
+  return {
+    name: time
+    for name, time in found.items()
+    if anew.isdisjoint(name.split('/'))
+  }
+
+
+def check(workdir: pathlib.Path) -> None:
+  problems = [line for _, lines in verify.check(str(workdir)) for line in lines]
+  assert not problems
+
+
+@pytest.mark.parametrize('job', JOBS)
+def test_nothing_is_made_again(job, finished, config, later):
+  before = times(finished)
+  for version in (config, later):
+    run(version, finished, job)
+    assert times(finished) == before
+
+
+def test_it_is_right(finished):
+  check(finished)
+
+
+@pytest.mark.parametrize('path, job, where', DECISIVE)
+def test_another_value_is_refused(path, job, where, finished, later, tmp_path):
+  other = with_new(later, path, Nested(0.75))
+  name = '.'.join(filter(None, ['options', where, 'new.value']))
+  if job == 'export':  # Where something is left to export.
+    other = dataclasses.replace(
+      other,
+      export=dataclasses.replace(other.export, folder=str(tmp_path)),
+    )
+  with pytest.raises(UserError) as caught:
+    run(other, finished, job)
+  assert f'{name} is 0.5, not 0.75' in str(caught.value)
+
+
+def test_a_part_made_again_fits_the_rest(finished, later, tmp_path):
+  workdir = shutil.copytree(finished, tmp_path / 'work')
+  scores = workdir / 'scores'
+  manifest = (scores / artifacts.MANIFEST).read_bytes()
+  (scores / artifacts.MANIFEST).unlink()
+  for path in scores.glob('part-00001-*'):
+    path.unlink()
+  run(later, workdir, 'score')
+  assert (scores / artifacts.MANIFEST).read_bytes() == manifest
+  before = times(workdir)
+  for job in JOBS:
+    run(later, workdir, job)
+  assert times(workdir) == before
+  check(workdir)
+
+
+def test_a_model_is_read_from_an_older_run(finished, config):
+  model = config.reference.model
+  how = {name: getattr(model, name) for name in HOW_COMPUTED}
+  checkpoint = CheckpointConfig(path=str(finished / 'reference'))
+  assert references.open_given('nll_sum', checkpoint, how).model == model
