@@ -12,15 +12,17 @@ it (`checksums.py`).
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import posixpath
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from infoprune_jax import attempts
 from infoprune_jax.checksums import DONE, MANIFEST, mending, verify
 from infoprune_jax.config import UserError
-from infoprune_jax.files import read_record, write_file, write_record
+from infoprune_jax.files import read_record, write_record
 from infoprune_jax.filesystems import matching
 from infoprune_jax.options import first_difference, recorded
 
@@ -134,6 +136,8 @@ class Artifact:
   # name. Records leave out what is at its default.
   options: Any
   inputs: Mapping[str, str]  # the fingerprints of what it is made from
+  # Of who writes it, see `attempts`; '' where nobody else can.
+  attempt: str = dataclasses.field(default='', compare=False)
 
   def finished(self) -> dict[str, Any] | None:
     """The manifest, or None where the artifact is not finished.
@@ -158,8 +162,25 @@ class Artifact:
           f'run --job={self.job} again.'
         )
 
-  def begin(self) -> None:
+  def take_over(self) -> 'Artifact':
+    """The artifact for its newest writer: all others may write no more."""
+    return dataclasses.replace(self, attempt=attempts.begin(self.path))
+
+  def write_file(
+    self, path: str, write: Callable[[Any], None]
+  ) -> dict[str, Any]:
+    """As `files.write_file`, unless another has taken over.
+
+    Raises:
+      UserError: another has; the file is as it was.
+    """
+    return attempts.write_file(self.path, self.attempt, path, write)
+
+  def begin(self) -> 'Artifact':
     """Notes what the artifact is made from, before any of it is there.
+
+    Returns:
+      The artifact as `take_over` gives it.
 
     Raises:
       UserError: it was begun under other options or from other inputs.
@@ -167,15 +188,16 @@ class Artifact:
     begun = self._begun()
     if begun is not None:
       self._refuse_mismatch(begun)
-      return
-    write_record(
-      posixpath.join(self.path, BEGUN),
-      {
+    taken = self.take_over()
+    if begun is None:
+      name = posixpath.join(self.path, BEGUN)
+      made = {
         'job': self.job,
         'options': recorded(self.options),
         'inputs': dict(self.inputs),
-      },
-    )
+      }
+      write_record(name, made, taken.write_file)
+    return taken
 
   def _begun(self) -> dict[str, Any] | None:
     name = posixpath.join(self.path, BEGUN)
@@ -227,12 +249,12 @@ class Artifact:
   ) -> dict[str, Any]:
     """Writes the files of a part, by a name of their own, and its marker."""
     written = {
-      name: write_file(posixpath.join(self.path, name), write)
+      name: self.write_file(posixpath.join(self.path, name), write)
       for name, write in files.items()
     }
     marker = {'files': written, **counts}
     done = part_name(part, num_parts) + DONE
-    write_record(posixpath.join(self.path, done), marker)
+    write_record(posixpath.join(self.path, done), marker, self.write_file)
     return marker
 
   def finish(
@@ -258,7 +280,9 @@ class Artifact:
       'fingerprint': fingerprint(decisive),
       **facts,
     }
-    write_record(posixpath.join(self.path, MANIFEST), manifest)
+    name = posixpath.join(self.path, MANIFEST)
+    end = functools.partial(attempts.write_last, self.path, self.attempt)
+    write_record(name, manifest, end)
     return manifest
 
 

@@ -10,6 +10,9 @@ import functools
 import hashlib
 import json
 import os
+import re
+import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
@@ -52,12 +55,20 @@ class _HashingWriter:
     """Nothing: what wraps this file is done, who opened it is not."""
 
 
-def write_file(path: str, write: Callable[[Any], None]) -> dict[str, Any]:
+def write_file(
+  path: str,
+  write: Callable[[Any], None],
+  suffix: str = '.tmp',
+  check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
   """Writes a file whole or not at all.
 
   Args:
     path: Its final name; the folder is created.
     write: Called with a binary file to write to.
+    suffix: Of the temporary name, on a local file system.
+    check: Called when the file is complete, right before others see it. If it
+      raises, the file stays as it was.
 
   Returns:
     `{'sha256': hex digest, 'bytes': size}` of what was written.
@@ -69,15 +80,17 @@ def write_file(path: str, write: Callable[[Any], None]) -> dict[str, Any]:
       writer = _HashingWriter(file)
       write(writer)
       file.flush()
+      check()
       filesystem.put_file(file.name, name)
     return {'sha256': writer.sha256.hexdigest(), 'bytes': writer.size}
-  temporary = name + '.tmp'
+  temporary = name + suffix
   try:
     with open(temporary, 'wb') as file:
       writer = _HashingWriter(file)
       write(writer)
       file.flush()
       os.fsync(file.fileno())
+    check()
     os.replace(temporary, name)
   except BaseException:
     with contextlib.suppress(FileNotFoundError):
@@ -86,14 +99,50 @@ def write_file(path: str, write: Callable[[Any], None]) -> dict[str, Any]:
   return {'sha256': writer.sha256.hexdigest(), 'bytes': writer.size}
 
 
-def write_text(path: str, text: str) -> dict[str, Any]:
-  """Writes UTF-8 text whole or not at all, and returns its checksum."""
-  return write_file(path, lambda file: file.write(text.encode()))
+Writer = Callable[[str, Callable[[Any], None]], dict[str, Any]]
 
 
-def write_json(path: str, value: Any) -> dict[str, Any]:
+def sweep(folder: str, names: re.Pattern[str]) -> None:
+  """Deletes files and folders below a local folder whose name matches.
+
+  An object store shows nothing until it is complete.
+  """
+  if not is_local(folder):
+    return
+  for parent, folders, found in os.walk(canonical(folder)):
+    for name in filter(names.search, found):
+      remove(os.path.join(parent, name))
+    for name in filter(names.search, folders):
+      # Its owner may still be writing there.
+      shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+
+
+def remove(path: str) -> None:
+  """Deletes a file, if it is there."""
+  filesystem, name = filesystem_of(path)
+  with contextlib.suppress(FileNotFoundError):
+    filesystem.rm_file(name)
+
+
+def write_text(
+  path: str, text: str, writer: Writer = write_file
+) -> dict[str, Any]:
+  """Writes UTF-8 text whole or not at all, and returns its checksum.
+
+  Args:
+    path: The file.
+    text: Its content.
+    writer: `write_file`, or the one of an artifact.
+  """
+  return writer(path, lambda file: file.write(text.encode()))
+
+
+def write_json(
+  path: str, value: Any, writer: Writer = write_file
+) -> dict[str, Any]:
   """Writes JSON whole or not at all, and returns its checksum."""
-  return write_text(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
+  text = json.dumps(value, indent=1, allow_nan=False) + '\n'
+  return write_text(path, text, writer)
 
 
 def read_bytes(path: str) -> bytes:
@@ -118,9 +167,11 @@ def read_json(path: str) -> Any | None:
     ) from None
 
 
-def write_record(path: str, value: Mapping[str, Any]) -> dict[str, Any]:
+def write_record(
+  path: str, value: Mapping[str, Any], writer: Writer = write_file
+) -> dict[str, Any]:
   """Writes a JSON object that carries a checksum of its own content."""
-  return write_text(path, _sealed(value)[0])
+  return write_text(path, _sealed(value)[0], writer)
 
 
 def read_record(path: str, mend: str) -> dict[str, Any] | None:
@@ -230,6 +281,7 @@ def check_writable(
     UserError: it cannot be written.
   """
   if not is_local(path):
+    _try_store(path, what, option)
     return
   check_utf8(canonical(path), option)
   try:
@@ -240,6 +292,22 @@ def check_writable(
     raise UserError(
       f'The {what} {path} cannot be written: {error.strerror}. Make it '
       f'writable, or name another with {option}.'
+    ) from None
+
+
+def _try_store(path: str, what: str, option: str) -> None:
+  """Writes a file to an object store, and deletes it."""
+  probe = f'{path}/.writable-{secrets.token_hex(8)}'
+  try:
+    write_text(probe, 'x')
+    remove(probe)
+  except UserError:
+    raise
+  except Exception as error:  # Each driver has errors of its own.
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise UserError(
+      f'The {what} {path} cannot be written: {reason}. Make it writable, or '
+      f'name another with {option}.'
     ) from None
 
 

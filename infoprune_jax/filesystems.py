@@ -22,6 +22,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
+from infoprune_jax import drivers
 from infoprune_jax.config import UserError
 
 _FILE_URL = re.compile(r'^(file|local):(//(localhost(?=/))?|(?=/))')
@@ -101,7 +102,8 @@ def split_chain(path: str) -> tuple[str, str]:
 
 def _reads_others(path: str) -> bool:
   """Whether a file system is made of files that another stores."""
-  system = fsspec.get_filesystem_class(_PROTOCOL.match(path)[1])
+  with drivers.user_errors(path):
+    system = fsspec.get_filesystem_class(_PROTOCOL.match(path)[1])
   takes = {
     name
     for base in system.__mro__
@@ -114,17 +116,17 @@ def filesystem_of(path: str) -> tuple[Any, str]:
   """The fsspec file system of a path or URL, and its name there.
 
   Raises:
-    ImportError: there is no driver for it.
-    ValueError: it is no URL that fsspec knows.
+    UserError: there is no driver for it, or it is no URL that fsspec knows.
   """
   if is_local(path):
     return _LOCAL, canonical(path)
-  if '::' not in path or split_chain(path)[1]:
-    return fsspec.core.url_to_fs(path)
-  protocol = _PROTOCOL.match(path)[1]
-  system = fsspec.get_filesystem_class(protocol)
-  options = system._get_kwargs_from_urls(path)
-  return fsspec.filesystem(protocol, **options), system._strip_protocol(path)
+  with drivers.user_errors(path):
+    if '::' not in path or split_chain(path)[1]:
+      return fsspec.core.url_to_fs(path)
+    protocol = _PROTOCOL.match(path)[1]
+    system = fsspec.get_filesystem_class(protocol)
+    options = system._get_kwargs_from_urls(path)
+    return fsspec.filesystem(protocol, **options), system._strip_protocol(path)
 
 
 @contextlib.contextmanager

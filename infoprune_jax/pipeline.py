@@ -12,6 +12,7 @@ import jax
 from infoprune_jax import (
   artifacts,
   config as config_lib,
+  drivers,
   files,
   filesystems,
   hosts,
@@ -23,6 +24,7 @@ from infoprune_jax.config import (
   UserError,
 )
 from infoprune_jax.data import (
+  paths,
   quiet_tensorflow,
   sources,
   tokenize,
@@ -86,6 +88,7 @@ def run(config: Config, workdir: str, job: str | None) -> None:
       f'{" and ".join(f"--job={name}" for name in MANY_HOSTS)} do. Run the '
       'others on one host, in a --workdir that all hosts see.'
     )
+  _check_stores(config, workdir, job)
   check(config, job)
   if job in ON_REQUEST:
     ON_REQUEST[job](config, workdir)
@@ -106,6 +109,25 @@ def _named(workdir: str) -> str:
   workdir = filesystems.canonical(workdir)
   filesystems.check_utf8(workdir, '--workdir')
   return workdir
+
+
+def _check_stores(config: Config, workdir: str, job: str | None) -> None:
+  """Raises `UserError` where a stage cannot work in an object store."""
+  drivers.check_keeps(workdir, '--workdir')
+  scores = job in (None, 'score', 'labels')
+  folders = {}
+  if job in (None, 'train', 'evaluate') or (
+    config.reference.is_trained and (scores or job == 'reference')
+  ):
+    folders['--workdir'] = workdir
+  for column, given in config.reference.checkpoints.items() if scores else ():
+    if given.path and not given.is_file:
+      folders[f'the checkpoint path for {column}'] = given.path
+  for option, path in folders.items():
+    if not filesystems.is_local(path):
+      what = f'--job={job}' if job else 'The whole job'
+      drivers.check_holds_checkpoints(path, option, what)
+  paths.open_filesystem('--workdir', workdir)  # There is a driver for it.
 
 
 def _jobs(config: Config) -> list[str]:
@@ -176,6 +198,7 @@ def dry_run(config: Config, workdir: str) -> None:
     UserError: as `run` would.
   """
   workdir = _named(workdir)
+  _check_stores(config, workdir, None)
   check(config, None)
   vocab_size = _vocab_size(config)
   stages = list(_stages(config, workdir, vocab_size))

@@ -107,6 +107,15 @@ class Job:
     assert None not in codes, '\n'.join(outputs)
     return codes, outputs
 
+  def wait_for(self, process: int) -> int:
+    """The exit code of one process, when it has ended."""
+    self._processes[process].join(60)
+    return self._processes[process].exitcode
+
+  def go_on(self, process: int) -> None:
+    """Continues one that SIGSTOP has stopped."""
+    os.kill(self._processes[process].pid, signal.SIGCONT)
+
   def finish(self) -> list[str]:
     codes, outputs = self.ended()
     assert not any(codes), '\n'.join(outputs)

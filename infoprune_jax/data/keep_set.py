@@ -109,7 +109,7 @@ def write(
     UserError: nothing is kept.
   """
   check_any(artifact, mask)
-  written = files.write_file(
+  written = artifact.write_file(
     posixpath.join(artifact.path, FILE),
     lambda file: np.save(file, np.packbits(mask)),
   )

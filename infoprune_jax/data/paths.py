@@ -29,18 +29,8 @@ def open_filesystem(field: str, path: str) -> tuple[Any, str]:
   """
   try:
     return filesystems.filesystem_of(path)
-  except ImportError as error:
-    package = getattr(error.__cause__, 'name', None) or 'what it names'
-    raise UserError(
-      f'{field}: {path!r} needs a driver that is not installed ({error}): '
-      f'pip install {package}.'
-    ) from None
-  except ValueError as error:
-    raise UserError(
-      f'{field}: {path!r} is no path or URL that fsspec knows ({error}). URLs '
-      'start with file://, gs://, s3://, https://, zip:// and the like; another '
-      'scheme needs the package of its driver.'
-    ) from None
+  except UserError as error:
+    raise UserError(f'{field}: {error}') from None
   except READ_ERRORS as error:
     raise unreadable(field, path, error) from None
 

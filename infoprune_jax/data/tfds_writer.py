@@ -1,10 +1,9 @@
 """Datasets of TFDS: records of id, source and text, and what describes them."""
 
 import importlib.util
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 
+from infoprune_jax import files, filesystems, scratch
 from infoprune_jax.config import UserError
 from infoprune_jax.data import quiet_tensorflow, workers
 
@@ -51,7 +50,7 @@ def metadata_files(
 def _metadata_files(task: tuple[str, list[int], int]) -> dict[str, str]:
   name, counts, num_bytes = task
   tfds = quiet_tensorflow.import_tfds()
-  with tempfile.TemporaryDirectory() as folder:
+  with scratch.folder() as folder:
     info = tfds.core.DatasetInfo(
       builder=tfds.core.dataset_info.DatasetIdentity(
         name=name,
@@ -80,7 +79,6 @@ def _metadata_files(task: tuple[str, list[int], int]) -> dict[str, str]:
     info.set_file_format('tfrecord')
     info.write_to_directory(folder)
     texts = {}
-    for file in sorted(os.listdir(folder)):
-      with open(os.path.join(folder, file), encoding='utf-8') as opened:
-        texts[file] = opened.read()
+    for file in filesystems.names_in(folder):
+      texts[file] = files.read_bytes(f'{folder}/{file}').decode()
     return texts

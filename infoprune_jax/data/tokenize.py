@@ -267,7 +267,7 @@ def _write(
 ) -> None:
   """Writes the parts that are not done, then the manifest."""
   num_parts = config.corpus.num_parts
-  store.begin()
+  store = store.begin()
   size = np.bincount(index.part, index.num_bytes, num_parts)
   markers = {
     part: marker

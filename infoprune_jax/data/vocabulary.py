@@ -101,7 +101,8 @@ class Vocabulary:
   def save(self, artifact: artifacts.Artifact) -> None:
     """Writes the vocabulary as an artifact, for `load`."""
     name = MODEL_FILES[self.kind]
-    written = files.write_file(
+    artifact = artifact.take_over()
+    written = artifact.write_file(
       posixpath.join(artifact.path, name), lambda file: file.write(self.model)
     )
     artifact.finish(

@@ -151,7 +151,7 @@ def _tokenize(
     {'pages': pages.digest, 'vocabulary': words.hash},
   )
   if artifact.finished() is None:
-    artifact.begin()
+    artifact = artifact.begin()
     marker = artifact.finished_part(0, 1) or tokenize.write_part(
       artifact,
       0,
@@ -177,7 +177,7 @@ def _write_statistics(
     {'token_store': own.fingerprint, 'counted': store.fingerprint},
   )
   if artifact.finished() is None:
-    artifact.begin()
+    artifact = artifact.begin()
     num_workers = config.corpus.num_workers
     folds = config.reference.folds
     counts = statistics.token_counts(workdir, store, folds, num_workers)
@@ -265,7 +265,7 @@ def _write(config: Config, home: str, found: dict[str, Any]) -> None:
     'statistics': artifacts.statistics_dir(home),
   }
   path = _auc_dir(home)
-  artifacts.Artifact(
+  artifact = artifacts.Artifact(
     path,
     'figures of labelled pages',
     JOB,
@@ -274,7 +274,9 @@ def _write(config: Config, home: str, found: dict[str, Any]) -> None:
       name: artifacts.open_finished(table, name, JOB)['fingerprint']
       for name, table in tables.items()
     },
-  ).finish({FILE: files.write_json(posixpath.join(path, FILE), found)})
+  ).take_over()
+  name = posixpath.join(path, FILE)
+  artifact.finish({FILE: files.write_json(name, found, artifact.write_file)})
 
 
 def _text(found: dict[str, Any]) -> str:

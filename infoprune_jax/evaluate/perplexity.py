@@ -145,7 +145,8 @@ def _evaluate_run(
     if hosts.on_first(name, lambda: artifact.finished() is not None):
       logger.info('evaluate: %s seed %d finished before, skipped', arm, seed)
       return
-    hosts.on_first(f'the start of {name}', artifact.begin)
+    if first:  # It alone writes.
+      artifact = artifact.begin()
     scorer = scorer_lib.compile_scorer(
       config.model, config.evaluate.scoring, store.vocab_size, mesh
     )

@@ -100,8 +100,10 @@ def run(config: Config, workdir: str) -> None:
     planned = [(export, _tasks(export, source)) for export in todo]
     for export, (write, tasks) in planned:
       with files.lock(export.artifact.path):
-        export.artifact.begin()
-        _write(export, source, write, tasks)
+        artifact = export.artifact.begin()
+        begun = dataclasses.replace(export, artifact=artifact)
+        tasks = [dataclasses.replace(t, artifact=artifact) for t in tasks]
+        _write(begun, source, write, tasks)
 
 
 def _folder(config: Config, workdir: str) -> str:

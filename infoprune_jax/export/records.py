@@ -6,14 +6,11 @@ reads `text` of ArrayRecord (its ParseFeatures), groups of one record being
 what Grain's random access asks for.
 """
 
-import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from infoprune_jax import artifacts, files, filesystems
+from infoprune_jax import artifacts, attempts, files, scratch
 from infoprune_jax.config import UserError
 from infoprune_jax.data import tfds_writer
 from infoprune_jax.data.rows import Document
@@ -75,7 +72,9 @@ def finish_tfds(
   ]
   about = tfds_writer.metadata_files(name, counts, sum(sizes))
   return {
-    file: files.write_text(os.path.join(artifact.path, file), text)
+    file: files.write_text(
+      os.path.join(artifact.path, file), text, artifact.write_file
+    )
     for file, text in about.items()
   }
 
@@ -104,30 +103,12 @@ def _write(
   """Writes a part by a library that writes to a path of its own."""
 
   def write(file: Any) -> None:
-    with _scratch(task) as folder:
+    name = artifacts.part_name(task.part, task.num_parts)
+    name = attempts.temporary(name, task.artifact.attempt)
+    # Beside the part, where there is room for it.
+    with scratch.folder(os.path.join(task.artifact.path, name)) as folder:
       path = os.path.join(folder, 'records')
       write_records(path, _records(task.documents()))
-      with open(path, 'rb') as written:
-        shutil.copyfileobj(written, file, 1 << 20)
+      scratch.copy_into(path, file)
 
   return task.finish({extension: write})
-
-
-@contextlib.contextmanager
-def _scratch(task: PartTask) -> Iterator[str]:
-  """A folder: beside the part, where there is room for it.
-
-  Its name is the part's, so that what a kill leaves is written over.
-  """
-  if not files.is_local(task.artifact.path):
-    with tempfile.TemporaryDirectory() as folder:
-      yield folder
-    return
-  name = artifacts.part_name(task.part, task.num_parts)
-  path = filesystems.canonical(task.artifact.path)
-  folder = os.path.join(path, f'{name}.writing')
-  os.makedirs(folder, exist_ok=True)
-  try:
-    yield folder
-  finally:
-    shutil.rmtree(folder)

@@ -71,15 +71,23 @@ def _handlers() -> Any:
 class Checkpoints:
   """Saves and restores the state of one training run."""
 
-  def __init__(self, run: str, max_to_keep: int, keep_every: int = 0):
+  def __init__(
+    self,
+    run: str,
+    max_to_keep: int,
+    keep_every: int = 0,
+    writer: files.Writer = files.write_file,
+  ):
     """Opens the checkpoints in the folder of a run.
 
     Args:
       run: The run's folder.
       max_to_keep: Older ones are deleted.
       keep_every: But never those of a multiple of so many steps; 0 for none.
+      writer: See `files.write_text`. Where it refuses, a checkpoint does not
+        get its name.
     """
-    self._run = run
+    self._run, self._writer = run, writer
     self._max_to_keep, self._keep_every = max_to_keep, keep_every
     self._saving: tuple[int, Mapping[str, Any]] = (0, {})
     self._manager = ocp.CheckpointManager(
@@ -134,7 +142,7 @@ class Checkpoints:
       local = files.local_copy(filesystem.unstrip_protocol(path))
       written[posixpath.relpath(path, folder)] = files.facts_of(local)
     record = filesystem.unstrip_protocol(f'{folder}/{RECORD}')
-    files.write_record(record, {'facts': facts, 'files': written})
+    files.write_record(record, {'facts': facts, 'files': written}, self._writer)
 
   def restore(self, step: int, items: Mapping[str, Any]) -> dict[str, Any]:
     """Reads items back.

@@ -29,13 +29,7 @@ def run(config: Config, workdir: str) -> None:
 
 def _write(config: Config, workdir: str, path: str) -> None:
   found = findings.gather(config, workdir)
-  written = {
-    'report.json': files.write_json(posixpath.join(path, 'report.json'), found),
-    'index.html': files.write_text(
-      posixpath.join(path, 'index.html'), render(found)
-    ),
-  }
-  artifacts.Artifact(
+  artifact = artifacts.Artifact(
     path=path,
     kind='report',
     job='report',
@@ -45,7 +39,16 @@ def _write(config: Config, workdir: str, path: str) -> None:
       'seeds': list(config.train.seeds),
     },
     inputs=found['fingerprints'],
-  ).finish(written, chosen=found['chosen'])
+  ).take_over()
+  written = {
+    'report.json': files.write_json(
+      posixpath.join(path, 'report.json'), found, artifact.write_file
+    ),
+    'index.html': files.write_text(
+      posixpath.join(path, 'index.html'), render(found), artifact.write_file
+    ),
+  }
+  artifact.finish(written, chosen=found['chosen'])
   logger.info('report: on the held-out texts kept for it\n%s', text(found))
   logger.info('report: wrote %s', posixpath.join(path, 'index.html'))
 

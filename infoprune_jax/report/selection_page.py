@@ -30,14 +30,15 @@ def run(config: Config, workdir: str) -> None:
   with files.lock(path):
     selected = selection_inputs.open_selected(config, workdir)
     found = selection_findings.gather(config, workdir, selected)
-    name = selection_findings.FILE
+    artifact = selection_findings.artifact(config, workdir, selected)
+    artifact = artifact.take_over()
+    writer, name = artifact.write_file, selection_findings.FILE
+    page = posixpath.join(path, 'index.html')
     written = {
-      name: files.write_json(posixpath.join(path, name), found),
-      'index.html': files.write_text(
-        posixpath.join(path, 'index.html'), render(found)
-      ),
+      name: files.write_json(posixpath.join(path, name), found, writer),
+      'index.html': files.write_text(page, render(found), writer),
     }
-    selection_findings.artifact(config, workdir, selected).finish(written)
+    artifact.finish(written)
   logger.info(
     'selection_report: what is kept, before training\n%s',
     selections_text(found),

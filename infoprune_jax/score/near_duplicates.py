@@ -53,7 +53,7 @@ def run(config: Config, workdir: str) -> None:
     if artifact.finished():
       logger.info('%s: finished before, skipped', JOB)
       return
-    artifact.begin()
+    artifact = artifact.begin()
     with workers.kept(config.corpus, workdir, JOB):
       _sign(config, workdir, store, signatures)
       group, size = _groups(config, store, signatures)
@@ -187,7 +187,7 @@ def _sign(
   """Writes the signatures that are not done."""
   if artifact.finished():
     return
-  artifact.begin()
+  artifact = artifact.begin()
   tasks = [
     _PartTask(
       artifact,

@@ -8,6 +8,7 @@ of a group writes its parts, and process 0 reads the markers of all of them.
 """
 
 import contextlib
+import dataclasses
 from typing import Any
 
 from infoprune_jax import artifacts, config as config_lib, files, hosts
@@ -88,6 +89,7 @@ def write(
       logger.info('score: finished before, skipped')
       return
     _check_same(begun['made_from'], _made_from(config, scores), workdir)
+    scores = dataclasses.replace(scores, attempt=begun['attempt'])
     if begun['to_do']:
       _score(config, store, references, scores, begun['to_do'])
     if first:
@@ -98,11 +100,16 @@ def write(
 def _begin(
   config: Config, store: TokenStore, scores: artifacts.Artifact
 ) -> dict[str, Any]:
-  """Which parts are to do (None for a finished table), and made from what."""
+  """What all hosts need to know.
+
+  Returns:
+    'to_do': which parts, None for a finished table; 'made_from': see
+    `_made_from`; 'attempt': that of the table, if it is not finished.
+  """
   made_from = _made_from(config, scores)
   if scores.finished():
     return {'to_do': None, 'made_from': made_from}
-  scores.begin()
+  attempt = scores.begin().attempt
   to_do = [
     part
     for part in range(store.num_parts)
@@ -114,7 +121,7 @@ def _begin(
       store.num_parts - len(to_do),
       store.num_parts,
     )
-  return {'to_do': to_do, 'made_from': made_from}
+  return {'to_do': to_do, 'made_from': made_from, 'attempt': attempt}
 
 
 def _made_from(config: Config, scores: artifacts.Artifact) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def run(config: Config, workdir: str) -> None:
     if artifact.finished():
       logger.info('statistics: finished before, skipped')
       return
-    artifact.begin()
+    artifact = artifact.begin()
     num_workers = config.corpus.num_workers
     with workers.kept(config.corpus, workdir, 'statistics'):
       counts = token_counts(workdir, store, folds, num_workers)

@@ -169,9 +169,11 @@ def _write(store: TokenStore, selection: _Selection) -> None:
   with files.lock(artifact.path):
     if _is_done(artifact, about):
       return
-    artifact.begin()
+    artifact = artifact.begin()
     files.write_record(
-      posixpath.join(artifact.path, keep_set.SUMMARY), {**about, **found}
+      posixpath.join(artifact.path, keep_set.SUMMARY),
+      {**about, **found},
+      artifact.write_file,
     )
     keep_set.write(artifact, mask, kept=found['kept'], total=found['total'])
     _log(posixpath.basename(artifact.path), found)

@@ -7,11 +7,12 @@ machine or its clock, the others learn with the batch, and do at the same step.
 import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from infoprune_jax import artifacts, hosts, stopping
+from infoprune_jax import artifacts, attempts, hosts, scratch, stopping
 from infoprune_jax.config import ModelConfig, TrainingConfig, UserError
 from infoprune_jax.data import loader
 from infoprune_jax.evaluate.perplexity import Curve
@@ -69,7 +70,7 @@ def train(run: Run) -> None:
     stopping.Stopped: a signal asked for it; a checkpoint is written.
   """
   begun = time.time()
-  hosts.on_first(f'the start of {run.name}', run.artifact.begin)
+  run = _begin(run)
   path, training = run.artifact.path, run.training
   with contextlib.ExitStack() as closing:
     closing.enter_context(
@@ -92,7 +93,10 @@ def train(run: Run) -> None:
     saved = closing.enter_context(
       contextlib.closing(
         checkpoints.Checkpoints(
-          path, training.max_checkpoints, training.keep_checkpoints_every
+          path,
+          training.max_checkpoints,
+          training.keep_checkpoints_every,
+          run.artifact.write_file,
         )
       )
     )
@@ -103,13 +107,11 @@ def train(run: Run) -> None:
       state = program.init(run.seed)
     writer = None
     if hosts.index() == 0:
-      writer = closing.enter_context(
-        contextlib.closing(
-          MetricsWriter(path, first, facts or None, run.artifact.job)
-        )
-      )
+      writer = _open_metrics(run.artifact, first, facts)
+      closing.enter_context(contextlib.closing(writer))
     closing.enter_context(stopping.listening())
-    state = _Loop(run, program, saved, writer, first, begun).run(state)
+    loop = _Loop(run, program, saved, writer, first, begun)
+    state = closing.enter_context(contextlib.closing(loop)).run(state)
     saved.wait()
     hosts.barrier(f'the last checkpoint of {run.name}')
     _finish(run, state, writer)
@@ -117,6 +119,24 @@ def train(run: Run) -> None:
     asked = hosts.all_gather(f'the end of {run.name}', stopping.is_asked())
   if any(asked):
     raise stopping.Stopped(f'{run.name} is finished')
+
+
+def _begin(run: Run) -> Run:
+  """The run, as the newest attempt at it, which process 0 begins."""
+  attempt = hosts.on_first(
+    f'the start of {run.name}', lambda: run.artifact.begin().attempt
+  )
+  artifact = dataclasses.replace(run.artifact, attempt=attempt)
+  return dataclasses.replace(run, artifact=artifact)
+
+
+def _open_metrics(
+  artifact: artifacts.Artifact, step: int, facts: dict[str, Any]
+) -> MetricsWriter:
+  """The metrics of a run that goes on after a step with these facts."""
+  return MetricsWriter(
+    artifact.path, step, facts or None, artifact.job, artifact.write_file
+  )
 
 
 def _restore(
@@ -159,10 +179,11 @@ class _Loop:
       peak * run.mesh.devices.size,
       begun,
       writes=writer is not None,
+      writer=run.artifact.write_file,
     )
     self._previous: tuple[int, Any] | None = None
     self._skipped = 0  # in a row
-    self._tracing = False
+    self._tracing: contextlib.ExitStack | None = None
     self._asked = dict.fromkeys(state_lib.REQUESTS, False)
     self._saved_at = time.monotonic()
 
@@ -197,6 +218,10 @@ class _Loop:
     self._progress.finish()
     return state
 
+  def close(self) -> None:
+    """Closes what it writes by itself."""
+    self._timing.close()
+
   def _requests(self) -> tuple[bool, bool]:
     """Whether this process asks to stop, and to save."""
     minutes = self._run.training.checkpoint_minutes
@@ -212,11 +237,11 @@ class _Loop:
     )
     if self._tracing and step == end:
       self._read_previous()  # The device is done with what was traced.
-      jax.profiler.stop_trace()
-      self._tracing = False
+      self._tracing.close()
+      self._tracing = None
     elif step == training.profile_from < end:
-      jax.profiler.start_trace(f'{self._run.artifact.path}/profile')
-      self._tracing = True
+      self._tracing = contextlib.ExitStack()
+      self._tracing.enter_context(_traced(self._run.artifact))
 
   def _read_previous(self) -> None:
     """Reads the last step's metrics, which the device has by now."""
@@ -285,6 +310,9 @@ class _Loop:
     self._read_previous()  # Never a checkpoint of a state that is not finite.
     rest = {name: state[name] for name in _STATE}
     with self._timing.waiting('checkpoint'):
+      self._timing.sync()
+      if self._writer:
+        self._writer.sync()  # The checkpoint says that the file has its lines.
       self._saved.save(
         step,
         {'params': state['params'], 'rest': rest},
@@ -292,6 +320,18 @@ class _Loop:
       )
     self._saved_at, self._asked['save'] = time.monotonic(), False
     self._watchdog.step_ended(step)
+
+
+@contextlib.contextmanager
+def _traced(artifact: artifacts.Artifact) -> Iterator[None]:
+  """Writes what the devices do in this block to the folder `profile`."""
+  path = f'{artifact.path}/profile'
+  name = attempts.temporary(f'{path}-{hosts.index()}', artifact.attempt)
+  with scratch.folder(name) as folder:
+    jax.profiler.start_trace(folder)
+    yield
+    jax.profiler.stop_trace()
+    scratch.upload(folder, path, artifact.write_file)
 
 
 def _due(step: int, every: int, last: int) -> bool:
@@ -305,6 +345,7 @@ def _finish(
   steps = run.training.num_steps
   digest = checkpoints.params_hash(state['params'])
   if writer:
+    writer.sync()
     run.artifact.finish(
       {'params': {'sha256': digest}},
       step=steps,

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from infoprune_jax import files
+from infoprune_jax.append_log import AppendLog
 from infoprune_jax.config import UserError
 from infoprune_jax.progress import logger
+from infoprune_jax.train.event_file import EventFile
 
 FILE = 'metrics.jsonl'
 
@@ -26,54 +28,55 @@ class MetricsWriter:
     restored_step: int,
     written: Mapping[str, Any] | None,
     job: str,
+    writer: files.Writer = files.write_file,
   ):
     """Opens the files of a run; what came after the restored step is dropped.
 
     Args:
-      run: The run's folder, on a local file system.
+      run: The run's folder.
       restored_step: Where the run goes on; 0 for a new one.
       written: The `facts` of that step; None for a new run.
       job: The stage that trains, for the message.
+      writer: See `files.write_text`.
 
     Raises:
       UserError: what was written is damaged.
     """
-    import tensorboardX
-
     data = _beginning(run, written, job) if written else b''
     if data is None:
       logger.warning('%s/%s is gone: the curve starts here', run, FILE)
     self._sha256 = hashlib.sha256(data or b'')
     self._bytes = len(data or b'')
-    files.write_file(f'{run}/{FILE}', lambda file: file.write(data or b''))
-    self._file = open(f'{run}/{FILE}', 'ab')  # noqa: SIM115
-    self._tensorboard = tensorboardX.SummaryWriter(
-      f'{run}/tensorboard', purge_step=restored_step + 1
-    )
+    self._log = AppendLog(f'{run}/{FILE}', data or b'', writer)
+    self._events = EventFile(run, restored_step + 1, writer)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes the values of one step."""
     line = (json.dumps({'step': step, **values}) + '\n').encode()
-    self._file.write(line)
-    self._file.flush()
+    self._log.append(line)
     self._sha256.update(line)
     self._bytes += len(line)
     for name, value in values.items():
-      self._tensorboard.add_scalar(name, value, step)
+      self._events.add_scalar(name, value, step)
 
   def show(self, step: int, values: Mapping[str, float]) -> None:
     """Gives TensorBoard values that no two runs have alike."""
     for name, value in values.items():
-      self._tensorboard.add_scalar(f'timing/{name}', value, step)
+      self._events.add_scalar(f'timing/{name}', value, step)
 
   def facts(self) -> dict[str, Any]:
     """Size and checksum of the lines so far."""
     return {'sha256': self._sha256.hexdigest(), 'bytes': self._bytes}
 
+  def sync(self) -> None:
+    """Returns when the files have all lines, see `AppendLog`."""
+    self._log.sync()
+    self._events.sync()
+
   def close(self) -> None:
-    """Flushes and closes."""
-    self._file.close()
-    self._tensorboard.close()
+    """Syncs and closes."""
+    self._log.close()
+    self._events.close()
 
 
 def read(

@@ -6,10 +6,13 @@ run computes is in `metrics.jsonl`.
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from infoprune_jax import files
+from infoprune_jax.append_log import AppendLog
 from infoprune_jax.progress import logger
 
 FILE = 'timing.jsonl'
@@ -28,12 +31,13 @@ class Timing:
     peak: float,
     begun: float,
     writes: bool = True,
+    writer: files.Writer = files.write_file,
     clock: Callable[[], float] = time.time,
   ):
     """Reads what earlier processes of the run have written.
 
     Args:
-      run: The run's folder, on a local file system.
+      run: The run's folder.
       first_step: Where this process goes on; later steps were lost.
       tokens_per_step: Slots of a batch.
       flops_per_step: By formula.
@@ -41,23 +45,25 @@ class Timing:
       begun: When this process began to work on the run, since the epoch; what
         it compiled and restored since then was no step.
       writes: Whether this process is the one that does.
+      writer: See `files.write_text`.
       clock: Seconds since the epoch.
     """
-    self._path, self._clock = f'{run}/{FILE}', clock
+    path, self._clock = f'{run}/{FILE}', clock
     self._tokens, self._flops, self._peak = (
       tokens_per_step,
       flops_per_step,
       peak,
     )
-    kept = [line for line in _read(self._path) if line['step'] <= first_step]
+    kept = [line for line in _read(path) if line['step'] <= first_step]
     self._begun = kept[0]['time'] if kept else begun
     self._productive = kept[-1]['productive'] if kept else 0.0
     self._step, self._since = first_step, clock()
     self._waited = dict.fromkeys(WAITS, 0.0)
+    self._log = None
     if writes:
       kept = kept or [{**self._line(first_step, {}), 'time': begun}]
       text = ''.join(json.dumps(line) + '\n' for line in kept)
-      files.write_text(self._path, text)
+      self._log = AppendLog(path, text.encode(), writer)
 
   @contextlib.contextmanager
   def waiting(self, what: str) -> Iterator[None]:
@@ -86,9 +92,18 @@ class Timing:
       rates['mfu'] = steps * self._flops / seconds / self._peak
     self._step, self._since = step, now
     self._waited = dict.fromkeys(WAITS, 0.0)
-    with open(self._path, 'a', encoding='utf-8') as file:
-      file.write(json.dumps(self._line(step, rates)) + '\n')
+    self._log.append(f'{json.dumps(self._line(step, rates))}\n'.encode())
     return rates
+
+  def sync(self) -> None:
+    """Returns when the file has all lines, see `AppendLog`."""
+    if self._log:
+      self._log.sync()
+
+  def close(self) -> None:
+    """Syncs and closes."""
+    if self._log:
+      self._log.close()
 
   def _line(self, step: int, rates: Mapping[str, float]) -> dict[str, float]:
     return {
@@ -99,14 +114,29 @@ class Timing:
     }
 
 
-def _read(path: str) -> list[dict[str, float]]:
-  """The whole lines of the file; none if there is no such file."""
+def _read(path: str) -> list[dict[str, Any]]:
+  """The whole lines of the file; none where it is missing or damaged."""
   try:
     lines = files.read_bytes(path).split(b'\n')[:-1]
-    found = [json.loads(line) for line in lines]
-    return [{**line, 'step': int(line['step'])} for line in found]
+    return [_parsed(line) for line in lines]
   except FileNotFoundError:
     return []
-  except (ValueError, KeyError, TypeError):
+  except (ValueError, RecursionError):
     logger.warning('%s is damaged: rates and goodput start anew', path)
     return []
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+  """One line, as `Timing` wrote it.
+
+  Raises:
+    ValueError: it is not.
+    RecursionError: likewise.
+  """
+  found = json.loads(line)
+  if not isinstance(found, dict) or type(found.get('step')) is not int:
+    raise ValueError('it has no step')
+  for name in ('time', 'productive'):
+    if type(found.get(name)) is not float or not math.isfinite(found[name]):
+      raise ValueError(f'its {name} is not a finite number')
+  return found

@@ -7,6 +7,7 @@ devices of its own.
 import dataclasses
 import hashlib
 import pathlib
+import shutil
 import signal
 
 import numpy as np
@@ -166,3 +167,19 @@ def test_who_is_told_to_stop_tells_the_others(prepared, tmp_path, told, number):
     assert f'process {told} was told to stop ({name}). Start' in output
     assert output.count('was told') == 1
     assert 'Traceback' not in output
+
+
+def test_what_was_stopped_writes_nothing_over_a_newer_table(
+  prepared, alone, tmp_path
+):
+  workdir = prepared.copy(tmp_path / 'work')
+  other = ('--config.score.window_overlap=8',)
+  stopped = Job(*workdir.job, 2, *other, signalled=(1, 1, signal.SIGSTOP))
+  assert stopped.wait_for(0) == main.USER_ERROR
+  shutil.rmtree(workdir.path / 'scores')
+  Job(*workdir.job, 1).finish()
+  stopped.go_on(1)
+  codes, outputs = stopped.ended()
+  assert codes == [main.USER_ERROR] * 2, outputs
+  assert 'Traceback' not in outputs[1]
+  assert workdir.scores() == alone

@@ -64,7 +64,16 @@ def test_steps_that_were_lost_and_the_time_between_are_no_goodput(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'damage', ['{"step": 5, "ti\n', '[]\n', '\x00\n', '{}\n']
+  'damage',
+  [
+    *('{"step": 5, "ti\n', '[]\n', '\x00\n', '{}\n', 'null\n'),
+    *('{"step": 5}\n', '[' * 100_000 + '\n', '{"step": true}\n'),
+    '{"step": 5, "time": "x", "productive": 1.0}\n',
+    '{"step": 5, "time": 1e999, "productive": 1.0}\n',
+    '{"step": 5, "time": 1.0, "productive": NaN}\n',
+    f'{{"step": {"9" * 5000}, "time": 1.0, "productive": 1.0}}\n',
+    '{"step": Infinity, "time": 1.0, "productive": 1.0}\n',
+  ],
 )
 def test_what_is_damaged_costs_the_rates_alone(tmp_path, caplog, damage):
   clock = Clock()
@@ -74,3 +83,22 @@ def test_what_is_damaged_costs_the_rates_alone(tmp_path, caplog, damage):
   begin(tmp_path, clock, first=5)
   assert 'timing.jsonl is damaged' in caplog.text
   assert [line['step'] for line in lines(tmp_path)] == [5]
+
+
+def test_any_flipped_bit_costs_the_rates_alone(tmp_path):
+  """Also one that UTF-8 or JSON allow."""
+  clock = Clock()
+  begin(tmp_path, clock).write(5)
+  path = tmp_path / timing.FILE
+  data = path.read_bytes()
+  for bit in range(8 * len(data)):
+    damaged = bytearray(data)
+    damaged[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(damaged)
+    again = timing.Timing(
+      *(str(tmp_path), 5, 100, 5e9, 0.0),
+      begun=clock(),
+      writes=False,
+      clock=clock,
+    )
+    assert again._begun > 0 and again._productive >= -1e300
