@@ -61,6 +61,7 @@ LONG = (
   'tests/score/test_hosts.py',
   'tests/test_damage.py',
   'tests/test_disk.py',
+  'tests/test_object_store.py',
   'tests/train/test_runs.py',
   'tests/train/test_state.py',
   'tests/test_main.py',
