@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from infoprune_jax import filesystems
 from infoprune_jax.config import UserError
-from infoprune_jax.data import paths, rows
+from infoprune_jax.data import parquet, paths, rows
 from infoprune_jax.data.rows import BadRow, Document, InputFile
 
 BATCH = 1024  # rows of Parquet held at once
@@ -30,9 +30,9 @@ def parquet_rows(
 ) -> Iterator[tuple[int, Document | BadRow]]:
   """The rows of an open Parquet file; arguments as of `sources.read_rows`."""
   columns = None if whole else rows.wanted_columns(file.config)
-  with pq.ParquetFile(raw) as parquet:
-    _check_columns(file, parquet.schema_arrow)
-    batches = parquet.iter_batches(BATCH, columns=columns)
+  with parquet.open_file(raw) as opened:
+    _check_columns(file, opened.schema_arrow)
+    batches = opened.iter_batches(BATCH, columns=columns)
     yield from _rows(file, batches, wanted, whole)
 
 

@@ -215,9 +215,36 @@ def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
         f"{index.first_bad_row}. Mend it, or set corpus.on_bad_row='drop' to "
         'leave such rows out and count them.'
       )
+    _check_some(file, index)
     indices.append(index)
     progress.add(file.size)
   return _assemble(config, tuple(files), indices)
+
+
+# Rows of which nothing is lost: they were read, and hold no text.
+_EMPTY = {'empty text', 'empty compressed file'}
+# Where a row is a document; in 'text' a file is.
+_OF_ROWS = ('jsonl', 'parquet', 'hf_dataset')
+# What even one row is called only where the file is no JSONL.
+_NO_JSONL = {'broken JSON', 'not a JSON object'}
+
+
+def _check_some(file: sources.InputFile, index: FileIndex) -> None:
+  """Raises `UserError` for a file that is dropped whole, row by row.
+
+  It would be a wrong kind of file, or a column of another name.
+  """
+  bad = sum(index.bad_rows.values())
+  reasons = set(index.bad_rows) - _EMPTY
+  if len(index.line) or not reasons or file.config.format not in _OF_ROWS:
+    return
+  if bad > 1 or reasons & _NO_JSONL:
+    raise UserError(
+      f'{file.path} gives no document: all rows are bad ({bad}). The first: '
+      f"{index.first_bad_row}. corpus.on_bad_row='drop' leaves out rows, not "
+      f'whole files: fix the file, or name other files or columns in '
+      f'corpus.sources.{file.source}.'
+    )
 
 
 def _assemble(

@@ -40,20 +40,21 @@ def read(config: LabelsConfig) -> Pages:
   documents, labels = [], []
   for (path, size), name in zip(found, names, strict=True):
     file = InputFile(NAME, source, path, name, size)
-    for number, line in sources.read_lines(path):
-      digest.update(line)
-      try:
+    number = 0  # where no line can be read
+    try:
+      for number, line in sources.read_lines(path):
+        digest.update(line)
         row = sources.json_object(line)
         labels.append(_label(rows.column(row, config.label_column)))
         place = rows.id_of_place(file, number)
         documents.append(rows.row_document(file, row, place))
-      except rows.Bad as bad:
-        raise UserError(
-          f'{path}:{number}: {bad.args[0]} ({bad.args[1]}). '
-          'labels.text_column, labels.label_column and labels.group_column name '
-          'columns with a text, with a label of 0 or 1, and with the name of a '
-          'group.'
-        ) from None
+    except rows.Bad as bad:
+      raise UserError(
+        f'{path}:{number}: {bad.args[0]} ({bad.args[1]}). '
+        'labels.text_column, labels.label_column and labels.group_column name '
+        'columns with a text, with a label of 0 or 1, and with the name of a '
+        'group.'
+      ) from None
   label = np.array(labels, bool)
   _check_both(config.path, label)
   return Pages(tuple(documents), label, digest.hexdigest()[:16])

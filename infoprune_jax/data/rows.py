@@ -1,6 +1,7 @@
 """What a row becomes: a document, or a bad row with its reason."""
 
 import dataclasses
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -77,10 +78,7 @@ def row_document(
   config = file.config
   text = checked_text(column(row, config.text_column))
   if config.id_column:
-    example_id = column(row, config.id_column)
-    if type(example_id) not in (str, int) or example_id == '':
-      raise Bad('bad id', f'{config.id_column}={example_id!r:.50}')
-    example_id = str(example_id)
+    example_id = _checked_id(config.id_column, column(row, config.id_column))
   else:
     example_id = default_id(text)
   # A lone surrogate fails here, before a table of ids refuses it.
@@ -88,11 +86,34 @@ def row_document(
     raise Bad('bad id', f'longer than {MAX_ID_BYTES} bytes')
   source = file.source
   if config.source_column:
-    source = column(row, config.source_column)
+    source = _decoded(column(row, config.source_column))
     if not isinstance(source, str) or not source:
       raise Bad('bad source', f'{config.source_column}={source!r:.50}')
     encodable(source)
   return Document(example_id, source, text)
+
+
+def _checked_id(name: str, value: Any) -> str:
+  """The id that a value gives, or `Bad`."""
+  try:
+    value = _decoded(value)
+  except Bad as bad:
+    raise Bad(
+      'bad id', f'{name}={value!r:.50}: no UTF-8 {bad.args[1]}'
+    ) from None
+  # Not of a subclass: True is an integer, too.
+  if type(value) not in (str, int, uuid.UUID) or value == '':
+    kind = type(value).__name__
+    raise Bad(
+      'bad id',
+      f'{name}={value!r:.50} of type {kind}; ids are text, integers or UUIDs',
+    )
+  return str(value)
+
+
+def _decoded(value: Any) -> Any:
+  """Text that a table holds as bytes; what is no bytes as it is; or `Bad`."""
+  return utf8(value) if isinstance(value, bytes) else value
 
 
 def id_of_place(file: InputFile, number: int) -> Callable[[str], str]:
@@ -142,6 +163,7 @@ def encodable(text: str) -> bytes:
 
 def checked_text(value: Any) -> str:
   """A text that a document can have, or `Bad`."""
+  value = _decoded(value)
   if not isinstance(value, str):
     raise Bad('text is not a string', f'a {type(value).__name__}')
   if not value.strip():

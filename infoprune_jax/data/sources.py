@@ -4,12 +4,11 @@ Every row of a unit comes out, good or bad, in the unit's order, so that two
 passes over one unit agree on what its n-th row is.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
-import io
 import json
-import posixpath
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from infoprune_jax import filesystems
 from infoprune_jax.config import FILE_FORMATS, SourceConfig
 from infoprune_jax.data import (
   arrow_rows,
+  compressed,
   paths,
   quiet_tensorflow,
   rows,
@@ -29,7 +29,6 @@ from infoprune_jax.data import (
 from infoprune_jax.data.rows import BadRow, Document, InputFile
 from infoprune_jax.progress import logger
 
-CODECS = {'.gz': 'gzip', '.zst': 'zstd'}
 DATASETS = {'tfds': tfds_source, 'seqio': seqio_source}
 
 
@@ -123,6 +122,21 @@ def read_rows(
     yield from DATASETS[file.config.format].read_rows(file)
     return
   if file.config.format == 'jsonl':
+    yield from _json_rows(file, wanted, whole)
+    return
+  with paths.user_errors(file.path), filesystems.open_file(file.path) as raw:
+    if file.config.format == 'parquet':
+      yield from arrow_rows.parquet_rows(file, raw, wanted, whole)
+    elif file.config.format == 'hf_dataset':
+      yield from arrow_rows.saved_rows(file, raw, wanted, whole)
+    else:
+      yield _text_row(file, raw)
+
+
+def _json_rows(
+  file: InputFile, wanted: Container[int] | None, whole: bool
+) -> Iterator[tuple[int, Document | BadRow]]:
+  try:
     with contextlib.closing(read_lines(file.path)) as lines:
       for number, line in lines:
         if wanted is None or number in wanted:
@@ -131,27 +145,23 @@ def read_rows(
             number,
             functools.partial(_json_document, file, number, line, whole),
           )
-    return
-  with paths.user_errors(file.path), filesystems.open_file(file.path) as raw:
-    if file.config.format == 'parquet':
-      yield from arrow_rows.parquet_rows(file, raw, wanted, whole)
-    elif file.config.format == 'hf_dataset':
-      yield from arrow_rows.saved_rows(file, raw, wanted, whole)
-    else:
-      yield _text_row(file, _decompressed(file.path, raw).read())
+  except rows.Bad as bad:
+    yield 1, BadRow(bad.args[0], file.path, bad.args[1])
 
 
 def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
   """The lines of a file of JSONL that are not blank, with numbers from 1.
 
   Raises:
-    UserError: the file cannot be read to its end.
+    Bad: the file is compressed by its name, and has no byte.
+    UserError: it cannot be read to its end, or is no text in UTF-8.
   """
   with (
     paths.user_errors(path),
     filesystems.open_file(path) as raw,
-    io.BufferedReader(_decompressed(path, raw), 1 << 20) as lines,
+    compressed.open_stored(path, raw) as lines,
   ):
+    compressed.skip_mark(path, lines)
     for number, line in enumerate(lines, 1):
       if line.strip():
         yield number, line
@@ -167,19 +177,11 @@ def read_schema(file: InputFile) -> pa.Schema:
     return arrow_rows.schema(file, raw)
 
 
-def codec_of(path: str) -> str | None:
-  """How a file of text is compressed, by its name; None for not at all."""
-  return CODECS.get(posixpath.splitext(paths.display(path))[1])
-
-
-def _decompressed(path: str, raw: Any) -> Any:
-  codec = codec_of(path)
-  return pa.CompressedInputStream(raw, codec) if codec else raw
-
-
-def _text_row(file: InputFile, data: bytes) -> tuple[int, Document | BadRow]:
+def _text_row(file: InputFile, raw: Any) -> tuple[int, Document | BadRow]:
   try:
-    text = rows.checked_text(rows.utf8(data))
+    with compressed.open_stored(file.path, raw) as content:
+      data = content.read()
+    text = rows.checked_text(compressed.text_of(data))
     return 1, Document(f'{file.source}/{file.name}', file.source, text)
   except rows.Bad as bad:
     return 1, BadRow(bad.args[0], file.path, bad.args[1])
@@ -196,7 +198,7 @@ def _json_document(
 def json_object(line: bytes) -> dict[str, Any]:
   """The object in a line of JSONL, or `rows.Bad`."""
   try:
-    row = json.loads(rows.utf8(line))
+    row = _JSON.decode(rows.utf8(line))
   except RecursionError:
     raise rows.Bad('broken JSON', 'nested too deeply') from None
   except ValueError as error:
@@ -204,3 +206,16 @@ def json_object(line: bytes) -> dict[str, Any]:
   if not isinstance(row, dict):
     raise rows.Bad('not a JSON object', f'a {type(row).__name__}')
   return row
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """An object, of which the parser would keep the last of equal keys."""
+  row = dict(pairs)
+  if len(row) < len(pairs):
+    names = collections.Counter(name for name, _ in pairs)
+    [(name, times)] = names.most_common(1)
+    raise rows.Bad('duplicate key', f'{name!r:.50} comes {times} times')
+  return row
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_unique)

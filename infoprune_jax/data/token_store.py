@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infoprune_jax import artifacts, checksums
 from infoprune_jax.config import SPLITS
+from infoprune_jax.data import parquet
 
 TOKENS, DOCUMENTS, UNIGRAMS = '.tokens.npy', '.docs.parquet', '.unigrams.npy'
 MAX_STRING_BYTES = 2**31 - 1  # of all strings of an array
@@ -120,7 +120,7 @@ class Part:
 
   def table(self, *columns: str) -> pa.Table:
     """Columns of the documents, in order; all of them if none is named."""
-    return pq.read_table(self.file(DOCUMENTS), columns=list(columns) or None)
+    return parquet.read_table(self.file(DOCUMENTS), columns or None)
 
   @functools.lru_cache(maxsize=8)  # noqa: B019
   def column(self, name: str) -> np.ndarray:
@@ -152,7 +152,9 @@ def part_files(
   table = pa.Table.from_arrays(columns, schema=SCHEMA)
   return {
     TOKENS: lambda file: np.save(file, flat),
-    DOCUMENTS: lambda file: pq.write_table(table, file, compression='zstd'),
+    DOCUMENTS: lambda file: parquet.write_table(
+      table, file, compression='zstd'
+    ),
     UNIGRAMS: lambda file: np.save(file, _unigrams(reference, vocab_size)),
   }
 

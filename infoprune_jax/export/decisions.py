@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infoprune_jax import artifacts, checksums, filesystems
 from infoprune_jax.artifacts import Artifact
 from infoprune_jax.config import SPLITS, UserError
+from infoprune_jax.data import parquet
 from infoprune_jax.data.corpus_index import CorpusIndex
 from infoprune_jax.data.keep_set import KeepSet
 from infoprune_jax.data.token_store import TokenStore
@@ -115,7 +115,7 @@ def _read_part(path: str, job: str, number: int, num_parts: int) -> pa.Table:
   manifest = artifacts.read_manifest(path, job)
   assert manifest is not None  # `Tables.inputs` opened it.
   name = artifacts.part_name(number, num_parts) + '.parquet'
-  return pq.read_table(checksums.verified(path, manifest, name))
+  return parquet.read_table(checksums.verified(path, manifest, name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,11 @@ def write_scores(task: ScoresTask) -> dict[str, Any]:
   return task.artifact.finish_part(
     task.part,
     task.num_parts,
-    {'.parquet': lambda file: pq.write_table(table, file, compression='zstd')},
+    {
+      '.parquet': lambda file: parquet.write_table(
+        table, file, compression='zstd'
+      )
+    },
     num_documents=table.num_rows,
   )
 

@@ -10,6 +10,7 @@ number or order of lines.
 import contextlib
 import dataclasses
 import json
+import lzma
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,13 @@ import pyarrow as pa
 
 from infoprune_jax.artifacts import Artifact
 from infoprune_jax.config import UserError
-from infoprune_jax.data import corpus_index, paths, rows, sources
+from infoprune_jax.data import (
+  compressed,
+  corpus_index,
+  paths,
+  rows,
+  sources,
+)
 from infoprune_jax.data.corpus_index import CorpusIndex
 from infoprune_jax.data.hashing import utf8_hash
 from infoprune_jax.export import decisions
@@ -117,9 +124,13 @@ def write_attributes(task: FileTask) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _compressed(task: FileTask, file: Any) -> Iterator[Callable[[bytes], Any]]:
-  codec = sources.codec_of(task.file.path)
+  codec = compressed.codec_of(task.file.path)
   if codec is None:
     yield file.write
+    return
+  if codec == 'xz':  # Which Arrow does not write.
+    with lzma.LZMAFile(file, 'wb') as stream:
+      yield stream.write
     return
   with pa.CompressedOutputStream(file, codec) as stream:
     yield stream.write
@@ -134,7 +145,7 @@ def _lines(task: FileTask) -> Iterator[bytes]:
   index, config = task.index, task.file.config
   places = {line: place for place, line in enumerate(index.line.tolist())}
   values = list(_values(task))
-  for number, line in sources.read_lines(task.file.path):
+  for number, line in _stored_lines(task.file.path):
     row = _parsed(line)
     text = _text(row, config.text_column)
     place = places.pop(number, None)
@@ -158,6 +169,12 @@ def _lines(task: FileTask) -> Iterator[bytes]:
     yield json.dumps(record, allow_nan=False).encode()
   if places:
     raise UserError(corpus_index.changed(task.file))
+
+
+def _stored_lines(path: str) -> Iterator[tuple[int, bytes]]:
+  """The lines of a file; none of one that was left out as it is empty."""
+  with contextlib.suppress(rows.Bad):
+    yield from sources.read_lines(path)
 
 
 def _parsed(line: bytes) -> Mapping[str, Any]:

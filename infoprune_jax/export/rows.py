@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infoprune_jax.artifacts import Artifact
 from infoprune_jax.config import UserError
-from infoprune_jax.data import sources
+from infoprune_jax.data import parquet, sources
 from infoprune_jax.data.corpus_index import CorpusIndex
 from infoprune_jax.data.rows import Document
 from infoprune_jax.export import schemas
@@ -184,7 +183,7 @@ def write_parquet(task: PartTask) -> dict[str, Any]:
   def write(files: CorpusIndex, schema: pa.Schema, file: Any) -> None:
     every = np.ones(len(files.line), bool)
     documents = files.documents(every, whole=True)
-    with pq.ParquetWriter(file, schema, compression='zstd') as writer:
+    with parquet.writer(file, schema, compression='zstd') as writer:
       for size in _group_sizes(files.num_bytes):
         group = list(itertools.islice(documents, size))
         writer.write_table(_table(group, schema))

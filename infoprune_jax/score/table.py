@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infoprune_jax import artifacts, checksums
+from infoprune_jax.data import parquet
 
 LOSS_SCHEMA = pa.schema(
   [
@@ -113,7 +113,7 @@ GROUP_ROWS = 1 << 17
 
 def write(made: pa.Table, file: Any) -> None:
   """Writes a part as Parquet."""
-  pq.write_table(
+  parquet.write_table(
     made,
     file,
     row_group_size=GROUP_ROWS,
@@ -136,9 +136,8 @@ def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
   """
   manifest = artifacts.open_finished(path, 'table', 'score or --job=evaluate')
   tables = [
-    pq.read_table(
-      checksums.verified(path, manifest, name),
-      columns=list(columns) if columns else None,
+    parquet.read_table(
+      checksums.verified(path, manifest, name), columns or None
     )
     for name in sorted(manifest['files'])
   ]

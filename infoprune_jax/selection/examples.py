@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from infoprune_jax import artifacts, checksums
 from infoprune_jax.config import UserError
+from infoprune_jax.data import parquet
 from infoprune_jax.data.token_store import TokenStore
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
 
@@ -248,14 +249,14 @@ class _Table:
     self.schema = pq.read_schema(self._files[0])
 
   def read(self, part: int, columns: Sequence[str]) -> pa.Table:
-    with pq.ParquetFile(self._files[part], memory_map=True) as file:
+    with parquet.open_file(self._files[part], memory_map=True) as file:
       return file.read(columns=list(columns))
 
   def pick(
     self, part: int, rows: np.ndarray, columns: Sequence[str]
   ) -> pa.Table:
     """Some rows, by reading the groups that they are in."""
-    with pq.ParquetFile(self._files[part], memory_map=True) as file:
+    with parquet.open_file(self._files[part], memory_map=True) as file:
       sizes = [
         file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)
       ]

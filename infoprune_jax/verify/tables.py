@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infoprune_jax import artifacts, checksums
-from infoprune_jax.data import folds as folds_lib
+from infoprune_jax.data import folds as folds_lib, parquet
 from infoprune_jax.data.token_store import Part
 from infoprune_jax.score import scorer, table
 from infoprune_jax.verify import documents
@@ -95,7 +94,9 @@ def _problems(
     if name not in found.manifest['files']:
       yield f'{where} is not in the manifest. {found.remake()}'
       continue
-    rows = pq.read_table(checksums.verified(found.path, found.manifest, name))
+    rows = parquet.read_table(
+      checksums.verified(found.path, found.manifest, name)
+    )
     if not rows.schema.equals(schema):
       yield (
         f'{where} has the columns {rows.schema.names} of '

@@ -218,6 +218,8 @@ def test_columns_by_name(one_row):
 BAD_ROWS = [
   (b'{"text": "a"', 'broken JSON', 'delimiter'),
   (b'{"text": "a"} x', 'broken JSON', 'Extra data'),
+  (b'{"text": "a", "b": 1, "text": "a"}', 'duplicate key', "'text' comes 2"),
+  (b'{"text": "a", "b": [{"c": 1, "c": 2}]}', 'duplicate key', "'c' comes 2"),
   (b'[' * 100_000, 'broken JSON', 'nested too deeply'),
   (b'{"a":' * 100_000, 'broken JSON', 'nested too deeply'),
   (b'{"text": "a", "id": ' + b'9' * 5000 + b'}', 'broken JSON', 'integer'),

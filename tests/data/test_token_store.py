@@ -125,7 +125,7 @@ def test_the_table_is_the_one_that_arrow_makes(monkeypatch, rows, limit):
   ours, arrows = io.BytesIO(), io.BytesIO()
   files[token_store.DOCUMENTS](ours)
   table = pa.Table.from_pylist(rows, token_store.SCHEMA)
-  pq.write_table(table, arrows, compression='zstd')
+  pq.write_table(table, arrows, compression='zstd', write_page_checksum=True)
   assert ours.getvalue() == arrows.getvalue()
 
 
