@@ -1,9 +1,11 @@
 """Progress of long work, on standard error: count, rate and time left."""
 
+import contextlib
 import logging
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 logger = logging.getLogger('infoprune_jax')
 
@@ -38,6 +40,29 @@ def quantity(value: float) -> str:
     if value >= 0.9995 * 10**exponent:  # What rounds up to the prefix has it.
       return f'{value / 10**exponent:.3g}{prefix}'
   return f'{value:.3g}'
+
+
+@contextlib.contextmanager
+def alive(what: str, every: float = 5.0) -> Iterator[None]:
+  """Logs 'what: for 0:00:10' while a call runs that says nothing of itself.
+
+  Args:
+    what: What is done.
+    every: Seconds from one line to the next.
+  """
+  start, over = time.monotonic(), threading.Event()
+
+  def tell() -> None:
+    while not over.wait(every):
+      logger.info('%s: for %s', what, duration(time.monotonic() - start))
+
+  thread = threading.Thread(target=tell, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    over.set()
+    thread.join()
 
 
 class Progress:

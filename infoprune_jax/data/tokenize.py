@@ -23,7 +23,7 @@ from infoprune_jax.data import (
 from infoprune_jax.data.corpus_index import CorpusIndex
 from infoprune_jax.data.sources import Document
 from infoprune_jax.options import options_of
-from infoprune_jax.progress import Progress, logger
+from infoprune_jax.progress import Progress, alive, logger
 
 # A document of 2^31 tokens would not fit the columns of the score table.
 MAX_DOCUMENT_BYTES = 2**31 - 1
@@ -133,11 +133,18 @@ def _train_vocabulary(
   chosen = np.zeros(len(index.split), bool)
   chosen[drawn] = True
 
+  progress = Progress('tokenize: vocabulary', 'B', size[: len(drawn)].sum())
+
   def lines() -> Iterator[str]:
     for document in index.documents(chosen):
       yield from document.text.splitlines(keepends=True)
+      progress.add(len(document.text.encode()))
 
-  words = vocabulary.train(config.vocabulary, lines())
+  kind = config.vocabulary.type
+  with alive(
+    f'tokenize: trains a {kind} vocabulary of {config.vocabulary.size}'
+  ):
+    words = vocabulary.train(config.vocabulary, lines())
   logger.info(
     'tokenize: trained a vocabulary of %d on %d reference documents in %.0f s',
     words.size,

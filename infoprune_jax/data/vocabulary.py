@@ -3,12 +3,14 @@
 A small type of our own over SentencePiece and `tokenizers`, without TensorFlow.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import io
 import posixpath
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from infoprune_jax.data.encoders import (
   SentencePieceEncoder,
   TokenizersEncoder,
 )
+from infoprune_jax.progress import logger
 
 SENTENCEPIECE, TOKENIZERS = KINDS = ('sentencepiece', 'tokenizers')
 MODEL_FILES = {
@@ -29,6 +32,16 @@ MODEL_FILES = {
 }
 # White space, composition, and characters that no vocabulary has a piece for.
 PROBES = (f' two  spaces\n\ttab e\u0301 \U0001f9ec {META_SPACE}a', 'Start')
+
+
+# SentencePiece skips sentences of more bytes, without a word.
+MAX_SENTENCE_BYTES = 1 << 20
+# Characters between spaces, or of spaces. SentencePiece ends the process from
+# 65,536 on, and takes minutes for a few that are long and repeat themselves.
+MAX_WORD = 2048
+_LONG_WORD = re.compile(f' ?[^ ]{{{MAX_WORD},}}| {{{MAX_WORD},}}')
+# All bytes, and padding, BOS, EOS and the unknown token.
+_NO_CHARACTERS = 256 + 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +144,57 @@ class Vocabulary:
     return cls(kind, model, manifest['bos_id'], manifest['eos_id'])
 
 
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+  """Texts for SentencePiece; as they are, but for what it cannot take."""
+  seen: set[str] = (
+    set()
+  )  # Copies of a long piece are slow, and say nothing new.
+  for text in texts:
+    end = 0
+    for word in _LONG_WORD.finditer(text):
+      yield from _by_size(text[end : word.start()])
+      end = word.end()
+      for start in range(word.start(), end, MAX_WORD):
+        piece = text[start : min(start + MAX_WORD, end)]
+        if piece not in seen:
+          seen.add(piece)
+          yield piece
+    yield from _by_size(text[end:])
+
+
+def _by_size(text: str) -> Iterator[str]:
+  """A text cut before spaces, where it is too long for one sentence."""
+  most = MAX_SENTENCE_BYTES // 4  # characters, of up to four bytes
+  if len(text) > most and len(text.encode()) > MAX_SENTENCE_BYTES:
+    while len(text) > most:
+      end = text.rindex(' ', 1, most)
+      yield text[:end]
+      text = text[end:]
+  if text:
+    yield text
+
+
+def _common_characters(texts: list[str], size: int) -> list[str]:
+  """Texts without their rarest characters, which a vocabulary cannot hold.
+
+  Those go by their bytes. Half of the vocabulary is left for longer pieces.
+  """
+  counts: collections.Counter[str] = collections.Counter()
+  for text in texts:
+    counts.update(text)
+  room = (size - _NO_CHARACTERS) // 2
+  rare = ''.join(character for character, _ in counts.most_common()[room:])
+  logger.warning(
+    'tokenize: the text has %d different characters, which are too many for '
+    'vocabulary.size=%d: the rarest %d are encoded as bytes',
+    len(counts),
+    size,
+    len(rare),
+  )
+  cut = re.compile(f'[{re.escape(rare)}]+')
+  return [part for text in texts for part in cut.split(text) if part]
+
+
 def train(config: VocabularyConfig, texts: Iterable[str]) -> Vocabulary:
   """Trains a vocabulary whose every text round-trips.
 
@@ -140,29 +204,41 @@ def train(config: VocabularyConfig, texts: Iterable[str]) -> Vocabulary:
   Raises:
     UserError: the texts hold too few distinct pieces for the size asked.
   """
-  model = io.BytesIO()
+  sentences = list(_sentences(texts))
   try:
-    sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(texts),
-      model_writer=model,
-      vocab_size=config.size,
-      model_type=config.type,
-      byte_fallback=True,
-      normalization_rule_name='identity',
-      remove_extra_whitespaces=False,
-      add_dummy_prefix=False,
-      allow_whitespace_only_pieces=True,
-      pad_id=0,
-      eos_id=1,
-      bos_id=2,
-      unk_id=3,
-      num_threads=1,  # More would make the model depend on their timing.
-      max_sentence_length=1 << 20,
-      minloglevel=2,
-    )
+    try:
+      model = _trained(config, sentences)
+    except RuntimeError as error:
+      if 'required_chars' not in str(error):
+        raise
+      model = _trained(config, _common_characters(sentences, config.size))
   except RuntimeError as error:
     raise UserError(
       f'vocabulary.size={config.size} cannot be trained on the reference '
       f'split: {error}. Ask for fewer pieces, or give more text.'
     ) from None
-  return Vocabulary(SENTENCEPIECE, model.getvalue(), bos_id=2, eos_id=1)
+  return Vocabulary(SENTENCEPIECE, model, bos_id=2, eos_id=1)
+
+
+def _trained(config: VocabularyConfig, sentences: list[str]) -> bytes:
+  """A SentencePiece model."""
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(sentences),
+    model_writer=model,
+    vocab_size=config.size,
+    model_type=config.type,
+    byte_fallback=True,
+    normalization_rule_name='identity',
+    remove_extra_whitespaces=False,
+    add_dummy_prefix=False,
+    allow_whitespace_only_pieces=True,
+    pad_id=0,
+    eos_id=1,
+    bos_id=2,
+    unk_id=3,
+    num_threads=1,  # More would make the model depend on their timing.
+    max_sentence_length=MAX_SENTENCE_BYTES,
+    minloglevel=2,
+  )
+  return model.getvalue()

@@ -1,6 +1,8 @@
 """Vocabularies: any text comes back as it was."""
 
+import base64
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -171,3 +173,60 @@ def test_the_manifest_says_kind_and_special_ids(tmp_path, words):
     1,
     words.hash,
   ]
+
+
+def giants() -> dict[str, str]:
+  """Runs without a space, each longer than SentencePiece can take."""
+  rng = random.Random(0)
+  return {
+    'base64': base64.b64encode(rng.randbytes(60_000)).decode(),
+    'one character': 'a' * 70_001,
+    'two characters': '=-' * 40_000,
+    'tabs': '\t' * 70_000,
+    'spaces': ' ' * 70_000,
+    'cjk': ''.join(
+      chr(0x4E00 + int(rng.paretovariate(0.7)) % 3000) for _ in range(80_000)
+    ),
+    'mixed': ''.join(
+      rng.choice('ab\u03b1\u03b2\u0436\u4e00e\u0301-0') for _ in range(70_000)
+    ),
+  }
+
+
+@pytest.mark.parametrize('kind', config.VOCABULARY_TYPES)
+@pytest.mark.parametrize('name', giants())
+def test_runs_without_a_space(kind, name):
+  giant = giants()[name]
+  words = vocabulary.train(
+    settings_of(type=kind, size=400), [*LINES, f'item: {giant}', giant]
+  )
+  for text in (giant, LINES[0]):
+    assert words.decode(words.encode(text)) == text
+
+
+def test_a_line_that_sentencepiece_would_skip_is_learnt_from():
+  line = ' '.join(LINES) + ' '
+  line *= 1 + (1 << 20) // len(line)
+  words = vocabulary.train(settings_of(), [line])
+  assert len(words.encode(line)) < len(line) / 2
+
+
+def test_ordinary_text_is_given_as_it_is():
+  texts = [*LINES, 'x' * 2047 + ' ' + 'y' * 2046, ' ' * 2047, 'é ' * 100_000]
+  assert list(vocabulary._sentences(texts)) == texts
+  long = 'a b ' + 'xy' * 2000 + ' c ' + 'xy' * 2000
+  assert list(vocabulary._sentences([long])) == [
+    'a b',
+    ' ' + 'xy' * 1023 + 'x',
+    'yx' * 976 + 'y',
+    ' c',
+  ]
+
+
+def test_more_characters_than_the_vocabulary_holds(caplog):
+  common = [f'\u4e2d\u6587 word {n % 9}' for n in range(99)]
+  rare = ''.join(chr(0x4E00 + n) for n in range(3000))
+  words = vocabulary.train(settings_of(size=500), [*common * 9, rare])
+  assert words.decode(words.encode(rare)) == rare
+  assert len(words.encode('\u4e2d')) == 1
+  assert 'too many for vocabulary.size=500' in caplog.text
