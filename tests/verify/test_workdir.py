@@ -179,7 +179,7 @@ def test_a_damaged_note_is_enough_to_delete(copied, config, damaged):
     [message] = wrong(copied).values()
     assert f'Delete {path} and run --job=' in message
     if name == 'reference':  # A run may go on from where it is finished.
-      with pytest.raises(UserError, match=re.escape(f'Delete {path} and')):
+      with pytest.raises(UserError, match=re.escape(f'Delete {path} and run')):
         artifacts.Artifact(str(path.parent), 'run', name, {}, {}).begin()
     path.unlink()
     assert not wrong(copied)
