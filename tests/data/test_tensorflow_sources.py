@@ -218,6 +218,17 @@ def test_bytes_that_are_no_utf8_cost_their_row_alone(folder):
   assert 'told_text-validation.tfrecord-0000' in bad.where
 
 
+def test_a_data_dir_by_any_name(folder, tmp_path, monkeypatch):
+  data_dir = tmp_path / 'lr[3e-4]::1'
+  shutil.copytree(folder / 'told_text', data_dir / 'told_text')
+  monkeypatch.setenv('HOME', str(tmp_path))
+  for path in (data_dir, f'file://{data_dir}/', '~/lr[3e-4]::1'):
+    found = read(base.tfds('told_text:1.0.0', data_dir=str(path)))
+    assert len(found) == len(read(base.tfds(f'{path}/told_text/1.0.0'))) == 40
+    with pytest.raises(UserError, match='Prepared in .*: told_text:1'):
+      list_files(mine=base.tfds('t', data_dir=str(path)))
+
+
 def test_what_tfds_lacks_is_refused(folder, tmp_path):
   def refuses(message, source):
     with pytest.raises(UserError, match=message):

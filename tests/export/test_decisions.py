@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import pathlib
+import types
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 
 from infoprune_jax import artifacts, config
 from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.export import decisions
 from infoprune_jax.export.decisions import KEEP
 from infoprune_jax.score import table
 
@@ -70,3 +73,12 @@ def test_only_some_arms(edits, export):
   found = read(export('scores', 'every-arm', arms=('top',)))
   assert [n for n in found.column_names if n.startswith(KEEP)] == ['keep_top']
   assert config.from_mapping(edits).arms == ('random', 'top', 'everything')
+
+
+def test_names_of_files_that_are_not_utf8():
+  file = types.SimpleNamespace(path=os.fsdecode(b'/x/caf\xe9'))
+  index = types.SimpleNamespace(
+    files=(file,), file=np.zeros(1, np.int32), line=np.ones(1, np.int64)
+  )
+  table_ = decisions._with_places(pa.table({'row': [0]}), index)
+  assert table_['file'].to_pylist() == ['/x/caf\\xe9']
