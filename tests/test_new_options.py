@@ -8,13 +8,15 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from small_corpus import small_config
 
 from infoprune_jax import artifacts, config as config_lib, pipeline
 from infoprune_jax.config import CheckpointConfig, Config, UserError
+from infoprune_jax.model import parameter_file
 from infoprune_jax.model_config import HOW_COMPUTED
-from infoprune_jax.options import Defaulted, options_of
+from infoprune_jax.options import Defaulted, options_of, recorded
 from infoprune_jax.score import references
 from infoprune_jax.verify import workdir as verify
 
@@ -184,15 +186,20 @@ def test_another_value_is_refused(path, job, where, finished, later, tmp_path):
   assert f'{name} is 0.5, not 0.75' in str(caught.value)
 
 
-def test_a_part_made_again_fits_the_rest(finished, later, tmp_path):
+@pytest.mark.parametrize(
+  'name, stage', [('token_store', 'tokenize'), ('scores', 'score')]
+)
+def test_a_part_made_again_fits_the_rest(
+  name, stage, finished, later, tmp_path
+):
   workdir = shutil.copytree(finished, tmp_path / 'work')
-  scores = workdir / 'scores'
-  manifest = (scores / artifacts.MANIFEST).read_bytes()
-  (scores / artifacts.MANIFEST).unlink()
-  for path in scores.glob('part-00001-*'):
+  folder = workdir / name
+  manifest = (folder / artifacts.MANIFEST).read_bytes()
+  (folder / artifacts.MANIFEST).unlink()
+  for path in folder.glob('part-00001-*'):
     path.unlink()
-  run(later, workdir, 'score')
-  assert (scores / artifacts.MANIFEST).read_bytes() == manifest
+  run(later, workdir, stage)
+  assert (folder / artifacts.MANIFEST).read_bytes() == manifest
   before = times(workdir)
   for job in JOBS:
     run(later, workdir, job)
@@ -200,8 +207,25 @@ def test_a_part_made_again_fits_the_rest(finished, later, tmp_path):
   check(workdir)
 
 
-def test_a_model_is_read_from_an_older_run(finished, config):
+def how_of(config: Config) -> dict[str, Any]:
   model = config.reference.model
-  how = {name: getattr(model, name) for name in HOW_COMPUTED}
+  return {name: getattr(model, name) for name in HOW_COMPUTED}
+
+
+def test_a_model_is_read_from_an_older_run(finished, config):
   checkpoint = CheckpointConfig(path=str(finished / 'reference'))
-  assert references.open_given('nll_sum', checkpoint, how).model == model
+  given = references.open_given('nll_sum', checkpoint, how_of(config))
+  assert given.model == config.reference.model
+
+
+@pytest.mark.parametrize('written', [spelled, recorded])
+def test_a_model_is_read_from_a_file_of_any_version(written, config, tmp_path):
+  path = str(tmp_path / 'model.safetensors')
+  options = options_of(config.reference.model)
+  for name in HOW_COMPUTED:
+    del options[name]
+  facts = {'step': 4, 'model': written(options)}
+  parameter_file.write(path, {'a': np.zeros(1, np.float32)}, facts)
+  checkpoint = CheckpointConfig(path=path)
+  given = references.open_given('nll_sum', checkpoint, how_of(config))
+  assert given.model == config.reference.model
