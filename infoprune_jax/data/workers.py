@@ -6,10 +6,11 @@ import functools
 import math
 import os
 import posixpath
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from infoprune_jax import artifacts, files
+from infoprune_jax import artifacts, files, filesystems
 from infoprune_jax.config import CorpusConfig
 from infoprune_jax.data import beam_work, processes
 from infoprune_jax.progress import Progress
@@ -49,7 +50,7 @@ def kept(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
       run = functools.partial(
         beam_work.run_all,
         options=config.beam_options,
-        folder=posixpath.join(folder, 'tasks'),
+        folder=_tasks_folder(folder),
       )
       _kept = _Workers(math.inf, run)
     else:
@@ -60,6 +61,14 @@ def kept(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
       yield
     finally:
       _kept = None
+
+
+def _tasks_folder(folder: str) -> str:
+  """A folder of this job alone: workers of one that was killed may go on."""
+  for name in filesystems.names_in(folder):
+    if name.startswith('tasks-'):
+      filesystems.delete_folder(posixpath.join(folder, name))
+  return posixpath.join(folder, f'tasks-{secrets.token_hex(8)}')
 
 
 def run_all(
