@@ -201,7 +201,9 @@ def dry_run(config: Config, workdir: str) -> None:
   _check_stores(config, workdir, None)
   check(config, None)
   vocab_size = _vocab_size(config)
-  stages = list(_stages(config, workdir, vocab_size))
+  inputs = sources.list_files(config.corpus.sources)
+  unverified = sources.without_checksums(inputs)
+  stages = list(_stages(config, workdir, vocab_size, inputs))
   if hosts.index():
     return  # One of them prints it.
   print(json.dumps(config_lib.to_plain(config), indent=1))
@@ -217,6 +219,12 @@ def dry_run(config: Config, workdir: str) -> None:
   print(f'\nStages in {workdir}')
   for job, state, cost in stages:
     print(f'  {job:16} {state:9} {cost}')
+  for name in unverified:
+    print(
+      f'\nThe Parquet files of corpus.sources.{name} have no page checksums (as '
+      'far as the first one shows): a damaged byte may read as other text. '
+      'pyarrow writes them if asked: write_page_checksum=True.'
+    )
 
 
 def _parameter_table(
@@ -238,10 +246,12 @@ def _parameter_table(
 
 
 def _stages(
-  config: Config, workdir: str, vocab_size: int
+  config: Config,
+  workdir: str,
+  vocab_size: int,
+  inputs: list[sources.InputFile],
 ) -> Iterator[tuple[str, str, str]]:
   """Name, state and cost of each stage."""
-  inputs = sources.list_files(config.corpus.sources)
   store = artifacts.read_manifest(
     artifacts.token_store_dir(workdir), 'tokenize'
   )

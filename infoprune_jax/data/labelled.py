@@ -1,13 +1,14 @@
 """Pages that people judged: JSONL rows with a text and a label, 0 or 1."""
 
 import dataclasses
+import functools
 import hashlib
 from typing import Any
 
 import numpy as np
 
 from infoprune_jax.config import LabelsConfig, SourceConfig, UserError
-from infoprune_jax.data import paths, rows, sources
+from infoprune_jax.data import leftovers, paths, rows, sources
 from infoprune_jax.data.rows import Document, InputFile
 
 NAME = 'pages'  # the source of a page where no column holds groups
@@ -33,7 +34,11 @@ def read(config: LabelsConfig) -> Pages:
       'labels.path is empty: name JSONL with a text and a label in each row, '
       'such as --config.labels.path=judged.jsonl.'
     )
-  folder, found = paths.matches('labels.path', config.path)
+  folder, found = paths.matches(
+    'labels.path',
+    config.path,
+    functools.partial(leftovers.is_data, 'jsonl'),
+  )
   names = paths.relative_names([path for path, _ in found], [folder])
   source = _source(config)
   digest = hashlib.sha256()

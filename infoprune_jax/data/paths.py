@@ -5,16 +5,18 @@ import os
 import posixpath
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from infoprune_jax import filesystems
 from infoprune_jax.config import UserError
+from infoprune_jax.progress import logger
 
 # What file systems and codecs raise for what is not there, closed or damaged.
 READ_ERRORS = (OSError, pa.ArrowException, zipfile.BadZipFile, zlib.error)
+_MAX_NAMED = 5  # skipped files in a line
 
 
 def open_filesystem(field: str, path: str) -> tuple[Any, str]:
@@ -90,12 +92,16 @@ def relative_names(paths: list[str], folders: list[str]) -> list[str]:
   return names
 
 
-def matches(field: str, path: str) -> tuple[str, list[tuple[str, int]]]:
+def matches(
+  field: str, path: str, is_data: Callable[[str], bool] | None = None
+) -> tuple[str, list[tuple[str, int]]]:
   """The folder that a path names, and the files it matches, with sizes.
 
   Args:
     field: The config field that names the path.
     path: A file, a folder (with all below it), a glob, or a URL of one.
+    is_data: Whether a file in a folder is read, by its name relative to it;
+      None for all. What a path or a glob names is read whatever its name is.
 
   Raises:
     UserError: nothing matches, or it may not be listed.
@@ -103,6 +109,8 @@ def matches(field: str, path: str) -> tuple[str, list[tuple[str, int]]]:
   filesystem, name = open_filesystem(field, path)
   try:
     root, found = filesystems.expand(filesystem, name)
+    if root == name.rstrip('/') and is_data:  # A folder.
+      found = _without_leftovers(path, root, found, is_data)
   except FileNotFoundError:
     root, found = '', {}
   except READ_ERRORS as error:
@@ -118,3 +126,21 @@ def matches(field: str, path: str) -> tuple[str, list[tuple[str, int]]]:
       f'{field}: no file matches {path!r} (looked from {os.getcwd()}).'
     )
   return url(filesystem, root, path), files
+
+
+def _without_leftovers(
+  path: str, root: str, found: dict[str, Any], is_data: Callable[[str], bool]
+) -> dict[str, Any]:
+  """The files of a folder that hold data; the others are counted in a line."""
+  names = {name: posixpath.relpath(name, root) for name in found}
+  skipped = [name for name in names.values() if not is_data(name)]
+  if skipped:
+    more = ', ...' * (len(skipped) > _MAX_NAMED)
+    logger.info(
+      '%s: skips %d files that hold no data: %s%s',
+      filesystems.printable(path),
+      len(skipped),
+      ', '.join(map(filesystems.printable, sorted(skipped)[:_MAX_NAMED])),
+      more,
+    )
+  return {name: found[name] for name in found if is_data(names[name])}

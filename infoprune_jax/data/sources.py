@@ -19,6 +19,8 @@ from infoprune_jax.config import FILE_FORMATS, SourceConfig
 from infoprune_jax.data import (
   arrow_rows,
   compressed,
+  leftovers,
+  parquet,
   paths,
   quiet_tensorflow,
   rows,
@@ -78,9 +80,11 @@ def about_ids(config: SourceConfig) -> str:
 
 def _list_files(source: str, config: SourceConfig) -> list[InputFile]:
   field = f'corpus.sources.{source}.paths'
-  saved = config.format == 'hf_dataset'
-  matches = arrow_rows.saved_matches if saved else paths.matches
-  found = [matches(field, path) for path in config.paths]
+  if config.format == 'hf_dataset':
+    found = [arrow_rows.saved_matches(field, path) for path in config.paths]
+  else:
+    is_data = functools.partial(leftovers.is_data, config.format)
+    found = [paths.matches(field, path, is_data) for path in config.paths]
   # Globs may overlap.
   sizes = {path: size for _, files in found for path, size in files}
   names = paths.relative_names(list(sizes), [folder for folder, _ in found])
@@ -175,6 +179,25 @@ def read_schema(file: InputFile) -> pa.Schema:
   """
   with paths.user_errors(file.path), filesystems.open_file(file.path) as raw:
     return arrow_rows.schema(file, raw)
+
+
+def without_checksums(files: Sequence[InputFile]) -> list[str]:
+  """Sources of Parquet in which damage may go unnoticed, by their first files.
+
+  Raises:
+    UserError: a file cannot be read.
+  """
+  first = {
+    file.source: file.path
+    for file in reversed(files)
+    if file.config.format == 'parquet'
+  }
+  found = []
+  for source, path in first.items():
+    with paths.user_errors(path), filesystems.open_file(path) as raw:
+      if not parquet.has_checksums(raw):
+        found.append(source)
+  return sorted(found)
 
 
 def _text_row(file: InputFile, raw: Any) -> tuple[int, Document | BadRow]:

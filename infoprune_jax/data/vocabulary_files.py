@@ -4,8 +4,11 @@ A SentencePiece .model, a tokenizer.json of Hugging Face, or a folder with one
 or with GPT-2's vocab.json and merges.txt.
 """
 
+import contextlib
 import json
+import operator
 import posixpath
+from collections.abc import Iterator
 from typing import Any
 
 from infoprune_jax import files, filesystems
@@ -19,6 +22,7 @@ GPT2_FILES = ('vocab.json', 'merges.txt')
 GPT2_SPECIAL = '<|endoftext|>'
 # Beside a tokenizer.json, in the order in which they are asked.
 SETTINGS_FILES = ('tokenizer_config.json', 'special_tokens_map.json')
+ADDED_FILE = 'added_tokens.json'  # ids by text
 NAMES = ('bos', 'eos')
 MAX_LISTED = 30  # special tokens in a message
 Encoder = SentencePieceEncoder | TokenizersEncoder
@@ -34,7 +38,7 @@ def open_given(config: VocabularyConfig) -> Vocabulary:
       the start and the end of a document.
   """
   try:
-    kind, model, named = _read(filesystems.canonical(config.path))
+    kind, model, named, added = _read(filesystems.canonical(config.path))
     encoder = (
       SentencePieceEncoder(model)
       if kind == vocabulary.SENTENCEPIECE
@@ -51,6 +55,7 @@ def open_given(config: VocabularyConfig) -> Vocabulary:
       f'vocabulary.path: {config.path!r} cannot be opened ({error}): expected '
       "a SentencePiece .model, or a tokenizer.json of Hugging Face's tokenizers."
     ) from None
+  _check_added(config, encoder, added)
   ids = _special_ids(config, encoder, named)
   _check_ids(config, encoder, ids)
   given = Vocabulary(kind, model, ids['bos'], ids['eos'])
@@ -66,41 +71,98 @@ def open_given(config: VocabularyConfig) -> Vocabulary:
   return given
 
 
-def _read(path: str) -> tuple[str, bytes, dict[str, str]]:
-  """Kind, model, and the text of the special tokens that the files name."""
+def _read(path: str) -> tuple[str, bytes, dict[str, str], dict[str, int]]:
+  """What a path names.
+
+  Returns:
+    Its kind; the model; the text of BOS and EOS, where the files name it; and
+    the ids of tokens that were added to the model, by text.
+  """
   filesystem, name = filesystems.filesystem_of(path)
   if not filesystem.isdir(name):
     model = files.read_bytes(path)
     # No SentencePiece model starts like a JSON object.
     if not (path.endswith('.json') or model.lstrip().startswith(b'{')):
-      return vocabulary.SENTENCEPIECE, model, {}
-    return vocabulary.TOKENIZERS, model, _named_in(posixpath.dirname(path))
+      return vocabulary.SENTENCEPIECE, model, {}, {}
+    folder = posixpath.dirname(path)
+    return vocabulary.TOKENIZERS, model, _named_in(folder), _added_in(folder)
   if filesystem.exists(posixpath.join(name, TOKENIZER_FILE)):
     model = files.read_bytes(posixpath.join(path, TOKENIZER_FILE))
-    return vocabulary.TOKENIZERS, model, _named_in(path)
+    return vocabulary.TOKENIZERS, model, _named_in(path), _added_in(path)
   if all(filesystem.exists(posixpath.join(name, f)) for f in GPT2_FILES):
-    model, named = _gpt2(path)
-    return vocabulary.TOKENIZERS, model, named
+    added = _added_in(path)
+    model, named = _gpt2(path, added)
+    return vocabulary.TOKENIZERS, model, named, added
   raise UserError(
     f'vocabulary.path: the folder {path!r} has neither {TOKENIZER_FILE} nor '
     f'{" and ".join(GPT2_FILES)}. A SentencePiece model is named by its file.'
   )
 
 
+def _settings(folder: str) -> Iterator[dict[str, Any]]:
+  """What the settings beside a tokenizer hold, those that count first."""
+  for file in SETTINGS_FILES:
+    with contextlib.suppress(FileNotFoundError):
+      yield _json(posixpath.join(folder, file))
+
+
 def _named_in(folder: str) -> dict[str, str]:
   """The text of `bos` and `eos`, where settings beside a tokenizer name it."""
   found = {}
-  for file in SETTINGS_FILES:
-    try:
-      settings = _json(posixpath.join(folder, file))
-    except FileNotFoundError:
-      continue
+  for settings in _settings(folder):
     for name in NAMES:
-      token = settings.get(f'{name}_token')
-      text = token.get('content') if isinstance(token, dict) else token
-      if isinstance(text, str):
+      text = _content(settings.get(f'{name}_token'))
+      if text is not None:
         found.setdefault(name, text)
   return found
+
+
+def _content(token: Any) -> str | None:
+  """The text of a token in settings, which is alone or a field; or None."""
+  text = token.get('content') if isinstance(token, dict) else token
+  return text if isinstance(text, str) else None
+
+
+def _special_in(folder: str) -> set[str]:
+  """The texts of all special tokens that settings name."""
+  found = set()
+  for settings in _settings(folder):
+    for name, value in settings.items():
+      if name.endswith('_token'):
+        found.add(_content(value))
+      elif name == 'additional_special_tokens' and isinstance(value, list):
+        found.update(map(_content, value))
+  return found - {None}
+
+
+def _added_in(folder: str) -> dict[str, int]:
+  """The ids of tokens that were added to a model, by text."""
+  path = posixpath.join(folder, ADDED_FILE)
+  try:
+    added = _json(path)
+  except FileNotFoundError:
+    return {}
+  for text, id_ in added.items():
+    if type(id_) is not int or id_ < 0:
+      raise UserError(
+        f'vocabulary.path: {path} gives {text!r} the id {id_!r}, expected a '
+        'number from 0 on.'
+      )
+  return added
+
+
+def _check_added(
+  config: VocabularyConfig, encoder: Encoder, added: dict[str, int]
+) -> None:
+  """Raises `UserError` where an added token has another id, or none."""
+  for text, id_ in added.items():
+    if encoder.id_of(text) != id_:
+      raise UserError(
+        f'vocabulary.path: {ADDED_FILE} beside {config.path!r} gives {text!r} '
+        f'the id {id_}, but the tokenizer has it as {encoder.id_of(text)}. Ids '
+        'of added tokens go on where the others end, without a gap. Save the '
+        'tokenizer again as tokenizer.json.'
+      )
 
 
 def _json(path: str) -> dict[str, Any]:
@@ -114,7 +176,7 @@ def _json(path: str) -> dict[str, Any]:
   return found
 
 
-def _gpt2(folder: str) -> tuple[bytes, dict[str, str]]:
+def _gpt2(folder: str, added: dict[str, int]) -> tuple[bytes, dict[str, str]]:
   """A tokenizer.json of a byte-level BPE, and the special tokens' text."""
   vocab = _json(posixpath.join(folder, GPT2_FILES[0]))
   text = files.read_bytes(posixpath.join(folder, GPT2_FILES[1])).decode()
@@ -122,11 +184,13 @@ def _gpt2(folder: str) -> tuple[bytes, dict[str, str]]:
   named = _named_in(folder)
   if GPT2_SPECIAL in vocab:
     named = dict.fromkeys(NAMES, GPT2_SPECIAL) | named
-  special = sorted({vocab[text] for text in named.values() if text in vocab})
-  text_of = {id_: text for text, id_ in vocab.items()}
+  special = _special_in(folder) | set(named.values())
+  tokens = {text: vocab[text] for text in named.values() if text in vocab}
+  tokens |= added
+  prefixed = any(s.get('add_prefix_space') is True for s in _settings(folder))
   byte_level = {
     'type': 'ByteLevel',
-    'add_prefix_space': False,
+    'add_prefix_space': prefixed,
     'trim_offsets': True,
     'use_regex': True,
   }
@@ -135,14 +199,15 @@ def _gpt2(folder: str) -> tuple[bytes, dict[str, str]]:
     'added_tokens': [
       {
         'id': id_,
-        'content': text_of[id_],
+        'content': text,
         'single_word': False,
         'lstrip': False,
         'rstrip': False,
         'normalized': False,
-        'special': True,
+        'special': text in special,
       }
-      for id_ in special
+      # The library numbers them in this order, whatever their ids.
+      for text, id_ in sorted(tokens.items(), key=operator.itemgetter(1))
     ],
     'pre_tokenizer': byte_level,
     'decoder': byte_level,

@@ -179,22 +179,28 @@ def giants() -> dict[str, str]:
   """Runs without a space, each longer than SentencePiece can take."""
   rng = random.Random(0)
   return {
-    'base64': base64.b64encode(rng.randbytes(60_000)).decode(),
+    'base64': base64.b64encode(rng.randbytes(49_500)).decode(),
     'one character': 'a' * 70_001,
     'two characters': '=-' * 40_000,
     'tabs': '\t' * 70_000,
     'spaces': ' ' * 70_000,
     'cjk': ''.join(
-      chr(0x4E00 + int(rng.paretovariate(0.7)) % 3000) for _ in range(80_000)
+      chr(0x4E00 + int(rng.paretovariate(0.7)) % 200) for _ in range(66_000)
     ),
     'mixed': ''.join(
-      rng.choice('ab\u03b1\u03b2\u0436\u4e00e\u0301-0') for _ in range(70_000)
+      rng.choice('ab\u03b1\u03b2\u0436\u4e00e\u0301-0') for _ in range(66_000)
     ),
   }
 
 
-@pytest.mark.parametrize('kind', config.VOCABULARY_TYPES)
-@pytest.mark.parametrize('name', giants())
+@pytest.mark.parametrize(
+  'kind, name',
+  [
+    *(('bpe', name) for name in giants()),
+    # The others train, but for longer than a test should.
+    *(('unigram', name) for name in ('base64', 'one character', 'spaces')),
+  ],
+)
 def test_runs_without_a_space(kind, name):
   giant = giants()[name]
   words = vocabulary.train(

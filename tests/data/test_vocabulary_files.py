@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -320,6 +321,69 @@ def test_a_folder_of_gpt2_without_its_special_token(tmp_path):
   (path / 'merges.txt').write_text('\n'.join([*merges, 'zzz yyy']))
   with pytest.raises(UserError, match='cannot be opened'):
     opened(path, bos_id=1, eos_id=2)
+
+
+def test_added_tokens_of_gpt2(tmp_path):
+  vocab, merges = gpt2_parts()
+  path = gpt2(tmp_path, vocab, merges)
+  plain = opened(path)
+  size = len(vocab)
+  added = {'<|im_end|>': size + 1, '<|im_start|>': size, 'wordy': size + 2}
+  (path / 'added_tokens.json').write_text(json.dumps(added))
+  (path / 'special_tokens_map.json').write_text(
+    json.dumps(
+      {
+        'eos_token': {'content': '<|im_end|>'},
+        'additional_special_tokens': ['<|im_start|>'],
+      }
+    )
+  )
+  words = opened(path)
+  assert words.size == size + 3
+  assert words.bos_id == plain.bos_id and words.eos_id == size + 1
+  # One that is not special is what text is encoded with.
+  assert size + 2 in words.encode('a wordy text')
+  for text in ('<|im_start|>a<|im_end|>', 'a wordy text'):
+    assert words.decode(words.encode(text)) == text
+    assert not {size, size + 1} & set(words.encode(text).tolist())
+  assert words.encode(LINES[7]).tolist() == plain.encode(LINES[7]).tolist()
+
+
+@pytest.mark.parametrize(
+  'added, said',
+  [
+    ({'<x>': 10**6}, "gives '<x>' the id 1000000, but"),
+    ({'a': 1}, "gives 'a' the id 1, but"),
+    ({'<x>': -1}, 'the id -1, expected'),
+    ({'<x>': '7'}, "the id '7', expected"),
+    ([], 'is not a JSON object'),
+  ],
+)
+def test_added_tokens_that_cannot_be_are_refused(tmp_path, added, said):
+  vocab, merges = gpt2_parts()
+  path = gpt2(tmp_path, vocab, merges)
+  (path / 'added_tokens.json').write_text(json.dumps(added))
+  with pytest.raises(UserError, match=re.escape(said)):
+    opened(path)
+
+
+def test_added_tokens_beside_a_tokenizer_are_compared(bytes_path):
+  beside = bytes_path / 'added_tokens.json'
+  beside.write_text('{"<extra>": 9999}')
+  try:
+    with pytest.raises(UserError, match="'<extra>' the id 9999, but .* None"):
+      opened(bytes_path)
+  finally:
+    beside.unlink()
+
+
+def test_gpt2_with_a_space_before_the_text(tmp_path):
+  vocab, merges = gpt2_parts()
+  path = gpt2(tmp_path, vocab, merges)
+  spaced = opened(path).encode(' a b').tolist()
+  settings = {'add_prefix_space': True, 'eos_token': '<|endoftext|>'}
+  (path / 'tokenizer_config.json').write_text(json.dumps(settings))
+  assert opened(path).encode('a b').tolist() == spaced
 
 
 def test_a_folder_of_neither_is_no_model(tmp_path):
