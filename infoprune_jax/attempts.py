@@ -56,6 +56,8 @@ def write_file(
   Raises:
     UserError: another attempt has begun; the file is as it was.
   """
+  if not token:
+    return files.write_file(path, write)
   return _write(token, path, write, lambda: _check(folder, token))
 
 
@@ -65,7 +67,8 @@ def write_last(
   """As `write_file`, and ends the attempt: nobody may write then."""
 
   def end() -> None:
-    _check(folder, token)
+    if token:
+      _check(folder, token)
     files.remove(posixpath.join(folder, FILE))
 
   return _write(token, path, write, end)
@@ -77,10 +80,9 @@ def _write(
   write: Callable[[Any], None],
   check: Callable[[], None],
 ) -> dict[str, Any]:
-  if not token:
-    return files.write_file(path, write)
+  suffix = temporary('', token) if token else '.tmp'
   try:
-    return files.write_file(path, write, temporary('', token), check)
+    return files.write_file(path, write, suffix, check)
   except FileNotFoundError:
     check()  # The next attempt deletes temporary files.
     raise
