@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+import ml_collections
 
 from infoprune_jax import config as config_lib
 from infoprune_jax.model_config import ModelConfig
@@ -31,6 +31,14 @@ FREQUENCY_DEVIATION = (
   'sqrt(greatest(unigram_frequency_square_sum / num_tokens'
   ' - pow(unigram_frequency_sum / num_tokens, 2), 0))'
 )
+
+
+class ConfigDict(ml_collections.ConfigDict):
+  """A section. Names of the user's own in it, as of sources, may hold dots."""
+
+  def __init__(self, *arguments: Any, **options: Any):
+    """As of the base class, but for its default."""
+    super().__init__(*arguments, **{'allow_dotted_keys': True, **options})
 
 
 def section(kind: type, **values: Any) -> ConfigDict:

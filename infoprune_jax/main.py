@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -18,13 +17,20 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from infoprune_jax import config as config_lib, files, progress, stopping
+from infoprune_jax import (
+  config as config_lib,
+  config_flag,
+  files,
+  progress,
+  stopping,
+  unicode_mode,
+)
 
 # The stages are imported in `main`: worker processes import this module too,
 # and need neither JAX nor the seconds that it takes.
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'A file in configs/; override with --config.a.b=value.'
+_CONFIG = config_flag.define(
+  'A file in configs/; override with --config.a.b=value.'
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where artifacts go. Default: runs/<name of the config>.'
@@ -63,28 +69,13 @@ USER_ERROR = 2  # The exit code; 1 is a defect of ours.
 def _parse(argv: Sequence[str]) -> list[str]:
   """Parses flags; what a user mistyped is one message, not a traceback."""
   try:
-    rest = flags.FLAGS(list(argv))
+    rest = config_flag.parse(argv)
     if len(rest) > 1:
       raise config_lib.UserError(f'Unexpected arguments: {rest[1:]}.')
-    if not flags.FLAGS['config'].present:
-      raise config_lib.UserError('Give --config=configs/demo.py, or your own.')
-    if not os.path.isfile(
-      config_flags.get_config_filename(flags.FLAGS['config'])
-    ):
-      raise config_lib.UserError(
-        'There is no config file '
-        f'{config_flags.get_config_filename(flags.FLAGS["config"])!r}.'
-      )
     _check_processes()
     return rest
   except config_lib.UserError as error:
     _fail(str(error))
-  except Exception as error:  # A config file is code of the user's.
-    where = _line_of(error, argv)
-    usual = (flags.Error, AttributeError, KeyError, SyntaxError, TypeError)
-    if not where and not isinstance(error, usual):
-      raise
-    _fail(where + ' '.join(str(error).replace('\\n', ' ').split()))
 
 
 def _check_processes() -> None:
@@ -135,19 +126,6 @@ def _join() -> types.ModuleType | None:
   return hosts
 
 
-def _line_of(error: Exception, argv: Sequence[str]) -> str:
-  """Where in the config file an error arose; '' if elsewhere."""
-  given = {os.path.abspath(word.split('=', 1)[-1]) for word in argv}
-  frames = traceback.extract_tb(error.__traceback__)
-  lines = [(frame.filename, frame.lineno) for frame in frames]
-  if isinstance(error, SyntaxError) and error.filename:
-    lines.append((error.filename, error.lineno))
-  for name, line in reversed(lines):
-    if os.path.abspath(name) in given:
-      return f'{name}, line {line}: {type(error).__name__}: '
-  return ''
-
-
 def _fail(message: str) -> None:
   sys.exit(_exit(message))
 
@@ -160,6 +138,7 @@ def _exit(message: str) -> int:
 def main(argv: Sequence[str]) -> int:
   """Runs the stages; returns the exit code."""
   del argv
+  unicode_mode.print_anything()
   progress.log_to_stderr()
   logging.set_verbosity(logging.WARNING)  # Orbax says much on every save.
   _hush_refusals()
@@ -176,7 +155,7 @@ def main(argv: Sequence[str]) -> int:
     from infoprune_jax import pipeline
 
     if _DRY_RUN.value:
-      pipeline.dry_run(config, workdir)
+      pipeline.dry_run(config, workdir, _JOB.value)
     else:
       pipeline.run(config, workdir, _JOB.value)
     if hosts:
@@ -269,4 +248,5 @@ def _leave_at_once(code: int) -> None:
 
 
 if __name__ == '__main__':
+  unicode_mode.enter()
   app.run(main, flags_parser=_parse)

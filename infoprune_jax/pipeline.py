@@ -80,8 +80,7 @@ def run(config: Config, workdir: str, job: str | None) -> None:
     UserError: as the stages do.
   """
   workdir = _named(workdir)
-  if job is not None:
-    config_lib.check_choice('--job', job, (*JOBS, *ON_REQUEST))
+  _check_job(job)
   if hosts.count() > 1 and job not in MANY_HOSTS:
     raise UserError(
       f'--job={job or "(all)"} does not run on {hosts.count()} processes yet: '
@@ -128,6 +127,11 @@ def _check_stores(config: Config, workdir: str, job: str | None) -> None:
       what = f'--job={job}' if job else 'The whole job'
       drivers.check_holds_checkpoints(path, option, what)
   paths.open_filesystem('--workdir', workdir)  # There is a driver for it.
+
+
+def _check_job(job: str | None) -> None:
+  if job is not None:
+    config_lib.check_choice('--job', job, (*JOBS, *ON_REQUEST))
 
 
 def _jobs(config: Config) -> list[str]:
@@ -191,19 +195,29 @@ def _vocab_size(config: Config) -> int:
   return config.vocabulary.size
 
 
-def dry_run(config: Config, workdir: str) -> None:
-  """Prints the config, the mesh, the parameters and each stage's cost.
+def dry_run(config: Config, workdir: str, job: str | None = None) -> None:
+  """Prints the config, the mesh, the parameters and the cost of stages.
+
+  Args:
+    config: The experiment.
+    workdir: Where its artifacts are.
+    job: The stage whose cost is printed; None for all in order.
 
   Raises:
     UserError: as `run` would.
   """
+  _check_job(job)
   workdir = _named(workdir)
-  _check_stores(config, workdir, None)
+  _check_stores(config, workdir, job)
   check(config, None)
   vocab_size = _vocab_size(config)
   inputs = sources.list_files(config.corpus.sources)
   unverified = sources.without_checksums(inputs)
-  stages = list(_stages(config, workdir, vocab_size, inputs))
+  stages = [
+    (name, *facts)
+    for name, *facts in _stages(config, workdir, vocab_size, inputs)
+    if job in (None, name)
+  ] or [(job, '', 'no cost is known')]
   if hosts.index():
     return  # One of them prints it.
   print(json.dumps(config_lib.to_plain(config), indent=1))
@@ -217,8 +231,8 @@ def dry_run(config: Config, workdir: str) -> None:
     for line in _parameter_table(model, vocab_size, mesh):
       print(f'  {line}')
   print(f'\nStages in {workdir}')
-  for job, state, cost in stages:
-    print(f'  {job:16} {state:9} {cost}')
+  for name, state, cost in stages:
+    print(f'  {name:16} {state:9} {cost}')
   for name in unverified:
     print(
       f'\nThe Parquet files of corpus.sources.{name} have no page checksums (as '

@@ -101,23 +101,31 @@ def build(kind: Any, value: Any, where: str) -> Any:
     if not hasattr(value, 'items'):
       raise UserError(f'In {where}: expected a section, got {value!r}.')
     return {
-      build(str, name, where): build(arguments[1], item, f'{where}.{name}')
+      build(str, name, where): build(arguments[1], item, _key(where, name))
       for name, item in value.items()
     }
   if origin is tuple:
     # One rule alone needs no tuple around it.
     items = (value,) if hasattr(value, 'items') else value
     if not isinstance(items, tuple | list):
-      raise UserError(f'In {where}: expected a tuple, got {value!r}.')
+      raise UserError(
+        f'In {where}: expected a tuple, got {value!r}: write ({value!r},).'
+      )
     return tuple(build(arguments[0], item, where) for item in items)
   if kind is float and (type(value) is int or value in ('inf', '-inf')):
     return float(value)  # The strings are what `to_plain` writes.
   if type(value) is not kind:
+    hint = f' Put it in quotes: {str(value)!r}.' if kind is str else ''
     raise UserError(
       f'In {where}: expected {kind.__name__}, got {value!r} '
-      f'({type(value).__name__}).'
+      f'({type(value).__name__}).{hint}'
     )
   return value
+
+
+def _key(where: str, name: str) -> str:
+  """A key of a section, as Python and the command line take it."""
+  return f'{where}.{name}' if name.isidentifier() else f'{where}[{name!r}]'
 
 
 def _check_text(value: str, where: str) -> None:

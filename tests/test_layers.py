@@ -29,9 +29,9 @@ LAYERS = (
   ('files', 'hosts', 'options'),
   ('filesystems', 'peers', 'stopping'),
   ('drivers',),
-  ('config',),
+  ('config', 'config_flag'),
   ('corpus_config', 'model_config', 'rule_config', 'training_config'),
-  ('validation',),
+  ('validation', 'unicode_mode'),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ANYONE = 'progress'
@@ -44,6 +44,8 @@ WITHOUT_JAX = (
   'training_config',
   'config',
   'drivers',
+  'config_flag',
+  'unicode_mode',
   'filesystems',
   'files',
   'append_log',
