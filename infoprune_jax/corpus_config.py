@@ -56,7 +56,8 @@ class CorpusConfig:
   """What is read, how it is split, and into how many parts it is written."""
 
   sources: Mapping[str, SourceConfig]
-  # 'refuse' stops at the first bad row, 'drop' counts them.
+  # 'refuse' stops at the first bad row, 'drop' counts them. Both stop at a file
+  # whose rows are all bad.
   on_bad_row: str = 'refuse'
   max_bytes_per_source: int = 0  # a seeded draw of whole documents; 0 for all
   reference_share: float = 0.25  # of distinct texts: the reference model's own

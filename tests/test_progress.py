@@ -2,6 +2,7 @@
 
 import io
 import logging
+import time
 
 import pytest
 
@@ -105,3 +106,13 @@ def test_quantity(value, text):
 )
 def test_a_quantity_that_rounds_up_takes_the_next_prefix(value, text):
   assert progress.quantity(value) == text
+
+
+def test_a_call_that_says_nothing_is_told_of(lines):
+  with progress.alive('trains', every=0.01):
+    while len(lines) < 2:
+      time.sleep(0.01)
+  told = len(lines)
+  assert lines[0] == 'trains: for 0:00:00'
+  time.sleep(0.05)
+  assert len(lines) == told

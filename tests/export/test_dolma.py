@@ -1,15 +1,21 @@
 """Attributes line up with the documents, as the Dolma toolkit has it."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
 import pathlib
 import shutil
+import types
 from typing import Any
 
 import pytest
 
 from configs import base
+from infoprune_jax import files
 from infoprune_jax.config import UserError
+from infoprune_jax.export import dolma
 
 
 @pytest.fixture
@@ -118,3 +124,17 @@ def test_two_files_of_one_name_are_refused(
   select_all(edits, workdir)
   with pytest.raises(UserError, match='give each a source of its own'):
     export('dolma_attributes')
+
+
+@pytest.mark.parametrize(
+  'extension, unpack',
+  [('gz', gzip.decompress), ('bz2', bz2.decompress), ('xz', lzma.decompress)],
+)
+def test_attributes_are_compressed_as_documents_are(extension, unpack):
+  file = types.SimpleNamespace(path=f'documents/x.jsonl.{extension}')
+  written = io.BytesIO()
+  # As in an artifact, whose file is closed by who opened it.
+  target = files._HashingWriter(written)
+  with dolma._compressed(types.SimpleNamespace(file=file), target) as put:
+    put(b'a line\n' * 9)
+  assert unpack(written.getvalue()) == b'a line\n' * 9
