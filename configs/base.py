@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from infoprune_jax import config as config_lib
 from infoprune_jax.model_config import ModelConfig
@@ -33,14 +33,6 @@ FREQUENCY_DEVIATION = (
 )
 
 
-class ConfigDict(ml_collections.ConfigDict):
-  """A section. Names of the user's own in it, as of sources, may hold dots."""
-
-  def __init__(self, *arguments: Any, **options: Any):
-    """As of the base class, but for its default."""
-    super().__init__(*arguments, **{'allow_dotted_keys': True, **options})
-
-
 def section(kind: type, **values: Any) -> ConfigDict:
   """All knobs of a section: those given, and the defaults of the others."""
   defaults = {
@@ -51,11 +43,16 @@ def section(kind: type, **values: Any) -> ConfigDict:
   return ConfigDict({**defaults, **values})
 
 
+def named(items: Mapping[str, Any]) -> ConfigDict:
+  """Items by names of the user's own, which may hold dots, in their order."""
+  return ConfigDict(items, sort_keys=False, allow_dotted_keys=True)
+
+
 def _shown(value: Any) -> Any:
   """A default as a `ConfigDict` holds it."""
   if dataclasses.is_dataclass(value):
     return section(type(value), **vars(value))
-  return ConfigDict(value) if isinstance(value, Mapping) else value
+  return named(value) if isinstance(value, Mapping) else value
 
 
 def _source(format: str, paths: tuple[str, ...], **columns: str) -> ConfigDict:
@@ -138,7 +135,7 @@ def training() -> ConfigDict:
 
 def phase(from_step: int, weights: dict[str, float]) -> ConfigDict:
   """Weights of a mixture's sources that hold from a step on."""
-  return section(MixturePhase, from_step=from_step, weights=ConfigDict(weights))
+  return section(MixturePhase, from_step=from_step, weights=named(weights))
 
 
 def checkpoint(path: str = '', step: int = -1) -> ConfigDict:
@@ -170,9 +167,7 @@ def near_duplicates() -> ConfigDict:
 def get_config() -> ConfigDict:
   """The base config; `corpus.sources` is left for the experiment to fill."""
   config = ConfigDict()
-  config.corpus = section(
-    config_lib.CorpusConfig, sources=ConfigDict(sort_keys=False), seed=0
-  )
+  config.corpus = section(config_lib.CorpusConfig, sources=named({}), seed=0)
   config.vocabulary = section(config_lib.VocabularyConfig)
   config.mesh = section(config_lib.MeshConfig)
   config.reference = section(

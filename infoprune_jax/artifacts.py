@@ -200,6 +200,8 @@ class Artifact:
     return taken
 
   def _begun(self) -> dict[str, Any] | None:
+    if not matching(self.path, BEGUN):
+      return None
     name = posixpath.join(self.path, BEGUN)
     return read_record(name, begun_hint(self.path, self.job))
 

@@ -22,7 +22,8 @@ from infoprune_jax import files
 from infoprune_jax.config import UserError
 
 FILE = '.attempt'
-_TEMPORARY = re.compile(r'\.[0-9a-f]{16}\.tmp$')
+# The second of versions that gave the temporary files of all attempts one name.
+_TEMPORARY = re.compile(r'\.[0-9a-f]{16}\.tmp$|^part-.*\.(tmp|writing)$')
 
 
 def begin(folder: str) -> str:

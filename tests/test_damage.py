@@ -133,6 +133,8 @@ def copied(finished) -> pathlib.Path:
 
 def restore(finished: pathlib.Path, workdir: pathlib.Path) -> None:
   """Links what is missing or another file: no stage writes through a link."""
+  for attempt in workdir.rglob('.attempt'):  # A job that is refused leaves it.
+    attempt.unlink()
   for name in names(finished):
     here = workdir / name
     if UNREAD.search(name) and 'checkpoints' not in name:

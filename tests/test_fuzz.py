@@ -446,9 +446,9 @@ def test_configs(place, value, rest, missing, tmp_path_factory, capsys):
   [
     (b'def get_config(:\n', 'broken.py, line 1: SyntaxError: '),
     (b'import nowhere_at_all\n', 'line 1: ModuleNotFoundError: No module'),
-    (b'x = 1\n', "no attribute 'get_config'"),
+    (b'x = 1\n', 'has no function get_config'),
     (b'def get_config():\n  return 1 / 0\n', 'line 2: ZeroDivisionError'),
-    (b'def get_config():\n  pass\n', 'expected a section, got None'),
+    (b'def get_config():\n  pass\n', 'returned None'),
     (b'def get_config():\n  return {"corpus": 7}\n', 'config'),
     (b'\x00\xff', 'SyntaxError|source code'),
   ],

@@ -36,6 +36,7 @@ _PACKAGES = (
   'sentencepiece',
   'tensorboardX',
   'tokenizers',
+  'zstandard',
   'apache-beam',
   'seqio',
   'tensorflow',

@@ -52,11 +52,11 @@ from infoprune_jax.export import job
 
 write, left = artifacts.write_record, [int(sys.argv[3])]
 
-def killing(path, value):
+def killing(path, value, *others):
   left[0] -= path.endswith(artifacts.DONE)
   if left[0] < 0:
     os.kill(os.getpid(), signal.SIGKILL)
-  return write(path, value)
+  return write(path, value, *others)
 
 artifacts.write_record = killing
 job.run(config.from_mapping(json.loads(sys.argv[1])), sys.argv[2])
