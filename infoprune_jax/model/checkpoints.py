@@ -96,7 +96,10 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         cleanup_tmp_directories=True,
         async_options=ocp.options.AsyncOptions(
-          timeout_secs=_NEVER, post_finalization_callback=self._write_record
+          timeout_secs=_NEVER,
+          # What makes them beside waits by the wall clock, too.
+          create_directories_asynchronously=False,
+          post_finalization_callback=self._write_record,
         ),
       ),
     )

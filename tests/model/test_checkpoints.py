@@ -119,17 +119,22 @@ def test_too_many_go_though_nothing_more_is_saved(tmp_path):
 def test_a_clock_that_jumps_while_saving_does_no_harm(
   tmp_path, monkeypatch, hours
 ):
-  calls = itertools.count()
+  """At any of the moments at which Orbax reads it."""
   clock = time.time
-  monkeypatch.setattr(
-    time, 'time', lambda: clock() + 3600 * hours * (next(calls) > 20)
-  )
-  writer = checkpoints.Checkpoints(str(tmp_path), max_to_keep=2)
-  for step in (5, 10):
-    writer.save(step, {'rest': {'step': jnp.int32(step)}})
-  writer.close()
-  assert next(calls) > 40
-  assert checkpoints.newest_sound(str(tmp_path), ['rest'], 'train')[0] == 10
+  for moment in range(1, 160, 8):
+    calls = itertools.count()
+    monkeypatch.setattr(
+      time,
+      'time',
+      lambda c=calls, m=moment: clock() + 3600 * hours * (next(c) > m),
+    )
+    run = str(tmp_path / str(moment))
+    writer = checkpoints.Checkpoints(run, max_to_keep=1)
+    for step in (5, 10):
+      writer.save(step, {'rest': {'step': jnp.int32(step)}})
+    writer.close()
+    assert next(calls) > moment
+    assert checkpoints.newest_sound(run, ['rest'], 'train')[0] == 10
 
 
 def test_what_orbax_cannot_wait_for_is_one_message(tmp_path, monkeypatch):
