@@ -59,7 +59,7 @@ def write_file(
   """
   if not token:
     return files.write_file(path, write)
-  return _write(token, path, write, lambda: _check(folder, token))
+  return _write(folder, token, path, write, lambda: _check(folder, token))
 
 
 def write_last(
@@ -72,16 +72,21 @@ def write_last(
       _check(folder, token)
     files.remove(posixpath.join(folder, FILE))
 
-  return _write(token, path, write, end)
+  return _write(folder, token, path, write, end)
 
 
 def _write(
+  folder: str,
   token: str,
   path: str,
   write: Callable[[Any], None],
   check: Callable[[], None],
 ) -> dict[str, Any]:
   suffix = temporary('', token) if token else '.tmp'
+  if token:
+    # Also before a temporary file is made: an older attempt may be ended while
+    # it writes, and nobody would delete that file from a finished folder.
+    _check(folder, token)
   try:
     return files.write_file(path, write, suffix, check)
   except FileNotFoundError:

@@ -21,16 +21,17 @@ from infoprune_jax.config import UserError
 path, when = sys.argv[1:]
 made = artifacts.Artifact(path, 'table', 'job', {}, {}).begin()
 stop = lambda: os.kill(os.getpid(), signal.SIGSTOP)
-check = attempts._check
+check, written = attempts._check, []
 
 def write(file):
   file.write(b'old')
+  written.append(1)
   if when == 'writing':
     stop()
 
 def checked(*arguments):
   check(*arguments)
-  if when == 'checked':
+  if when == 'checked' and written:
     stop()
 
 attempts._check = checked
@@ -66,16 +67,19 @@ def test_a_stopped_process_that_goes_on_changes_nothing(
     command, env=paths, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
   ) as old:
     os.waitpid(old.pid, os.WUNTRACED)  # Until it has stopped.
-    assert any(name.endswith('.tmp') for name in content(path))
-    if deleted:
-      shutil.rmtree(path)
-    made = artifact(path).begin()
-    marker = made.finish_part(0, 1, part('new'))
-    made.finish(marker['files'])
-    expected = content(path)
-    assert not any('tmp' in name or 'attempt' in name for name in expected)
-    os.kill(old.pid, signal.SIGCONT)
-    output = old.communicate(timeout=60)[0].decode()
+    try:
+      assert any(name.endswith('.tmp') for name in content(path))
+      if deleted:
+        shutil.rmtree(path)
+      made = artifact(path).begin()
+      marker = made.finish_part(0, 1, part('new'))
+      made.finish(marker['files'])
+      expected = content(path)
+      assert not any('tmp' in name or 'attempt' in name for name in expected)
+      os.kill(old.pid, signal.SIGCONT)
+      output = old.communicate(timeout=60)[0].decode()
+    finally:
+      old.kill()  # It would be waited for if it had stopped again.
   assert old.returncode == 2, output
   assert 'written by another job that began later' in output
   assert content(path) == expected
