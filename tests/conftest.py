@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 from jaxlib.version import __version_info__ as jaxlib_version
@@ -25,6 +26,10 @@ os.environ['XLA_FLAGS'] = ' '.join(
     ),
   ]
 )
+# A shell gives background jobs an ignored SIGINT, which the processes that tests
+# start would inherit: they would not hear the SIGINT that a test sends.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 # JAX_PLATFORMS=cuda runs what needs a GPU, too.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 from absl import app
@@ -59,14 +60,16 @@ def run(
 def _signal_at(batch: int, number: int) -> None:
   left = [batch]
 
-  def counting(function):
+  def counting(function, pause):
     def counted(*arguments, **counts):
       left[0] -= 1
       if left[0] == 0:
         os.kill(os.getpid(), number)
+        time.sleep(pause)
       return function(*arguments, **counts)
 
     return counted
 
-  state.Program.put = counting(state.Program.put)
-  artifacts.Artifact.finish_part = counting(artifacts.Artifact.finish_part)
+  state.Program.put = counting(state.Program.put, 0)
+  # A job this small could end before the others are told.
+  artifacts.Artifact.finish_part = counting(artifacts.Artifact.finish_part, 5)
