@@ -288,7 +288,10 @@ arrow_values = {
   pa.time64('us'): st.times(),
   pa.timestamp('us'): st.datetimes(),
   pa.timestamp('ns', 'Europe/Berlin'): st.integers(-(2**63), 2**63 - 1),
-  pa.duration('us'): st.timedeltas(),
+  # No more days than 64 bits of microseconds hold.
+  pa.duration('us'): st.timedeltas(
+    datetime.timedelta(days=-(10**8)), datetime.timedelta(days=10**8)
+  ),
   pa.binary(): st.binary(max_size=8),
   pa.binary(3): st.binary(min_size=3, max_size=3),
   pa.large_binary(): st.binary(max_size=8),

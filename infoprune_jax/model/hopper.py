@@ -154,10 +154,11 @@ class _Product:
 
   def place(self, tile: Any) -> tuple[Any, Any]:
     """Row and column of a tile, in groups of ROW_TILES."""
-    group = tile // (ROW_TILES * self.columns)
+    # lax.div, here and below: // looks at signs, which kernels of JAX 0.8 lack.
+    group = lax.div(tile, ROW_TILES * self.columns)
     within = tile - group * (ROW_TILES * self.columns)
     height = jnp.minimum(ROW_TILES, self.row_tiles - group * ROW_TILES)
-    column = within // height
+    column = lax.div(within, height)
     return group * ROW_TILES + within - column * height, column
 
   def __call__(
@@ -210,7 +211,7 @@ class _Product:
     """One block's tiles: two warpgroups multiply what the third loads."""
     group, block = lax.axis_index('warpgroup'), lax.axis_index('block')
     tiles = self.row_tiles * self.columns
-    mine = (tiles - block + self.processors - 1) // self.processors
+    mine = lax.div(tiles - block + self.processors - 1, self.processors)
 
     def multiply(index: Any, _: None) -> None:
       row, column = self.place(block + index * self.processors)
@@ -256,7 +257,7 @@ class _Product:
     _: None,
   ) -> None:
     """Fills the slot of one step with what the other warpgroups multiply."""
-    row, column = self.place(block + step // self.steps * self.processors)
+    row, column = self.place(block + lax.div(step, self.steps) * self.processors)
     slot = lax.rem(step, SLOTS)
     depth = pl.ds(lax.rem(step, self.steps) * DEPTH, DEPTH)
 

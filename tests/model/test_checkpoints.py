@@ -121,7 +121,7 @@ def test_a_clock_that_jumps_while_saving_does_no_harm(
 ):
   """At any of the moments at which Orbax reads it."""
   clock = time.time
-  for moment in range(1, 160, 8):
+  for moment in itertools.count(1, 8):
     calls = itertools.count()
     monkeypatch.setattr(
       time,
@@ -133,8 +133,10 @@ def test_a_clock_that_jumps_while_saving_does_no_harm(
     for step in (5, 10):
       writer.save(step, {'rest': {'step': jnp.int32(step)}})
     writer.close()
-    assert next(calls) > moment
     assert checkpoints.newest_sound(run, ['rest'], 'train')[0] == 10
+    if next(calls) <= moment:  # It was not read so often: the clock was right.
+      break
+  assert moment > 100
 
 
 def test_what_orbax_cannot_wait_for_is_one_message(tmp_path, monkeypatch):
