@@ -5,6 +5,7 @@ the file and line of the user's own that raised it.
 """
 
 import ast
+import difflib
 import importlib.machinery
 import os
 import re
@@ -61,8 +62,8 @@ def parse(argv: Sequence[str]) -> list[str]:
       if isinstance(one, UserError):
         raise one from None
     quoted = isinstance(error, KeyError) and error.args
-    text = error.args[0] if quoted else error
-    raise UserError(_one_line(str(text))) from None
+    text = str(error.args[0] if quoted else error)
+    raise UserError(_unknown_option(argv) or _one_line(text)) from None
   if not flags.FLAGS['config'].value:
     raise UserError('Give --config=configs/demo.py, or your own.')
   return rest
@@ -110,11 +111,13 @@ def load(path: str) -> Any:
 class _FileParser(flags.ArgumentParser):
   """Loads a config file by `load`."""
 
+  config: Any = None  # The last one, before options are set in it.
+
   def parse(self, path: str) -> Any:
-    config = load(path)
-    if hasattr(config, 'lock'):
-      config.lock()
-    return config
+    self.config = load(path)
+    if hasattr(self.config, 'lock'):
+      self.config.lock()
+    return self.config
 
 
 class TupleParser(tuple_parser.TupleParser):
@@ -195,6 +198,26 @@ def _is_own(name: str) -> bool:
   """Whether a file is the user's: no part of Python, a library or this one."""
   path = os.path.realpath(name)
   return os.path.isfile(path) and not path.startswith(_LIBRARIES)
+
+
+def _unknown_option(argv: Sequence[str]) -> str:
+  """A message for the first `--config.a.b` that the config lacks, or ''."""
+  for argument in argv:
+    match = re.match(r'--?config\.([^=\[]+)', argument)
+    node, above = flags.FLAGS['config'].parser.config, 'config'
+    for key in match[1].split('.') if match else ():
+      if not hasattr(node, 'keys'):
+        return f'{match[0]}: {above} is a value, and has no options in it.'
+      names = sorted(node.keys())
+      if key not in names:
+        close = difflib.get_close_matches(key, names, 1)
+        hint = f' Did you mean {close[0]!r}?' if close else ''
+        return (
+          f'{match[0]}: {above} has no option {key!r}; it has '
+          f'{", ".join(names) or "none"}.{hint}'
+        )
+      node, above = node[key], f'{above}.{key}'
+  return ''
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -72,6 +72,11 @@ def _parse(argv: Sequence[str]) -> list[str]:
     rest = config_flag.parse(argv)
     if len(rest) > 1:
       raise config_lib.UserError(f'Unexpected arguments: {rest[1:]}.')
+    if _WORKDIR.value == '':
+      raise config_lib.UserError(
+        '--workdir is empty: give a folder, or leave it out for runs/NAME of '
+        'the config.'
+      )
     _check_processes()
     return rest
   except config_lib.UserError as error:

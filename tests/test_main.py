@@ -37,7 +37,16 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     ([f'--config={JSONL}', 'score'], "Unexpected arguments: ['score']"),
     (
       [f'--config={JSONL}', '--config.train.trainin.num_steps=3'],
-      'Did you mean "training"',
+      "config.train has no option 'trainin'; it has arms, seeds, training. Did "
+      "you mean 'training'?",
+    ),
+    (
+      [f'--config={JSONL}', '--config.corpus.sources.min.paths=x.jsonl'],
+      "config.corpus.sources has no option 'min'; it has mine.",
+    ),
+    (
+      [f'--config={JSONL}', '--config.model.num_layers.x=1'],
+      'config.model.num_layers is a value, and has no options in it',
     ),
     (
       [f'--config={JSONL}', '--config.train.training.num_steps=many'],
@@ -129,6 +138,12 @@ def test_a_mistake_is_one_message(arguments, expected, tmp_path):
   assert expected in result.stderr
   left = [p for p in tmp_path.rglob('*') if p.is_file() and p.name != '.lock']
   assert not left
+
+
+def test_refuses_an_empty_workdir():
+  result = run(f'--config={JSONL}', '--workdir=')
+  assert result.returncode == main.USER_ERROR
+  assert '--workdir is empty' in result.stderr
 
 
 def test_dry_run_prints_and_writes_nothing(tmp_path, corpus_path):

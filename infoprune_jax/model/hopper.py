@@ -257,7 +257,9 @@ class _Product:
     _: None,
   ) -> None:
     """Fills the slot of one step with what the other warpgroups multiply."""
-    row, column = self.place(block + lax.div(step, self.steps) * self.processors)
+    row, column = self.place(
+      block + lax.div(step, self.steps) * self.processors
+    )
     slot = lax.rem(step, SLOTS)
     depth = pl.ds(lax.rem(step, self.steps) * DEPTH, DEPTH)
 
