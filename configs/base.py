@@ -3,9 +3,9 @@
 Not an experiment by itself: a config file is `base.get_config()` with edits,
 see `demo.py` and `tiny.py`. Here are the values that an experiment chooses, with
 their reasons. Each other knob has the default of its field in
-`infoprune_jax/config.py` and the modules that it names, which also say what it
-means, its units and its bounds. A knob can be set from the command line too:
-`--config.train.seeds=0,1,2`, and `--dry_run` prints all of them.
+`infoprune_jax/config/`, which also says what it means, its units and its bounds.
+A knob can be set from the command line too: `--config.train.seeds=0,1,2`, and
+`--dry_run` prints all of them.
 """
 
 import dataclasses
@@ -14,10 +14,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from infoprune_jax import config as config_lib
-from infoprune_jax.model_config import ModelConfig
-from infoprune_jax.training_config import MixturePhase, TrainingConfig
-from infoprune_jax.validation import default_of
+from infoprune_jax.config import (
+  corpus as corpus_config,
+  experiment as config_lib,
+  selection as rule_config,
+)
+from infoprune_jax.config.model import ModelConfig
+from infoprune_jax.config.training import MixturePhase, TrainingConfig
+from infoprune_jax.config.validation import default_of
 
 # The terms of arXiv 2406.14124, both a token, so that long and short examples
 # compare: the reference model's NLL, and the mean of -log of the words'
@@ -56,7 +60,9 @@ def _shown(value: Any) -> Any:
 
 
 def _source(format: str, paths: tuple[str, ...], **columns: str) -> ConfigDict:
-  return section(config_lib.SourceConfig, format=format, paths=paths, **columns)
+  return section(
+    corpus_config.SourceConfig, format=format, paths=paths, **columns
+  )
 
 
 def text(*paths: str) -> ConfigDict:
@@ -105,7 +111,7 @@ def arm(keep: str, score: str = '', **fields: str | float) -> ConfigDict:
     **fields: Other fields of `RuleConfig`.
   """
   fields.setdefault('seed', 0)
-  return section(config_lib.RuleConfig, keep=keep, score=score, **fields)
+  return section(rule_config.RuleConfig, keep=keep, score=score, **fields)
 
 
 def model() -> ConfigDict:
@@ -161,14 +167,14 @@ def scoring() -> ConfigDict:
 
 def near_duplicates() -> ConfigDict:
   """FineWeb's, for arms of `arm('distinct', 'near_duplicate_group')`."""
-  return section(config_lib.NearDuplicatesConfig, seed=0)
+  return section(rule_config.NearDuplicatesConfig, seed=0)
 
 
 def get_config() -> ConfigDict:
   """The base config; `corpus.sources` is left for the experiment to fill."""
   config = ConfigDict()
-  config.corpus = section(config_lib.CorpusConfig, sources=named({}), seed=0)
-  config.vocabulary = section(config_lib.VocabularyConfig)
+  config.corpus = section(corpus_config.CorpusConfig, sources=named({}), seed=0)
+  config.vocabulary = section(corpus_config.VocabularyConfig)
   config.mesh = section(config_lib.MeshConfig)
   config.reference = section(
     config_lib.ReferenceConfig,

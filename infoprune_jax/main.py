@@ -17,14 +17,12 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from infoprune_jax import (
-  config as config_lib,
+from infoprune_jax.config import (
   config_flag,
-  files,
-  progress,
-  stopping,
-  unicode_mode,
+  experiment as config_lib,
+  validation,
 )
+from infoprune_jax.runtime import files, preemption, progress, unicode_mode
 
 # The stages are imported in `main`: worker processes import this module too,
 # and need neither JAX nor the seconds that it takes.
@@ -71,15 +69,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
   try:
     rest = config_flag.parse(argv)
     if len(rest) > 1:
-      raise config_lib.UserError(f'Unexpected arguments: {rest[1:]}.')
+      raise validation.UserError(f'Unexpected arguments: {rest[1:]}.')
     if _WORKDIR.value == '':
-      raise config_lib.UserError(
+      raise validation.UserError(
         '--workdir is empty: give a folder, or leave it out for runs/NAME of '
         'the config.'
       )
     _check_processes()
     return rest
-  except config_lib.UserError as error:
+  except validation.UserError as error:
     _fail(str(error))
 
 
@@ -87,7 +85,7 @@ def _check_processes() -> None:
   """Raises `UserError` for half of what it takes to join the other hosts."""
   least, most = _TIMEOUTS
   if not least <= _PROCESS_TIMEOUT.value <= most:
-    raise config_lib.UserError(
+    raise validation.UserError(
       f'--process_timeout must be from {least} to {most} seconds, got '
       f'{_PROCESS_TIMEOUT.value:g}.'
     )
@@ -97,7 +95,7 @@ def _check_processes() -> None:
   }
   missing = [name for name, value in given.items() if value is None]
   if 0 < len(missing) < len(given):
-    raise config_lib.UserError(
+    raise validation.UserError(
       f'{" and ".join(missing)} must be given too: {", ".join(given)} name the '
       'job together; a TPU pod or a SLURM job needs only --multiprocess.'
     )
@@ -105,11 +103,11 @@ def _check_processes() -> None:
     return
   address, count, index = given.values()
   if not re.fullmatch(r'.+:\d+', address):
-    raise config_lib.UserError(
+    raise validation.UserError(
       f'--coordinator_address must be HOST:PORT, got {address!r}.'
     )
   if not 0 <= index < count:
-    raise config_lib.UserError(
+    raise validation.UserError(
       f'--process_index must be from 0 to {count - 1}, with --process_count='
       f'{count}, got {index}.'
     )
@@ -119,16 +117,16 @@ def _join() -> types.ModuleType | None:
   """Starts JAX for several hosts, if that is asked for; who then knows them."""
   if not _MULTIPROCESS.value and _COORDINATOR.value is None:
     return None
-  from infoprune_jax import hosts
+  from infoprune_jax.runtime import distributed
 
-  hosts.initialize(
+  distributed.initialize(
     _COORDINATOR.value,
     _PROCESS_COUNT.value,
     _PROCESS_INDEX.value,
     _PROCESS_TIMEOUT.value,
   )
-  progress.log_to_stderr(hosts.index())
-  return hosts
+  progress.log_to_stderr(distributed.index())
+  return distributed
 
 
 def _fail(message: str) -> None:
@@ -152,32 +150,32 @@ def main(argv: Sequence[str]) -> int:
     config_flags.get_config_filename(flags.FLAGS['config'])
   )
   workdir = _WORKDIR.value or os.path.join('runs', name.removesuffix('.py'))
-  hosts = None
+  distributed = None
   try:
     config = config_lib.from_mapping(_CONFIG.value)
-    hosts = _join()
+    distributed = _join()
 
-    from infoprune_jax import pipeline
+    from infoprune_jax import stages
 
     if _DRY_RUN.value:
-      pipeline.dry_run(config, workdir, _JOB.value)
+      stages.dry_run(config, workdir, _JOB.value)
     else:
-      pipeline.run(config, workdir, _JOB.value)
-    if hosts:
-      hosts.leave()
-  except stopping.Stopped as stopped:
-    if hosts:
-      hosts.leave()
+      stages.run(config, workdir, _JOB.value)
+    if distributed:
+      distributed.leave()
+  except preemption.Stopped as stopped:
+    if distributed:
+      distributed.leave()
     print(f'infoprune_jax: {stopped}; run it again to go on.', file=sys.stderr)
     return 128 + stopped.number
-  except config_lib.UserError as error:
-    if hosts:
-      hosts.abandon(str(error))
+  except validation.UserError as error:
+    if distributed:
+      distributed.abandon(str(error))
     return _exit(str(error))
   except Exception as error:
     refusal = files.refusal(error)
-    if hosts:
-      hosts.abandon(refusal or error)
+    if distributed:
+      distributed.abandon(refusal or error)
     if not refusal:
       raise
     _exit(
@@ -208,14 +206,14 @@ def _leave_when_told() -> None:
       number = 0
       while number not in (signal.SIGTERM, signal.SIGINT):
         number = reader.recv(1)[0]
-        if number in (signal.SIGTERM, signal.SIGINT) and stopping.ask(number):
+        if number in (signal.SIGTERM, signal.SIGINT) and preemption.ask(number):
           told = (
             f'infoprune_jax: {signal.Signals(number).name}: saves, and stops '
             'after this step; the next one stops it at once\n'
           )
           os.write(sys.stderr.fileno(), told.encode())
           number = 0
-      stopping.exit_for(number)
+      preemption.exit_for(number)
 
   threading.Thread(target=leave, daemon=True).start()
 

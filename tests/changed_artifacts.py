@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infoprune_jax import artifacts, files
+from infoprune_jax.runtime import artifacts, files
 
 PART = 'part-00001-of-00003.parquet'  # of every table of the small corpus
 

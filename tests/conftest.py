@@ -52,8 +52,9 @@ with install_import_hook('infoprune_jax.model', 'beartype.beartype'):
 
 from small_corpus import small_config, write_corpus
 
-from infoprune_jax import config as config_lib
+from infoprune_jax.config import experiment as config_lib
 
+pytest_plugins = ('tiny_corpora',)
 # Times are noisy, and what is compiled first is slow once.
 hypothesis.settings.register_profile('tests', deadline=None)
 hypothesis.settings.load_profile('tests')
@@ -61,7 +62,7 @@ hypothesis.settings.load_profile('tests')
 # Modules of half a minute and more, the longest first: two workers then end
 # together. They are marked as slow.
 LONG = (
-  'tests/test_pipeline.py',
+  'tests/test_stages.py',
   'tests/train/test_hosts.py',
   'tests/score/test_hosts.py',
   'tests/test_damage.py',
@@ -74,7 +75,7 @@ LONG = (
   'tests/train/test_optimizer.py',
   'tests/train/test_loop.py',
   'tests/score/test_references.py',
-  'tests/data/test_tensorflow_sources.py',
+  'tests/corpus/test_tensorflow_sources.py',
   'tests/model/test_partitioning.py',
   'tests/model/test_network.py',
 )
@@ -101,7 +102,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     '--num-kills',
     type=int,
     default=10,
-    help='How often tests/test_pipeline.py kills the job.',
+    help='How often tests/test_stages.py kills the job.',
   )
 
 
@@ -122,7 +123,7 @@ def small(corpus_path: str) -> config_lib.Config:
 @pytest.fixture(scope='session')
 def store_workdir(small, tmp_path_factory) -> str:
   """A workdir with the token store of the made-up corpus."""
-  from infoprune_jax.data import tokenize
+  from infoprune_jax.tokens import tokenize
 
   workdir = str(tmp_path_factory.mktemp('store'))
   tokenize.run(small, workdir)
@@ -132,6 +133,6 @@ def store_workdir(small, tmp_path_factory) -> str:
 @pytest.fixture(scope='session')
 def store(store_workdir):
   """That token store, opened."""
-  from infoprune_jax.data.token_store import TokenStore
+  from infoprune_jax.tokens.token_store import TokenStore
 
   return TokenStore.open(store_workdir)

@@ -8,8 +8,12 @@ import time
 import numpy as np
 from absl import app
 
-from infoprune_jax import artifacts, main, pipeline  # noqa: F401
-from infoprune_jax.data import packing
+from infoprune_jax import (
+  main,
+  stages,  # noqa: F401
+)
+from infoprune_jax.batches import packing
+from infoprune_jax.runtime import artifacts
 from infoprune_jax.train import state
 
 packing.pack(np.array([5, 3]), 8, 0, seed=0)  # Numba imports when it is used.

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from infoprune_jax import artifacts
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.score import table
+from infoprune_jax.runtime import artifacts
+from infoprune_jax.tokens import tables
+from infoprune_jax.tokens.token_store import TokenStore
 
 
 def write_scores(workdir: str, seed: int = 0) -> None:
@@ -23,8 +23,8 @@ def write_scores(workdir: str, seed: int = 0) -> None:
   for shard in range(store.num_parts):
     part = store.part(shard)
     rows = part.rows_of('scored')
-    made = table.part_table(
-      table.score_schema(['nll_sum']),
+    made = tables.part_table(
+      tables.score_schema(['nll_sum']),
       shard,
       rows,
       part.table(),
@@ -34,7 +34,7 @@ def write_scores(workdir: str, seed: int = 0) -> None:
     marker = scores.finish_part(
       shard,
       store.num_parts,
-      {'.parquet': lambda file, made=made: table.write(made, file)},
+      {'.parquet': lambda file, made=made: tables.write(made, file)},
       num_examples=len(rows),
     )
     written.update(marker['files'])

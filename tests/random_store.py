@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from infoprune_jax.data import packing
+from infoprune_jax.batches import packing
 
 
 class RandomStore:

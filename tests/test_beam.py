@@ -7,12 +7,12 @@ from made_scores import write_scores
 from small_corpus import small_config, write_corpus
 
 from configs import base
-from infoprune_jax import config as config_lib
-from infoprune_jax.config import UserError
-from infoprune_jax.data import tokenize
+from infoprune_jax.config import experiment as config_lib, validation
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.export import job as export_job
-from infoprune_jax.score import near_duplicates, statistics
 from infoprune_jax.selection import select
+from infoprune_jax.statistics import near_duplicates, statistics
+from infoprune_jax.tokens import tokenize
 
 IN_MEMORY = ('--runner=DirectRunner',)
 PROCESSES = (
@@ -78,9 +78,9 @@ def test_a_bad_row_is_one_message(corpus, tmp_path):
   config = settings(f'{tmp_path}/*.jsonl', IN_MEMORY)
   refuses = config_lib.from_mapping(
     {
-      **config_lib.to_plain(config),
+      **validation.to_plain(config),
       'corpus': {
-        **config_lib.to_plain(config.corpus),
+        **validation.to_plain(config.corpus),
         'on_bad_row': 'refuse',
       },
     }

@@ -17,10 +17,12 @@ import pytest
 from small_corpus import small_config
 
 from configs import base
-from infoprune_jax import config as config_lib, pipeline
-from infoprune_jax.config import Config, UserError
-from infoprune_jax.data.token_store import UNIGRAMS
+from infoprune_jax import stages
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import checkpoints
+from infoprune_jax.tokens.token_store import UNIGRAMS
 
 # What no stage of ours believes: logs, and what Orbax adds while it gives a
 # checkpoint its name.
@@ -97,7 +99,7 @@ def digests(workdir: pathlib.Path) -> dict[str, str]:
 
 
 def run(config: Config, workdir: pathlib.Path, job: str) -> None:
-  pipeline.JOBS[job](config, str(workdir))
+  stages.JOBS[job](config, str(workdir))
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +119,7 @@ def config(corpus_path) -> Config:
 @pytest.fixture(scope='module')
 def finished(config, tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp('finished') / 'work'
-  for job in pipeline.JOBS:
+  for job in stages.JOBS:
     run(config, workdir, job)
   return workdir
 

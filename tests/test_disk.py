@@ -10,8 +10,11 @@ import sys
 import pytest
 from small_corpus import small_config
 
-from infoprune_jax import config as config_lib, files, pipeline
-from infoprune_jax.config import Config, UserError
+from infoprune_jax import stages
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import files
 
 ROOT = pathlib.Path(__file__).parent.parent
 ONE_DEVICE = '--xla_force_host_platform_device_count=1'
@@ -90,12 +93,12 @@ def test_a_full_disk_in_any_stage(config, disk, tmp_path):
   """Each stage is stopped by it, some more than once, and goes on."""
   expected, workdir = tmp_path / 'work', disk / 'work'
   for job, stops in LEFT.items():
-    pipeline.JOBS[job](config, str(expected))
+    stages.JOBS[job](config, str(expected))
     for left in stops:
       fill(disk, left)
       before = set(contents(workdir))
       with pytest.raises(Exception) as caught:
-        pipeline.JOBS[job](config, str(workdir))
+        stages.JOBS[job](config, str(workdir))
       assert files.refusal(caught.value).startswith('No space left'), (
         job,
         left,
@@ -104,7 +107,7 @@ def test_a_full_disk_in_any_stage(config, disk, tmp_path):
       new = set(contents(workdir)) - before
       assert not [name for name in new if name.endswith('.tmp')]
       (disk / 'filler').unlink()
-    pipeline.JOBS[job](config, str(workdir))
+    stages.JOBS[job](config, str(workdir))
     assert contents(workdir) == contents(expected), job
 
 
@@ -182,4 +185,4 @@ def test_a_folder_that_is_not_ours(config, tmp_path):
     pytest.skip('root may write anywhere')
   (tmp_path / 'work').mkdir(mode=0o500)
   with pytest.raises(UserError, match='cannot be written: Permission denied'):
-    pipeline.run(config, str(tmp_path / 'work'), 'tokenize')
+    stages.run(config, str(tmp_path / 'work'), 'tokenize')

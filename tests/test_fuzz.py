@@ -25,10 +25,11 @@ from ml_collections import ConfigDict
 from small_corpus import small_config
 
 from configs import base
-from infoprune_jax import config as config_lib, pipeline
-from infoprune_jax.config import UserError
-from infoprune_jax.data import tokenize
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax import stages
+from infoprune_jax.config import experiment as config_lib, validation
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.tokens import tokenize
+from infoprune_jax.tokens.token_store import TokenStore
 
 ROOT = pathlib.Path(__file__).parent.parent
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '15'))
@@ -394,7 +395,7 @@ def config_of_all_fields() -> dict[str, Any]:
   edits.mesh.rules = {'embed': ('fsdp', 'sequence')}
   edits.train.training.mixture = {'made_up': 1.0}
   edits.train.training.mixture_schedule = (base.phase(3, {'made_up': 2.0}),)
-  return config_lib.to_plain(config_lib.from_mapping(edits.to_dict()))
+  return validation.to_plain(config_lib.from_mapping(edits.to_dict()))
 
 
 PLAIN = config_of_all_fields()
@@ -438,7 +439,7 @@ def test_configs(place, value, rest, missing, tmp_path_factory, capsys):
           del node[path[-1]]
   try:
     config = config_lib.from_mapping(plain)
-    pipeline.dry_run(config, str(tmp_path_factory.getbasetemp() / 'nowhere'))
+    stages.dry_run(config, str(tmp_path_factory.getbasetemp() / 'nowhere'))
   except UserError as error:
     assert 10 < len(str(error)) < 5000
   capsys.readouterr()

@@ -10,10 +10,12 @@ import pathlib
 
 import pytest
 
-from infoprune_jax import artifacts
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.score import stage, statistics, table
+from infoprune_jax.runtime import artifacts
+from infoprune_jax.score import stage
 from infoprune_jax.selection.examples import scored_examples
+from infoprune_jax.statistics import statistics
+from infoprune_jax.tokens import tables
+from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.train import metrics, runs
 
 FOLDER = pathlib.Path(__file__).parent / 'golden'
@@ -71,7 +73,7 @@ def test_scores(workdir, request):
   assert len(golden) == NUM_ROWS
   for row, expected in zip(found, golden, strict=True):
     nll, expected_nll = row.pop('nll_sum'), expected.pop('nll_sum')
-    sums = {name: row.pop(name) for name in table.TOKEN_SUMS}
+    sums = {name: row.pop(name) for name in tables.TOKEN_SUMS}
     assert nll == pytest.approx(expected_nll, rel=NLL_TOLERANCE), (
       f'{row["example_id"]}. If numbers are meant to change: make goldens.'
     )

@@ -10,7 +10,9 @@ import sys
 import pytest
 from small_corpus import small_config
 
-from infoprune_jax import artifacts, config as config_lib, files, main, pipeline
+from infoprune_jax import main, stages
+from infoprune_jax.config import experiment as config_lib, validation
+from infoprune_jax.runtime import artifacts, files
 
 ROOT = pathlib.Path(__file__).parent.parent
 JSONL = 'configs/jsonl.py'
@@ -186,13 +188,13 @@ def test_a_bad_row_is_refused_or_counted(
   config = small_config(str(path))
   config.corpus.on_bad_row = 'refuse'
   workdir = str(tmp_path / 'run')
-  with pytest.raises(config_lib.UserError) as error:
-    pipeline.run(config_lib.from_mapping(config), workdir, 'tokenize')
+  with pytest.raises(validation.UserError) as error:
+    stages.run(config_lib.from_mapping(config), workdir, 'tokenize')
   assert f'{path}:{number}' in str(error.value)
   assert expected in str(error.value)
   assert "on_bad_row='drop'" in str(error.value)
   config.corpus.on_bad_row = 'drop'
-  pipeline.run(config_lib.from_mapping(config), workdir, 'tokenize')
+  stages.run(config_lib.from_mapping(config), workdir, 'tokenize')
   store = artifacts.token_store_dir(workdir)
   counted = files.read_json(f'{store}/manifest.json')['bad_rows']
   assert sum(counted.values()) == 1
@@ -204,7 +206,7 @@ def test_a_full_disk_is_one_message(monkeypatch, capsys, tmp_path):
   def fail(config, workdir, job):
     raise OSError(errno.ENOSPC, 'No space left on device')
 
-  monkeypatch.setattr(pipeline, 'run', fail)
+  monkeypatch.setattr(stages, 'run', fail)
   monkeypatch.chdir(ROOT)
   main._parse(['main', f'--config={JSONL}', f'--workdir={tmp_path}'])
   left = []

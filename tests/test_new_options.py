@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 from small_corpus import small_config
 
-from infoprune_jax import artifacts, config as config_lib, pipeline
-from infoprune_jax.config import CheckpointConfig, Config, UserError
+from infoprune_jax import stages
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.config.experiment import CheckpointConfig, Config
+from infoprune_jax.config.model import HOW_COMPUTED
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import parameter_file
-from infoprune_jax.model_config import HOW_COMPUTED
-from infoprune_jax.options import Defaulted, options_of, recorded
+from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.options import Defaulted, options_of, recorded
 from infoprune_jax.score import references
 from infoprune_jax.verify import workdir as verify
 
-JOBS = (*pipeline.JOBS, 'export', 'labels')
+JOBS = (*stages.JOBS, 'export', 'labels')
 # Those that an option decides: where it is, the stage that then refuses, and
 # how it calls the option.
 DECISIVE = [
@@ -137,7 +140,7 @@ def finished(config, tmp_path_factory) -> pathlib.Path:
 
 
 def run(config: Config, workdir: pathlib.Path, job: str) -> None:
-  {**pipeline.JOBS, **pipeline.ON_REQUEST}[job](config, str(workdir))
+  {**stages.JOBS, **stages.ON_REQUEST}[job](config, str(workdir))
 
 
 def times(workdir: pathlib.Path) -> dict[str, int]:

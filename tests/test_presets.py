@@ -7,9 +7,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import models
-from infoprune_jax import config as config_lib
-from infoprune_jax.config import MeshConfig, ModelConfig
-from infoprune_jax.model import flops, network, partitioning
+from infoprune_jax.config import validation
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.config.model import ModelConfig
+from infoprune_jax.model import flops, mesh as mesh_lib, network, partitioning
 
 # Preset: vocabulary, parameters.
 SIZES = {
@@ -27,7 +28,7 @@ SMALL, LARGE = ('m0_3', 'm1', 'm8'), ('b1_3', 'b8')
 
 def preset(name: str) -> ModelConfig:
   fields = getattr(models, name)().to_dict()
-  return config_lib.build(ModelConfig, fields, name)
+  return validation.build(ModelConfig, fields, name)
 
 
 def test_each_preset_has_a_size():
@@ -67,7 +68,7 @@ def test_a_preset_spreads_over_common_meshes(name):
   shapes = network.param_shapes(model, 50304)
   axes = network.param_axes(model, 50304)
   for data, fsdp, tensor in meshes:
-    mesh = partitioning.make_mesh(
+    mesh = mesh_lib.make_mesh(
       MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()
     )
     partitioning.shardings(mesh, shapes, axes, 'Parameter')

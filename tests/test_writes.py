@@ -10,9 +10,14 @@ import pytest
 import infoprune_jax
 
 ROOT = pathlib.Path(infoprune_jax.__file__).parent
-FILE_MODULES = ('files.py', 'filesystems.py', 'append_log.py', 'scratch.py')
+FILE_MODULES = tuple(
+  f'runtime/{name}.py'
+  for name in ('files', 'filesystems', 'append_log', 'scratch')
+)
 OTHERS = sorted(
-  path for path in ROOT.rglob('*.py') if path.name not in FILE_MODULES
+  path
+  for path in ROOT.rglob('*.py')
+  if str(path.relative_to(ROOT)) not in FILE_MODULES
 )
 MODULES = ('io.open', 'mmap', 'pathlib', 'shutil', 'tempfile')
 OS_CALLS = {
@@ -65,13 +70,17 @@ SQL = re.compile(r'\bCOPY\b.*\bTO\b|\bEXPORT DATABASE\b|\bATTACH\b', re.S)
 # By module, what it may do nevertheless.
 ALLOWED = {
   # The flag --config: code of this machine.
-  'config_flag.py': {'os.path.exists', 'os.path.isdir', 'os.path.isfile'},
+  'config/config_flag.py': {
+    'os.path.exists',
+    'os.path.isdir',
+    'os.path.isfile',
+  },
   # The kernel's limit on memory.
-  'data/processes.py': {'os.path.exists'},
+  'runtime/processes.py': {'os.path.exists'},
   # Output that is thrown away.
-  'data/quiet_tensorflow.py': {'open(os.devnull)'},
+  'corpus/quiet_tensorflow.py': {'open(os.devnull)'},
   # Into a folder of `scratch`, from where files are copied.
-  'data/tfds_writer.py': {'TFRecordWriter', 'write_to_directory'},
+  'export/tfds_writer.py': {'TFRecordWriter', 'write_to_directory'},
   'export/records.py': {'ArrayRecordWriter'},
   'train/loop.py': {'start_trace'},
   # An array of one process, in a file without a name.

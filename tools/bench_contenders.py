@@ -46,8 +46,9 @@ class Settings:
 def ours(settings: Settings) -> Work:
   """`--job=tokenize`, with the index, the statistics and the token store."""
   from configs import base
-  from infoprune_jax import config as config_lib, progress
-  from infoprune_jax.data import token_store, tokenize
+  from infoprune_jax.config import experiment as config_lib
+  from infoprune_jax.runtime import progress
+  from infoprune_jax.tokens import token_store, tokenize
 
   progress.log_to_stderr()
   edits = base.get_config()
@@ -159,8 +160,8 @@ def reader(settings: Settings) -> Work:
   """The grain reader alone, over the store that we wrote."""
   import numpy as np
 
-  from infoprune_jax.data import loader
-  from infoprune_jax.data.token_store import TokenStore
+  from infoprune_jax.batches import loader
+  from infoprune_jax.tokens.token_store import TokenStore
 
   store = TokenStore.open(sorted(glob.glob(f'{settings.folder}/ours-*'))[-1])
   keep = [store.part(p).rows_of('scored') for p in range(store.num_parts)]

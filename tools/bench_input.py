@@ -52,8 +52,8 @@ _FOLDER = flags.DEFINE_string('folder', '', 'Used by the tool itself.')
 def write_input(folder: str) -> int:
   """Writes rows of the text alone as plain JSONL; returns the bytes of text."""
   from configs import base
-  from infoprune_jax import config as config_lib
-  from infoprune_jax.data import sources
+  from infoprune_jax.config import experiment as config_lib
+  from infoprune_jax.corpus import sources
 
   edits = base.get_config()
   edits.corpus.sources.bench = base.jsonl(_FILES.value, text_column=_TEXT.value)

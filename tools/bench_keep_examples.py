@@ -14,10 +14,11 @@ import time
 import numpy as np
 from absl import app, flags
 
-from infoprune_jax import artifacts
-from infoprune_jax.config import UserError
-from infoprune_jax.data import quiet_tensorflow, vocabulary
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import quiet_tensorflow
+from infoprune_jax.runtime import artifacts
+from infoprune_jax.tokens import vocabulary
+from infoprune_jax.tokens.token_store import TokenStore
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'With a finished token store.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each takes its turn.')
@@ -28,7 +29,7 @@ def main(_) -> None:
   if not _WORKDIR.value:
     raise UserError('Give --workdir, with a finished token store.')
   quiet_tensorflow.import_seqio()
-  from infoprune_jax.data import tasks
+  from infoprune_jax.seqio_tasks import tasks
 
   store = TokenStore.open(_WORKDIR.value)
   words = vocabulary.Vocabulary.load(artifacts.vocabulary_dir(_WORKDIR.value))

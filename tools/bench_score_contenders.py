@@ -15,7 +15,7 @@ REPEATS = 3
 
 def documents(settings: Any) -> tuple[Any, np.ndarray, np.ndarray]:
   """The store, and shard and row of documents that fit a row, in its order."""
-  from infoprune_jax.data.token_store import TokenStore
+  from infoprune_jax.tokens.token_store import TokenStore
 
   store = TokenStore.open(settings.workdir)
   shard, row, left = [], [], settings.tokens
@@ -33,23 +33,27 @@ def ours(settings: Any) -> dict[str, Any]:
   """Our scorer, with the kernels that it chooses itself."""
   import jax
 
-  from infoprune_jax import config, progress
-  from infoprune_jax.data import packing
-  from infoprune_jax.model import flops, network, partitioning
+  from infoprune_jax.batches import packing
+  from infoprune_jax.config import (
+    experiment as config_lib,
+    model as model_config,
+  )
+  from infoprune_jax.model import flops, mesh as mesh_lib, network, partitioning
+  from infoprune_jax.runtime import progress
   from infoprune_jax.score import ceiling, scorer as scorer_lib
 
   progress.log_to_stderr()
-  model = config.ModelConfig(
+  model = model_config.ModelConfig(
     **bench_llama.model_fields(settings.model, settings.dtype)
   )
-  scoring = config.ScoringConfig(
+  scoring = config_lib.ScoringConfig(
     per_device_batch_size=settings.rows,
     row_length=settings.row_length,
     window_overlap=0,
     dtype=settings.dtype,
   )
-  mesh = partitioning.make_mesh(
-    config.MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
+  mesh = mesh_lib.make_mesh(
+    config_lib.MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
   )
   scorer = scorer_lib.compile_scorer(model, scoring, settings.vocab_size, mesh)
   params = scorer.prepare(

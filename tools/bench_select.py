@@ -23,14 +23,19 @@ import pyarrow as pa
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from infoprune_jax import artifacts, config, files as files_lib
-from infoprune_jax.data import keep_set
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.report import selection_inputs, selection_page
-from infoprune_jax.rule_config import RuleConfig
-from infoprune_jax.score import table
-from infoprune_jax.selection import select as select_lib, shown, summary
+from infoprune_jax.runtime import artifacts, files as files_lib
+from infoprune_jax.selection import (
+  keep_set,
+  select as select_lib,
+  shown,
+  summary,
+)
 from infoprune_jax.selection.examples import ExampleParts
+from infoprune_jax.tokens import tables
+from infoprune_jax.tokens.token_store import TokenStore
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from configs import base
@@ -112,8 +117,8 @@ def write_manifests(workdir: str, parts: list[int]) -> None:
 def write_tables(workdir: str, parts: list[int]) -> None:
   """Score and statistics tables of parts of these sizes."""
   schemas = {
-    'scores': table.score_schema(['nll_sum']),
-    'statistics': table.STATISTICS_SCHEMA,
+    'scores': tables.score_schema(['nll_sum']),
+    'statistics': tables.STATISTICS_SCHEMA,
   }
   store = TokenStore.open(workdir)
   made = {
@@ -155,7 +160,7 @@ def write_tables(workdir: str, parts: list[int]) -> None:
       marker = made[name].finish_part(
         part,
         len(parts),
-        {'.parquet': lambda file, chosen=chosen: table.write(chosen, file)},
+        {'.parquet': lambda file, chosen=chosen: tables.write(chosen, file)},
         num_examples=size,
       )
       files[name].update(marker['files'])
@@ -188,7 +193,7 @@ def select(workdir: str, rule: str) -> dict[str, float]:
   found = summary.summarize(examples, kept)
   found |= shown.examples_of(examples, kept, decision, 10)
   name = keep_set.selection_name((chosen,), arm_of(rule), 0)
-  tables = {
+  written = {
     job: artifacts.read_manifest(f'{workdir}/{job}', job)['fingerprint']
     for job in ('scores', 'statistics')
   }
@@ -197,12 +202,12 @@ def select(workdir: str, rule: str) -> dict[str, float]:
     'keep set',
     'select',
     {},
-    {'token_store': store.fingerprint, **tables},
+    {'token_store': store.fingerprint, **written},
   )
   artifact.begin()
   about = {
     'version': select_lib.SUMMARY_VERSION,
-    'scores': tables['scores'],
+    'scores': written['scores'],
     'ranked_within_folds': False,
   }
   path = posixpath.join(artifact.path, keep_set.SUMMARY)
@@ -232,7 +237,7 @@ def write_page(workdir: str, rules: list[str]) -> dict[str, float]:
   # Of documents whose tokens nobody made.
   selection_inputs.texts_of = lambda _, keys: dict.fromkeys(keys, 'text ' * 90)
   start = time.perf_counter()
-  selection_page.run(config.from_mapping(edits), workdir)
+  selection_page.run(config_lib.from_mapping(edits), workdir)
   seconds = time.perf_counter() - start
   page = f'{artifacts.selection_report_dir(workdir)}/index.html'
   return {

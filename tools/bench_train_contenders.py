@@ -75,8 +75,14 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
   import jax
 
   from configs import base
-  from infoprune_jax import config as config_lib, progress
-  from infoprune_jax.model import flops, partitioning
+  from infoprune_jax.config import (
+    experiment as config_lib,
+    model as model_config,
+    training as training_config,
+    validation,
+  )
+  from infoprune_jax.model import flops, mesh as mesh_lib
+  from infoprune_jax.runtime import progress
   from infoprune_jax.score import ceiling
   from infoprune_jax.train import state as state_lib
 
@@ -85,7 +91,7 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
   # As the presets do: a loop over layers is slow, and compiles fast.
   fields['scan_unroll'] = min(12, fields['num_layers'])
   fields |= settings['choices']
-  model = config_lib.ModelConfig(**fields)
+  model = model_config.ModelConfig(**fields)
   training = base.training()
   training.update(
     num_steps=settings['steps'],
@@ -94,10 +100,10 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
     gradient_accumulation_steps=settings['parts'],
     **RECIPE,
   )
-  training = config_lib.build(
-    config_lib.TrainingConfig, training.to_dict(), 'training'
+  training = validation.build(
+    training_config.TrainingConfig, training.to_dict(), 'training'
   )
-  mesh = partitioning.make_mesh(
+  mesh = mesh_lib.make_mesh(
     config_lib.MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
   )
   arrays = batches(settings)

@@ -10,8 +10,9 @@ import sys
 
 from absl import app, flags, logging
 
-from infoprune_jax.config import CheckpointConfig, MeshConfig, UserError
-from infoprune_jax.options import options_of, recorded
+from infoprune_jax.config.experiment import CheckpointConfig, MeshConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime.options import options_of, recorded
 
 _RUN = flags.DEFINE_string('run', None, 'The folder of a finished run.')
 _STEP = flags.DEFINE_integer('step', -1, 'One that it has kept; -1: its last.')
@@ -25,7 +26,7 @@ def export(run: str, step: int, out: str) -> None:
   Raises:
     UserError: there is no such run or step, or the name is no .safetensors.
   """
-  from infoprune_jax.model import parameter_file, partitioning
+  from infoprune_jax.model import mesh as mesh_lib, parameter_file
   from infoprune_jax.score import references
 
   if not CheckpointConfig(path=out, step=-1).is_file:
@@ -37,7 +38,7 @@ def export(run: str, step: int, out: str) -> None:
   given = references.open_given(
     'the parameters', CheckpointConfig(path=run, step=step), how
   )
-  mesh = partitioning.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
+  mesh = mesh_lib.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
   params = references.load(given, given.facts['vocab_size'], mesh)
   model = options_of(given.model)
   for name in how:  # Of the job that scores.

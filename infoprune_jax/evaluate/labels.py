@@ -12,24 +12,27 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts, files
-from infoprune_jax.config import SPLITS, Config, UserError
-from infoprune_jax.data import folds as folds_lib, hashing, labelled, tokenize
-from infoprune_jax.data.labelled import Pages
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.data.vocabulary import Vocabulary
+from infoprune_jax.config.corpus import SPLITS
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import labelled
+from infoprune_jax.corpus.labelled import Pages
 from infoprune_jax.evaluate import auc
-from infoprune_jax.options import recorded
-from infoprune_jax.progress import logger
-from infoprune_jax.score import (
-  references as references_lib,
-  stage,
-  statistics,
-  table as table_lib,
-)
+from infoprune_jax.runtime import artifacts, files, hashing
+from infoprune_jax.runtime.options import recorded
+from infoprune_jax.runtime.progress import logger
+from infoprune_jax.score import references as references_lib, stage
 from infoprune_jax.score.references import Reference
 from infoprune_jax.selection import expressions
 from infoprune_jax.selection.examples import scored_examples
+from infoprune_jax.statistics import statistics
+from infoprune_jax.tokens import (
+  folds as folds_lib,
+  tables as table_lib,
+  tokenize,
+)
+from infoprune_jax.tokens.token_store import TokenStore
+from infoprune_jax.tokens.vocabulary import Vocabulary
 
 JOB = 'labels'
 ALL = ''  # what the group of all pages is called

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts, files, hosts
-from infoprune_jax.config import Config, EvaluateConfig, ModelConfig
-from infoprune_jax.data import hashing
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.model import checkpoints, partitioning
-from infoprune_jax.options import options_of
-from infoprune_jax.progress import Progress, logger
-from infoprune_jax.score import scorer as scorer_lib, table
+from infoprune_jax.config.experiment import Config, EvaluateConfig
+from infoprune_jax.config.model import ModelConfig
+from infoprune_jax.model import checkpoints, mesh as mesh_lib
+from infoprune_jax.runtime import artifacts, distributed, files, hashing
+from infoprune_jax.runtime.options import options_of
+from infoprune_jax.runtime.progress import Progress, logger
+from infoprune_jax.score import scorer as scorer_lib
+from infoprune_jax.tokens import tables
+from infoprune_jax.tokens.token_store import TokenStore
 
 CURVE_SEED = 1  # Of which held-out documents the curve is over.
 
@@ -102,7 +103,7 @@ def run(config: Config, workdir: str) -> None:
     UserError: a run is missing, or was trained on another corpus.
   """
   store = TokenStore.open(workdir)
-  mesh = partitioning.make_mesh(config.mesh)
+  mesh = mesh_lib.make_mesh(config.mesh)
   runs = [(arm, seed) for arm in config.arms for seed in config.train.seeds]
   progress = Progress(
     'evaluate',
@@ -139,10 +140,10 @@ def _evaluate_run(
     options,
     {'token_store': store.fingerprint, 'run': trained['fingerprint']},
   )
-  first = hosts.index() == 0
+  first = distributed.index() == 0
   with files.lock(path) if first else contextlib.nullcontext():
     name = f'the evaluation of {arm}, seed {seed}'
-    if hosts.on_first(name, lambda: artifact.finished() is not None):
+    if distributed.on_first(name, lambda: artifact.finished() is not None):
       logger.info('evaluate: %s seed %d finished before, skipped', arm, seed)
       return
     if first:  # It alone writes.
@@ -162,8 +163,8 @@ def _evaluate_run(
     written = {}
     for part in range(store.num_parts) if first else ():
       here = shard == part
-      losses_table = table.part_table(
-        table.LOSS_SCHEMA,
+      losses_table = tables.part_table(
+        tables.LOSS_SCHEMA,
         part,
         row[here],
         store.part(part).table(*scorer_lib.DOCUMENT_COLUMNS),
@@ -172,9 +173,9 @@ def _evaluate_run(
       written |= artifact.finish_part(
         part,
         store.num_parts,
-        {'.parquet': lambda file, t=losses_table: table.write(t, file)},
+        {'.parquet': lambda file, t=losses_table: tables.write(t, file)},
       )['files']
     if first:
       artifact.finish(written, flops=spent)
-    hosts.barrier(f'the end of {name}')
+    distributed.barrier(f'the end of {name}')
     logger.info('evaluate: %s seed %d done', arm, seed)

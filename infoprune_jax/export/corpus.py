@@ -7,13 +7,15 @@ import re
 
 import numpy as np
 
-from infoprune_jax import artifacts
-from infoprune_jax.config import Config, UserError
-from infoprune_jax.data import corpus_index, tokenize
-from infoprune_jax.data.corpus_index import CorpusIndex
-from infoprune_jax.data.hashing import text_hash
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.progress import logger
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import corpus_index
+from infoprune_jax.corpus.corpus_index import CorpusIndex
+from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.hashing import text_hash
+from infoprune_jax.runtime.progress import logger
+from infoprune_jax.tokens import tokenize
+from infoprune_jax.tokens.token_store import TokenStore
 
 
 def read_again(config: Config, store: TokenStore) -> CorpusIndex:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from infoprune_jax import artifacts, checksums, filesystems
-from infoprune_jax.artifacts import Artifact
-from infoprune_jax.config import SPLITS, UserError
-from infoprune_jax.data import parquet
-from infoprune_jax.data.corpus_index import CorpusIndex
-from infoprune_jax.data.keep_set import KeepSet
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.config.corpus import SPLITS
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import parquet
+from infoprune_jax.corpus.corpus_index import CorpusIndex
+from infoprune_jax.runtime import artifacts, checksums, filesystems
+from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.selection.keep_set import KeepSet
+from infoprune_jax.tokens.token_store import TokenStore
 
 KEEP = 'keep_'
 

@@ -17,19 +17,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from infoprune_jax.artifacts import Artifact
-from infoprune_jax.config import UserError
-from infoprune_jax.data import (
-  compressed,
-  corpus_index,
-  paths,
-  rows,
-  sources,
-)
-from infoprune_jax.data.corpus_index import CorpusIndex
-from infoprune_jax.data.hashing import utf8_hash
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import compressed, corpus_index, paths, rows, sources
+from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.export import decisions
 from infoprune_jax.export.corpus import source_names
+from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.hashing import utf8_hash
 
 NAME = 'infoprune'
 _SUMS = 'nll_sum'  # what the columns of sums have in their names, in nats

@@ -10,22 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import files, filesystems
-from infoprune_jax.artifacts import Artifact, export_dir
-from infoprune_jax.config import ARM_EXPORTS, Config
-from infoprune_jax.data import (
-  keep_set,
-  quiet_tensorflow,
-  sources,
+from infoprune_jax.config.experiment import ARM_EXPORTS, Config
+from infoprune_jax.corpus import quiet_tensorflow, sources
+from infoprune_jax.corpus.corpus_index import CorpusIndex
+from infoprune_jax.export import (
+  corpus,
+  decisions,
+  dolma,
+  records,
+  rows,
   tfds_writer,
-  workers,
 )
-from infoprune_jax.data.corpus_index import CorpusIndex
-from infoprune_jax.data.keep_set import KeepSet
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.export import corpus, decisions, dolma, records, rows
-from infoprune_jax.options import options_of
-from infoprune_jax.progress import Progress, logger
+from infoprune_jax.runtime import files, filesystems, workers
+from infoprune_jax.runtime.artifacts import Artifact, export_dir
+from infoprune_jax.runtime.options import options_of
+from infoprune_jax.runtime.progress import Progress, logger
+from infoprune_jax.selection import keep_set
+from infoprune_jax.selection.keep_set import KeepSet
+from infoprune_jax.tokens.token_store import TokenStore
 
 # No arm has this name: it is no identifier.
 EVERY_ARM = 'every-arm'

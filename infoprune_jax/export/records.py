@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from infoprune_jax import artifacts, attempts, files, scratch
-from infoprune_jax.config import UserError
-from infoprune_jax.data import tfds_writer
-from infoprune_jax.data.rows import Document
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus.rows import Document
+from infoprune_jax.export import tfds_writer
 from infoprune_jax.export.rows import PartTask
+from infoprune_jax.runtime import artifacts, attempts, files, scratch
 
 
 def encode_example(**features: str) -> bytes:

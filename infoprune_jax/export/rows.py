@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from infoprune_jax.artifacts import Artifact
-from infoprune_jax.config import UserError
-from infoprune_jax.data import parquet, sources
-from infoprune_jax.data.corpus_index import CorpusIndex
-from infoprune_jax.data.rows import Document
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import parquet, sources
+from infoprune_jax.corpus.corpus_index import CorpusIndex
+from infoprune_jax.corpus.rows import Document
 from infoprune_jax.export import schemas
 from infoprune_jax.export.corpus import source_names
+from infoprune_jax.runtime.artifacts import Artifact
 
 _ARROW = ('parquet', 'hf_dataset')
 # The most of a row group, which is held at once.

@@ -5,8 +5,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from infoprune_jax.config import ModelConfig, UserError
-from infoprune_jax.progress import logger
+from infoprune_jax.config.model import ModelConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime.progress import logger
 
 LANES = 128  # of a TPU
 CUDNN_CAPABILITY = (9, 0)  # or later, of packed sequences
@@ -182,7 +183,7 @@ def _no_tpu(config: ModelConfig, mesh: Any) -> str:
     return f'it cannot cap logits, model.logit_softcap={config.logit_softcap}'
   if kind in SMALL_TPUS:
     return f'it needs more than the 16 MiB of vector memory of a {kind}'
-  from infoprune_jax.model import tpu  # Imports what only a TPU needs.
+  from infoprune_jax.model.kernels import tpu
 
   if not tpu.supports(config.embed_dim):
     return (
@@ -204,7 +205,7 @@ def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
     return f'they compute in bfloat16, the dtype here is {config.dtype}'
   if config.logit_softcap:
     return f'they cannot cap logits, model.logit_softcap={config.logit_softcap}'
-  from infoprune_jax.model import hopper  # Imports what only a GPU needs.
+  from infoprune_jax.model.kernels import hopper
 
   ways = mesh.ways('batch') * mesh.ways('length')
   columns = config.mlp_dim // mesh.ways('mlp')

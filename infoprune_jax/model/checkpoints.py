@@ -21,10 +21,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils.epath.gpath import PosixGPath
 
-from infoprune_jax import artifacts, checksums, files, filesystems, hosts
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import deletions, parameter_file
-from infoprune_jax.progress import logger
+from infoprune_jax.runtime import (
+  artifacts,
+  checksums,
+  distributed,
+  files,
+  filesystems,
+)
+from infoprune_jax.runtime.progress import logger
 
 RECORD = 'checksums.json'
 # Orbax puts the time into it while it gives the checkpoint its name.
@@ -130,7 +136,7 @@ class Checkpoints:
 
   def _write_record(self) -> None:
     """Adds checksums to a checkpoint that has all but its final name."""
-    if hosts.index():
+    if distributed.index():
       return
     step, facts = self._saving
     root = _directory(self._run)
@@ -142,7 +148,7 @@ class Checkpoints:
     for path in sorted(filesystem.find(folder)):
       if posixpath.basename(path) == _TIMED:
         continue
-      local = files.local_copy(filesystem.unstrip_protocol(path))
+      local = filesystems.local_copy(filesystem.unstrip_protocol(path))
       written[posixpath.relpath(path, folder)] = files.facts_of(local)
     record = filesystem.unstrip_protocol(f'{folder}/{RECORD}')
     files.write_record(record, {'facts': facts, 'files': written}, self._writer)
@@ -179,10 +185,10 @@ class Checkpoints:
     for step in sorted(self._manager.all_steps())[: -self._max_to_keep]:
       if self._keep_every and step % self._keep_every == 0:
         continue
-      if hosts.index() == 0:
+      if distributed.index() == 0:
         deletions.mark(directory, str(step))
       self._manager.delete(step)
-      if hosts.index() == 0:
+      if distributed.index() == 0:
         deletions.finish(directory, str(step))
 
   def close(self) -> None:
@@ -318,7 +324,7 @@ def load_params(run: str, step: int, abstract: Any) -> Any:
     options=ocp.CheckpointManagerOptions(create=False),
   )
   try:
-    hosts.on_first(
+    distributed.on_first(
       'the checksums of a checkpoint',
       lambda: _verify(run, step, {'params'}, manifest['job']),
     )

@@ -5,7 +5,7 @@ So there is a mark beside it, from before the first file goes until the last one
 is gone. What is marked is not read, and goes with the next start.
 """
 
-from infoprune_jax import files, filesystems
+from infoprune_jax.runtime import files, filesystems
 
 _MARK = 'deleting-'
 

@@ -4,7 +4,7 @@ import math
 
 import jax
 
-from infoprune_jax.config import ModelConfig
+from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.model import network
 
 

@@ -138,9 +138,9 @@ def _by_kernel(
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
   """Log-sum-exp over the vocabulary, and the target's logit (0 if outside)."""
   if kernels == 'hopper':  # Imports what only its device needs.
-    from infoprune_jax.model.hopper import logsumexp
+    from infoprune_jax.model.kernels.hopper import logsumexp
   else:
-    from infoprune_jax.model.tpu import logsumexp
+    from infoprune_jax.model.kernels.tpu import logsumexp
 
   table = head.T
   log_sum = logsumexp(hidden.reshape(-1, hidden.shape[-1]), table)

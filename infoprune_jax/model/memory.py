@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh
 
-from infoprune_jax.config import MeshConfig, UserError, check_choice
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.config.validation import UserError, check_choice
 
 AXES = ('data', 'fsdp', 'sequence', 'tensor')
 

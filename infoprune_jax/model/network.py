@@ -16,7 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from infoprune_jax.config import ModelConfig
+from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.model import attention as attention_lib, partitioning
 from infoprune_jax.model.attention import Segments, matmul_precision
 from infoprune_jax.model.losses import token_nll, weighted_nll
@@ -166,7 +166,7 @@ class MLP(nnx.Module):
 def _gated_by_kernel(
   x: Float[Array, 'B T D'], gate: Float[Array, 'D F'], up: Float[Array, 'D F']
 ) -> Float[Array, 'B T F']:
-  from infoprune_jax.model import hopper  # Imports what only a GPU needs.
+  from infoprune_jax.model.kernels import hopper
 
   inner = hopper.gated(x.reshape(-1, x.shape[-1]), gate, up)
   return inner.reshape(*x.shape[:2], -1)
@@ -316,7 +316,7 @@ def batch_nll(
   Args:
     config: The model.
     params: As `init_params`.
-    batch: `decoder_*` arrays of shape [B, T], see `data.packing`.
+    batch: `decoder_*` arrays of shape [B, T], see `batches.packing`.
     max_segments: At least the segments of any row, with padding; 0 if unknown.
       cuDNN's attention is slower the larger it is; others need it not.
   """

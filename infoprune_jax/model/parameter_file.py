@@ -13,8 +13,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from infoprune_jax import files
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import files, filesystems
 
 _FACTS = 'infoprune_jax'  # The key of our metadata.
 
@@ -149,7 +149,9 @@ def _shaped(name: str, shapes: dict[str, tuple[int, ...]]) -> str:
 
 def _open(path: str) -> Any:
   try:
-    return safetensors.safe_open(files.local_copy(path), framework='numpy')
+    return safetensors.safe_open(
+      filesystems.local_copy(path), framework='numpy'
+    )
   except (FileNotFoundError, safetensors.SafetensorError) as error:
     raise UserError(
       f'{path} is no file of parameters ({error}): write one with '

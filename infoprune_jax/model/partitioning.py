@@ -16,12 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from infoprune_jax.config import UserError
-from infoprune_jax.model.mesh import (
-  LogicalMesh,
-  check_used_once,
-  make_mesh as make_mesh,
-)
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.model.mesh import LogicalMesh, check_used_once
 
 # What `use_mesh` is in, with `jax.set_mesh`, which knows nothing of rules.
 _mesh: contextvars.ContextVar[LogicalMesh | None] = contextvars.ContextVar(

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax.config import Config
-from infoprune_jax.data.hashing import uniform
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.runtime.hashing import uniform
 from infoprune_jax.selection import ranks, rules
 from infoprune_jax.selection.arrays import steps
 from infoprune_jax.selection.examples import Examples, ExampleTable

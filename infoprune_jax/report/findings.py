@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax.config import Config, UserError
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import (
   inputs,
   provenance,

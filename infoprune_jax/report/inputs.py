@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts, checksums
-from infoprune_jax.config import Config, UserError
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import selection_findings
 from infoprune_jax.report.selection_inputs import Selected, open_selected
 from infoprune_jax.report.statistics import HeldoutLosses
+from infoprune_jax.runtime import artifacts, checksums
 from infoprune_jax.train import budget
 
 _ROUNDING = 1e-6  # of a step
@@ -158,7 +159,7 @@ def heldout_losses(config: Config, workdir: str) -> HeldoutLosses:
     UserError: two runs were evaluated on other documents, or a loss is not
       finite.
   """
-  from infoprune_jax.score.table import read_table
+  from infoprune_jax.tokens.tables import read_table
 
   arms, seeds = config.arms, config.train.seeds
   table = read_table(

@@ -4,7 +4,7 @@ import difflib
 import fnmatch
 from collections.abc import Mapping, Sequence
 
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 
 OTHER = 'other'
 _NAMED = 20  # sources that a message lists

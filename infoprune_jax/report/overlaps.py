@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from infoprune_jax.data.keep_set import KeepSet
 from infoprune_jax.selection.examples import Examples
+from infoprune_jax.selection.keep_set import KeepSet
 
 _STEP = 1 << 17  # examples, of all keep sets at once
 UNITS = ('tokens', 'examples')

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import infoprune_jax
-from infoprune_jax.config import Config, to_plain
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import to_plain
 from infoprune_jax.report.selection_inputs import Selected
 
 # Those of pyproject.toml, and what they stand on.

@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
-from infoprune_jax.progress import quantity
 from infoprune_jax.report.wording import signed
+from infoprune_jax.runtime.progress import quantity
 
 
 def render(template: str, **values: Any) -> str:

@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from infoprune_jax import artifacts, checksums, files
-from infoprune_jax.config import Config, UserError
-from infoprune_jax.options import first_difference, options_of
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import provenance, selections
 from infoprune_jax.report.selection_inputs import Selected
+from infoprune_jax.runtime import artifacts, checksums, files
+from infoprune_jax.runtime.options import first_difference, options_of
 
 FILE = 'selections.json'
 

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from infoprune_jax import artifacts, checksums
-from infoprune_jax.config import Config, UserError
-from infoprune_jax.data.keep_set import read_summary, selection_name
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.data.vocabulary import Vocabulary
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts, checksums
+from infoprune_jax.selection.keep_set import read_summary, selection_name
 from infoprune_jax.selection.select import SUMMARY_VERSION
+from infoprune_jax.tokens.token_store import TokenStore
+from infoprune_jax.tokens.vocabulary import Vocabulary
 
 MAX_TEXT_CHARS = 400
 

@@ -4,9 +4,7 @@ import json
 import posixpath
 from typing import Any
 
-from infoprune_jax import artifacts, files
-from infoprune_jax.config import Config
-from infoprune_jax.progress import logger
+from infoprune_jax.config.experiment import Config
 from infoprune_jax.report import (
   plots,
   rendering,
@@ -16,6 +14,8 @@ from infoprune_jax.report import (
   source_plots,
 )
 from infoprune_jax.report.terminal import selections_text
+from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime.progress import logger
 
 _TEMPLATE = 'selection_page.html.jinja'
 

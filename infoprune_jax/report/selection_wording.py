@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from infoprune_jax.config import Config
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.selection import BUDGET_KINDS
 from infoprune_jax.report.wording import signed
-from infoprune_jax.rule_config import BUDGET_KINDS
 
 _NAMED = 3  # sources or kinds on each side
 _NAMED_AT_MOST = 8  # of those that are nearly gone

@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts
-from infoprune_jax.config import Config, UserError
-from infoprune_jax.data.keep_set import KeepSet
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import (
   correlations,
   kinds,
@@ -24,8 +22,11 @@ from infoprune_jax.report import (
   wording,
 )
 from infoprune_jax.report.selection_inputs import Selected, Summaries
+from infoprune_jax.runtime import artifacts
 from infoprune_jax.selection import shown, summary
 from infoprune_jax.selection.examples import ExampleParts, Examples
+from infoprune_jax.selection.keep_set import KeepSet
+from infoprune_jax.tokens.token_store import TokenStore
 
 EXAMPLES_PER_DECILE = 3
 

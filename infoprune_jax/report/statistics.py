@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 
 MEASURES = ('bits_per_byte', 'nats_per_token', 'macro_bits_per_byte')
 CONFIDENCE = 0.95

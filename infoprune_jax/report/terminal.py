@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from infoprune_jax.progress import quantity
 from infoprune_jax.report.selection_wording import by_half, percent
 from infoprune_jax.report.wording import signed
+from infoprune_jax.runtime.progress import quantity
 
 _MOVED = 3  # sources named whose share moves most
 

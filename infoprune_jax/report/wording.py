@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from infoprune_jax.config.selection import BUDGET_KINDS, RuleConfig
 from infoprune_jax.report.statistics import MIN_SEEDS_FOR_INTERVAL
-from infoprune_jax.rule_config import BUDGET_KINDS, RuleConfig
 
 _MINUS = '\u2212'
 _FEW_SOURCES = 5

@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from infoprune_jax import artifacts, hosts
-from infoprune_jax.data import folds as folds_lib, packing
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.batches import packing
 from infoprune_jax.model import partitioning
-from infoprune_jax.progress import Progress, quantity
-from infoprune_jax.score import scorer as scorer_lib, stream, table
+from infoprune_jax.runtime import artifacts, distributed
+from infoprune_jax.runtime.progress import Progress, quantity
+from infoprune_jax.score import scorer as scorer_lib, stream
+from infoprune_jax.tokens import folds as folds_lib, tables
+from infoprune_jax.tokens.token_store import TokenStore
 
 _WRITING = 2  # parts that may wait for the disk while the device goes on
 
@@ -81,8 +82,8 @@ class _PartScores:
   def write(self, scores: artifacts.Artifact) -> dict[str, Any]:
     """Writes the part, and returns its marker."""
     rows = np.flatnonzero(self._fold >= 0)
-    written = table.part_table(
-      table.score_schema(list(self._nll_sum)),
+    written = tables.part_table(
+      tables.score_schema(list(self._nll_sum)),
       self._shard,
       rows,
       self._part.table(*scorer_lib.DOCUMENT_COLUMNS),
@@ -92,7 +93,7 @@ class _PartScores:
     return scores.finish_part(
       self._shard,
       self._store.num_parts,
-      {'.parquet': lambda file: table.write(written, file)},
+      {'.parquet': lambda file: tables.write(written, file)},
       num_examples=len(rows),
       num_tokens=int(self._num_tokens[rows].sum()),
       num_bytes=int(self._part.column('num_bytes')[rows].sum()),
@@ -124,7 +125,7 @@ class PartScorer:
     # Any of them: they share the mesh and the batch.
     self._scorer = scorer = folds[0].models[0].scorer
     processes, _ = scorer.groups[scorer.group]
-    self._writes = processes[0] == hosts.index()
+    self._writes = processes[0] == distributed.index()
     self._begun: dict[int, _PartScores] = {}
     self._written: list[futures.Future] = []
     self._times = stream.Times()
@@ -195,7 +196,7 @@ class PartScorer:
     if groups == 1:
       return segments
     sizes = [self._size(segment) for segment in segments]
-    most = np.max(hosts.all_gather('the plan of scoring', sizes), axis=0)
+    most = np.max(distributed.all_gather('the plan of scoring', sizes), axis=0)
     return [
       dataclasses.replace(segment, steps=int(steps), max_pieces=int(pieces))
       for segment, (steps, pieces) in zip(segments, most, strict=True)

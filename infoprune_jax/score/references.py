@@ -3,20 +3,18 @@
 import dataclasses
 from typing import Any
 
-from infoprune_jax import artifacts, files, filesystems
-from infoprune_jax.config import (
+from infoprune_jax.config.experiment import (
   CheckpointConfig,
   Config,
-  ModelConfig,
   ReferenceConfig,
-  UserError,
 )
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.config.model import HOW_COMPUTED, ModelConfig
+from infoprune_jax.config.validation import UserError, build
 from infoprune_jax.model import checkpoints, parameter_file
-from infoprune_jax.model_config import HOW_COMPUTED
-from infoprune_jax.progress import logger
+from infoprune_jax.runtime import artifacts, files, filesystems
+from infoprune_jax.runtime.progress import logger
 from infoprune_jax.score import scorer as scorer_lib
-from infoprune_jax.validation import build
+from infoprune_jax.tokens.token_store import TokenStore
 
 # What a table tells of the training of its models; counted once a run.
 TRAINING_FACTS = ('num_params', 'step', 'tokens', 'flops')
@@ -107,7 +105,7 @@ def open_given(
   filesystems.check_utf8(path, f'The model for {column}')
   if checkpoint.is_file:
     facts = parameter_file.read_facts(path)
-    digest = files.facts_of(files.local_copy(path))['sha256']
+    digest = files.facts_of(filesystems.local_copy(path))['sha256']
     model = _model(facts, how, path)
     return Reference(
       column, 0, name, digest[:16], path, facts['step'], model, facts

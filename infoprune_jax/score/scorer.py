@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from infoprune_jax import hosts
-from infoprune_jax.config import ModelConfig, ScoringConfig, UserError
-from infoprune_jax.data import packing
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.batches import packing
+from infoprune_jax.config.experiment import ScoringConfig
+from infoprune_jax.config.model import ModelConfig
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import (
   attention,
   backends,
@@ -24,7 +24,10 @@ from infoprune_jax.model import (
   network,
   partitioning,
 )
-from infoprune_jax.score import memory, statistics, stream
+from infoprune_jax.runtime import distributed
+from infoprune_jax.score import memory, stream
+from infoprune_jax.statistics import statistics
+from infoprune_jax.tokens.token_store import TokenStore
 
 # What every table of losses takes over from the store.
 DOCUMENT_COLUMNS = (
@@ -177,9 +180,9 @@ class Scorer:
   @functools.cached_property
   def group(self) -> int:
     """Which of the groups this process is in."""
-    return [hosts.index() in processes for processes, _ in self.groups].index(
-      True
-    )
+    return [
+      distributed.index() in processes for processes, _ in self.groups
+    ].index(True)
 
   @property
   def batch_size(self) -> int:
@@ -277,7 +280,7 @@ class Scorer:
       return [own]
     longest = max(documents.size for documents in groups)
     pieces = [
-      hosts.all_gather(
+      distributed.all_gather(
         'the NLL of documents', own[start : start + _SENT].tolist()
       )
       for start in range(0, longest, _SENT)

@@ -11,12 +11,13 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from infoprune_jax import artifacts, config as config_lib, files, hosts
-from infoprune_jax.config import Config, UserError
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.model import memory, partitioning
-from infoprune_jax.options import first_difference, options_of, recorded
-from infoprune_jax.progress import logger
+from infoprune_jax.config import validation
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.model import memory, mesh as mesh_lib
+from infoprune_jax.runtime import artifacts, distributed, files
+from infoprune_jax.runtime.options import first_difference, options_of, recorded
+from infoprune_jax.runtime.progress import logger
 from infoprune_jax.score import (
   ceiling,
   parts,
@@ -24,6 +25,7 @@ from infoprune_jax.score import (
   scorer as scorer_lib,
 )
 from infoprune_jax.score.references import Reference
+from infoprune_jax.tokens.token_store import TokenStore
 
 
 def score_options(config: Config) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def write(
   Raises:
     UserError: as `run`.
   """
-  hosts.check_devices()
+  distributed.check_devices()
   path = artifacts.scores_dir(workdir)
   scores = artifacts.Artifact(
     path,
@@ -80,9 +82,9 @@ def write(
       **references_lib.made_from(references),
     },
   )
-  first = hosts.index() == 0
+  first = distributed.index() == 0
   with files.lock(path) if first else contextlib.nullcontext():
-    begun = hosts.broadcast(
+    begun = distributed.broadcast(
       'the start of scoring', _begin(config, store, scores) if first else None
     )
     if begun['to_do'] is None:
@@ -94,7 +96,7 @@ def write(
       _score(config, store, references, scores, begun['to_do'])
     if first:
       _finish(store, references, scores)
-    hosts.barrier('the manifest of the scores')
+    distributed.barrier('the manifest of the scores')
 
 
 def _begin(
@@ -127,9 +129,9 @@ def _begin(
 def _made_from(config: Config, scores: artifacts.Artifact) -> dict[str, Any]:
   """What all hosts must agree on."""
   return {
-    'mesh': config_lib.to_plain(config.mesh),
-    'score': config_lib.to_plain(config.score),
-    'model': config_lib.to_plain(config.reference.model),
+    'mesh': validation.to_plain(config.mesh),
+    'score': validation.to_plain(config.score),
+    'model': validation.to_plain(config.reference.model),
     'options': recorded(scores.options),
     'inputs': dict(scores.inputs),
   }
@@ -139,7 +141,7 @@ def _check_same(there: Any, here: Any, workdir: str) -> None:
   difference = first_difference(here, there, 'scores')
   if difference:
     raise UserError(
-      f'Process {hosts.index()} does not score what process 0 scores: '
+      f'Process {distributed.index()} does not score what process 0 scores: '
       f'{difference} there. Give all hosts one config, and a --workdir that '
       f'all of them see ({workdir}).'
     )
@@ -153,7 +155,7 @@ def _score(
   to_do: list[int],
 ) -> None:
   """Scores the parts that are not done, until all hosts have done theirs."""
-  mesh = partitioning.make_mesh(config.mesh)
+  mesh = mesh_lib.make_mesh(config.mesh)
   folds = [
     parts.Fold(
       number,
@@ -168,8 +170,10 @@ def _score(
   peak = ceiling.matmul_flops_per_second(config.score.dtype)
   done = parts.PartScorer(store, folds, scores, to_do).run()
   # Where nothing else holds hosts together, a slow one may be far behind.
-  found = hosts.all_gather(
-    'the end of scoring', done, max(hosts.BARRIER_TIMEOUT, done['seconds'])
+  found = distributed.all_gather(
+    'the end of scoring',
+    done,
+    max(distributed.BARRIER_TIMEOUT, done['seconds']),
   )
   logger.info('score: %s', parts.summary(found, peak))
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from infoprune_jax.data import hashing
+from infoprune_jax.runtime import hashing
 from infoprune_jax.selection.arrays import scratch, shares, side_by_side
 
 _BITS = 16  # of a digit; 8 where there are many groups, each with a table

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infoprune_jax import artifacts, checksums
-from infoprune_jax.config import UserError
-from infoprune_jax.data import parquet
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import parquet
+from infoprune_jax.runtime import artifacts, checksums
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
+from infoprune_jax.tokens.token_store import TokenStore
 
 WEIGHTS = {'tokens': 'num_tokens', 'bytes': 'num_bytes', 'examples': None}
 _KEY = ('shard', 'row')

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from infoprune_jax.config import UserError
-from infoprune_jax.progress import logger
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime.progress import logger
 from infoprune_jax.selection import database
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
 from infoprune_jax.selection.examples import Examples

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.selection import database, stability
 
 # Ours, beside those of DuckDB.

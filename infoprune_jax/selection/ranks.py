@@ -6,12 +6,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from infoprune_jax.selection.arrays import (
-  scratch,
-  shares,
-  side_by_side,
-  steps,
-)
+from infoprune_jax.selection.arrays import scratch, shares, side_by_side, steps
 
 _SORTED = 1 << 18  # values that are sorted at once: caches hold them
 _SAMPLED = 64  # values looked at for each bound between those

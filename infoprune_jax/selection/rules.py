@@ -8,14 +8,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from infoprune_jax.config import RuleConfig, UserError
-from infoprune_jax.data.hashing import mix, uniform
-from infoprune_jax.progress import logger
-from infoprune_jax.score import table
+from infoprune_jax.config.selection import RuleConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime.hashing import mix, uniform
+from infoprune_jax.runtime.progress import logger
 from infoprune_jax.selection import budget, copies, expressions
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
 from infoprune_jax.selection.examples import Examples
 from infoprune_jax.selection.ranks import mid_ranks
+from infoprune_jax.tokens import tables
 
 
 def ranked_within_folds(examples: Examples, expression: str) -> bool:
@@ -71,7 +72,7 @@ def check(
   for rule in rules:
     if rule.reads_tables:
       try:
-        expressions.parse(rule.score, table.rule_schema(columns))
+        expressions.parse(rule.score, tables.rule_schema(columns))
       except UserError as error:
         raise UserError(f'In {where}: {error}') from None
 

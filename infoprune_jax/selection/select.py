@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from infoprune_jax import artifacts, checksums, files
-from infoprune_jax.config import SPLITS, Config, RuleConfig, UserError
-from infoprune_jax.data import keep_set
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.progress import logger
-from infoprune_jax.selection import rules as rules_lib, shown, summary
+from infoprune_jax.config.corpus import SPLITS
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.selection import RuleConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts, checksums, files
+from infoprune_jax.runtime.progress import logger
+from infoprune_jax.selection import keep_set, rules as rules_lib, shown, summary
 from infoprune_jax.selection.arrays import steps
 from infoprune_jax.selection.examples import ExampleParts, Examples
+from infoprune_jax.tokens.token_store import TokenStore
 
 # Of what a summary holds: one of another is written again.
 SUMMARY_VERSION = 3

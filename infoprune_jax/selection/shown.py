@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from infoprune_jax.config import RuleConfig
-from infoprune_jax.data.hashing import mix
+from infoprune_jax.config.selection import RuleConfig
+from infoprune_jax.runtime.hashing import mix
 from infoprune_jax.selection import summary
 from infoprune_jax.selection.arrays import side_by_side, steps
 from infoprune_jax.selection.examples import Examples

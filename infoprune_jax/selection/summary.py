@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.selection import copies
 from infoprune_jax.selection.arrays import scratch, shares, side_by_side, steps
 from infoprune_jax.selection.examples import Examples

@@ -6,7 +6,8 @@ instead, and here alone one becomes the other. Whole steps only, rounded down.
 
 import dataclasses
 
-from infoprune_jax.config import TrainingConfig, UserError
+from infoprune_jax.config.training import TrainingConfig
+from infoprune_jax.config.validation import UserError
 
 
 def in_steps(

@@ -5,8 +5,8 @@ import struct
 import time
 from typing import Any
 
-from infoprune_jax import files
-from infoprune_jax.append_log import AppendLog
+from infoprune_jax.runtime import files
+from infoprune_jax.runtime.append_log import AppendLog
 
 FOLDER = 'tensorboard'
 

@@ -12,12 +12,20 @@ from typing import Any
 
 import jax
 
-from infoprune_jax import artifacts, attempts, hosts, scratch, stopping
-from infoprune_jax.config import ModelConfig, TrainingConfig, UserError
-from infoprune_jax.data import loader
+from infoprune_jax.batches import loader
+from infoprune_jax.config.model import ModelConfig
+from infoprune_jax.config.training import TrainingConfig
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.evaluate.perplexity import Curve
 from infoprune_jax.model import checkpoints, flops
-from infoprune_jax.progress import Progress, logger
+from infoprune_jax.runtime import (
+  artifacts,
+  attempts,
+  distributed,
+  preemption,
+  scratch,
+)
+from infoprune_jax.runtime.progress import Progress, logger
 from infoprune_jax.score import ceiling
 from infoprune_jax.train import memory, state as state_lib
 from infoprune_jax.train.metrics import MetricsWriter
@@ -65,9 +73,8 @@ def train(run: Run) -> None:
   Writes checkpoints, metrics and, last, the manifest.
 
   Raises:
-    UserError: the loss is not finite, or too often bad; or device memory ran
-      out.
-    stopping.Stopped: a signal asked for it; a checkpoint is written.
+    UserError: the loss is not finite or too often bad, or memory ran out.
+    preemption.Stopped: a signal asked for it; a checkpoint is written.
   """
   begun = time.time()
   run = _begin(run)
@@ -84,7 +91,7 @@ def train(run: Run) -> None:
     )
     program = run.compiled(run.model, training)
     # Before Orbax opens the folder, which remembers what is there.
-    first, facts = hosts.on_first(
+    first, facts = distributed.on_first(
       f'the newest checkpoint of {run.name}',
       lambda: checkpoints.newest_sound(
         path, ('params', 'rest'), run.artifact.job
@@ -106,24 +113,25 @@ def train(run: Run) -> None:
     else:
       state = program.init(run.seed)
     writer = None
-    if hosts.index() == 0:
+    if distributed.index() == 0:
       writer = _open_metrics(run.artifact, first, facts)
       closing.enter_context(contextlib.closing(writer))
-    closing.enter_context(stopping.listening())
+    closing.enter_context(preemption.listening())
     loop = _Loop(run, program, saved, writer, first, begun)
     state = closing.enter_context(contextlib.closing(loop)).run(state)
     saved.wait()
-    hosts.barrier(f'the last checkpoint of {run.name}')
+    distributed.barrier(f'the last checkpoint of {run.name}')
     _finish(run, state, writer)
     # Asked too late for a step to say so; what comes next would not know of it.
-    asked = hosts.all_gather(f'the end of {run.name}', stopping.is_asked())
+    stop = preemption.is_asked()
+    asked = distributed.all_gather(f'the end of {run.name}', stop)
   if any(asked):
-    raise stopping.Stopped(f'{run.name} is finished')
+    raise preemption.Stopped(f'{run.name} is finished')
 
 
 def _begin(run: Run) -> Run:
   """The run, as the newest attempt at it, which process 0 begins."""
-  attempt = hosts.on_first(
+  attempt = distributed.on_first(
     f'the start of {run.name}', lambda: run.artifact.begin().attempt
   )
   artifact = dataclasses.replace(run.artifact, attempt=attempt)
@@ -212,7 +220,7 @@ class _Loop:
           self._checkpoint(step, state)
         if self._asked['stop'] and step < training.num_steps:
           self._saved.wait()
-          raise stopping.Stopped(f'{self._run.name} is saved at step {step}')
+          raise preemption.Stopped(f'{self._run.name} is saved at step {step}')
       self._read_previous()
       self._profile(training.num_steps + 1)
     self._progress.finish()
@@ -226,8 +234,8 @@ class _Loop:
     """Whether this process asks to stop, and to save."""
     minutes = self._run.training.checkpoint_minutes
     passed = time.monotonic() - self._saved_at
-    due = bool(minutes) and hosts.index() == 0 and passed > 60 * minutes
-    return stopping.is_asked(), due
+    due = bool(minutes) and distributed.index() == 0 and passed > 60 * minutes
+    return preemption.is_asked(), due
 
   def _profile(self, step: int) -> None:
     """Starts or ends the trace that the config asks for, before a step."""
@@ -326,7 +334,7 @@ class _Loop:
 def _traced(artifact: artifacts.Artifact) -> Iterator[None]:
   """Writes what the devices do in this block to the folder `profile`."""
   path = f'{artifact.path}/profile'
-  name = attempts.temporary(f'{path}-{hosts.index()}', artifact.attempt)
+  name = attempts.temporary(f'{path}-{distributed.index()}', artifact.attempt)
   with scratch.folder(name) as folder:
     jax.profiler.start_trace(folder)
     yield
@@ -360,4 +368,4 @@ def _finish(
       devices=jax.device_count(),
       platform=jax.devices()[0].platform,
     )
-  hosts.barrier(f'the manifest of {run.name}')
+  distributed.barrier(f'the manifest of {run.name}')

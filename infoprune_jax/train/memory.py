@@ -5,10 +5,10 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from infoprune_jax.config import ModelConfig, TrainingConfig
+from infoprune_jax.config.model import REMAT, ModelConfig
+from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.model import memory, partitioning
-from infoprune_jax.model_config import REMAT
-from infoprune_jax.progress import logger
+from infoprune_jax.runtime.progress import logger
 
 
 def user_errors(

@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from infoprune_jax import files
-from infoprune_jax.append_log import AppendLog
-from infoprune_jax.config import UserError
-from infoprune_jax.progress import logger
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import files
+from infoprune_jax.runtime.append_log import AppendLog
+from infoprune_jax.runtime.progress import logger
 from infoprune_jax.train.event_file import EventFile
 
 FILE = 'metrics.jsonl'

@@ -8,7 +8,7 @@ import jax
 import optax
 import optax.contrib
 
-from infoprune_jax.config import TrainingConfig
+from infoprune_jax.config.training import TrainingConfig
 
 MUON_RMS = 0.2  # As arXiv 2502.16982 measured it of AdamW.
 

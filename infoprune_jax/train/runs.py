@@ -6,16 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts, files, hosts
-from infoprune_jax.config import Config, ModelConfig, TrainingConfig, UserError
-from infoprune_jax.data import folds as folds_lib, loader, quiet_tensorflow
-from infoprune_jax.data.keep_set import KeepSet, selection_name
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.batches import loader
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.model import HOW_COMPUTED, ModelConfig
+from infoprune_jax.config.training import TrainingConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import quiet_tensorflow
 from infoprune_jax.evaluate import perplexity
-from infoprune_jax.model import checkpoints, flops, partitioning
-from infoprune_jax.model_config import HOW_COMPUTED
-from infoprune_jax.options import options_of
-from infoprune_jax.progress import logger
+from infoprune_jax.model import (
+  checkpoints,
+  flops,
+  mesh as mesh_lib,
+)
+from infoprune_jax.runtime import artifacts, distributed, files
+from infoprune_jax.runtime.options import options_of
+from infoprune_jax.runtime.progress import logger
+from infoprune_jax.selection.keep_set import KeepSet, selection_name
+from infoprune_jax.tokens import folds as folds_lib
+from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.train import budget, loop
 
 # Cadence, how far a run goes and in which parts it computes a batch do not change
@@ -171,8 +179,10 @@ def _train(
   artifact = artifacts.Artifact(
     path, f'run {name!r}', job, run_options(model, training, seed), inputs
   )
-  with files.lock(path) if hosts.index() == 0 else contextlib.nullcontext():
-    step = hosts.on_first(
+  with (
+    files.lock(path) if distributed.index() == 0 else contextlib.nullcontext()
+  ):
+    step = distributed.on_first(
       f'how far {name} has gone',
       lambda: _how_far(artifact),
     )
@@ -195,7 +205,7 @@ def _train(
         training.schedule,
         training.num_steps,
       )
-    mesh = partitioning.make_mesh(config.mesh)
+    mesh = mesh_lib.make_mesh(config.mesh)
     reader = _reader(name, store, workdir, keep, training, seed)
     loop.train(
       loop.Run(
@@ -241,7 +251,7 @@ def _reader(
       return loader.grain_reader(store, keep, **options, schedule=schedule)
     # TensorFlow takes seconds to import, and a machine may do without it.
     quiet_tensorflow.import_seqio()
-    from infoprune_jax.data import seqio_reader
+    from infoprune_jax.seqio_tasks import seqio_reader
 
     return seqio_reader.seqio_reader(name, store, workdir, keep, **options)
   except UserError as error:

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from infoprune_jax.config import ModelConfig, TrainingConfig
-from infoprune_jax.data import packing
+from infoprune_jax.batches import packing
+from infoprune_jax.config.model import ModelConfig
+from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.model import attention, backends, network, partitioning
 from infoprune_jax.train import optimizer
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from infoprune_jax import files
-from infoprune_jax.append_log import AppendLog
-from infoprune_jax.progress import logger
+from infoprune_jax.runtime import files
+from infoprune_jax.runtime.append_log import AppendLog
+from infoprune_jax.runtime.progress import logger
 
 FILE = 'timing.jsonl'
 WAITS = ('input', 'evaluation', 'checkpoint')

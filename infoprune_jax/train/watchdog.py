@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from infoprune_jax import hosts
+from infoprune_jax.runtime import distributed
 
 EXIT_CODE = 75  # EX_TEMPFAIL: start it again
 
@@ -61,8 +61,8 @@ class Watchdog:
 
   def _bark(self) -> None:
     print(
-      f'infoprune_jax: {self._name}: process {hosts.index()} of '
-      f'{hosts.count()} has ended no step after step {self._step} for '
+      f'infoprune_jax: {self._name}: process {distributed.index()} of '
+      f'{distributed.count()} has ended no step after step {self._step} for '
       f'{self._seconds / 60:g} minutes (watchdog_minutes). Its threads:',
       file=sys.stderr,
       flush=True,

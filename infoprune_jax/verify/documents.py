@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from infoprune_jax import artifacts
-from infoprune_jax.config import SPLITS, UserError
-from infoprune_jax.data.token_store import TOKENS, UNIGRAMS, TokenStore
+from infoprune_jax.config.corpus import SPLITS
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts
+from infoprune_jax.tokens.token_store import TOKENS, UNIGRAMS, TokenStore
 from infoprune_jax.verify.manifests import Found
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax import artifacts, files
-from infoprune_jax.config import SPLITS
-from infoprune_jax.data import folds as folds_lib, keep_set
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.config.corpus import SPLITS
+from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.selection import keep_set
+from infoprune_jax.tokens import folds as folds_lib
+from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.verify import documents
 from infoprune_jax.verify.manifests import Found
 

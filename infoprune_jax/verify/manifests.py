@@ -6,10 +6,10 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-from infoprune_jax import artifacts, checksums, files, filesystems
-from infoprune_jax.config import UserError
-from infoprune_jax.data import keep_set
-from infoprune_jax.options import first_difference
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts, checksums, files, filesystems
+from infoprune_jax.runtime.options import first_difference
+from infoprune_jax.selection import keep_set
 
 _COUNTS = ('num_documents', 'num_examples', 'num_tokens', 'step', 'tokens')
 

@@ -3,9 +3,9 @@
 import posixpath
 from collections.abc import Iterator
 
-from infoprune_jax import artifacts, checksums, files
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import checkpoints
+from infoprune_jax.runtime import artifacts, checksums, files
 from infoprune_jax.train import metrics
 from infoprune_jax.verify.manifests import Found
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from infoprune_jax import artifacts, checksums
-from infoprune_jax.data import folds as folds_lib, parquet
-from infoprune_jax.data.token_store import Part
-from infoprune_jax.score import scorer, table
+from infoprune_jax.corpus import parquet
+from infoprune_jax.runtime import artifacts, checksums
+from infoprune_jax.score import scorer
+from infoprune_jax.tokens import folds as folds_lib, tables
+from infoprune_jax.tokens.token_store import Part
 from infoprune_jax.verify import documents
 from infoprune_jax.verify.manifests import Found
 
@@ -24,7 +25,7 @@ def score_problems(found: Found, workdir: str) -> Iterator[str]:
     found,
     workdir,
     _folds_of(found),
-    table.score_schema(columns),
+    tables.score_schema(columns),
     columns,
     _TOTALS,
   )
@@ -36,8 +37,8 @@ def statistics_problems(found: Found, workdir: str) -> Iterator[str]:
     found,
     workdir,
     _folds_of(found),
-    table.STATISTICS_SCHEMA,
-    table.TOKEN_SUMS,
+    tables.STATISTICS_SCHEMA,
+    tables.TOKEN_SUMS,
     _TOTALS[:1],
   )
 
@@ -48,7 +49,7 @@ def near_duplicates_problems(found: Found, workdir: str) -> Iterator[str]:
     found,
     workdir,
     _folds_of(found),
-    table.NEAR_DUPLICATES_SCHEMA,
+    tables.NEAR_DUPLICATES_SCHEMA,
     ('near_duplicate_group', 'near_duplicates'),
     _TOTALS[:1],
   )
@@ -68,7 +69,7 @@ def loss_problems(found: Found, workdir: str) -> Iterator[str]:
     return heldout
 
   yield from _problems(
-    found, workdir, expected_folds, table.LOSS_SCHEMA, ('nll_sum',), ()
+    found, workdir, expected_folds, tables.LOSS_SCHEMA, ('nll_sum',), ()
   )
 
 

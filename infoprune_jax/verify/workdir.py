@@ -5,8 +5,9 @@ import fnmatch
 import posixpath
 from collections.abc import Callable, Iterator
 
-from infoprune_jax import artifacts, filesystems, hosts
-from infoprune_jax.config import Config, UserError
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts, distributed, filesystems
 from infoprune_jax.verify import documents, keep_sets, manifests, runs, tables
 from infoprune_jax.verify.manifests import Found
 
@@ -66,9 +67,9 @@ def run(config: Config, workdir: str) -> None:
     UserError: something is wrong; each thing has been printed.
   """
   del config  # What is there is held to what it says of itself.
-  if hosts.index() == 0:
+  if distributed.index() == 0:
     _run(workdir)
-  hosts.barrier('the end of verifying', _WAIT)
+  distributed.barrier('the end of verifying', _WAIT)
 
 
 def _run(workdir: str) -> None:

@@ -11,13 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from infoprune_jax import artifacts, config as config_lib, files, pipeline
-from infoprune_jax.config import Config, UserError
-from infoprune_jax.data import folds as folds_lib
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax import stages
+from infoprune_jax.config import validation
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.evaluate import auc, labels
-from infoprune_jax.score import statistics, table
+from infoprune_jax.runtime import artifacts, files
 from infoprune_jax.selection.examples import scored_examples
+from infoprune_jax.statistics import statistics
+from infoprune_jax.tokens import folds as folds_lib, tables
+from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.verify import workdir as verify
 
 
@@ -46,7 +49,7 @@ def scored(request, small, tmp_path_factory) -> tuple[Config, str]:
   reference = dataclasses.replace(small.reference, folds=request.param)
   config = dataclasses.replace(small, reference=reference)
   for job in ('tokenize', 'statistics', 'reference', 'score'):
-    pipeline.JOBS[job](config, workdir)
+    stages.JOBS[job](config, workdir)
   return config, workdir
 
 
@@ -73,7 +76,7 @@ def done(scored, judged) -> tuple[Config, str, str, dict]:
   config = with_labels(
     config, judged, text_column='page', label_column='good', group_column='set'
   )
-  pipeline.run(config, workdir, 'labels')
+  stages.run(config, workdir, 'labels')
   (home,) = (pathlib.Path(workdir) / 'labels').iterdir()
   found = files.read_json(str(home / 'auc' / labels.FILE))
   return config, workdir, str(home), found
@@ -83,8 +86,8 @@ def test_pages_score_as_the_same_texts_of_the_corpus(done, corpus_path):
   """By the same model, and by the frequencies that it was trained with."""
   config, workdir, home, _ = done
   texts = every_second(corpus_path)
-  there = table.read_table(artifacts.scores_dir(workdir)).to_pylist()
-  statistic = table.read_table(artifacts.statistics_dir(workdir)).to_pylist()
+  there = tables.read_table(artifacts.scores_dir(workdir)).to_pylist()
+  statistic = tables.read_table(artifacts.statistics_dir(workdir)).to_pylist()
   by_id = {
     row['example_id']: {**row, **more}
     for row, more in zip(there, statistic, strict=True)
@@ -150,7 +153,7 @@ def test_pages_that_the_model_was_trained_on_are_counted(done, rows, caplog):
   expected = sum(value in trained for value in own)
   assert found['trained_on'] == expected
   assert 0 < expected < len(rows)
-  pipeline.run(config, workdir, 'labels')
+  stages.run(config, workdir, 'labels')
   assert f'{expected} of {len(rows)} pages are in the text' in caplog.text
 
 
@@ -159,7 +162,7 @@ def test_again_and_with_another_score_nothing_is_scored(done, capsys):
   scores = pathlib.Path(home, 'scores', 'manifest.json')
   before = scores.stat().st_mtime_ns
   section = dataclasses.replace(config.labels, scores={'tokens': 'num_tokens'})
-  pipeline.run(dataclasses.replace(config, labels=section), workdir, 'labels')
+  stages.run(dataclasses.replace(config, labels=section), workdir, 'labels')
   out = capsys.readouterr().out
   again = files.read_json(f'{home}/auc/{labels.FILE}')
   assert scores.stat().st_mtime_ns == before
@@ -172,7 +175,7 @@ def test_again_and_with_another_score_nothing_is_scored(done, capsys):
     f'tokens  {one["auc"]:.3f}  {one["low"]:.3f} to {one["high"]:.3f}',
   ):
     assert words in out
-  pipeline.run(config, workdir, 'labels')
+  stages.run(config, workdir, 'labels')
 
 
 def test_other_pages_have_a_folder_of_their_own(done, rows, tmp_path):
@@ -180,7 +183,7 @@ def test_other_pages_have_a_folder_of_their_own(done, rows, tmp_path):
   path = tmp_path / 'few.jsonl'
   path.write_text(''.join(json.dumps(row) + '\n' for row in rows[:9]))
   section = dataclasses.replace(config.labels, path=str(path))
-  pipeline.run(dataclasses.replace(config, labels=section), workdir, 'labels')
+  stages.run(dataclasses.replace(config, labels=section), workdir, 'labels')
   (other,) = {
     str(folder) for folder in (pathlib.Path(workdir) / 'labels').iterdir()
   } - {home}
@@ -214,22 +217,22 @@ def test_verify_sees_labelled_pages(done, tmp_path):
 def test_an_expression_is_refused_before_anything_is_done(small, judged):
   config = with_labels(small, judged, scores={'mine': 'nll_sums / num_tokens'})
   with pytest.raises(UserError, match=r'In labels\.scores\.mine: The rule'):
-    pipeline.run(config, 'nowhere', 'labels')
+    stages.run(config, 'nowhere', 'labels')
   assert not os.path.exists('nowhere')
 
 
 def test_what_is_missing_is_named(small, judged, tmp_path):
   config = with_labels(small, judged)
   with pytest.raises(UserError, match='Run --job=tokenize first'):
-    pipeline.run(config, str(tmp_path), 'labels')
-  pipeline.run(config, str(tmp_path), 'tokenize')
+    stages.run(config, str(tmp_path), 'labels')
+  stages.run(config, str(tmp_path), 'tokenize')
   with pytest.raises(UserError, match=r'labels\.path is empty'):
-    pipeline.run(small, str(tmp_path), 'labels')
+    stages.run(small, str(tmp_path), 'labels')
   with pytest.raises(UserError, match="no such column .no 'label'"):
-    pipeline.run(config, str(tmp_path), 'labels')
+    stages.run(config, str(tmp_path), 'labels')
   named = with_labels(small, judged, text_column='page', label_column='good')
   with pytest.raises(UserError, match='Run --job=reference first'):
-    pipeline.run(named, str(tmp_path), 'labels')
+    stages.run(named, str(tmp_path), 'labels')
 
 
 def test_another_vocabulary_is_refused(done, tmp_path):
@@ -238,12 +241,12 @@ def test_another_vocabulary_is_refused(done, tmp_path):
   shutil.rmtree(f'{copied}/vocabulary')
   other = str(tmp_path / 'other')
   vocabulary = dataclasses.replace(config.vocabulary, size=380)
-  pipeline.run(
+  stages.run(
     dataclasses.replace(config, vocabulary=vocabulary), other, 'tokenize'
   )
   os.rename(f'{other}/vocabulary', f'{copied}/vocabulary')
   with pytest.raises(UserError, match='token store was made from vocabulary'):
-    pipeline.run(config, copied, 'labels')
+    stages.run(config, copied, 'labels')
 
 
 def test_the_default_scores_are_of_the_base_config(small):
@@ -251,4 +254,4 @@ def test_the_default_scores_are_of_the_base_config(small):
   assert {'nll', 'length', 'compression', 'unigram_mean'} <= set(
     small.labels.scores
   )
-  assert config_lib.to_plain(small)['labels']['path'] == ''
+  assert validation.to_plain(small)['labels']['path'] == ''

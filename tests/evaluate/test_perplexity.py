@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from infoprune_jax.evaluate import perplexity
-from infoprune_jax.model import network, partitioning
+from infoprune_jax.model import mesh as mesh_lib, network, partitioning
 from infoprune_jax.train import state
 
 
 @pytest.fixture(scope='module')
 def mesh(small):
-  return partitioning.make_mesh(small.mesh)
+  return mesh_lib.make_mesh(small.mesh)
 
 
 def curve(small, store, mesh, tokens):

@@ -15,13 +15,14 @@ from made_scores import write_scores
 from ml_collections import ConfigDict
 
 from configs import base
-from infoprune_jax import artifacts, config
-from infoprune_jax.data import tokenize
-from infoprune_jax.data.keep_set import KeepSet
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.export import job
-from infoprune_jax.score import statistics, table
+from infoprune_jax.runtime import artifacts
 from infoprune_jax.selection import select
+from infoprune_jax.selection.keep_set import KeepSet
+from infoprune_jax.statistics import statistics
+from infoprune_jax.tokens import tables, tokenize
+from infoprune_jax.tokens.token_store import TokenStore
 
 NEWS = 'dolma/documents/2019/{}.jsonl.gz'
 
@@ -111,7 +112,7 @@ def edits(corpus) -> ConfigDict:
 
 
 def run_to_keep_sets(edits: ConfigDict, workdir: str) -> None:
-  made = config.from_mapping(edits)
+  made = config_lib.from_mapping(edits)
   tokenize.run(made, workdir)
   statistics.run(made, workdir)
   write_scores(workdir)
@@ -144,7 +145,7 @@ def export(edits, workdir) -> Callable[..., pathlib.Path]:
 
   def run(format: str, arm: str = 'top', **fields: Any) -> pathlib.Path:
     edits.export.update(formats=(format,), **fields)
-    job.run(config.from_mapping(edits), workdir)
+    job.run(config_lib.from_mapping(edits), workdir)
     return (
       pathlib.Path(edits.export.folder or f'{workdir}/export') / arm / format
     )
@@ -182,13 +183,13 @@ def scores_of(workdir) -> Callable[[], dict[str, dict[str, Any]]]:
   """Scores and statistics of a workdir, by id."""
 
   def read() -> dict[str, dict[str, Any]]:
-    tables = [
-      table.read_table(path(workdir)).to_pylist()
+    pair = [
+      tables.read_table(path(workdir)).to_pylist()
       for path in (artifacts.scores_dir, artifacts.statistics_dir)
     ]
     return {
       one['example_id']: {**other, **one}
-      for one, other in zip(*tables, strict=True)
+      for one, other in zip(*pair, strict=True)
     }
 
   return read

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infoprune_jax import artifacts, config
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.export import decisions
 from infoprune_jax.export.decisions import KEEP
-from infoprune_jax.score import table
+from infoprune_jax.runtime import artifacts
+from infoprune_jax.tokens import tables
+from infoprune_jax.tokens.token_store import TokenStore
 
 SELECTIONS = ('random-seed-0', 'random-seed-1', 'top', 'everything')
 
@@ -43,7 +44,7 @@ def test_every_document_is_there_with_its_scores(export, selected, kept_ids):
     pa.compute.equal(found['split'].cast(pa.string()), 'scored')
   )
   for path in (artifacts.scores_dir, artifacts.statistics_dir):
-    expected = table.read_table(path(selected))
+    expected = tables.read_table(path(selected))
     assert expected.num_rows == scored.num_rows < found.num_rows
     for name in expected.column_names:
       assert scored[name].to_pylist() == expected[name].to_pylist(), name
@@ -72,7 +73,7 @@ def test_without_places_no_corpus_is_needed(edits, export, tmp_path):
 def test_only_some_arms(edits, export):
   found = read(export('scores', 'every-arm', arms=('top',)))
   assert [n for n in found.column_names if n.startswith(KEEP)] == ['keep_top']
-  assert config.from_mapping(edits).arms == ('random', 'top', 'everything')
+  assert config_lib.from_mapping(edits).arms == ('random', 'top', 'everything')
 
 
 def test_names_of_files_that_are_not_utf8():

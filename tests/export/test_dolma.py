@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from configs import base
-from infoprune_jax import files
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.export import dolma
+from infoprune_jax.runtime import files
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ import sys
 
 import pytest
 
-from infoprune_jax import artifacts, config as config_lib, pipeline
-from infoprune_jax.config import UserError
+from infoprune_jax import stages
+from infoprune_jax.config import experiment as config_lib, validation
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.export import job
+from infoprune_jax.runtime import artifacts
 from infoprune_jax.verify import workdir as verify
 
 FORMATS = ('jsonl', 'parquet', 'array_record', 'scores')
@@ -31,7 +33,7 @@ def tree(folder: pathlib.Path) -> dict[str, bytes]:
 
 def run(edits, workdir, **fields) -> pathlib.Path:
   edits.export.update(fields)
-  pipeline.run(config_lib.from_mapping(edits), workdir, 'export')
+  stages.run(config_lib.from_mapping(edits), workdir, 'export')
   return pathlib.Path(edits.export.folder or f'{workdir}/export')
 
 
@@ -47,7 +49,8 @@ def test_the_number_of_processes_changes_no_byte(edits, workdir, tmp_path):
 # Kills itself when a part's files are there and its marker is not.
 KILLED = """
 import json, os, signal, sys
-from infoprune_jax import artifacts, config
+from infoprune_jax.config import experiment as config
+from infoprune_jax.runtime import artifacts
 from infoprune_jax.export import job
 
 write, left = artifacts.write_record, [int(sys.argv[3])]
@@ -69,7 +72,7 @@ def test_a_killed_job_goes_on(num_parts, edits, workdir, tmp_path):
   expected = tree(run(edits, workdir, folder=str(tmp_path / 'whole')))
   folder = tmp_path / 'killed'
   edits.export.folder = str(folder)
-  plain = config_lib.to_plain(config_lib.from_mapping(edits))
+  plain = validation.to_plain(config_lib.from_mapping(edits))
   killed = subprocess.run(
     [sys.executable, '-c', KILLED, json.dumps(plain), workdir, str(num_parts)],
     env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from configs import base
-from infoprune_jax import config
-from infoprune_jax.data import quiet_tensorflow
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.corpus import quiet_tensorflow
 from infoprune_jax.export import job, records
 
 TEXT = st.text(st.characters(codec='utf-8'), max_size=300)
@@ -94,7 +94,7 @@ def test_a_source_without_rows_gives_its_documents(
   edits.corpus.update(seed=1, num_parts=2)
   select_all(edits, workdir)
   edits.export.formats = ('jsonl', 'parquet')
-  job.run(config.from_mapping(edits), workdir)
+  job.run(config_lib.from_mapping(edits), workdir)
   exported = pathlib.Path(workdir, 'export/top')
   found = read_jsonl(exported / 'jsonl')
   assert [row['id'] for row in found] == kept_in('top')

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import base
-from infoprune_jax.config import SPLITS, UserError
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.config.corpus import SPLITS
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.export import rows
+from infoprune_jax.tokens.token_store import TokenStore
 
 ARMS = ('top', 'random-seed-0', 'random-seed-1', 'everything')
 

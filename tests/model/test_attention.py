@@ -8,8 +8,13 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-from infoprune_jax.config import MeshConfig
-from infoprune_jax.model import attention, backends, partitioning
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.model import (
+  attention,
+  backends,
+  mesh as mesh_lib,
+  partitioning,
+)
 
 needs_packed_cudnn = pytest.mark.skipif(
   backends.compute_capability(jax.devices()[0]) < backends.CUDNN_CAPABILITY,
@@ -123,7 +128,7 @@ def test_rows_spread_over_devices(sequence, tensor):
   key, value = rng.normal(size=(2, 1, 320, 2, 8)).astype(np.float32)
   ids = np.sort(rng.integers(0, 4, shape[:2]), axis=1)[:, ::-1].copy()
   config = MeshConfig(data=1, fsdp=1, sequence=sequence, tensor=tensor)
-  mesh = partitioning.make_mesh(config, jax.devices()[: sequence * tensor])
+  mesh = mesh_lib.make_mesh(config, jax.devices()[: sequence * tensor])
 
   def mixed(query, key, value):
     segments = attention.segments(jnp.asarray(ids), 'xla', 0)
@@ -285,7 +290,7 @@ def test_splash_of_rows_over_devices(monkeypatch, sequence, tensor):
     np.random.default_rng(0).normal(size=inputs[0].shape), jnp.float32
   )
   config = MeshConfig(data=1, fsdp=1, sequence=sequence, tensor=tensor)
-  mesh = partitioning.make_mesh(config, jax.devices()[: sequence * tensor])
+  mesh = mesh_lib.make_mesh(config, jax.devices()[: sequence * tensor])
 
   def mixed(backend, *inputs):
     found, pull = jax.vjp(

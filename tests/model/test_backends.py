@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import backends
 
 

@@ -9,14 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infoprune_jax import artifacts, files
-from infoprune_jax.config import MeshConfig, UserError
-from infoprune_jax.model import checkpoints, network, partitioning
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.model import (
+  checkpoints,
+  mesh as mesh_lib,
+  network,
+)
+from infoprune_jax.runtime import artifacts, files
 from infoprune_jax.score import scorer
 
 
 def mesh_of(data, fsdp, tensor):
-  return partitioning.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+  return mesh_lib.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
 
 
 @pytest.fixture(scope='module')

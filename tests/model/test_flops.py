@@ -4,9 +4,9 @@ import math
 import jax
 import pytest
 
-from infoprune_jax.config import MeshConfig
-from infoprune_jax.data import packing
-from infoprune_jax.model import flops, network, partitioning
+from infoprune_jax.batches import packing
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.model import flops, mesh as mesh_lib, network, partitioning
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_close_to_what_the_compiler_counts(small):
   rows = packing.empty_rows(batch, length)
   params = network.param_shapes(model, vocab)
   config = MeshConfig(data=1, fsdp=1, tensor=1)
-  mesh = partitioning.make_mesh(config, jax.devices()[:1])
+  mesh = mesh_lib.make_mesh(config, jax.devices()[:1])
   with partitioning.use_mesh(mesh):
     compiled = (
       jax.jit(lambda p, b: network.batch_nll(model, p, b))

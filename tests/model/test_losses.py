@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.experimental import pallas as pl
 
-from infoprune_jax.config import MeshConfig
-from infoprune_jax.model import partitioning
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.model import mesh as mesh_lib, partitioning
 from infoprune_jax.model.losses import token_nll, weighted_nll
 
 BATCH, LENGTH, WIDTH, VOCAB = 4, 60, 128, 2048
@@ -154,7 +154,7 @@ def test_logits_are_never_held_whole(inputs, weights, training):
 def test_a_vocabulary_spread_over_devices(inputs, oracle, weights, sizes):
   """Each device reduces its own share: no logits and no table travel."""
   data, fsdp, tensor = sizes
-  mesh = partitioning.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+  mesh = mesh_lib.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
   axes = [
     ('batch', 'length', 'activation_embed'),
     ('embed', 'vocab'),
@@ -199,7 +199,7 @@ def test_the_kernel_of_a_tpu_gives_what_tiles_give(monkeypatch, inputs, sizes):
     pl, 'pallas_call', functools.partial(pl.pallas_call, interpret=True)
   )
   data, fsdp, tensor = sizes
-  mesh = partitioning.make_mesh(
+  mesh = mesh_lib.make_mesh(
     MeshConfig(data=data, fsdp=fsdp, tensor=tensor),
     jax.devices()[: data * fsdp * tensor],
   )

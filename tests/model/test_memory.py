@@ -5,7 +5,7 @@ import types
 import jax
 import pytest
 
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import memory
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from jax import ShapeDtypeStruct
 
-from infoprune_jax.config import MeshConfig, UserError
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import mesh as mesh_lib, partitioning
 
 

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 from random_store import RandomStore
 
-from infoprune_jax.config import MeshConfig
-from infoprune_jax.model import network, partitioning
-from infoprune_jax.model_config import REMAT
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.config.model import REMAT
+from infoprune_jax.model import mesh as mesh_lib, network, partitioning
 
 VOCAB = RandomStore.vocab_size
 
@@ -17,7 +17,7 @@ VOCAB = RandomStore.vocab_size
 @pytest.fixture(scope='module')
 def mesh():
   config = MeshConfig(data=1, fsdp=1, tensor=1)
-  return partitioning.make_mesh(config, jax.devices()[:1])
+  return mesh_lib.make_mesh(config, jax.devices()[:1])
 
 
 @pytest.fixture(scope='module')

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import parameter_file
 
 BASE = np.arange(24, dtype=np.float32).reshape(2, 3, 4)

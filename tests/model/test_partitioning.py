@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from random_store import RandomStore
 
-from infoprune_jax.config import MeshConfig, UserError
-from infoprune_jax.model import network, partitioning
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.model import mesh as mesh_lib, network, partitioning
 from infoprune_jax.score import scorer
 
 MESHES = [(8, 1, 1), (4, 2, 1), (2, 2, 2), (1, 1, 8), (1, 4, 2), (1, 2, 2, 2)]
@@ -20,7 +21,7 @@ def mesh_config(data, fsdp, tensor, sequence=1):
 
 def mesh_of(*sizes):
   count = int(np.prod(sizes))
-  return partitioning.make_mesh(mesh_config(*sizes), jax.devices()[:count])
+  return mesh_lib.make_mesh(mesh_config(*sizes), jax.devices()[:count])
 
 
 def nll_on(mesh, model, batch):
@@ -80,7 +81,7 @@ def test_options_of_the_model_shard_as_well(model, batch, sizes):
 
 
 def test_minus_one_takes_what_is_left():
-  mesh = partitioning.make_mesh(mesh_config(-1, 2, 1))
+  mesh = mesh_lib.make_mesh(mesh_config(-1, 2, 1))
   sizes = {'data': 4, 'fsdp': 2, 'sequence': 1, 'tensor': 1}
   assert dict(mesh.shape) == sizes
 
@@ -88,7 +89,7 @@ def test_minus_one_takes_what_is_left():
 @pytest.mark.parametrize('sizes', [(3, 1, 1), (-1, 3, 1), (16, 1, 1)])
 def test_axes_must_multiply_to_the_devices(sizes):
   with pytest.raises(UserError, match='must multiply to the 8 devices'):
-    partitioning.make_mesh(mesh_config(*sizes))
+    mesh_lib.make_mesh(mesh_config(*sizes))
 
 
 def test_unknown_axis_and_axis_used_twice():

@@ -12,12 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import base
-from infoprune_jax import artifacts, config, files
-from infoprune_jax.data import keep_set
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.config import (
+  corpus as corpus_config,
+  experiment as config_lib,
+  selection as rule_config,
+)
 from infoprune_jax.report import selection_inputs, selection_page
-from infoprune_jax.selection import rules, select, shown, summary
+from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.selection import keep_set, rules, select, shown, summary
 from infoprune_jax.selection.examples import ExampleTable, scored_examples
+from infoprune_jax.tokens.token_store import TokenStore
 
 SCORED = 300  # documents of each source
 HOSTILE_TEXT = '<script>alert("text")</script>\n\t<img src=x onerror=alert(1)>'
@@ -54,7 +58,7 @@ class Corpus:
   folds: int = 1  # that scored the examples in turn
 
 
-def experiment(corpus: Corpus) -> config.Config:
+def experiment(corpus: Corpus) -> config_lib.Config:
   """Arms of the base config."""
   edits = base.get_config()
   edits.corpus.sources.web = base.text('web/*.txt')
@@ -66,7 +70,7 @@ def experiment(corpus: Corpus) -> config.Config:
   edits.report.num_examples = 3
   if corpus.kinds:
     edits.report.kinds = {'numbered': ('source-*',), 'hostile': ('<*',)}
-  return config.from_mapping(edits)
+  return config_lib.from_mapping(edits)
 
 
 def source_names(count: int) -> list[str]:
@@ -173,7 +177,7 @@ def write_keep_set(
   examples: ExampleTable,
   arm: str,
   name: str,
-  rules_: tuple[config.RuleConfig, ...],
+  rules_: tuple[rule_config.RuleConfig, ...],
   scores: str,
   made_from: dict[str, str],
 ) -> str:
@@ -240,7 +244,7 @@ def write_run(
 
 def write_workdir(
   workdir: str, corpus: Corpus, selection_name: Callable[..., str]
-) -> config.Config:
+) -> config_lib.Config:
   """Every artifact that the report reads."""
   made = experiment(corpus)
   rng = np.random.default_rng(0)
@@ -255,7 +259,7 @@ def write_workdir(
     documents_per_part=[SCORED * corpus.num_sources] * 2,
     num_tokens=600_000,
     num_bytes=2_100_000,
-    splits=dict.fromkeys(config.SPLITS, counts),
+    splits=dict.fromkeys(corpus_config.SPLITS, counts),
     vocab_size=4096,
     bad_rows={'empty text': 12},
   )
@@ -296,11 +300,11 @@ def write_workdir(
 @pytest.fixture(scope='session')
 def make_workdir(
   tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[..., tuple[config.Config, str]]:
+) -> Callable[..., tuple[config_lib.Config, str]]:
   """Writes a workdir of a given size, in a folder of its own."""
-  from infoprune_jax.data.keep_set import selection_name
+  from infoprune_jax.selection.keep_set import selection_name
 
-  def make(**sizes) -> tuple[config.Config, str]:
+  def make(**sizes) -> tuple[config_lib.Config, str]:
     workdir = str(tmp_path_factory.mktemp('report') / 'demo')
     return write_workdir(workdir, Corpus(**sizes), selection_name), workdir
 

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 
 from configs import base
-from infoprune_jax import config as config_lib
+from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.report import correlations as lib
-from infoprune_jax.score import table
 from infoprune_jax.selection.examples import ExampleTable
+from infoprune_jax.tokens import tables
 
 
 def scored(
@@ -31,7 +31,7 @@ def scored(
     'compressed_bytes': np.array(tokens, np.int32),
   }
   return ExampleTable(
-    pa.table(columns, schema=table.example_schema(['nll_sum'])),
+    pa.table(columns, schema=tables.example_schema(['nll_sum'])),
     np.arange(count),
   )
 

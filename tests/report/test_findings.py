@@ -9,7 +9,7 @@ import tomllib
 
 import pytest
 
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import findings, inputs, selection_page, statistics
 
 

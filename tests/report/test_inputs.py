@@ -9,10 +9,10 @@ import shutil
 import numpy as np
 import pytest
 
-from infoprune_jax import artifacts, files
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import inputs
-from infoprune_jax.score import table
+from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.tokens import tables
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +32,7 @@ def test_losses_join_parts_with_their_own_dictionaries(small):
   assert losses.arms == config.arms
   assert losses.nll_sum.shape == (5, 2, len(losses.source))
   path = artifacts.evaluation_dir(workdir, 'top_sum', 1)
-  rows = table.read_table(path, ('source', 'nll_sum')).to_pydict()
+  rows = tables.read_table(path, ('source', 'nll_sum')).to_pydict()
   for name in set(rows['source']):
     expected = sum(
       nll
@@ -62,13 +62,13 @@ def test_an_artifact_of_another_lineage_is_refused(copied):
 def test_runs_evaluated_on_other_documents_are_refused(small, monkeypatch):
   config, workdir = small
 
-  read_table = table.read_table
+  read_table = tables.read_table
 
   def shifted(path, columns):
     rows = read_table(path, columns)
     return rows.slice(1) if path.endswith('top_nll/seed-1') else rows
 
-  monkeypatch.setattr(table, 'read_table', shifted)
+  monkeypatch.setattr(tables, 'read_table', shifted)
   with pytest.raises(UserError, match='top_nll/seed-1 holds other documents'):
     inputs.heldout_losses(config, workdir)
 
@@ -76,7 +76,7 @@ def test_runs_evaluated_on_other_documents_are_refused(small, monkeypatch):
 def test_a_loss_that_is_not_finite_is_refused(small, monkeypatch):
   config, workdir = small
 
-  read_table = table.read_table
+  read_table = tables.read_table
 
   def broken(path, columns):
     rows = read_table(path, columns)
@@ -87,7 +87,7 @@ def test_a_loss_that_is_not_finite_is_refused(small, monkeypatch):
     at = rows.column_names.index('nll_sum')
     return rows.set_column(at, 'nll_sum', [nll])
 
-  monkeypatch.setattr(table, 'read_table', broken)
+  monkeypatch.setattr(tables, 'read_table', broken)
   with pytest.raises(UserError, match='not finite, in row 7'):
     inputs.heldout_losses(config, workdir)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import kinds
 
 SOURCES = ['code-go', 'code-java', 'news', 'wiki [en]']

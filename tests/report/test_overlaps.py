@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from infoprune_jax.data.keep_set import KeepSet
 from infoprune_jax.report import overlaps
 from infoprune_jax.selection.examples import ExampleTable
+from infoprune_jax.selection.keep_set import KeepSet
 
 
 def jaccards(by_seed: list[np.ndarray], tokens: np.ndarray) -> dict[str, list]:

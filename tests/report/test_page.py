@@ -7,9 +7,9 @@ import re
 import pytest
 from page_elements import Elements, check_escaped, check_stands_alone
 
-from infoprune_jax import artifacts, files
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import page
+from infoprune_jax.runtime import artifacts, files
 
 
 @pytest.fixture(scope='module')

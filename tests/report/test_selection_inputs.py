@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from infoprune_jax import artifacts, files
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import selection_inputs
+from infoprune_jax.runtime import artifacts, files
 
 
 @pytest.fixture(scope='module')

@@ -9,10 +9,10 @@ import shutil
 import pytest
 from page_elements import Elements, check_escaped, check_stands_alone
 
-from infoprune_jax import artifacts, files
-from infoprune_jax.config import UserError
-from infoprune_jax.data import keep_set
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import selection_page
+from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.selection import keep_set
 
 
 def page_of(workdir: str) -> str:

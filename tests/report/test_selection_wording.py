@@ -3,7 +3,7 @@
 import pytest
 
 from configs import base
-from infoprune_jax import config as config_lib
+from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.report import selection_wording as wording
 
 

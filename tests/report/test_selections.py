@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from infoprune_jax import artifacts
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import overlaps, selection_inputs, selections
+from infoprune_jax.runtime import artifacts
 from infoprune_jax.selection import arrays
 
 

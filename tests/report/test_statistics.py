@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import statistics
 from infoprune_jax.report.statistics import HeldoutLosses
 

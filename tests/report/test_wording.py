@@ -3,8 +3,8 @@
 import pytest
 
 from configs import base
+from infoprune_jax.config.selection import BUDGET_KINDS, RuleConfig
 from infoprune_jax.report import wording
-from infoprune_jax.rule_config import BUDGET_KINDS, RuleConfig
 
 
 def rule(keep: str, score: str = '', **fields) -> RuleConfig:

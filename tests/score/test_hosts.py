@@ -15,9 +15,10 @@ import pytest
 from host_job import Job
 from small_corpus import small_config
 
-from infoprune_jax import artifacts, config as config_lib, main
-from infoprune_jax.data import tokenize
-from infoprune_jax.score import table
+from infoprune_jax import main
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.runtime import artifacts
+from infoprune_jax.tokens import tables, tokenize
 from infoprune_jax.train import runs
 
 NUM_PARTS = 5
@@ -113,14 +114,12 @@ def test_hosts_of_one_tensor_axis_feed_the_same_rows(prepared, alone, tmp_path):
   changing = {name for name in found if found[name] != alone[name]}
   assert found.keys() == alone.keys()
   assert 'begun.json' not in changing
-  tables = [
-    table.read_table(artifacts.scores_dir(str(path)))
+  both = [
+    tables.read_table(artifacts.scores_dir(str(path)))
     for path in (workdir.path, prepared.path)
   ]
-  assert tables[0].drop('nll_sum').equals(tables[1].drop('nll_sum'))
-  np.testing.assert_allclose(
-    tables[0]['nll_sum'], tables[1]['nll_sum'], rtol=1e-5
-  )
+  assert both[0].drop('nll_sum').equals(both[1].drop('nll_sum'))
+  np.testing.assert_allclose(both[0]['nll_sum'], both[1]['nll_sum'], rtol=1e-5)
 
 
 def test_hosts_of_one_fsdp_axis_run_equally_many_steps(prepared, tmp_path):

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from infoprune_jax import hosts
+from infoprune_jax.runtime import distributed
 from infoprune_jax.score import parts
 
 ROWS = {0: [3, 9], 1: [20, 4], 2: [0, 0], 3: [8, 8], 4: [1, 30]}  # by fold
@@ -39,13 +39,13 @@ def schedules(monkeypatch, groups, folds, to_do):
   counted: dict[int, list[int]] = {}
   for group in range(groups):
     monkeypatch.setattr(
-      hosts,
+      distributed,
       'all_gather',
       lambda name, value, g=group: counted.setdefault(g, value) and [value],
     )
     made(group)._schedule()
   monkeypatch.setattr(
-    hosts, 'all_gather', lambda name, value: list(counted.values())
+    distributed, 'all_gather', lambda name, value: list(counted.values())
   )
   return [made(group)._schedule() for group in range(groups)]
 

@@ -14,12 +14,17 @@ from ml_collections import ConfigDict
 from small_corpus import small_config
 
 from configs import base
-from infoprune_jax import artifacts, config as config_lib, files, pipeline
-from infoprune_jax.config import Config, UserError
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.score import references, table
+from infoprune_jax import stages
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.model import mesh as mesh_lib
+from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.score import references
 from infoprune_jax.selection import expressions
 from infoprune_jax.selection.examples import scored_examples
+from infoprune_jax.tokens import tables
+from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.verify import workdir as verify
 
 STEPS = (6, 12)
@@ -48,8 +53,8 @@ def linked(there: str, path: str, *names: str) -> str:
 
 def scored(config: Config, workdir: str) -> dict[str, np.ndarray]:
   """The columns of NLL of a table made now."""
-  pipeline.run(config, workdir, 'score')
-  made = table.read_table(artifacts.scores_dir(workdir))
+  stages.run(config, workdir, 'score')
+  made = tables.read_table(artifacts.scores_dir(workdir))
   return {
     name: made[name].to_numpy()
     for name in made.column_names
@@ -63,7 +68,7 @@ def small_run(corpus_path, store_workdir, tmp_path_factory) -> str:
   made = edits(corpus_path)
   made.reference.model.update(num_layers=1, embed_dim=16, mlp_dim=32)
   path = linked(store_workdir, str(tmp_path_factory.mktemp('small') / 'w'))
-  pipeline.run(built(made), path, 'reference')
+  stages.run(built(made), path, 'reference')
   return f'{path}/reference'
 
 
@@ -80,7 +85,7 @@ def exported(small_run, tmp_path_factory) -> str:
 def trained(corpus_path, store_workdir, tmp_path_factory) -> str:
   """A workdir with a reference model of which two steps are kept."""
   path = linked(store_workdir, str(tmp_path_factory.mktemp('trained') / 'w'))
-  pipeline.run(built(edits(corpus_path)), path, 'reference')
+  stages.run(built(edits(corpus_path)), path, 'reference')
   return path
 
 
@@ -93,14 +98,14 @@ def together(corpus_path, trained, small_run, exported) -> str:
     small=base.checkpoint(small_run),
     filed=base.checkpoint(exported),
   )
-  pipeline.run(built(made), trained, 'score')
+  stages.run(built(made), trained, 'score')
   return trained
 
 
 def test_each_column_is_what_its_model_gives_alone(
   corpus_path, trained, together, small_run, tmp_path
 ):
-  found = table.read_table(artifacts.scores_dir(together))
+  found = tables.read_table(artifacts.scores_dir(together))
   for column, checkpoint in (
     ('nll_sum', base.checkpoint()),
     (EARLY, base.checkpoint(step=STEPS[0])),
@@ -144,7 +149,7 @@ def test_verify_misses_a_further_column(together, tmp_path):
 
 def test_excess_loss_is_a_rule(corpus_path, together):
   made = edits(corpus_path)
-  pipeline.run(built(made), together, 'statistics')
+  stages.run(built(made), together, 'statistics')
   examples = scored_examples(together, TokenStore.open(together))
   excess = expressions.score(examples, f'({EARLY} - nll_sum) / num_tokens')
   nats = examples.table[EARLY].to_numpy() - examples.table['nll_sum'].to_numpy()
@@ -154,9 +159,9 @@ def test_excess_loss_is_a_rule(corpus_path, together):
   # Without the model there is no such column, and it is known before any work.
   made.select.arms.excess = base.arm('top', EARLY, fraction=0.5)
   with pytest.raises(UserError, match=r'In select\.arms\.excess: .*nll_sum_ea'):
-    pipeline.check(built(made), 'select')
+    stages.check(built(made), 'select')
   made.reference.others.early = base.checkpoint(step=STEPS[0])
-  pipeline.check(built(made), 'select')
+  stages.check(built(made), 'select')
 
 
 def test_training_is_charged_once_a_run(together, small_run):
@@ -174,7 +179,7 @@ def test_training_is_charged_once_a_run(together, small_run):
 def test_scores_of_another_step_are_not_taken_for_these(corpus_path, together):
   made = edits(corpus_path)
   with pytest.raises(UserError, match=r'options\.steps\..* is only there'):
-    pipeline.run(built(made), together, 'score')
+    stages.run(built(made), together, 'score')
 
 
 def test_nothing_is_trained_where_all_models_are_given(
@@ -183,7 +188,7 @@ def test_nothing_is_trained_where_all_models_are_given(
   made = edits(corpus_path)
   made.reference.checkpoint.path = exported
   path = linked(store_workdir, str(tmp_path / 'w'))
-  pipeline.run(built(made), path, 'reference')
+  stages.run(built(made), path, 'reference')
   assert not os.path.exists(f'{path}/reference')
   assert np.isfinite(scored(built(made), path)['nll_sum']).all()
   manifest = artifacts.read_manifest(artifacts.scores_dir(path), 'score')
@@ -220,7 +225,7 @@ def test_what_is_not_there_is_refused(
   made.reference.checkpoint = base.checkpoint(path, step)
   workdir = linked(trained, str(tmp_path / 'w'), 'reference')
   with pytest.raises(UserError, match=said):
-    pipeline.run(built(made), workdir, 'score')
+    stages.run(built(made), workdir, 'score')
   assert not os.path.exists(artifacts.scores_dir(workdir))
 
 
@@ -236,7 +241,7 @@ def test_a_run_of_another_version_is_refused(
   config = edits(corpus_path)
   config.reference.checkpoint.path = other
   with pytest.raises(UserError, match=f'{other} has format 1, this version'):
-    pipeline.check(built(config), 'score')
+    stages.check(built(config), 'score')
 
 
 def test_another_vocabulary_is_refused(corpus_path, trained, exported):
@@ -252,12 +257,12 @@ def test_another_vocabulary_is_refused(corpus_path, trained, exported):
 def test_a_file_of_other_shapes_is_refused(
   corpus_path, store_workdir, exported, tmp_path
 ):
-  from infoprune_jax.model import parameter_file, partitioning
+  from infoprune_jax.model import parameter_file
   from infoprune_jax.score import scorer
 
   facts = parameter_file.read_facts(exported)
   made = built(edits(corpus_path))
-  mesh = partitioning.make_mesh(made.mesh)
+  mesh = mesh_lib.make_mesh(made.mesh)
   wanted = scorer.abstract_params(made.model, facts['vocab_size'], mesh)
   with pytest.raises(
     UserError, match=r'has embedding of shape \(400, 16\), .*'

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from random_store import RandomStore
 
-from infoprune_jax import artifacts
-from infoprune_jax.config import MeshConfig, UserError
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.model import network, partitioning
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.model import mesh as mesh_lib, network, partitioning
+from infoprune_jax.runtime import artifacts
 from infoprune_jax.score import scorer, stage
+from infoprune_jax.tokens.token_store import TokenStore
 
 LENGTHS = [5, 64, 130, 0, 1, 33, 200, 17, 64, 90]
 
@@ -26,7 +27,7 @@ class Store(RandomStore):
 @pytest.fixture(scope='module')
 def mesh():
   config = MeshConfig(data=1, fsdp=1, tensor=1)
-  return partitioning.make_mesh(config, jax.devices()[:1])
+  return mesh_lib.make_mesh(config, jax.devices()[:1])
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +83,7 @@ def test_other_numbers_of_hosts_differ_by_rounding_alone(score, ways):
 def test_rows_spread_over_devices(small, score, params):
   store, rows = Store(LENGTHS), np.arange(len(LENGTHS))
   config = MeshConfig(data=1, fsdp=2, tensor=2, sequence=2)
-  mesh = partitioning.make_mesh(config)
+  mesh = mesh_lib.make_mesh(config)
   program = scorer.compile_scorer(
     small.model, small.score, Store.vocab_size, mesh
   )

@@ -6,8 +6,9 @@ import os
 import jax
 import pytest
 
-from infoprune_jax import artifacts, pipeline
-from infoprune_jax.config import UserError
+from infoprune_jax import stages
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts
 from infoprune_jax.score import references
 
 
@@ -15,14 +16,14 @@ def test_a_store_that_changed_under_a_half_finished_table(small, tmp_path):
   """Neither its parts nor the model go with another corpus."""
   workdir, other = str(tmp_path / 'work'), str(tmp_path / 'other')
   for job in ('tokenize', 'reference', 'score'):
-    pipeline.run(small, workdir, job)
+    stages.run(small, workdir, job)
   scores = artifacts.scores_dir(workdir)
   os.remove(f'{scores}/{artifacts.MANIFEST}')
   os.remove(f'{scores}/part-00001-of-00003.done')
   corpus = dataclasses.replace(small.corpus, seed=7)
   changed = dataclasses.replace(small, corpus=corpus)
   for job in ('tokenize', 'reference'):
-    pipeline.run(changed, other, job)
+    stages.run(changed, other, job)
   stores = [
     artifacts.read_manifest(f'{path}/token_store', 'tokenize')['fingerprint']
     for path in (workdir, other)
@@ -30,14 +31,14 @@ def test_a_store_that_changed_under_a_half_finished_table(small, tmp_path):
   os.rename(f'{workdir}/token_store', f'{workdir}/was')
   os.rename(f'{other}/token_store', f'{workdir}/token_store')
   with pytest.raises(UserError) as refused:
-    pipeline.run(changed, workdir, 'score')
+    stages.run(changed, workdir, 'score')
   for words in ('The reference model was made from', *stores):
     assert words in str(refused.value)
   # With a reference model of the new store it is the table that is refused.
   os.rename(f'{workdir}/reference', f'{workdir}/reference_was')
   os.rename(f'{other}/reference', f'{workdir}/reference')
   with pytest.raises(UserError) as refused:
-    pipeline.run(changed, workdir, 'score')
+    stages.run(changed, workdir, 'score')
   for words in (f'The score table in {scores} does not', 'inputs.reference is'):
     assert words in str(refused.value)
   assert not os.path.exists(f'{scores}/part-00001-of-00003.done')
@@ -46,18 +47,18 @@ def test_a_store_that_changed_under_a_half_finished_table(small, tmp_path):
 def test_a_model_that_no_device_holds_is_told(small, tmp_path, monkeypatch):
   workdir = str(tmp_path / 'work')
   for job in ('tokenize', 'reference'):
-    pipeline.run(small, workdir, job)
+    stages.run(small, workdir, job)
 
   def load(*_):
     raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
 
   monkeypatch.setattr(references, 'load', load)
   with pytest.raises(UserError) as refused:
-    pipeline.run(small, workdir, 'score')
+    stages.run(small, workdir, 'score')
   for words in (
     'The parameters of the model for nll_sum,',
     'with mesh.fsdp or',
   ):
     assert words in str(refused.value)
   monkeypatch.undo()
-  pipeline.run(small, workdir, 'score')
+  stages.run(small, workdir, 'score')

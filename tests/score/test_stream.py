@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from infoprune_jax.config import MeshConfig
-from infoprune_jax.model import partitioning
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.model import mesh as mesh_lib, partitioning
 from infoprune_jax.score import stream
 
 ROWS = 8
@@ -16,7 +16,7 @@ ROWS = 8
 
 @pytest.fixture(scope='module')
 def mesh():
-  return partitioning.make_mesh(MeshConfig(data=8, fsdp=1, tensor=1))
+  return mesh_lib.make_mesh(MeshConfig(data=8, fsdp=1, tensor=1))
 
 
 @pytest.fixture(scope='module')

@@ -63,14 +63,15 @@ VOCAB = 128256
 PROGRAM = """
 import json, re, sys
 from jax.experimental import topologies
-from infoprune_jax import config
+from infoprune_jax.model import mesh as mesh_lib
+from infoprune_jax.config import experiment as config
 from infoprune_jax.model import partitioning
 from infoprune_jax.score import scorer
 
 given = json.loads(sys.argv[1])
 topology = topologies.get_topology_desc(given['topology'], 'tpu')
 data, fsdp, tensor = given['mesh']
-mesh = partitioning.make_mesh(
+mesh = mesh_lib.make_mesh(
   config.MeshConfig(data=data, fsdp=fsdp, tensor=tensor),
   list(topology.devices),
 )

@@ -12,10 +12,10 @@ from made_scores import write_scores
 from ml_collections import ConfigDict
 
 from configs import base
-from infoprune_jax import config
-from infoprune_jax.data import tokenize
-from infoprune_jax.score import statistics, table
+from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.selection.examples import ExampleTable
+from infoprune_jax.statistics import statistics
+from infoprune_jax.tokens import tables, tokenize
 
 
 def examples(
@@ -45,7 +45,7 @@ def examples(
     'compressed_bytes': np.ones(count, np.int32),
   }
   return ExampleTable(
-    pa.table(columns, schema=table.example_schema(['nll_sum'])),
+    pa.table(columns, schema=tables.example_schema(['nll_sum'])),
     np.arange(count) if index is None else np.array(index, np.int64),
   )
 
@@ -90,7 +90,7 @@ def experiment(tmp_path_factory) -> ConfigDict:
 def scored(experiment, tmp_path_factory) -> str:
   """A workdir with a token store and a score table: for reading only."""
   workdir = str(tmp_path_factory.mktemp('scored'))
-  made = config.from_mapping(experiment)
+  made = config_lib.from_mapping(experiment)
   tokenize.run(made, workdir)
   statistics.run(made, workdir)
   write_scores(workdir)

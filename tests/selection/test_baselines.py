@@ -7,12 +7,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base, baselines
-from infoprune_jax import config as config_lib
-from infoprune_jax.config import SelectConfig
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.score import near_duplicates
+from infoprune_jax.config import experiment as config_lib, validation
+from infoprune_jax.config.experiment import SelectConfig
 from infoprune_jax.selection import expressions, rules
 from infoprune_jax.selection.examples import scored_examples
+from infoprune_jax.statistics import near_duplicates
+from infoprune_jax.tokens.token_store import TokenStore
 
 FRACTION = 0.4
 NAMES = tuple(baselines.arms(FRACTION))
@@ -31,7 +31,7 @@ def examples(experiment, scored, tmp_path_factory):
 
 
 def built(arms: ConfigDict) -> SelectConfig:
-  return config_lib.build(SelectConfig, {'arms': arms}, 'select')
+  return validation.build(SelectConfig, {'arms': arms}, 'select')
 
 
 def kept_by(arms: ConfigDict, name: str, examples) -> np.ndarray:

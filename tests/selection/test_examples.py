@@ -8,11 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import base
-from infoprune_jax import artifacts, checksums
-from infoprune_jax.config import UserError
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.rule_config import RuleConfig
-from infoprune_jax.score import table
+from infoprune_jax.config.selection import RuleConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts, checksums
 from infoprune_jax.selection import (
   arrays,
   copies,
@@ -27,6 +25,8 @@ from infoprune_jax.selection.examples import (
   Examples,
   scored_examples,
 )
+from infoprune_jax.tokens import tables
+from infoprune_jax.tokens.token_store import TokenStore
 
 MEAN = 'nll_sum / greatest(num_tokens, 1)'
 RULES = {
@@ -102,7 +102,7 @@ def test_examples_are_taken_in_the_order_asked_for(opened):
 def test_some_examples_are_read_without_the_rest(workdir, monkeypatch):
   """Of parts in several groups of rows."""
   whole = scored_examples(workdir, TokenStore.open(workdir)).table
-  monkeypatch.setattr(table, 'GROUP_ROWS', 7)
+  monkeypatch.setattr(tables, 'GROUP_ROWS', 7)
   for path in (
     artifacts.scores_dir(workdir),
     artifacts.statistics_dir(workdir),
@@ -110,7 +110,7 @@ def test_some_examples_are_read_without_the_rest(workdir, monkeypatch):
     for file in pathlib.Path(path).glob('*.parquet'):
       made = pq.read_table(file)
       with open(file, 'wb') as opened:
-        table.write(made, opened)
+        tables.write(made, opened)
   monkeypatch.setattr(
     checksums, 'verified', lambda path, _, name: f'{path}/{name}'
   )

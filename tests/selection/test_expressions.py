@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs import base
-from infoprune_jax.config import RuleConfig, UserError
+from infoprune_jax.config.selection import RuleConfig
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.selection import expressions, rules
 
 COLUMNS = 'Columns are shard, row, example_id, source, num_tokens'

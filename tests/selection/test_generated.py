@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from configs import base
-from infoprune_jax import config as config_lib
-from infoprune_jax.config import Config, UserError
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.selection import expressions, select
 
 COUNT = int(os.environ.get('FUZZ_EXAMPLES', '300'))

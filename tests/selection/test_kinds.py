@@ -11,9 +11,9 @@ from example_groups import members
 from hypothesis import given, settings, strategies as st
 
 from configs import base
-from infoprune_jax import config
-from infoprune_jax.config import UserError
-from infoprune_jax.rule_config import UNITS, RuleConfig
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.config.selection import UNITS, RuleConfig
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.selection import expressions, rules
 from infoprune_jax.selection.examples import ExampleTable
 
@@ -194,10 +194,10 @@ def test_everything_stands_alone():
   edits.corpus.sources.web = base.text('*.txt')
   edits.select.arms.both = (base.arm('distinct'), base.arm('everything'))
   with pytest.raises(UserError, match=r'arms\.both: .* stands alone'):
-    config.from_mapping(edits)
+    config_lib.from_mapping(edits)
   del edits.select.arms.both
   edits.select.arms.alone = base.arm('everything')
-  config.from_mapping(edits)
+  config_lib.from_mapping(edits)
 
 
 def test_the_rules_of_the_readme_work():
@@ -206,7 +206,7 @@ def test_the_rules_of_the_readme_work():
   edits = base.get_config()
   edits.corpus.sources.web = base.text('*.txt')
   exec(code.split('```')[0], {'config': edits, 'base': base})
-  arms = config.from_mapping(edits).select.arms
+  arms = config_lib.from_mapping(edits).select.arms
   assert len(arms) > 10
   for name, chosen in arms.items():
     rules.check(chosen, name, ['nll_sum'])

@@ -2,11 +2,11 @@
 
 import pytest
 
-from infoprune_jax.config import UserError
-from infoprune_jax.score import table
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.selection import parser
+from infoprune_jax.tokens import tables
 
-SCHEMA = table.rule_schema(['nll_sum', 'nll_sum_early'])
+SCHEMA = tables.rule_schema(['nll_sum', 'nll_sum_early'])
 
 
 def refusal(expression: str) -> str:

@@ -11,14 +11,14 @@ from example_groups import members
 from hypothesis import given, settings, strategies as st
 
 from configs import base
-from infoprune_jax.config import UserError
-from infoprune_jax.data.hashing import mix, uniform
-from infoprune_jax.rule_config import (
+from infoprune_jax.config.selection import (
   BUDGET_KINDS,
   RANKED_KINDS,
   UNITS,
   RuleConfig,
 )
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime.hashing import mix, uniform
 from infoprune_jax.selection import budget as lib, rules
 from infoprune_jax.selection.examples import ExampleTable
 

@@ -9,15 +9,16 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from infoprune_jax import artifacts, config, files
-from infoprune_jax.config import UserError
-from infoprune_jax.data import tokenize
-from infoprune_jax.data.keep_set import KeepSet, read_summary
-from infoprune_jax.data.token_store import TokenStore
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.export import job as export_job
 from infoprune_jax.report import selection_inputs, selections
-from infoprune_jax.score import near_duplicates, table
+from infoprune_jax.runtime import artifacts, files
 from infoprune_jax.selection import select
+from infoprune_jax.selection.keep_set import KeepSet, read_summary
+from infoprune_jax.statistics import near_duplicates
+from infoprune_jax.tokens import tables, tokenize
+from infoprune_jax.tokens.token_store import TokenStore
 
 NAMES = [
   'bottom_nll',
@@ -29,10 +30,10 @@ NAMES = [
 ]
 
 
-def run(edits, workdir: str, **arms) -> config.Config:
+def run(edits, workdir: str, **arms) -> config_lib.Config:
   edits = edits.copy_and_resolve_references()
   edits.select.arms.update(arms)
-  resolved = config.from_mapping(edits)
+  resolved = config_lib.from_mapping(edits)
   select.run(resolved, workdir)
   return resolved
 
@@ -80,7 +81,7 @@ def test_only_scored_documents_are_kept(experiment, workdir):
 
 def test_a_keep_set_is_the_rule_over_the_table(experiment, workdir):
   resolved = run(experiment, workdir)
-  scores = table.read_table(artifacts.scores_dir(workdir))
+  scores = tables.read_table(artifacts.scores_dir(workdir))
   nll = scores['nll_sum'].to_numpy() / scores['num_tokens'].to_numpy()
   tokens = scores['num_tokens'].to_numpy()
   order = np.argsort(-nll)
@@ -162,7 +163,7 @@ def test_scores_of_another_store_are_refused(
   other = str(tmp_path_factory.mktemp('other'))
   edits = experiment.copy_and_resolve_references()
   edits.corpus.seed = 1
-  tokenize.run(config.from_mapping(edits), other)
+  tokenize.run(config_lib.from_mapping(edits), other)
   store = TokenStore.open(other).fingerprint
   made_from = TokenStore.open(workdir).fingerprint
   (pathlib.Path(workdir) / 'scores').rename(pathlib.Path(other) / 'scores')
@@ -201,7 +202,7 @@ def test_a_killed_arm_is_written_again(experiment, workdir):
 
 
 def test_missing_scores_name_the_job(experiment, tmp_path):
-  tokenize.run(config.from_mapping(experiment), str(tmp_path))
+  tokenize.run(config_lib.from_mapping(experiment), str(tmp_path))
   with pytest.raises(UserError, match=r'score table .* --job=score first'):
     run(experiment, str(tmp_path))
 
@@ -306,13 +307,13 @@ def test_near_duplicates_need_their_table(experiment, workdir):
   )
   edits.near_duplicates.update(ngram=1, bands=20, rows_per_band=1)
   edits.report.baseline = 'random'
-  made = config.from_mapping(edits)
+  made = config_lib.from_mapping(edits)
   with pytest.raises(UserError, match='--job=near_duplicates'):
     select.run(made, workdir)
   near_duplicates.run(made, workdir)
   select.run(made, workdir)
   store = TokenStore.open(workdir)
-  groups = table.read_table(artifacts.near_duplicates_dir(workdir))
+  groups = tables.read_table(artifacts.near_duplicates_dir(workdir))
   kept = KeepSet.open(workdir, 'apart', store)
   first = np.cumsum([0, *store.documents_per_part])
   number = first[groups['shard'].to_numpy()] + groups['row'].to_numpy()
@@ -353,7 +354,7 @@ def test_arms_without_a_number_for_some_examples(experiment, workdir):
     first=base.arm('distinct', BY_SOURCE, **lowest),
     drawn=base.arm('sample', BY_SOURCE, fraction=0.2, **lowest),
   )
-  made = config.from_mapping(edits)
+  made = config_lib.from_mapping(edits)
   select.run(made, workdir)
   store = TokenStore.open(workdir)
   sources = np.concatenate(
@@ -395,13 +396,13 @@ def test_a_refused_arm_leaves_nothing_behind(
   fields = {'low': 1e9} if keep == 'threshold' else {'fraction': 0.5}
   edits = arms_alone(experiment, mine=base.arm(keep, score, **fields))
   with pytest.raises(UserError, match=rf'In select\.arms\.mine: .*{reason}'):
-    select.run(config.from_mapping(edits), workdir)
+    select.run(config_lib.from_mapping(edits), workdir)
   assert times(workdir, '.') == before
   assert not (pathlib.Path(workdir) / 'keep_sets').exists()
   edits = arms_alone(
     experiment, mine=base.arm('top', 'nll_sum / num_tokens', fraction=0.5)
   )
-  select.run(config.from_mapping(edits), workdir)
+  select.run(config_lib.from_mapping(edits), workdir)
   assert mask(opened(workdir, 'mine')).any()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from configs import base
-from infoprune_jax.rule_config import RuleConfig
+from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.selection import arrays, select, shown
 
 RULES = {

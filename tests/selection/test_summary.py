@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.selection import summary
 
 

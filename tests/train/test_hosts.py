@@ -9,7 +9,8 @@ import time
 import pytest
 from host_job import Job
 
-from infoprune_jax import artifacts, main
+from infoprune_jax import main
+from infoprune_jax.runtime import artifacts
 
 CONFIG = """
 from small_corpus import small_config

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from infoprune_jax import artifacts, config as config_lib
-from infoprune_jax.config import UserError
-from infoprune_jax.model import checkpoints
+from infoprune_jax.config import experiment as config_lib, validation
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.model import checkpoints, mesh as mesh_lib
+from infoprune_jax.runtime import artifacts
 from infoprune_jax.train import loop, metrics, runs, state
 
 
@@ -280,9 +281,9 @@ def test_chosen_steps_are_traced(small, store_workdir, tmp_path, steps):
 
 
 def test_one_program_serves_every_seed(small, store):
-  mesh = state.partitioning.make_mesh(small.mesh)
+  mesh = mesh_lib.make_mesh(small.mesh)
   args = (small.model, small.train.training, store.vocab_size, mesh)
-  again = config_lib.from_mapping(config_lib.to_plain(small))
+  again = config_lib.from_mapping(validation.to_plain(small))
   assert state.compile_program(*args) is state.compile_program(
     again.model, again.train.training, store.vocab_size, mesh
   )

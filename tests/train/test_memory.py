@@ -6,8 +6,8 @@ import os
 import jax
 import pytest
 
-from infoprune_jax import artifacts
-from infoprune_jax.config import UserError
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts
 from infoprune_jax.train import runs, state as state_lib
 
 

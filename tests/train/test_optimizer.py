@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from random_store import RandomStore
 
-from infoprune_jax.config import MeshConfig
-from infoprune_jax.model import network, partitioning
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.model import mesh as mesh_lib, network
 from infoprune_jax.train import optimizer, state
 
 VOCAB = RandomStore.vocab_size
@@ -176,7 +176,7 @@ def test_weights_decay_by_their_axes(small, model, params):
 
 
 def mesh_of(data, fsdp, tensor):
-  return partitioning.make_mesh(
+  return mesh_lib.make_mesh(
     MeshConfig(data=data, fsdp=fsdp, tensor=tensor),
     jax.devices()[: data * fsdp * tensor],
   )

@@ -9,12 +9,13 @@ import pytest
 from small_corpus import small_config
 
 from configs import base
-from infoprune_jax import artifacts, config as config_lib, files, pipeline
-from infoprune_jax.config import UserError
-from infoprune_jax.data import folds
-from infoprune_jax.data.keep_set import KeepSet
-from infoprune_jax.data.token_store import TokenStore
-from infoprune_jax.score import table
+from infoprune_jax import stages
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.selection.keep_set import KeepSet
+from infoprune_jax.tokens import folds, tables
+from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.train import metrics
 
 ARMS = {
@@ -38,14 +39,14 @@ def experiment(corpus_path: str, **training) -> config_lib.Config:
 def two_folds(corpus_path, tmp_path_factory) -> str:
   """A finished workdir with two folds."""
   workdir = str(tmp_path_factory.mktemp('folds'))
-  pipeline.run(experiment(corpus_path), workdir, None)
+  stages.run(experiment(corpus_path), workdir, None)
   return workdir
 
 
 def test_nothing_is_scored_by_a_model_that_trained_on_it(two_folds):
   """Neither the example itself nor a copy of it."""
   store = TokenStore.open(two_folds)
-  scores = table.read_table(artifacts.scores_dir(two_folds))
+  scores = tables.read_table(artifacts.scores_dir(two_folds))
   for fold in range(2):
     trained = np.concatenate(
       [
@@ -61,7 +62,7 @@ def test_nothing_is_scored_by_a_model_that_trained_on_it(two_folds):
 
 def test_every_example_that_is_not_held_out_is_scored_once(two_folds):
   store = TokenStore.open(two_folds)
-  scores = table.read_table(artifacts.scores_dir(two_folds))
+  scores = tables.read_table(artifacts.scores_dir(two_folds))
   splits = store.manifest['splits']
   assert scores.num_rows == sum(
     splits[name]['documents'] for name in ('reference', 'scored')
@@ -138,7 +139,7 @@ def train(config, source: str, workdir, num_steps: int) -> str:
   section = dataclasses.replace(section, arms=('top_nll',), training=training)
   report = dataclasses.replace(config.report, baseline='top_nll')
   config = dataclasses.replace(config, train=section, report=report)
-  pipeline.run(config, str(workdir), 'train')
+  stages.run(config, str(workdir), 'train')
   return artifacts.run_dir(str(workdir), 'top_nll', 0)
 
 

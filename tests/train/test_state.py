@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from random_store import RandomStore
 
-from infoprune_jax.config import MeshConfig, UserError
-from infoprune_jax.model import network, partitioning
+from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.model import mesh as mesh_lib, network, partitioning
 from infoprune_jax.train import optimizer, runs, state
 
 VOCAB = RandomStore.vocab_size
@@ -18,7 +19,7 @@ def program_on(small, data, fsdp, tensor, mesh=None, **edits):
   config = mesh or MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
   count = config.data * config.fsdp * config.tensor * config.sequence
   count *= config.dcn_data * config.dcn_fsdp
-  mesh = partitioning.make_mesh(config, jax.devices()[:count])
+  mesh = mesh_lib.make_mesh(config, jax.devices()[:count])
   model = dataclasses.replace(small.model, num_heads=2, num_kv_heads=2)
   training = dataclasses.replace(small.train.training, **edits)
   return state.compile_program(model, training, VOCAB, mesh)
@@ -199,7 +200,7 @@ def test_what_is_kept_is_float32_whatever_computes(small):
   model = dataclasses.replace(
     small.model, num_heads=2, num_kv_heads=2, dtype='bfloat16'
   )
-  mesh = partitioning.make_mesh(
+  mesh = mesh_lib.make_mesh(
     MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
   )
   program = state.compile_program(model, small.train.training, VOCAB, mesh)
@@ -253,7 +254,7 @@ def test_kernels_of_scoring_are_not_trained_with(small, single):
   model = dataclasses.replace(
     small.model, num_heads=2, num_kv_heads=2, kernels='hopper'
   )
-  mesh = partitioning.make_mesh(
+  mesh = mesh_lib.make_mesh(
     MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
   )
   training = small.train.training

@@ -40,7 +40,8 @@ import json, math, re, sys
 import jax
 from jax.experimental import topologies
 from configs import base, models
-from infoprune_jax import config as config_lib
+from infoprune_jax.model import mesh as mesh_lib
+from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.model import network, partitioning
 from infoprune_jax.train import state
 
@@ -49,7 +50,7 @@ topology = topologies.get_topology_desc(
   given['topology'], 'tpu', num_slices=given['slices']
 )
 data, fsdp, tensor = given['mesh']
-mesh = partitioning.make_mesh(
+mesh = mesh_lib.make_mesh(
   config_lib.MeshConfig(
     data=data,
     fsdp=fsdp,
@@ -154,12 +155,12 @@ import json, sys, types
 import jax
 from jax.experimental import topologies
 from configs import base, models
-from infoprune_jax import config as config_lib
-from infoprune_jax.model import memory as device_memory, partitioning
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.model import memory as device_memory, mesh as mesh_lib
 from infoprune_jax.train import memory, state
 
 topology = topologies.get_topology_desc('v5e:2x2', 'tpu')
-mesh = partitioning.make_mesh(
+mesh = mesh_lib.make_mesh(
   config_lib.MeshConfig(data=1, fsdp=4, tensor=1), list(topology.devices)
 )
 fits = device_memory.fits

@@ -20,10 +20,12 @@ from changed_artifacts import (
 )
 from small_corpus import small_config
 
-from infoprune_jax import artifacts, config as config_lib, files, pipeline
-from infoprune_jax.config import UserError
-from infoprune_jax.data import keep_set
+from infoprune_jax import stages
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import checkpoints, deletions
+from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.selection import keep_set
 from infoprune_jax.verify import workdir as verify
 
 
@@ -40,10 +42,10 @@ def finished(config, tmp_path_factory) -> pathlib.Path:
   # A name that globs, fsspec and DuckDB would take for a pattern.
   workdir = tmp_path_factory.mktemp('finished') / 'lr[3e-4]*?::1'
   for job in ('tokenize', 'statistics', 'reference', 'score', 'select'):
-    pipeline.JOBS[job](config, str(workdir))
+    stages.JOBS[job](config, str(workdir))
   one = dataclasses.replace(config.train, arms=('top_nll',))
   for job in ('train', 'evaluate'):
-    pipeline.JOBS[job](dataclasses.replace(config, train=one), str(workdir))
+    stages.JOBS[job](dataclasses.replace(config, train=one), str(workdir))
   for job in ('selection_report', 'report'):
     page = files.write_text(str(workdir / job / 'index.html'), '<p>' * 9)
     artifacts.Artifact(str(workdir / job), job, job, {}, {}).finish(
@@ -67,7 +69,7 @@ def wrong(workdir: pathlib.Path) -> dict[str, str]:
 
 
 def test_a_finished_workdir_is_right(finished, config, capsys):
-  pipeline.run(config, str(finished), 'verify')
+  stages.run(config, str(finished), 'verify')
   lines = capsys.readouterr().out.splitlines()
   assert all(line.startswith('ok') for line in lines), lines
   names = [line.split()[1].rstrip(':') for line in lines]
@@ -95,7 +97,7 @@ def test_it_changes_nothing(finished):
 def test_what_is_wrong_ends_the_job(copied, config, capsys):
   os.remove(copied / 'scores' / SCORES)
   with pytest.raises(UserError, match='1 of 11 artifacts in .* are wrong'):
-    pipeline.run(config, str(copied), 'verify')
+    stages.run(config, str(copied), 'verify')
   out = capsys.readouterr().out
   assert 'WRONG  scores' in out
   assert f'{SCORES} is missing' in out and '--job=score again' in out
@@ -103,7 +105,7 @@ def test_what_is_wrong_ends_the_job(copied, config, capsys):
 
 def test_an_empty_workdir_is_refused(tmp_path, config):
   with pytest.raises(UserError, match='no artifact'):
-    pipeline.run(config, str(tmp_path), 'verify')
+    stages.run(config, str(tmp_path), 'verify')
 
 
 @pytest.mark.parametrize(
@@ -153,12 +155,12 @@ def test_the_rest_of_a_deletion_is_no_damage(copied, config, capsys):
   shutil.rmtree(old)
   assert not wrong(copied)
   old.mkdir()
-  pipeline.run(config, str(copied), 'verify')
+  stages.run(config, str(copied), 'verify')
   out = capsys.readouterr().out
   assert 'leftovers: 1 incomplete, deleted at the next start' in out
-  pipeline.JOBS['reference'](config, str(copied))  # It is finished.
+  stages.JOBS['reference'](config, str(copied))  # It is finished.
   assert sorted(os.listdir(run / 'checkpoints')) == ['12']
-  pipeline.run(config, str(copied), 'verify')
+  stages.run(config, str(copied), 'verify')
   assert 'leftovers' not in capsys.readouterr().out
 
 
@@ -249,7 +251,7 @@ def test_a_wrong_statistic_is_named(copied, change, expected):
   ],
 )
 def test_a_wrong_group_is_named(copied, config, change, expected):
-  pipeline.run(config, str(copied), 'near_duplicates')
+  stages.run(config, str(copied), 'near_duplicates')
   assert not wrong(copied)
   rewrite(copied / 'near_duplicates', change)
   found = wrong(copied)
@@ -266,12 +268,12 @@ def test_what_it_says_mends(copied, finished, config):
   found = re.search(r'Delete (\S+) and (\S+) and run --job=(\w+) again', said)
   for path in found.groups()[:2]:
     os.remove(path)
-  pipeline.run(config, str(copied), found[3])
+  stages.run(config, str(copied), found[3])
   assert not wrong(copied)
   assert other.stat().st_mtime_ns == before
   # A manifest alone is written again from what the parts say of themselves.
   os.remove(copied / 'scores/manifest.json')
-  pipeline.run(config, str(copied), 'score')
+  stages.run(config, str(copied), 'score')
   for name in ('manifest.json', SCORES):
     path = f'scores/{name}'
     assert (copied / path).read_bytes() == (finished / path).read_bytes()
@@ -377,7 +379,7 @@ def test_a_part_alone_is_checked_too(copied, config, capsys):
   """As of a job that was stopped."""
   os.remove(copied / 'scores/manifest.json')
   os.remove(copied / 'scores/part-00000-of-00003.done')
-  pipeline.run(config, str(copied), 'verify')
+  stages.run(config, str(copied), 'verify')
   assert 'begun  scores: score table, not finished, 2 files' in (
     capsys.readouterr().out
   )

@@ -1,0 +1,1 @@
+"""From a token store to batches: packing, mixing, loading."""

@@ -1,0 +1,232 @@
+"""The flag `--config`: a user's file, and fields that are set after it.
+
+A config file is code of the user's. What it raises is told in one message, with
+the file and line of the user's own that raised it.
+"""
+
+import ast
+import difflib
+import importlib.machinery
+import os
+import re
+import sys
+import sysconfig
+import traceback
+import types
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
+
+from infoprune_jax.config.validation import UserError
+
+_MODULE = 'config_file'  # Where the classes of a config file say they are.
+_LIBRARIES = tuple(
+  os.path.join(os.path.realpath(path), '')
+  for path in (
+    os.path.dirname(__file__),
+    *(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib')),
+  )
+)
+# What absl and ml_collections raise for an option that cannot be set.
+_REFUSALS = (
+  flags.Error,
+  AttributeError,
+  LookupError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+)
+
+
+def define(help_string: str) -> flags.FlagHolder:
+  """Defines `--config`, which has no default."""
+  config_flags.register_flag_parser_for_type(tuple, TupleParser())
+  holder = config_flags.DEFINE_config_file('config', None, help_string)
+  flags.FLAGS['config'].parser = _FileParser()
+  return holder
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses all flags; returns the arguments that are no flags.
+
+  Raises:
+    UserError: a flag is unknown, or its value or the config file is wrong.
+  """
+  try:
+    rest = flags.FLAGS(list(argv))
+  except _REFUSALS as error:
+    for one in _chain(error):  # absl raises another of its own from it.
+      if isinstance(one, UserError):
+        raise one from None
+    quoted = isinstance(error, KeyError) and error.args
+    text = str(error.args[0] if quoted else error)
+    raise UserError(_unknown_option(argv) or _one_line(text)) from None
+  if not flags.FLAGS['config'].value:
+    raise UserError('Give --config=configs/demo.py, or your own.')
+  return rest
+
+
+def load(path: str) -> Any:
+  """What `get_config` of a config file returns.
+
+  Args:
+    path: The file; after a colon, what `get_config` is called with.
+
+  Raises:
+    UserError: there is no such file, or it raises something.
+  """
+  file, *arguments = [path] if os.path.isfile(path) else path.split(':', 1)
+  if os.path.isdir(file):
+    raise UserError(
+      f'--config={file} is a folder: name a config file, such as '
+      f'{os.path.join(file, "demo.py")}.'
+    )
+  if not os.path.isfile(file):
+    raise UserError(f'There is no config file {path!r}.')
+  module = types.ModuleType(_MODULE)
+  module.__file__ = file
+  sys.modules[_MODULE] = module  # As dataclasses look their module up.
+  try:
+    importlib.machinery.SourceFileLoader(_MODULE, file).exec_module(module)
+    get_config = getattr(module, 'get_config', None)
+    config = get_config(*arguments) if callable(get_config) else None
+  except (Exception, SystemExit) as error:  # Code of the user's: anything.
+    raise UserError(_told(error, file)) from error
+  if not callable(get_config):
+    raise UserError(
+      f'{file} has no function get_config(): a config file defines one, which '
+      'returns the config.'
+    )
+  if not hasattr(config, 'items'):
+    raise UserError(
+      f'{file}: get_config() returned {config!r} ({type(config).__name__}), '
+      'expected a ConfigDict: end it with `return config`.'
+    )
+  return config
+
+
+class _FileParser(flags.ArgumentParser):
+  """Loads a config file by `load`."""
+
+  config: Any = None  # The last one, before options are set in it.
+
+  def parse(self, path: str) -> Any:
+    self.config = load(path)
+    if hasattr(self.config, 'lock'):
+      self.config.lock()
+    return self.config
+
+
+class TupleParser(tuple_parser.TupleParser):
+  """A tuple on the command line: a Python tuple, or text that commas split.
+
+  Blanks around an item are dropped. An item in quotes is taken as it is, commas
+  and blanks too; so is the name of a file that exists.
+  """
+
+  def parse(self, argument: Any) -> tuple[Any, ...]:
+    """The items; numbers only where all of them are Python literals."""
+    return (
+      _items(argument) if type(argument) is str else super().parse(argument)
+    )
+
+
+_ITEM = re.compile(r"""\s*("[^"]*"|'[^']*'|[^,]*?)\s*(,|$)""")
+
+
+def _items(text: str) -> tuple[Any, ...]:
+  try:
+    value = ast.literal_eval(text.strip())
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    value = None
+  if isinstance(value, str | int | float):
+    return (value,)
+  if isinstance(value, tuple | list):
+    return tuple(value)
+  if '\0' not in text and os.path.exists(text):
+    return (text,)
+  inner = text.strip()
+  if inner[:1] + inner[-1:] in ('()', '[]'):
+    inner = inner[1:-1].strip()
+  items, start = [], 0
+  while start < len(inner):  # A comma at the end adds nothing.
+    match = _ITEM.match(inner, start)
+    item = match[1]
+    if len(item) > 1 and item[0] in '"\'' and item[-1] == item[0]:
+      item = item[1:-1]
+    if not item:
+      raise ValueError(f'item {len(items) + 1} of {text!r} is empty.')
+    items.append(item)
+    start = match.end()
+  return tuple(items)
+
+
+def _told(error: BaseException, file: str) -> str:
+  """An error of a config file: where in the user's own files, and the reason."""
+  if isinstance(error, UserError):
+    reason = str(error)
+  else:
+    text = str(error.code if isinstance(error, SystemExit) else error)
+    if 'allow_dotted_keys' in text:
+      text += ' Give a dict in place of that ConfigDict.'
+    reason = ': '.join(filter(None, [type(error).__name__, text]))
+  frames = [
+    (frame.filename, frame.lineno, frame.line)
+    for frame in traceback.extract_tb(error.__traceback__)
+    if _is_own(frame.filename)
+  ]
+  if isinstance(error, SyntaxError):
+    reason = f'{type(error).__name__}: {error.msg}'
+    if error.filename and _is_own(error.filename):
+      frames.append((error.filename, error.lineno, ''))
+  if not frames:
+    return _one_line(f'{file}: {reason}')
+  name, line, code = frames[-1]
+  if isinstance(error, AssertionError) and not str(error):
+    reason += f' of `{code}`'
+  where = f'{name}, line {line}'
+  callers = [one for one in frames if os.path.samefile(one[0], file)]
+  if callers and not os.path.samefile(name, file):
+    where += f' (from {file}, line {callers[-1][1]})'
+  return _one_line(f'{where}: {reason}')
+
+
+def _is_own(name: str) -> bool:
+  """Whether a file is the user's: no part of Python, a library or this one."""
+  path = os.path.realpath(name)
+  return os.path.isfile(path) and not path.startswith(_LIBRARIES)
+
+
+def _unknown_option(argv: Sequence[str]) -> str:
+  """A message for the first `--config.a.b` that the config lacks, or ''."""
+  for argument in argv:
+    match = re.match(r'--?config\.([^=\[]+)', argument)
+    node, above = flags.FLAGS['config'].parser.config, 'config'
+    for key in match[1].split('.') if match else ():
+      if not hasattr(node, 'keys'):
+        return f'{match[0]}: {above} is a value, and has no options in it.'
+      names = sorted(node.keys())
+      if key not in names:
+        close = difflib.get_close_matches(key, names, 1)
+        hint = f' Did you mean {close[0]!r}?' if close else ''
+        return (
+          f'{match[0]}: {above} has no option {key!r}; it has '
+          f'{", ".join(names) or "none"}.{hint}'
+        )
+      node, above = node[key], f'{above}.{key}'
+  return ''
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+  one: BaseException | None = error
+  while one is not None:
+    yield one
+    one = one.__cause__ or one.__context__
+
+
+def _one_line(text: str) -> str:
+  # ml_collections gives its KeyError as the text of another error.
+  return ' '.join(text.replace('\\n', ' ').split())

@@ -1,0 +1,121 @@
+"""A corpus and its vocabulary, and their validation. Standard library only."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from infoprune_jax.config.validation import (
+  UserError,
+  check_choice,
+  check_positive,
+  check_range,
+  check_seeds,
+)
+
+SPLITS = ('reference', 'scored', 'heldout')
+FILE_FORMATS = ('text', 'jsonl', 'parquet', 'hf_dataset')
+SOURCE_FORMATS = (*FILE_FORMATS, 'tfds', 'seqio')
+ON_BAD_ROW = ('refuse', 'drop')
+VOCABULARY_TYPES = ('unigram', 'bpe')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+  """Where the documents of one source are.
+
+  Formats: 'text', where a file is a document; 'jsonl' and 'parquet', where a
+  row is one; 'hf_dataset', a folder that `datasets.Dataset.save_to_disk` wrote;
+  'tfds', a TFDS dataset; 'seqio', a registered SeqIO task or mixture.
+  """
+
+  format: str
+  paths: tuple[str, ...]  # files, folders, globs, URLs; names of TFDS and SeqIO
+  text_column: str = 'text'  # of rows: the text; 'a.b' is field b of column a
+  # Of rows: a unique string or integer; '' for the format's own.
+  id_column: str = ''
+  source_column: str = ''  # of rows: overrides the source's name; '' for none
+  split: str = ''  # of a TFDS dataset or a SeqIO task; '' for files
+  data_dir: str = ''  # of TFDS; '' for its own default
+  # Of SeqIO: imported first, as it registers the task; '' for none.
+  module: str = ''
+
+  def __post_init__(self):
+    check_choice('source.format', self.format, SOURCE_FORMATS)
+    if not self.paths:
+      raise UserError('source.paths is empty: give files, folders or globs.')
+    if self.format != 'text' and not self.text_column:
+      raise UserError('source.text_column is empty: name the text column.')
+    if (self.split == '') != (self.format in FILE_FORMATS):
+      raise UserError(
+        f"source.split is {self.split!r}: format='{self.format}' "
+        + ('has none.' if self.split else "needs one, such as 'train'.")
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+  """What is read, how it is split, and into how many parts it is written."""
+
+  sources: Mapping[str, SourceConfig]
+  # 'refuse' stops at the first bad row, 'drop' counts them. Both stop at a file
+  # whose rows are all bad.
+  on_bad_row: str = 'refuse'
+  max_bytes_per_source: int = 0  # a seeded draw of whole documents; 0 for all
+  reference_share: float = 0.25  # of distinct texts: the reference model's own
+  # Of distinct texts: for evaluation. The rest is scored.
+  heldout_share: float = 0.1
+  seed: int  # of the draw and the split
+  num_parts: int = 16  # of the token store, and so of the score table
+  num_workers: int = 0  # processes; 0 for one a core
+  # Of an Apache Beam pipeline, which works in their place, such as
+  # ('--runner=DataflowRunner', ...); () for none.
+  beam_options: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    if not self.sources:
+      raise UserError(
+        'corpus.sources is empty: add one, for instance '
+        "config.corpus.sources.mine = base.jsonl('data/*.jsonl.zst')."
+      )
+    check_choice('corpus.on_bad_row', self.on_bad_row, ON_BAD_ROW)
+    check_positive(
+      'corpus', self, 'num_parts', 'reference_share', 'heldout_share'
+    )
+    if self.reference_share + self.heldout_share >= 1.0:
+      raise UserError(
+        'corpus.reference_share + corpus.heldout_share must leave documents '
+        f'to score, got {self.reference_share} + {self.heldout_share}.'
+      )
+    check_range(
+      'corpus.max_bytes_per_source', self.max_bytes_per_source, 0, 2**62
+    )
+    check_range('corpus.num_workers', self.num_workers, 0, 4096)
+    check_seeds('corpus.seed', self.seed)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocabularyConfig:
+  """A vocabulary: given, or a SentencePiece model trained on the corpus."""
+
+  # A SentencePiece .model, a tokenizer.json of Hugging Face, or a folder with
+  # one or with GPT-2's vocab.json and merges.txt; '' to train one.
+  path: str = ''
+  # Conditions a document's first token; -1 for what the files say.
+  bos_id: int = -1
+  eos_id: int = -1  # ends a document in training; -1 for what the files say
+  size: int = 4096  # pieces, when trained
+  type: str = 'unigram'  # 'unigram' (encodes faster) or 'bpe' (trains faster)
+  train_bytes: int = 2_000_000  # of the reference split, when trained
+
+  def __post_init__(self):
+    check_choice('vocabulary.type', self.type, VOCABULARY_TYPES)
+    check_positive('vocabulary', self, 'size', 'train_bytes')
+    # 256 byte pieces, four special ones, and something beyond them.
+    check_range('vocabulary.size', self.size, 320, 2**20)
+    for name in ('bos_id', 'eos_id'):
+      value = getattr(self, name)
+      check_range(f'vocabulary.{name}', value, -1, 2**31 - 1)
+      if value >= 0 and not self.path:
+        raise UserError(
+          f'vocabulary.{name} is {value}, but a trained vocabulary has its own: '
+          'set it to -1, or name a vocabulary in vocabulary.path.'
+        )

@@ -1,0 +1,215 @@
+"""How a model is trained, and how far. Standard library only."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from infoprune_jax.config.validation import (
+  UserError,
+  check_choice,
+  check_positive,
+  check_range,
+)
+
+READERS = ('grain', 'seqio')
+ON_BAD_STEP = ('stop', 'skip')
+OPTIMIZERS = ('adamw', 'adafactor', 'muon')
+WEIGHTS = (1e-9, 1e9)  # of a mixture, apart from 0
+SCHEDULES = ('cosine', 'linear', 'wsd', 'constant')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixturePhase:
+  """What takes the place of `TrainingConfig.mixture` from a step on."""
+
+  from_step: int
+  weights: Mapping[str, float] = dataclasses.field(hash=False)  # as `mixture`
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+  """Budget, batch and optimizer of one training run.
+
+  The budget is one of `num_steps`, `num_tokens` and `num_flops`; the others are
+  0. Of tokens and FLOPs a run takes as many whole steps as they pay for. After
+  warm-up the learning rate falls along a cosine or a line, or stays; with 'wsd'
+  (warm-up, stable, decay) it stays, and falls along a line at the end.
+
+  'muon' is for the matrices of layers, with steps as long as AdamW's (arXiv
+  2502.16982); the embedding, the head and norms take AdamW's. With 'adafactor'
+  (arXiv 1804.04235, without momentum) rates are relative to a parameter's size.
+  """
+
+  num_steps: int = 0
+  num_tokens: int = 0  # of rows, with what pads them; e.g. 20 a parameter
+  # By the formula of `model/flops.py`: compares models of several sizes.
+  num_flops: float = 0.0
+  batch_size: int  # rows of a step
+  # Parts of a batch, one after another: more where a batch does not fit.
+  gradient_accumulation_steps: int = 1
+  row_length: int  # tokens
+  # 'adamw', 'muon', which keeps one moment, or 'adafactor', almost none.
+  optimizer: str = 'adamw'
+  learning_rate: float  # peak; relative with 'adafactor': 1e-2 in T5X
+  # 'cosine', 'linear', 'constant' or 'wsd', whose runs can go on: its steps do
+  # not know the last.
+  schedule: str = 'cosine'
+  warmup_steps: int = 0  # linear, from zero
+  decay_share: float = 0.2  # of the steps, at the end: in which 'wsd' falls
+  final_learning_rate_ratio: float = 0.1  # of the peak, when it has fallen
+  # Of matrices, times the learning rate; never of norms.
+  weight_decay: float = 0.1
+  beta1: float = 0.9  # of AdamW
+  beta2: float = 0.95  # of AdamW
+  # Times log(Z)^2 of each token, added to its NLL; 0.0 for none. 1e-4 in PaLM:
+  # keeps the softmax's denominator near one.
+  z_loss: float = 0.0
+  max_grad_norm: float = 1.0  # global norm; gradients above are scaled down
+  log_every: int = 20  # steps
+  eval_every: int = 100  # steps
+  checkpoint_every: int = 250  # steps
+  # And after so many; 0.0 for steps alone. Where machines can be taken away: 10.0.
+  checkpoint_minutes: float = 0.0
+  max_checkpoints: int = 2  # the newest are kept
+  keep_checkpoints_every: int = 0  # steps of which all are kept; 0 for none
+  # What a loss or gradient that is not finite does, or a loss over
+  # `max_loss_spike` times its running mean (0.0 for any): 'stop' ends the run,
+  # 'skip' leaves the parameters as they were.
+  on_bad_step: str = 'stop'
+  max_loss_spike: float = 0.0
+  # Without the end of a step; 0.0 to wait for ever. Longer than an evaluation of
+  # `curve_tokens`.
+  watchdog_minutes: float = 30.0
+  profile_from: int = 10  # the step that jax.profiler begins with
+  profile_steps: int = 0  # how many it traces; 0 for none
+  # The share of tokens by source, however scaled; {} for natural sizes.
+  mixture: Mapping[str, float] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
+  # Changes of it; a weight may be 0.
+  mixture_schedule: tuple[MixturePhase, ...] = ()
+  reader: str = (
+    'grain'  # 'grain' over the token store, or 'seqio' over its task
+  )
+
+  def __post_init__(self):
+    check_choice('training.reader', self.reader, READERS)
+    check_choice('training.optimizer', self.optimizer, OPTIMIZERS)
+    check_choice('training.on_bad_step', self.on_bad_step, ON_BAD_STEP)
+    self._check_mixture()
+    sizes = (
+      'batch_size',
+      'gradient_accumulation_steps',
+      'row_length',
+      'max_checkpoints',
+    )
+    every = ('log_every', 'eval_every', 'checkpoint_every')
+    check_positive(
+      'training', self, 'learning_rate', 'max_grad_norm', *sizes, *every
+    )
+    self._check_budget()
+    self._check_schedule()
+    if self.batch_size % self.gradient_accumulation_steps:
+      raise UserError(
+        'training.gradient_accumulation_steps must divide training.batch_size, '
+        f'got {self.gradient_accumulation_steps} and {self.batch_size}.'
+      )
+    for name in (
+      'checkpoint_minutes',
+      'keep_checkpoints_every',
+      'max_loss_spike',
+      'watchdog_minutes',
+      'profile_from',
+      'profile_steps',
+    ):
+      check_range(f'training.{name}', getattr(self, name), 0, 1e9)
+    if 0.0 < self.max_loss_spike <= 1.0:
+      raise UserError(
+        f'training.max_loss_spike is {self.max_loss_spike}, but losses vary '
+        'around their mean: give a ratio above 1, such as 2.0, or 0.0.'
+      )
+    check_range('training.z_loss', self.z_loss, 0.0, 1e6)
+    check_range('training.weight_decay', self.weight_decay, 0.0, 1e6)
+    check_range('training.beta1', self.beta1, 0.0, 1.0)
+    check_range('training.beta2', self.beta2, 0.0, 1.0)
+
+  def _check_mixture(self) -> None:
+    phases = {'training.mixture': self.mixture}
+    last = 0
+    if self.mixture_schedule and not self.mixture:
+      raise UserError(
+        'training.mixture_schedule changes training.mixture, which is empty: '
+        'give there the weights from step 0.'
+      )
+    for phase in self.mixture_schedule:
+      if phase.from_step <= last:
+        raise UserError(
+          'training.mixture_schedule must have rising from_step above 0, got '
+          f'{phase.from_step} after {last}.'
+        )
+      last = phase.from_step
+      where = f'training.mixture_schedule from step {last}'
+      if phase.weights.keys() != self.mixture.keys():
+        raise UserError(
+          f'{where} must weigh the sources of training.mixture, '
+          f'{sorted(self.mixture)}, got {sorted(phase.weights)}.'
+        )
+      phases[where] = phase.weights
+    for where, weights in phases.items():
+      for source, weight in weights.items():
+        if weight:
+          check_range(f'{where}, {source!r}', weight, *WEIGHTS)
+        if not any(other[source] for other in phases.values()):
+          raise UserError(
+            f'{where}, {source!r} must be positive, got 0.0 throughout: '
+            'leave sources out of the corpus, not by weight zero.'
+          )
+      if weights and not any(weights.values()):
+        raise UserError(f'{where} must weigh a source more than zero.')
+    if self.mixture_schedule and self.reader == 'seqio':
+      raise UserError(
+        "training.reader='seqio' cannot change its mixture while it reads: use "
+        "reader='grain', or leave training.mixture_schedule empty."
+      )
+
+  def _check_budget(self) -> None:
+    budgets = {
+      name: getattr(self, name)
+      for name in ('num_steps', 'num_tokens', 'num_flops')
+    }
+    for name, value in budgets.items():
+      check_range(f'training.{name}', value, 0, 2.0**100)
+    if sum(value > 0 for value in budgets.values()) != 1:
+      got = ', '.join(f'{name}={value:g}' for name, value in budgets.items())
+      raise UserError(
+        'training needs exactly one of num_steps, num_tokens and num_flops, '
+        f'got {got}: set the others to 0.'
+      )
+
+  def _check_schedule(self) -> None:
+    check_choice('training.schedule', self.schedule, SCHEDULES)
+    check_range('training.decay_share', self.decay_share, 0.0, 1.0)
+    check_range(
+      'training.final_learning_rate_ratio',
+      self.final_learning_rate_ratio,
+      0.0,
+      1.0,
+    )
+    # A budget in tokens or FLOPs is checked once it is known in steps.
+    most = self.num_steps or 2**62
+    check_range('training.warmup_steps', self.warmup_steps, 0, most)
+    if self.schedule == 'wsd' and self.warmup_steps + self.decay_steps > most:
+      raise UserError(
+        f'training.warmup_steps={self.warmup_steps} and the {self.decay_steps} '
+        f'steps of decay_share={self.decay_share:g} are more than num_steps='
+        f'{self.num_steps}: lower one of them.'
+      )
+
+  @property
+  def decay_steps(self) -> int:
+    """The steps at the end in which 'wsd' falls; 0 if `num_steps` is unset."""
+    return round(self.decay_share * self.num_steps)
+
+  @property
+  def tokens_per_step(self) -> int:
+    """Slots of a batch, padding included."""
+    return self.batch_size * self.row_length

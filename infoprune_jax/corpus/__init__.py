@@ -1,0 +1,1 @@
+"""Readers of every kind of corpus, and the index over its documents."""

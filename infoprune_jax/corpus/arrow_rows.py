@@ -1,0 +1,201 @@
+"""Rows of Parquet files, and of what `datasets.Dataset.save_to_disk` wrote.
+
+A saved dataset is a folder with state.json, which lists files of Arrow's IPC
+stream format; they are read with pyarrow alone.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import posixpath
+from collections.abc import Container, Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import parquet, paths, rows
+from infoprune_jax.corpus.rows import BadRow, Document, InputFile
+from infoprune_jax.runtime import filesystems
+
+BATCH = 1024  # rows of Parquet held at once
+# Ends a stream of Arrow; one that was cut between two batches lacks it.
+END_OF_STREAM = b'\xff\xff\xff\xff\x00\x00\x00\x00'
+
+
+def parquet_rows(
+  file: InputFile, raw: Any, wanted: Container[int] | None, whole: bool
+) -> Iterator[tuple[int, Document | BadRow]]:
+  """The rows of an open Parquet file; arguments as of `sources.read_rows`."""
+  columns = None if whole else rows.wanted_columns(file.config)
+  with parquet.open_file(raw) as opened:
+    _check_columns(file, opened.schema_arrow)
+    batches = opened.iter_batches(BATCH, columns=columns)
+    yield from _rows(file, batches, wanted, whole)
+
+
+def saved_rows(
+  file: InputFile, raw: Any, wanted: Container[int] | None, whole: bool
+) -> Iterator[tuple[int, Document | BadRow]]:
+  """The rows of an open file of a saved dataset; arguments as above."""
+  raw.seek(0, os.SEEK_END)
+  raw.seek(max(raw.tell() - len(END_OF_STREAM), 0))
+  if raw.read() != END_OF_STREAM:
+    raise UserError(
+      f'{file.path} cannot be read: it is cut short, or no Arrow stream. '
+      'Save the dataset again.'
+    )
+  raw.seek(0)
+  with pa.ipc.open_stream(raw) as stream:
+    _check_columns(file, stream.schema)
+    yield from _rows(file, stream, wanted, whole)
+
+
+def schema(file: InputFile, raw: Any) -> pa.Schema:
+  """The columns of an open file, Parquet or of a saved dataset."""
+  if file.config.format == 'parquet':
+    return pq.read_schema(raw)
+  with pa.ipc.open_stream(raw) as stream:
+    return stream.schema
+
+
+def _rows(
+  file: InputFile,
+  batches: Iterable[pa.RecordBatch],
+  wanted: Container[int] | None,
+  whole: bool,
+) -> Iterator[tuple[int, Document | BadRow]]:
+  columns = rows.wanted_columns(file.config)
+  number = 0
+  for batch in batches:
+    there = batch.schema.names
+    outer = {n if n in there else n.partition('.')[0] for n in columns}
+    read = batch.select(sorted(outer))
+    for position in range(batch.num_rows):
+      number += 1
+      if wanted is not None and number not in wanted:
+        continue
+      row = batch.slice(position, 1) if whole else None
+      yield rows.read_row(
+        file,
+        number,
+        functools.partial(_document, file, number, read, position, row),
+      )
+
+
+def _document(
+  file: InputFile,
+  number: int,
+  batch: pa.RecordBatch,
+  position: int,
+  whole: pa.RecordBatch | None,
+) -> Document:
+  try:
+    row = {name: batch[name][position].as_py() for name in batch.schema.names}
+  except UnicodeDecodeError as error:
+    raise rows.Bad('not UTF-8', f'at byte {error.start}') from None
+  document = rows.row_document(file, row, rows.id_of_place(file, number))
+  return dataclasses.replace(document, row=whole) if whole else document
+
+
+def _check_columns(file: InputFile, schema: pa.Schema) -> None:
+  for name in rows.wanted_columns(file.config):
+    if not _has(schema, name):
+      raise UserError(
+        f'{file.path} has no column {name!r}; columns are '
+        f'{", ".join(_names(schema))}. Name another in '
+        f'corpus.sources.{file.source}.'
+      )
+    times = schema.names.count(name.partition('.')[0])
+    if times > 1:
+      raise UserError(
+        f'{file.path} has {times} columns {name!r}: rename one of them, or name '
+        f'another in corpus.sources.{file.source}.'
+      )
+
+
+def _has(fields: Iterable[pa.Field], name: str) -> bool:
+  types = {field.name: field.type for field in fields}
+  outer, _, inner = name.partition('.')
+  return name in types or (
+    bool(inner)
+    and pa.types.is_struct(types.get(outer, pa.null()))
+    and _has(types[outer], inner)
+  )
+
+
+def _names(fields: Iterable[pa.Field]) -> Iterator[str]:
+  """The names of columns, nested ones as 'a.b'."""
+  for field in fields:
+    if pa.types.is_struct(field.type):
+      yield from (f'{field.name}.{name}' for name in _names(field.type))
+    else:
+      yield field.name
+
+
+def saved_matches(field: str, path: str) -> tuple[str, list[tuple[str, int]]]:
+  """The parent of saved datasets, and their files in order, with sizes.
+
+  Args:
+    field: The config field that names the path.
+    path: A folder that `save_to_disk` wrote, a glob, or a URL of one.
+
+  Raises:
+    UserError: a folder is none, or a file of it is missing.
+  """
+  filesystem, name = paths.open_filesystem(field, path)
+  try:
+    folders = [name.rstrip('/')]
+    if filesystems.is_glob(name) and not filesystem.exists(name):
+      _, found = filesystems.expand(filesystem, name)
+      folders = [n for n, info in found.items() if info['type'] == 'directory']
+    files = [
+      (paths.url(filesystem, file, path), filesystem.size(file) or 0)
+      for folder in sorted(folders)
+      for file in _saved_files(field, filesystem, folder)
+    ]
+  except paths.READ_ERRORS as error:
+    raise paths.unreadable(field, path, error) from None
+  if not files:
+    raise UserError(
+      f'{field}: no saved dataset that matches {path!r} holds a row (looked '
+      f'from {os.getcwd()}).'
+    )
+  return paths.url(filesystem, posixpath.dirname(folders[0]), path), files
+
+
+def _saved_files(field: str, filesystem: Any, folder: str) -> list[str]:
+  """The files of one saved dataset, in its order."""
+
+  def read(name: str) -> Any:
+    try:
+      return json.loads(filesystem.cat_file(f'{folder}/{name}'))
+    except FileNotFoundError:
+      return None
+    except ValueError as error:
+      raise UserError(
+        f'{field}: {folder}/{name} is damaged ({error}): save the dataset '
+        'again.'
+      ) from None
+
+  splits = read('dataset_dict.json')
+  if splits is not None:
+    names = ', '.join(repr(f'{folder}/{name}') for name in splits['splits'])
+    raise UserError(
+      f'{field}: {folder!r} is a DatasetDict of several splits: name those to '
+      f'read, of {names}.'
+    )
+  state = read('state.json')
+  if state is None:
+    raise UserError(
+      f'{field}: {folder!r} is no folder that datasets.Dataset.save_to_disk '
+      f'wrote: it has no state.json (looked from {os.getcwd()}).'
+    )
+  if state.get('_indices_files'):
+    raise UserError(
+      f'{field}: {folder!r} was saved by datasets 1 with rows chosen by an '
+      'index: load it and save it again with datasets 2 or newer.'
+    )
+  return [f'{folder}/{file["filename"]}' for file in state['_data_files']]

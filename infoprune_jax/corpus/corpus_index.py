@@ -1,0 +1,392 @@
+"""A first pass over the corpus: which rows it has, and what becomes of each.
+
+Cheap beside tokenizing. It finds bad input before any work starts, draws a
+sample, splits by content, and cuts the corpus into parts.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from infoprune_jax.config.corpus import SPLITS, CorpusConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import sources
+from infoprune_jax.runtime import artifacts, workers
+from infoprune_jax.runtime.hashing import (
+  content_hashes,
+  mix,
+  text_hash,
+  uniform,
+  utf8_hash,
+)
+from infoprune_jax.runtime.progress import Progress, logger
+
+REFERENCE, SCORED, HELDOUT = range(len(SPLITS))
+# Hashed by content in one call; more would not stay in the cache of a core.
+BATCH_BYTES = 1 << 17
+
+
+@dataclasses.dataclass(frozen=True)
+class FileIndex:
+  """The documents of one file: equally long arrays, in the file's order."""
+
+  line: np.ndarray  # int64, from 1
+  num_bytes: np.ndarray  # int64, of the text in UTF-8
+  content_hash: np.ndarray  # int64
+  text_hash: np.ndarray  # int64, of the very text
+  id_hash: np.ndarray  # int64
+  source: np.ndarray  # int32, into source_names
+  source_names: tuple[str, ...]
+  bad_rows: dict[str, int]  # by reason
+  first_bad_row: str  # '' where there is none
+
+
+def index_file(file: sources.InputFile) -> FileIndex:
+  """Reads a file once."""
+  rows, bad, first_bad = [], collections.Counter(), ''
+  names: dict[str, int] = {}
+  content: list[int] = []
+  texts: list[str] = []
+  size = 0  # bytes of `texts`, which are yet to be hashed by content
+  for line, row in sources.read_rows(file):
+    if isinstance(row, sources.BadRow):
+      bad[row.reason] += 1
+      first_bad = first_bad or str(row)
+      continue
+    data = row.text.encode()
+    source = names.setdefault(row.source, len(names))
+    rows.append(
+      (line, len(data), utf8_hash(data), text_hash(row.example_id), source)
+    )
+    texts.append(row.text)
+    size += len(data)
+    if size >= BATCH_BYTES:
+      content += content_hashes(texts)
+      texts, size = [], 0
+  content += content_hashes(texts)
+  columns = np.array(rows, np.int64).reshape(-1, 5).T
+  return FileIndex(
+    columns[0],
+    columns[1],
+    np.array(content, np.int64),
+    columns[2],
+    columns[3],
+    columns[4].astype(np.int32),
+    tuple(names),
+    dict(bad),
+    first_bad,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusIndex:
+  """The documents that the corpus keeps: equally long arrays, in its order."""
+
+  files: tuple[sources.InputFile, ...]
+  file: np.ndarray  # int32, into files
+  line: np.ndarray  # int64, from 1
+  num_bytes: np.ndarray  # int64
+  content_hash: np.ndarray  # int64
+  text_hash: np.ndarray  # int64, of the very text
+  id_hash: np.ndarray  # int64
+  split: np.ndarray  # int8, into SPLITS
+  part: np.ndarray  # int32, ascending
+  bad_rows: dict[str, int]
+
+  def fingerprint(self) -> str:
+    """A digest of the content, the order and the fate of every document."""
+    digest = hashlib.sha256()
+    for array in (
+      self.line,
+      self.num_bytes,
+      self.content_hash,
+      self.id_hash,
+      self.split,
+      self.part,
+    ):
+      digest.update(np.ascontiguousarray(array).tobytes())
+    names = [file.source + '/' + file.name for file in self.files]
+    return artifacts.fingerprint([digest.hexdigest(), names])
+
+  def restricted_to(self, part: int) -> 'CorpusIndex':
+    """The documents of one part, with the files they are in."""
+    return self.only(np.flatnonzero(self.part == part))
+
+  def only(self, chosen: np.ndarray) -> 'CorpusIndex':
+    """The documents at these positions, with the files they are in."""
+    used = np.unique(self.file[chosen])
+    return dataclasses.replace(
+      self,
+      files=tuple(self.files[file] for file in used),
+      file=np.searchsorted(used, self.file[chosen]).astype(np.int32),
+      line=self.line[chosen],
+      num_bytes=self.num_bytes[chosen],
+      content_hash=self.content_hash[chosen],
+      text_hash=self.text_hash[chosen],
+      id_hash=self.id_hash[chosen],
+      split=self.split[chosen],
+      part=self.part[chosen],
+    )
+
+  def documents(
+    self, chosen: np.ndarray, whole: bool = False
+  ) -> Iterator[sources.Document]:
+    """Reads the chosen documents (a mask) again, in corpus order.
+
+    Args:
+      chosen: [documents] bool.
+      whole: Whether they come with their `row`.
+
+    Raises:
+      UserError: a file is no longer what was indexed.
+    """
+    chosen = np.flatnonzero(chosen)
+    configs = [self.files[n].config for n in np.unique(self.file[chosen])]
+    if sources.needs_worker(*configs):
+      part = (self.only(chosen), whole)
+      yield from next(workers.run_all(_read_all, [part], 1, apart=True))
+      return
+    for file in np.unique(self.file[chosen]).tolist():
+      wanted = chosen[self.file[chosen] == file]
+      lines = dict(
+        zip(self.line[wanted].tolist(), wanted.tolist(), strict=True)
+      )
+      # Closed at once when the last wanted row is out, not when collected.
+      with contextlib.closing(
+        sources.read_rows(self.files[file], lines, whole)
+      ) as rows:
+        for line, row in rows:
+          index = lines.pop(line, None)
+          if index is None:
+            continue
+          if isinstance(row, sources.BadRow) or (
+            text_hash(row.text) != self.text_hash[index]
+          ):
+            raise UserError(changed(self.files[file]))
+          yield row
+          if not lines:
+            break
+      if lines:
+        raise UserError(f'{self.files[file].path} shrank while being read.')
+
+
+def changed(file: sources.InputFile) -> str:
+  """What to tell of a file whose text is not what was indexed."""
+  if file.config.format == 'seqio':
+    return (
+      f'{file.path} gave another text when it was read again: what it reads '
+      'changed, or its preprocessors draw at random; if so, name a '
+      'text_column that they leave alone.'
+    )
+  return (
+    f'{file.path} changed while it was being read: start again when nothing '
+    'writes to it.'
+  )
+
+
+def _read_all(task: tuple[CorpusIndex, bool]) -> list[sources.Document]:
+  index, whole = task
+  return list(index.documents(np.ones(len(index.split), bool), whole))
+
+
+def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
+  """Indexes, checks, draws, splits and cuts the corpus.
+
+  Args:
+    config: The corpus.
+    job: Who says how far it is.
+
+  Raises:
+    UserError: a path matches nothing, a row is bad and rows may not be
+      dropped, or a split comes out empty.
+  """
+  files = sources.list_files(config.sources)
+  total = sum(file.size for file in files)
+  progress = Progress(f'{job}: index', 'B', total)
+  indices = []
+  apart = sources.needs_worker(*(file.config for file in files))
+  found = workers.run_all(index_file, files, config.num_workers, apart)
+  for index, file in zip(found, files, strict=True):
+    if index.bad_rows and config.on_bad_row == 'refuse':
+      raise UserError(
+        f"{index.first_bad_row}. Mend it, or set corpus.on_bad_row='drop' to "
+        'leave such rows out and count them.'
+      )
+    _check_some(file, index)
+    indices.append(index)
+    progress.add(file.size)
+  return _assemble(config, tuple(files), indices)
+
+
+# Rows of which nothing is lost: they were read, and hold no text.
+_EMPTY = {'empty text', 'empty compressed file'}
+# Where a row is a document; in 'text' a file is.
+_OF_ROWS = ('jsonl', 'parquet', 'hf_dataset')
+# What even one row is called only where the file is no JSONL.
+_NO_JSONL = {'broken JSON', 'not a JSON object'}
+
+
+def _check_some(file: sources.InputFile, index: FileIndex) -> None:
+  """Raises `UserError` for a file that is dropped whole, row by row.
+
+  It would be a wrong kind of file, or a column of another name.
+  """
+  bad = sum(index.bad_rows.values())
+  reasons = set(index.bad_rows) - _EMPTY
+  if len(index.line) or not reasons or file.config.format not in _OF_ROWS:
+    return
+  if bad > 1 or reasons & _NO_JSONL:
+    raise UserError(
+      f'{file.path} gives no document: all rows are bad ({bad}). The first: '
+      f"{index.first_bad_row}. corpus.on_bad_row='drop' leaves out rows, not "
+      f'whole files: fix the file, or name other files or columns in '
+      f'corpus.sources.{file.source}.'
+    )
+
+
+def _assemble(
+  config: CorpusConfig,
+  files: tuple[sources.InputFile, ...],
+  indices: list[FileIndex],
+) -> CorpusIndex:
+  names = sorted({name for index in indices for name in index.source_names})
+  column = _columns(names, indices)
+  bad = sum(
+    (collections.Counter(i.bad_rows) for i in indices), collections.Counter()
+  )
+  kept = _first_of_each_id(config, files, column, bad)
+  for reason, count in sorted(bad.items()):
+    logger.warning('tokenize: dropped %d rows: %s', count, reason)
+  if config.max_bytes_per_source:
+    kept = _draw(config, column, kept, names)
+  if not kept.any():
+    raise UserError('corpus.sources hold no document.')
+  column = {name: values[kept] for name, values in column.items()}
+  # Contiguous parts of about equal size, whatever the number of workers.
+  before = np.cumsum(column['num_bytes']) - column['num_bytes']
+  part = before * config.num_parts // max(column['num_bytes'].sum(), 1)
+  return CorpusIndex(
+    files,
+    column['file'],
+    column['line'],
+    column['num_bytes'],
+    column['content_hash'],
+    column['text_hash'],
+    column['id_hash'],
+    _split(config, column['content_hash']),
+    part.astype(np.int32),
+    dict(bad),
+  )
+
+
+def _columns(
+  names: list[str], indices: list[FileIndex]
+) -> dict[str, np.ndarray]:
+  """The documents of all files, with the number of file and source."""
+  number = {name: position for position, name in enumerate(names)}
+  column = {
+    name: np.concatenate([getattr(index, name) for index in indices])
+    for name in ('line', 'num_bytes', 'content_hash', 'text_hash', 'id_hash')
+  }
+  column['file'] = np.repeat(
+    np.arange(len(indices), dtype=np.int32), [len(i.line) for i in indices]
+  )
+  column['source'] = np.concatenate(
+    [
+      np.array([number[n] for n in index.source_names], np.int32)[index.source]
+      for index in indices
+    ]
+  )
+  return column
+
+
+def _first_of_each_id(
+  config: CorpusConfig,
+  files: tuple[sources.InputFile, ...],
+  column: dict[str, np.ndarray],
+  bad: collections.Counter[str],
+) -> np.ndarray:
+  """A mask of documents whose id no earlier document has."""
+  _, first, inverse = np.unique(
+    column['id_hash'], return_index=True, return_inverse=True
+  )
+  kept = np.zeros(len(inverse), bool)
+  kept[first] = True
+  if not kept.all():
+    again = int(np.flatnonzero(~kept)[0])
+    original = int(first[inverse[again]])
+    if config.on_bad_row == 'refuse':
+      raise UserError(
+        f'{_where(files, column, again)} has the id of '
+        f'{_where(files, column, original)}. '
+        f'{sources.about_ids(files[column["file"][again]].config)} or set '
+        "corpus.on_bad_row='drop' to keep the first of each."
+      )
+    bad['duplicate id'] += int((~kept).sum())
+  return kept
+
+
+def _where(
+  files: tuple[sources.InputFile, ...],
+  column: dict[str, np.ndarray],
+  index: int,
+) -> str:
+  file = files[column['file'][index]]
+  if file.config.format == 'text':
+    return file.path
+  return f'{file.path}:{int(column["line"][index])}'
+
+
+def _draw(
+  config: CorpusConfig,
+  column: dict[str, np.ndarray],
+  kept: np.ndarray,
+  names: list[str],
+) -> np.ndarray:
+  """A mask of a seeded draw of whole documents, about the limit a source."""
+  limit = config.max_bytes_per_source
+  source = column['source']
+  fits = np.flatnonzero(kept & (column['num_bytes'] <= limit))
+  for missing in np.setdiff1d(source[kept], source[fits]):
+    logger.warning(
+      'tokenize: no document of source %s is as short as '
+      'corpus.max_bytes_per_source=%d: none is drawn',
+      names[missing],
+      limit,
+    )
+  keys = mix(column['id_hash'][fits], config.seed)
+  order = fits[np.lexsort((keys, source[fits]))]
+  size = column['num_bytes'][order]
+  before = np.cumsum(size) - size
+  starts = np.flatnonzero(np.diff(source[order], prepend=-1))
+  counts = np.diff(starts, append=len(order))
+  before -= np.repeat(before[starts], counts)
+  drawn = np.zeros(len(source), bool)
+  # The last document is in if that brings the source closer to the limit.
+  drawn[order] = before + size // 2 <= limit
+  if not drawn.any():
+    raise UserError(
+      f'corpus.max_bytes_per_source={limit} is less than any document has: '
+      'raise it, or set it to 0 for everything.'
+    )
+  return drawn
+
+
+def _split(config: CorpusConfig, hashes: np.ndarray) -> np.ndarray:
+  """The split of each document, by its content: copies fall on one side."""
+  point = uniform(hashes, config.seed)
+  split = np.full(len(hashes), SCORED, np.int8)
+  split[point < config.reference_share + config.heldout_share] = HELDOUT
+  split[point < config.reference_share] = REFERENCE
+  for number, name in enumerate(SPLITS):
+    if not (split == number).any():
+      raise UserError(
+        f'The {name} split is empty: {len(split)} documents are too few for '
+        f'corpus.reference_share={config.reference_share} and '
+        f'corpus.heldout_share={config.heldout_share}.'
+      )
+  return split

@@ -1,0 +1,97 @@
+"""Pages that people judged: JSONL rows with a text and a label, 0 or 1."""
+
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from infoprune_jax.config.corpus import SourceConfig
+from infoprune_jax.config.experiment import LabelsConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import leftovers, paths, rows, sources
+from infoprune_jax.corpus.rows import Document, InputFile
+
+NAME = 'pages'  # the source of a page where no column holds groups
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pages:
+  """Labelled pages, in the order of their files."""
+
+  documents: tuple[Document, ...]  # N; the source of each is its group
+  label: np.ndarray  # [N] bool
+  digest: str  # of all rows
+
+
+def read(config: LabelsConfig) -> Pages:
+  """Reads all pages; there are few, as people have judged them.
+
+  Raises:
+    UserError: a row is no page with a label, or all have the same label.
+  """
+  if not config.path:
+    raise UserError(
+      'labels.path is empty: name JSONL with a text and a label in each row, '
+      'such as --config.labels.path=judged.jsonl.'
+    )
+  folder, found = paths.matches(
+    'labels.path',
+    config.path,
+    functools.partial(leftovers.is_data, 'jsonl'),
+  )
+  names = paths.relative_names([path for path, _ in found], [folder])
+  source = _source(config)
+  digest = hashlib.sha256()
+  documents, labels = [], []
+  for (path, size), name in zip(found, names, strict=True):
+    file = InputFile(NAME, source, path, name, size)
+    number = 0  # where no line can be read
+    try:
+      for number, line in sources.read_lines(path):
+        digest.update(line)
+        row = sources.json_object(line)
+        labels.append(_label(rows.column(row, config.label_column)))
+        place = rows.id_of_place(file, number)
+        documents.append(rows.row_document(file, row, place))
+    except rows.Bad as bad:
+      raise UserError(
+        f'{path}:{number}: {bad.args[0]} ({bad.args[1]}). '
+        'labels.text_column, labels.label_column and labels.group_column name '
+        'columns with a text, with a label of 0 or 1, and with the name of a '
+        'group.'
+      ) from None
+  label = np.array(labels, bool)
+  _check_both(config.path, label)
+  return Pages(tuple(documents), label, digest.hexdigest()[:16])
+
+
+def _source(config: LabelsConfig) -> SourceConfig:
+  return SourceConfig(
+    format='jsonl',
+    paths=(config.path,),
+    text_column=config.text_column,
+    id_column='',
+    source_column=config.group_column,
+    split='',
+    data_dir='',
+    module='',
+  )
+
+
+def _label(value: Any) -> bool:
+  """A label, or `rows.Bad`."""
+  if not isinstance(value, bool | int | float) or value not in (0, 1):
+    raise rows.Bad('bad label', f'{value!r:.50} is neither 0 nor 1')
+  return bool(value)
+
+
+def _check_both(path: str, label: np.ndarray) -> None:
+  if not len(label):
+    raise UserError(f'labels.path: {path!r} holds no page.')
+  if label.all() or not label.any():
+    raise UserError(
+      f'labels.path: all {len(label)} pages of {path!r} have the label '
+      f'{int(label[0])}: to tell labels apart takes pages with each.'
+    )

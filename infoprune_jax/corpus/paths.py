@@ -1,0 +1,146 @@
+"""Files and folders that a source's paths, globs and URLs name."""
+
+import contextlib
+import os
+import posixpath
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import filesystems
+from infoprune_jax.runtime.progress import logger
+
+# What file systems and codecs raise for what is not there, closed or damaged.
+READ_ERRORS = (OSError, pa.ArrowException, zipfile.BadZipFile, zlib.error)
+_MAX_NAMED = 5  # skipped files in a line
+
+
+def open_filesystem(field: str, path: str) -> tuple[Any, str]:
+  """The fsspec file system of a path or URL, and the path on it.
+
+  Args:
+    field: The config field that names the path.
+    path: As the user gave it.
+
+  Raises:
+    UserError: there is no driver for it, or it does not answer.
+  """
+  try:
+    return filesystems.filesystem_of(path)
+  except UserError as error:
+    raise UserError(f'{field}: {error}') from None
+  except READ_ERRORS as error:
+    raise unreadable(field, path, error) from None
+
+
+def unreadable(field: str, path: str, error: Exception) -> UserError:
+  """What to tell of a path that is refused by its file system."""
+  return UserError(
+    f'{field}: {path!r} cannot be read: {_first_line(error)}. Mend its '
+    'permissions, or name another path.'
+  )
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def user_errors(path: str) -> Iterator[None]:
+  """Makes what reading a file can raise a `UserError` with its path."""
+  try:
+    yield
+  except READ_ERRORS as error:
+    raise UserError(f'{path} cannot be read: {_first_line(error)}') from None
+
+
+def url(filesystem: Any, name: str, given: str) -> str:
+  """The path to open a file by, as `given` names its file system."""
+  if filesystems.is_local(given):
+    return name
+  inner, container = filesystems.split_chain(given)
+  full = filesystem.unstrip_protocol(name)
+  if not container:
+    return full
+  return f'{full}::{container}' if '://' in inner else f'{inner}::{full}'
+
+
+def display(path: str) -> str:
+  """A path with what it is in before it: 'zip://a::/b.zip' is '/b.zip/a'."""
+  inner, container = filesystems.split_chain(path)
+  if not container:
+    return path
+  name = inner.partition('://')[2]
+  return posixpath.join(container, name) if name else container
+
+
+def relative_names(paths: list[str], folders: list[str]) -> list[str]:
+  """Names relative to what all folders share: so that no two are alike."""
+  try:
+    root = posixpath.commonpath([display(folder) for folder in folders])
+  except ValueError:  # On different file systems.
+    root = ''
+  names = []
+  for path in map(display, paths):
+    name = posixpath.relpath(path, root) if root else path
+    # A name may hold bytes that are no UTF-8; an id may not.
+    names.append(filesystems.printable(name))
+  return names
+
+
+def matches(
+  field: str, path: str, is_data: Callable[[str], bool] | None = None
+) -> tuple[str, list[tuple[str, int]]]:
+  """The folder that a path names, and the files it matches, with sizes.
+
+  Args:
+    field: The config field that names the path.
+    path: A file, a folder (with all below it), a glob, or a URL of one.
+    is_data: Whether a file in a folder is read, by its name relative to it;
+      None for all. What a path or a glob names is read whatever its name is.
+
+  Raises:
+    UserError: nothing matches, or it may not be listed.
+  """
+  filesystem, name = open_filesystem(field, path)
+  try:
+    root, found = filesystems.expand(filesystem, name)
+    if root == name.rstrip('/') and is_data:  # A folder.
+      found = _without_leftovers(path, root, found, is_data)
+  except FileNotFoundError:
+    root, found = '', {}
+  except READ_ERRORS as error:
+    raise unreadable(field, path, error) from None
+  files = []
+  for name, info in sorted(found.items()):
+    relative = posixpath.relpath(name, root or '/')
+    hidden = any(part.startswith('.') for part in relative.split('/'))
+    if info['type'] == 'file' and not hidden:
+      files.append((url(filesystem, name, path), info['size'] or 0))
+  if not files:
+    raise UserError(
+      f'{field}: no file matches {path!r} (looked from {os.getcwd()}).'
+    )
+  return url(filesystem, root, path), files
+
+
+def _without_leftovers(
+  path: str, root: str, found: dict[str, Any], is_data: Callable[[str], bool]
+) -> dict[str, Any]:
+  """The files of a folder that hold data; the others are counted in a line."""
+  names = {name: posixpath.relpath(name, root) for name in found}
+  skipped = [name for name in names.values() if not is_data(name)]
+  if skipped:
+    more = ', ...' * (len(skipped) > _MAX_NAMED)
+    logger.info(
+      '%s: skips %d files that hold no data: %s%s',
+      filesystems.printable(path),
+      len(skipped),
+      ', '.join(map(filesystems.printable, sorted(skipped)[:_MAX_NAMED])),
+      more,
+    )
+  return {name: found[name] for name in found if is_data(names[name])}

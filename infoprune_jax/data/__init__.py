@@ -1,1 +1,0 @@
-"""From raw text to token ids, and from token ids to packed rows."""

@@ -1,0 +1,84 @@
+"""Datasets of TFDS: records of id, source and text, and what describes them."""
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import quiet_tensorflow
+from infoprune_jax.runtime import files, filesystems, scratch, workers
+
+EXTENSION = '.tfrecord'
+FEATURES = ('id', 'source', 'text')
+_FRAME = 16  # bytes that TFRecord adds to a record
+
+
+def check() -> None:
+  """Raises `UserError` where TFDS is not installed; does not import it."""
+  for package in ('tensorflow', 'tensorflow_datasets'):
+    if importlib.util.find_spec(package) is None:
+      raise UserError(
+        f"export.formats='tfds' needs {package}, which is not installed: "
+        "pip install 'infoprune_jax[seqio]'."
+      )
+
+
+def write_records(path: str, records: Iterable[bytes]) -> None:
+  """Writes a file of TFRecord."""
+  quiet_tensorflow.import_tfds()
+  import tensorflow as tf
+
+  with tf.io.TFRecordWriter(path) as writer:
+    for record in records:
+      writer.write(record)
+
+
+def metadata_files(
+  name: str, records_per_part: Sequence[int], num_bytes: int
+) -> dict[str, str]:
+  """The files that TFDS opens a folder of parts by, by name.
+
+  Args:
+    name: Of the dataset.
+    records_per_part: As the parts are numbered.
+    num_bytes: Of all parts, as TFRecord.
+  """
+  task = (name, list(records_per_part), num_bytes)
+  apart = quiet_tensorflow.belongs_apart()
+  return next(workers.run_all(_metadata_files, [task], 1, apart))
+
+
+def _metadata_files(task: tuple[str, list[int], int]) -> dict[str, str]:
+  name, counts, num_bytes = task
+  tfds = quiet_tensorflow.import_tfds()
+  with scratch.folder() as folder:
+    info = tfds.core.DatasetInfo(
+      builder=tfds.core.dataset_info.DatasetIdentity(
+        name=name,
+        version=tfds.core.Version('1.0.0'),
+        data_dir=folder,
+        module_name='',
+      ),
+      features=tfds.features.FeaturesDict(
+        {feature: tfds.features.Text() for feature in FEATURES}
+      ),
+    )
+    template = tfds.core.ShardedFileTemplate(
+      data_dir=folder,
+      dataset_name=name,
+      split='train',
+      filetype_suffix=EXTENSION.removeprefix('.'),
+      template='part-{SHARD_X_OF_Y}.{FILEFORMAT}',
+    )
+    split = tfds.core.SplitInfo(
+      name='train',
+      shard_lengths=counts,
+      num_bytes=num_bytes - _FRAME * sum(counts),
+      filename_template=template,
+    )
+    info.set_splits(tfds.core.splits.SplitDict([split]))
+    info.set_file_format('tfrecord')
+    info.write_to_directory(folder)
+    texts = {}
+    for file in filesystems.names_in(folder):
+      texts[file] = files.read_bytes(f'{folder}/{file}').decode()
+    return texts

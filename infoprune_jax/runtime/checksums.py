@@ -1,0 +1,116 @@
+"""Files of an artifact, held to the checksums that its records name.
+
+A record is the manifest of an artifact or the marker of a part.
+"""
+
+import hashlib
+import posixpath
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime.files import facts_of
+from infoprune_jax.runtime.filesystems import (
+  check_links,
+  filesystem_of,
+  local_copy,
+)
+
+MANIFEST = 'manifest.json'
+DONE = '.done'  # ends the name of a part's marker
+
+
+def mending(path: str, name: str, job: str) -> str:
+  """What to do about a damaged file: as little as possible is made again.
+
+  Args:
+    path: The artifact.
+    name: The file's, in it.
+    job: The stage that writes it.
+  """
+  manifest = posixpath.join(path, MANIFEST)
+  part = re.match(r'part-\d+-of-\d+', name)
+  if part:
+    return (
+      f'Delete {posixpath.join(path, part[0] + DONE)} and {manifest} and run '
+      f'--job={job} again: only that part is made again.'
+    )
+  return (
+    f'Delete {manifest} and run --job={job} again: parts that are finished and '
+    'sound are kept.'
+  )
+
+
+def verify(path: str, name: str, facts: Mapping[str, Any], mend: str) -> str:
+  """A local copy of a file, compared with its checksum.
+
+  A file is read once a process for this, about a second a gigabyte.
+
+  Args:
+    path: The folder.
+    name: The file's, in it.
+    facts: As `write_file` returned them.
+    mend: What the user should do when they differ, as a sentence.
+
+  Raises:
+    UserError: the file is missing or damaged.
+  """
+  file = posixpath.join(path, name)
+  try:
+    local = local_copy(file)
+    found = facts_of(local)
+  except FileNotFoundError:
+    raise UserError(f'{file} is missing. {mend}') from None
+  _compare(file, found, facts, mend)
+  return local
+
+
+def _compare(
+  file: str, found: Mapping[str, Any], facts: Mapping[str, Any], mend: str
+) -> None:
+  if found['sha256'] != facts['sha256']:
+    raise UserError(
+      f'{file} is damaged: expected {facts["bytes"]} bytes with sha256 '
+      f'{facts["sha256"][:16]}, got {found["bytes"]} bytes with '
+      f'{found["sha256"][:16]}. {mend}'
+    )
+
+
+def verified(path: str, manifest: Mapping[str, Any], name: str) -> str:
+  """A local copy of a file that a manifest names, as `verify` gives it."""
+  mend = mending(path, name, manifest['job'])
+  return verify(path, name, manifest['files'][name], mend)
+
+
+def check_content(
+  path: str, data: bytes, facts: Mapping[str, Any], job: str
+) -> None:
+  """Raises `UserError` unless a file holds what its manifest says."""
+  found = {'sha256': hashlib.sha256(data).hexdigest(), 'bytes': len(data)}
+  folder, name = posixpath.split(path)
+  _compare(path, found, facts, mending(folder, name, job))
+
+
+def check_sizes(
+  path: str, manifest: Mapping[str, Any], kind: str, job: str
+) -> None:
+  """Compares the files of an artifact with its manifest, without reading them.
+
+  Raises:
+    UserError: a file is missing or has another size; it is named.
+  """
+  filesystem, root = filesystem_of(path)
+  found = {
+    posixpath.basename(info['name']): info['size']
+    for info in filesystem.ls(root, detail=True)
+    if info['type'] == 'file'
+  }
+  for name, facts in manifest['files'].items():
+    if found.get(name) != facts['bytes']:
+      check_links(posixpath.join(path, name))
+      state = f'has {found[name]} bytes' if name in found else 'is missing'
+      raise UserError(
+        f'{kind.capitalize()} {path}: {name} {state}, its manifest says '
+        f'{facts["bytes"]} bytes. {mending(path, name, job)}'
+      )

@@ -1,0 +1,317 @@
+"""The processes of one job: who they are, and how they agree.
+
+What hosts tell each other is small, and goes through the key-value store of
+JAX's coordination service, never through the devices. Every process shows a
+sign of life there each second; process 0 looks after them, and whoever is late
+or has failed is named by all the others, which then stop. The service is in
+process 0: if it does not answer, process 0 is the one that is late.
+
+A thread gives the signs, so a compilation of minutes is no silence. A process
+whose threads do not run for the whole timeout counts as lost, and ends by
+itself when it goes on: by then the others have ended.
+
+The one place that knows `jax._src.distributed`. With one process nothing here
+starts anything, and no JAX backend is touched.
+"""
+
+import contextlib
+import ctypes
+import inspect
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import jax
+from jax._src import distributed
+
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import preemption
+from infoprune_jax.runtime.peers import AGAIN, FOLDER, Watch
+from infoprune_jax.runtime.progress import logger
+
+PROCESS_TIMEOUT = 60  # seconds without a sign of life
+# For work of one process that the others wait for, such as reading checksums.
+BARRIER_TIMEOUT = 1800  # seconds
+_START_TIMEOUT = 300  # seconds: hosts of a large job do not start at once
+EXIT_CODE = 2
+
+_stop = threading.Event()
+_calls: dict[str, int] = {}
+_watch: Watch | None = None
+
+
+def count() -> int:
+  """Number of processes of the job."""
+  return distributed.global_state.num_processes or 1
+
+
+def index() -> int:
+  """Which of them this is."""
+  return distributed.global_state.process_id or 0
+
+
+def initialize(
+  coordinator_address: str | None = None,
+  process_count: int | None = None,
+  process_index: int | None = None,
+  timeout: float = PROCESS_TIMEOUT,
+) -> None:
+  """Joins the job; before any other use of JAX.
+
+  Without arguments the cluster says who is who: a TPU pod, SLURM, Open MPI.
+
+  Args:
+    coordinator_address: HOST:PORT, where process 0 can be reached.
+    process_count: Number of processes.
+    process_index: Which of them this is.
+    timeout: Seconds without a sign of life after which a process is lost.
+
+  Raises:
+    UserError: there is no such cluster, or the others do not come.
+  """
+  # Gloo is the only backend of collectives between CPUs that needs no launcher.
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  # Its thread complains in several lines when a process ends.
+  with contextlib.suppress(AttributeError):  # Not every version has it.
+    jax.config.update('jax_enable_preemption_service', False)
+  if coordinator_address is not None:
+    _on_abort(
+      lambda: (
+        f'did not meet the other {process_count - 1} at {coordinator_address} '
+        f'within {_START_TIMEOUT} s: start all of them, with one address and '
+        'one count, and each index once.'
+      )
+    )
+  try:
+    jax.distributed.initialize(
+      coordinator_address,
+      process_count,
+      process_index,
+      initialization_timeout=_START_TIMEOUT,
+      **_jax_timeout(timeout),
+    )
+  except (RuntimeError, ValueError) as error:
+    reason = (str(error).splitlines() or [''])[0].rstrip('.')
+    if coordinator_address is None:
+      raise UserError(
+        f'--multiprocess finds no TPU pod, SLURM or Open MPI to join ({reason})'
+        ': give --coordinator_address, --process_count and --process_index.'
+      ) from None
+    raise UserError(
+      f'Process {process_index} cannot join the others at '
+      f'{coordinator_address}: {reason}.'
+    ) from None
+  _stop.clear()
+  global _watch
+  client, error = _client(), jax.errors.JaxRuntimeError
+  _watch = Watch(client, index(), count(), timeout, stop_process, error)
+  address = distributed.global_state.coordinator_address
+  _on_abort(lambda: _watch.blame(address))
+  for target in (_watch.run, _watch.guard):
+    threading.Thread(target=target, args=(_stop,), daemon=True).start()
+  preemption.at_exit(_tell)
+
+
+def _jax_timeout(timeout: float) -> dict[str, int]:
+  """JAX's own limit, where it can be set: it must not act before ours.
+
+  It ends a process with a C++ stack trace, and blames no one.
+  """
+  known = inspect.signature(jax.distributed.initialize).parameters
+  name = 'heartbeat_timeout_seconds'
+  return {name: math.ceil(timeout) + 60} if name in known else {}
+
+
+def _client() -> Any:
+  return distributed.global_state.client
+
+
+def barrier(name: str, timeout: float = BARRIER_TIMEOUT) -> None:
+  """Waits until every process is here.
+
+  Args:
+    name: For the message; it may be used again.
+    timeout: In seconds.
+
+  Raises:
+    UserError: some do not come; they are named.
+  """
+  if count() == 1:
+    return
+  try:
+    _client().wait_at_barrier(_key('barrier', name), round(timeout * 1000))
+  except jax.errors.JaxRuntimeError as error:
+    if 'DEADLINE_EXCEEDED' not in str(error):
+      raise
+    names = str(error).partition('timed out task names:')[2].split('RPC:')[0]
+    raise _late(names.split(), name, timeout) from None
+
+
+def broadcast(name: str, value: Any, timeout: float = BARRIER_TIMEOUT) -> Any:
+  """Process 0's value, a JSON one, on every process.
+
+  Raises:
+    UserError: it does not come in time.
+  """
+  if count() == 1:
+    return value
+  key = _key('broadcast', name)
+  if index() == 0:
+    _client().key_value_set(key, json.dumps(value))
+    return value
+  return _get(key, 0, name, timeout)
+
+
+def on_first(
+  name: str, function: Callable[[], Any], timeout: float = BARRIER_TIMEOUT
+) -> Any:
+  """What process 0 gets from a function, a JSON value, on every process.
+
+  Only process 0 calls it; an error there ends the job.
+  """
+  return broadcast(name, function() if index() == 0 else None, timeout)
+
+
+def all_gather(
+  name: str, value: Any, timeout: float = BARRIER_TIMEOUT
+) -> list[Any]:
+  """Every process's value, JSON ones, in the order of processes.
+
+  Raises:
+    UserError: some do not come in time; the first is named.
+  """
+  if count() == 1:
+    return [value]
+  key = _key('gather', name)
+  _client().key_value_set(f'{key}/{index()}', json.dumps(value))
+  end = time.monotonic() + timeout
+  return [
+    _get(f'{key}/{other}', other, name, max(end - time.monotonic(), 0.001))
+    for other in range(count())
+  ]
+
+
+def _key(kind: str, name: str) -> str:
+  """A key of its own for each call: all processes make the same calls."""
+  what = f'{kind}/{name}'
+  _calls[what] = _calls.get(what, 0) + 1
+  return f'{FOLDER}/{what}/{_calls[what]}'
+
+
+def _get(key: str, owner: int, name: str, timeout: float) -> Any:
+  try:
+    return json.loads(
+      _client().blocking_key_value_get(key, round(timeout * 1000) or 1)
+    )
+  except jax.errors.JaxRuntimeError as error:
+    if 'DEADLINE_EXCEEDED' not in str(error):
+      raise
+    raise _late([str(owner)], name, timeout) from None
+
+
+def _late(processes: list[str], name: str, timeout: float) -> UserError:
+  which = ', '.join(processes) or 'unknown'
+  return UserError(
+    f'Process {which} of {count()} did not reach {name!r} within {timeout:.0f} '
+    f's: look at its log. {AGAIN}'
+  )
+
+
+def leave() -> None:
+  """Waits for the others at the end of the job, and stops watching them."""
+  if count() > 1:
+    barrier('the end')
+    _stop.set()
+    # It waits once more: who leaves early takes the store from the others.
+    jax.distributed.shutdown()
+
+
+def abandon(reason: str | Exception) -> NoReturn:
+  """Ends this process with a message, after it has told the others.
+
+  An error of the devices is most often another process's end: its name is
+  waited for first.
+  """
+  if isinstance(reason, jax.errors.JaxRuntimeError):
+    time.sleep(_watch.timeout + 5 * _watch.interval)
+  _stop.set()
+  message = (
+    reason if isinstance(reason, str) else f'{type(reason).__name__}: {reason}'
+  )
+  _announce('failed', f'process {index()} stopped: {message}')
+  if isinstance(reason, Exception):
+    traceback.print_exception(reason)
+    sys.stderr.flush()
+    os._exit(1)
+  stop_process(message)
+
+
+def _tell(number: int) -> None:
+  """Tells the others that a signal ends this process."""
+  if _stop.is_set():  # At the end of the job there is no one to tell.
+    return
+  _stop.set()
+  name = signal.Signals(number).name
+  _announce('told', f'process {index()} was told to stop ({name}). {AGAIN}')
+
+
+def _announce(folder: str, message: str) -> None:
+  """Says why this process ends, and lets the others look."""
+
+  def announce() -> None:
+    # Another may have been first, or process 0 may be gone: all know by now.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      _client().key_value_set(f'{FOLDER}/{folder}/{index()}', message)
+    if index() == 0:  # The store goes with it.
+      time.sleep(3 * _watch.interval)
+
+  # A store that is frozen is not waited for.
+  thread = threading.Thread(target=announce, daemon=True)
+  thread.start()
+  thread.join(5 * _watch.interval)
+
+
+def stop_process(message: str, code: int = EXIT_CODE) -> NoReturn:
+  """Ends this process at once, whatever its other threads wait for."""
+  text = f'infoprune_jax: process {index()}: {message}\n'
+  os.write(sys.stderr.fileno(), text.encode())
+  os._exit(code)
+
+
+def _on_abort(blame: Callable[[], str]) -> None:
+  """Says who is missing when JAX aborts this process for want of the others.
+
+  JAX's client does so by itself, with a stack trace, and can be given no
+  callback of Python; so it is caught where it ends the process.
+
+  Args:
+    blame: Gives the message; '' where the cause is another.
+  """
+
+  def handler(number: int) -> None:
+    message = blame()
+    if message:
+      stop_process(message)
+    os._exit(128 + number)
+
+  # Python's own handlers run in the main thread, which would be too late.
+  _on_abort.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
+  ctypes.CDLL(None).signal(int(signal.SIGABRT), _on_abort.handler)
+
+
+def check_devices() -> None:
+  """Raises `UserError` where JAX sees a pod that the job has not joined."""
+  if jax.process_count() != count():
+    raise UserError(
+      f'The devices here belong to {jax.process_count()} processes: start the '
+      'job on all hosts with --multiprocess.'
+    )
+  if count() > 1:
+    logger.info('%d processes, %d devices', count(), jax.device_count())

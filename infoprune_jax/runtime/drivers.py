@@ -1,0 +1,69 @@
+"""Drivers: the packages behind URLs, and what a store of each can hold."""
+
+import contextlib
+from collections.abc import Iterator
+
+from infoprune_jax.config.validation import UserError
+
+# TensorStore, by which Orbax writes, has no other driver of a store.
+_WITH_CHECKPOINTS = ('gs', 'gcs')
+_LOST = ('memory',)
+
+
+def protocol_of(path: str) -> str:
+  """What is before '://'; '' for a path without."""
+  protocol, url, _ = path.partition('://')
+  return protocol if url else ''
+
+
+@contextlib.contextmanager
+def user_errors(path: str) -> Iterator[None]:
+  """Makes what fsspec raises where it has no file system for a URL a `UserError`.
+
+  Args:
+    path: The URL.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except ImportError as error:
+    package = getattr(error.__cause__, 'name', None) or 'what it names'
+    raise UserError(
+      f'{path!r} needs a driver that is not installed ({error}): pip install '
+      f'{package}.'
+    ) from None
+  except ValueError as error:
+    raise UserError(
+      f'{path!r} is no path or URL that fsspec knows ({error}). URLs start with '
+      'file://, gs://, s3://, https://, zip:// and the like; another scheme '
+      'needs the package of its driver.'
+    ) from None
+
+
+def check_keeps(path: str, option: str) -> None:
+  """Raises `UserError` for a store that ends with this process."""
+  if protocol_of(path) in _LOST:
+    raise UserError(
+      f'{option}={path} would be lost when this process ends, and other '
+      'processes do not see it: name a folder, or a URL such as gs://bucket/run.'
+    )
+
+
+def check_holds_checkpoints(path: str, option: str, job: str) -> None:
+  """Raises `UserError` for a store that Orbax can neither write nor read.
+
+  Args:
+    path: A URL.
+    option: What names it.
+    job: What needs checkpoints there, for the message.
+  """
+  protocol = protocol_of(path)
+  if protocol in _WITH_CHECKPOINTS:
+    return
+  raise UserError(
+    f'{job} needs checkpoints in {option}={path}, and Orbax, which writes and '
+    f'reads them, does not know {protocol}://, only folders and gs://. Mount the '
+    'bucket as a folder and name that, or copy it to a disk, run there, and '
+    'copy it back. The other stages run there as it is, one --job at a time.'
+  )

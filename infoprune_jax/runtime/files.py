@@ -1,0 +1,338 @@
+"""Files, on local disks and object stores alike: whole or not at all.
+
+Through `filesystems`; the kernel's locks where there are any.
+"""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime.filesystems import (
+  canonical,
+  check_utf8,
+  filesystem_of,
+  is_local,
+  make_folder,
+  open_file,
+)
+
+
+class _HashingWriter:
+  """A binary file that digests and counts what passes through."""
+
+  def __init__(self, file: BinaryIO):
+    self._file = file
+    self.sha256 = hashlib.sha256()
+    self.size = 0
+    self.closed = False
+
+  def write(self, data: Any) -> int:
+    view = memoryview(data).cast('B')
+    self._file.write(view)
+    self.sha256.update(view)
+    self.size += len(view)
+    return len(view)
+
+  def flush(self) -> None:
+    self._file.flush()
+
+  def tell(self) -> int:
+    return self.size
+
+  def close(self) -> None:
+    """Nothing: what wraps this file is done, who opened it is not."""
+
+
+def write_file(
+  path: str,
+  write: Callable[[Any], None],
+  suffix: str = '.tmp',
+  check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+  """Writes a file whole or not at all.
+
+  Args:
+    path: Its final name; the folder is created.
+    write: Called with a binary file to write to.
+    suffix: Of the temporary name, on a local file system.
+    check: Called when the file is complete, right before others see it. If it
+      raises, the file stays as it was.
+
+  Returns:
+    `{'sha256': hex digest, 'bytes': size}` of what was written.
+  """
+  filesystem, name = filesystem_of(path)
+  make_folder(os.path.dirname(path))
+  if not is_local(path):
+    with tempfile.NamedTemporaryFile() as file:  # Then uploaded in one go.
+      writer = _HashingWriter(file)
+      write(writer)
+      file.flush()
+      check()
+      filesystem.put_file(file.name, name)
+    return {'sha256': writer.sha256.hexdigest(), 'bytes': writer.size}
+  temporary = name + suffix
+  try:
+    with open(temporary, 'wb') as file:
+      writer = _HashingWriter(file)
+      write(writer)
+      file.flush()
+      os.fsync(file.fileno())
+    check()
+    os.replace(temporary, name)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(temporary)
+    raise
+  return {'sha256': writer.sha256.hexdigest(), 'bytes': writer.size}
+
+
+Writer = Callable[[str, Callable[[Any], None]], dict[str, Any]]
+
+
+def sweep(folder: str, names: re.Pattern[str]) -> None:
+  """Deletes files and folders below a local folder whose name matches.
+
+  An object store shows nothing until it is complete.
+  """
+  if not is_local(folder):
+    return
+  for parent, folders, found in os.walk(canonical(folder)):
+    for name in filter(names.search, found):
+      remove(os.path.join(parent, name))
+    for name in filter(names.search, folders):
+      # Its owner may still be writing there.
+      shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+
+
+def remove(path: str) -> None:
+  """Deletes a file, if it is there."""
+  filesystem, name = filesystem_of(path)
+  with contextlib.suppress(FileNotFoundError):
+    filesystem.rm_file(name)
+
+
+def write_text(
+  path: str, text: str, writer: Writer = write_file
+) -> dict[str, Any]:
+  """Writes UTF-8 text whole or not at all, and returns its checksum.
+
+  Args:
+    path: The file.
+    text: Its content.
+    writer: `write_file`, or the one of an artifact.
+  """
+  return writer(path, lambda file: file.write(text.encode()))
+
+
+def write_json(
+  path: str, value: Any, writer: Writer = write_file
+) -> dict[str, Any]:
+  """Writes JSON whole or not at all, and returns its checksum."""
+  text = json.dumps(value, indent=1, allow_nan=False) + '\n'
+  return write_text(path, text, writer)
+
+
+def read_bytes(path: str) -> bytes:
+  """The content of a file."""
+  with open_file(path) as file:
+    return file.read()
+
+
+def read_json(path: str) -> Any | None:
+  """The content of a JSON file, or None where there is no such file.
+
+  Raises:
+    UserError: the file is not JSON.
+  """
+  try:
+    return json.loads(read_bytes(path))
+  except FileNotFoundError:
+    return None
+  except ValueError as error:
+    raise UserError(
+      f'{path} is damaged ({error}): delete it and run its stage again.'
+    ) from None
+
+
+def write_record(
+  path: str, value: Mapping[str, Any], writer: Writer = write_file
+) -> dict[str, Any]:
+  """Writes a JSON object that carries a checksum of its own content."""
+  return write_text(path, _sealed(value)[0], writer)
+
+
+def read_record(path: str, mend: str) -> dict[str, Any] | None:
+  """What `write_record` wrote, or None where there is no such file.
+
+  Args:
+    path: The file.
+    mend: What the user should do when it is damaged, as a sentence.
+
+  Raises:
+    UserError: a byte of it is not what was written.
+  """
+  try:
+    data = read_bytes(path)
+  except FileNotFoundError:
+    return None
+  try:
+    value = json.loads(data)
+    said = value.pop('checksum')
+    text, checksum = _sealed(value)
+  except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+    raise UserError(
+      f'{path} is damaged: {len(data)} bytes that are no JSON object with a '
+      f'checksum. {mend}'
+    ) from None
+  # To the byte: what JSON does not tell apart is damage as well.
+  if text.encode() != data:
+    raise UserError(
+      f'{path} is damaged: its content has checksum {checksum}, it says '
+      f'{said}. {mend}'
+    )
+  return value
+
+
+def _sealed(value: Mapping[str, Any]) -> tuple[str, str]:
+  """A record as text, and its checksum."""
+  text = json.dumps(value, indent=1, allow_nan=False)
+  checksum = hashlib.sha256(text.encode()).hexdigest()[:16]
+  sealed = json.dumps(
+    {**value, 'checksum': checksum}, indent=1, allow_nan=False
+  )
+  return sealed + '\n', checksum
+
+
+def facts_of(path: str) -> dict[str, Any]:
+  """Size and checksum of a local file, as `write_file` returns them.
+
+  A file is read once a process, in pieces, until it changes.
+
+  Raises:
+    FileNotFoundError: there is none.
+  """
+  status = os.stat(path)
+  digest = _sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+  return {'sha256': digest, 'bytes': status.st_size}
+
+
+@functools.cache
+def _sha256(path: str, *version: int) -> str:
+  del version  # Part of the key alone.
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+@contextlib.contextmanager
+def lock(path: str) -> Iterator[None]:
+  """Holds the folder `path` for this process, until the process ends.
+
+  The lock is the kernel's, so that a killed process leaves none behind. Object
+  stores have no locks; there, one job an artifact is the user's to keep.
+
+  Raises:
+    UserError: another process holds it.
+  """
+  if not is_local(path):
+    yield
+    return
+  make_folder(path)
+  name = os.path.join(canonical(path), '.lock')
+  with open(name, 'a+', errors='replace') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      raise UserError(
+        f'{path} is being written by another process (pid '
+        f'{file.read().strip() or "unknown"}): wait for it, stop it, or use '
+        'another --workdir.'
+      ) from None
+    file.truncate(0)
+    file.write(f'{os.getpid()}\n')
+    file.flush()
+    yield
+
+
+def check_writable(
+  path: str, what: str = 'workdir', option: str = '--workdir'
+) -> None:
+  """Creates the folder `path`, and tries it, before work starts on it.
+
+  Args:
+    path: The folder.
+    what: As a user would call it.
+    option: What names it.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  if not is_local(path):
+    _try_store(path, what, option)
+    return
+  check_utf8(canonical(path), option)
+  try:
+    make_folder(path)
+    with tempfile.TemporaryFile(dir=canonical(path)):
+      pass
+  except OSError as error:
+    raise UserError(
+      f'The {what} {path} cannot be written: {error.strerror}. Make it '
+      f'writable, or name another with {option}.'
+    ) from None
+
+
+def _try_store(path: str, what: str, option: str) -> None:
+  """Writes a file to an object store, and deletes it."""
+  probe = f'{path}/.writable-{secrets.token_hex(8)}'
+  try:
+    write_text(probe, 'x')
+    remove(probe)
+  except UserError:
+    raise
+  except Exception as error:  # Each driver has errors of its own.
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise UserError(
+      f'The {what} {path} cannot be written: {reason}. Make it writable, or '
+      f'name another with {option}.'
+    ) from None
+
+
+# What a file system refuses, and what the user can do about it.
+_REFUSALS = {
+  errno.ENOSPC: 'Free some space',
+  errno.EDQUOT: 'Free some space, or raise the quota',
+  errno.EFBIG: 'Allow larger files (ulimit -f)',
+  errno.EROFS: 'Make it writable',
+  errno.EACCES: 'Make it accessible',
+  errno.EPERM: 'Make it accessible',
+  errno.EIO: 'Look after the device',
+}
+# Libraries put these into errors of their own, in the system's words.
+_QUOTED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def refusal(error: BaseException | None) -> str:
+  """What the file system refused, and what to do; '' for any other error."""
+  if isinstance(error, OSError) and error.errno is not None:
+    numbers = [number for number in _REFUSALS if number == error.errno]
+  else:
+    text = str(error)
+    numbers = [number for number in _QUOTED if os.strerror(number) in text]
+  if not numbers:
+    return ''
+  name = getattr(error, 'filename', None)
+  where = f': {os.fsdecode(name)}' if name else ''
+  return f'{os.strerror(numbers[0])}{where}. {_REFUSALS[numbers[0]]}'

@@ -1,0 +1,137 @@
+"""Host work: by processes of this machine, or by Apache Beam."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import posixpath
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from infoprune_jax.config.corpus import CorpusConfig
+from infoprune_jax.runtime import (
+  artifacts,
+  beam_work,
+  files,
+  filesystems,
+  processes,
+)
+from infoprune_jax.runtime.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class _Workers:
+  """Who works for a block of `kept`."""
+
+  number: float  # of processes; of Beam, as many as its runner likes
+  map: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+
+
+_kept: _Workers | None = None
+
+
+@contextlib.contextmanager
+def kept(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
+  """Lets all calls of `run_all` in this block share their workers.
+
+  A process takes half a second to start, and ten where it needs TensorFlow.
+
+  Args:
+    config: How many processes, or the options of Beam.
+    workdir: Which workers of Beam see.
+    job: Whose work it is.
+
+  Raises:
+    UserError: as `beam_work.check` does, or another process is at this job.
+  """
+  global _kept
+  with contextlib.ExitStack() as stack:
+    if config.beam_options:
+      folder = artifacts.beam_dir(workdir, job)
+      beam_work.check(config.beam_options, folder)
+      stack.enter_context(files.lock(folder))
+      run = functools.partial(
+        beam_work.run_all,
+        options=config.beam_options,
+        folder=_tasks_folder(folder),
+      )
+      _kept = _Workers(math.inf, run)
+    else:
+      number = config.num_workers or os.cpu_count() or 1
+      pool = stack.enter_context(processes.Pool(number))
+      _kept = _Workers(number, pool.map)
+    try:
+      yield
+    finally:
+      _kept = None
+
+
+def _tasks_folder(folder: str) -> str:
+  """A folder of this job alone: workers of one that was killed may go on."""
+  for name in filesystems.names_in(folder):
+    if name.startswith('tasks-'):
+      filesystems.delete_folder(posixpath.join(folder, name))
+  return posixpath.join(folder, f'tasks-{secrets.token_hex(8)}')
+
+
+def run_all(
+  function: Callable[[Any], Any],
+  tasks: Sequence[Any],
+  num_workers: int,
+  apart: bool = False,
+) -> Iterator[Any]:
+  """The result of each task, in the tasks' order, as soon as it is there.
+
+  Args:
+    function: A module-level function of one argument.
+    tasks: Its arguments; they and the results must pickle.
+    num_workers: Processes; 0 for one a core. With one, or one task, the work
+      is done in this process. In a block of `kept` its workers count instead.
+    apart: Whether it is to be done in another process even then.
+
+  Raises:
+    UserError: as the function does; or a worker was killed, for want of memory.
+  """
+  number = _kept.number if _kept else num_workers or os.cpu_count() or 1
+  if min(number, len(tasks)) <= 1 and not (apart and tasks):
+    yield from map(function, tasks)
+  elif _kept:
+    yield from _kept.map(function, tasks)
+  else:
+    number = min(int(number), len(tasks))
+    with processes.Pool(number) as pool:
+      yield from pool.map(function, tasks)
+
+
+def write_parts(
+  artifact: artifacts.Artifact,
+  write: Callable[[Any], dict[str, Any]],
+  tasks: Sequence[Any],
+  num_workers: int,
+  what: str,
+) -> list[dict[str, Any]]:
+  """Writes the parts that are not done, and returns the markers of all.
+
+  Args:
+    artifact: What they are parts of, begun.
+    write: A module-level function that writes a part and returns its marker.
+    tasks: Its argument for each part.
+    num_workers: As for `run_all`.
+    what: Whose progress it is.
+  """
+  parts = range(len(tasks))
+  markers = {
+    part: marker
+    for part in parts
+    if (marker := artifact.finished_part(part, len(parts)))
+  }
+  todo = [part for part in parts if part not in markers]
+  progress = Progress(what, 'parts', len(parts), done=len(markers))
+  written = run_all(write, [tasks[part] for part in todo], num_workers)
+  for part, marker in zip(todo, written, strict=True):
+    markers[part] = marker
+    progress.add(1)
+  progress.finish(f'{len(parts)} parts')
+  return [markers[part] for part in parts]

@@ -1,0 +1,117 @@
+"""Keep sets: one bit an example, in token-store order."""
+
+import dataclasses
+import functools
+import io
+import posixpath
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from infoprune_jax.config.selection import RuleConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts, checksums, files
+from infoprune_jax.tokens.token_store import TokenStore
+
+FILE = 'keep.npy'  # [ceil(documents / 8)] uint8, most significant bit first
+SUMMARY = 'summary.json'  # what it keeps, for the user and the report
+# Kinds that draw anew for each seed of the training.
+DRAWN = ('random', 'sample')
+
+
+def draws(rules: Sequence[RuleConfig]) -> bool:
+  """Whether each seed of the training gets a selection of its own."""
+  return any(rule.keep in DRAWN for rule in rules)
+
+
+def selection_name(rules: Sequence[RuleConfig], arm: str, seed: int) -> str:
+  """The folder of an arm's keep set: one for all seeds unless rules draw."""
+  return f'{arm}-seed-{seed}' if draws(rules) else arm
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KeepSet:
+  """Which documents of a token store an arm trains on."""
+
+  bits: np.ndarray  # [ceil(documents / 8)] uint8, in store order
+  documents_per_part: Sequence[int]
+  manifest: dict[str, Any]
+
+  @functools.cached_property
+  def _offsets(self) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(self.documents_per_part)])
+
+  def rows(self, part: int) -> np.ndarray:
+    """The rows of one part that are kept, ascending, int64."""
+    first, last = self._offsets[part : part + 2].tolist()
+    # Whole bytes, which begin before the part does.
+    ones = np.flatnonzero(np.unpackbits(self.bits[first // 8 : -(-last // 8)]))
+    rows = ones - first % 8
+    return rows[(rows >= 0) & (rows < last - first)]
+
+  def holds(self, index: np.ndarray) -> np.ndarray:
+    """Whether documents are kept, by their numbers in the store, bool."""
+    shift = (7 - index % 8).astype(np.uint8)
+    return (self.bits[index // 8] >> shift & 1).astype(bool)
+
+  @classmethod
+  def open(cls, workdir: str, name: str, store: TokenStore) -> 'KeepSet':
+    """The keep set `name` of a workdir.
+
+    Raises:
+      UserError: it is missing, was made for another store, or is damaged.
+    """
+    path = artifacts.keep_set_dir(workdir, name)
+    manifest = artifacts.open_finished(path, f'keep set {name}', 'select')
+    artifacts.check_made_from(
+      manifest, f'keep set {name}', 'token_store', store.manifest, 'token store'
+    )
+    checksums.check_sizes(path, manifest, 'keep set', 'select')
+    file = posixpath.join(path, FILE)
+    data = files.read_bytes(file)
+    checksums.check_content(file, data, manifest['files'][FILE], 'select')
+    bits = np.load(io.BytesIO(data))
+    return cls(bits, store.documents_per_part, manifest)
+
+
+def read_summary(path: str) -> dict[str, Any] | None:
+  """The selection report of the keep set in `path`, or None if there is none.
+
+  Raises:
+    UserError: it is damaged.
+  """
+  file = posixpath.join(path, SUMMARY)
+  return files.read_record(
+    file, f'Delete {file} and run --job=select again: it is made again.'
+  )
+
+
+def check_any(artifact: artifacts.Artifact, mask: np.ndarray) -> None:
+  """Raises `UserError` where nothing is kept."""
+  if not mask.any():
+    raise UserError(
+      f'The rules of {artifact.path} keep no example: raise the fraction, or '
+      'widen low and high.'
+    )
+
+
+def write(
+  artifact: artifacts.Artifact, mask: np.ndarray, **facts: Any
+) -> dict[str, Any]:
+  """Writes a keep set and its manifest.
+
+  Args:
+    artifact: Where, and what decided it.
+    mask: [documents] bool, in store order.
+    **facts: For the manifest.
+
+  Raises:
+    UserError: nothing is kept.
+  """
+  check_any(artifact, mask)
+  written = artifact.write_file(
+    posixpath.join(artifact.path, FILE),
+    lambda file: np.save(file, np.packbits(mask)),
+  )
+  return artifact.finish({FILE: written}, num_documents=len(mask), **facts)

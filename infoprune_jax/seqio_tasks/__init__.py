@@ -1,0 +1,1 @@
+"""SeqIO tasks over a token store, for T5X users."""

@@ -1,0 +1,240 @@
+"""Training batches with SeqIO: a stream of its task, packed as it comes.
+
+Resuming reads the stream again from its start: tf.data's own state would hold
+shuffle buffers, and ties a checkpoint to one version of TensorFlow. The batches
+are those of an uninterrupted run, and the time that it takes grows with the
+step. Another number of hosts gives another order, which the reader over Grain
+does not.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import seqio
+
+from infoprune_jax.batches import loader, packing
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.progress import logger
+from infoprune_jax.seqio_tasks import tasks
+from infoprune_jax.tokens import vocabulary
+from infoprune_jax.tokens.token_store import TokenStore
+
+# Documents packed together. More fill rows better, and wait longer.
+PACKED_TOGETHER = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+  """Documents in memory, as `packing.PackedRows` reads a store."""
+
+  documents: Sequence[np.ndarray]
+  bos_id: int
+  eos_id: int
+
+  @functools.cached_property
+  def tokens(self) -> np.ndarray:
+    """All token ids, [tokens]."""
+    return np.concatenate(self.documents)
+
+  @functools.cached_property
+  def offsets(self) -> np.ndarray:
+    """Where each document starts in `tokens`, [documents + 1]."""
+    return np.cumsum([0, *map(len, self.documents)])
+
+  def part(self, number: int) -> '_Chunk':
+    """The only one."""
+    del number
+    return self
+
+
+@dataclasses.dataclass(eq=False)
+class SeqIOReader:
+  """Packs what a task or mixture streams; see `loader.Reader`."""
+
+  name: str  # of the task or mixture, for the user
+  provider: seqio.Task | seqio.Mixture
+  bos_id: int
+  eos_id: int
+  num_documents: int  # in an epoch, of all hosts
+  row_length: int
+  batch_size: int
+  seed: int
+  _read: int = 0  # documents of this host, so far
+  _rows: int = 0
+  _tokens: int = 0
+
+  @property
+  def max_pieces(self) -> int:
+    """See `loader.Reader`: what is still to come is not known."""
+    return 0
+
+  def batches(
+    self, first_step: int, num_steps: int, rows: np.ndarray
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """See `loader.Reader`; it matters how many rows, not which.
+
+    Raises:
+      UserError: hosts feed the same rows, and would read them apart.
+    """
+    if len(rows) * jax.process_count() != self.batch_size:
+      raise UserError(
+        f"{self.name}: reader='seqio' reads a stream of its own on each of the "
+        f'{jax.process_count()} hosts, but the mesh has several feed the same '
+        "rows: use reader='grain', or mesh.tensor and mesh.sequence within a "
+        'host.'
+      )
+    self._read = self._rows = self._tokens = 0
+    start = time.monotonic()
+    read: list[dict[str, np.ndarray]] = []
+    step = 0
+    for row in self._packed_rows():
+      read.append(row)
+      if len(read) < len(rows):
+        continue
+      if step >= first_step:
+        yield {name: np.stack([row[name] for row in read]) for name in read[0]}
+      read = []
+      step += 1
+      if step == first_step:
+        logger.info(
+          '%s: read %d documents again to resume at step %d, in %.1f s',
+          self.name,
+          self._read,
+          step,
+          time.monotonic() - start,
+        )
+      if step == num_steps:
+        return
+
+  def example_ids(self, step: int) -> list[str]:
+    """[]: `_packed_rows` packs the tokens of examples, without their ids."""
+    del step
+    return []
+
+  def position(self, step: int) -> dict[str, float]:
+    """See `loader.Reader`: how long an epoch is shows only at its end."""
+    del step
+    return {}
+
+  def _packed_rows(self) -> Iterator[dict[str, np.ndarray]]:
+    """This host's rows, without end."""
+    dataset = self.provider.get_dataset(
+      sequence_length=None,
+      split='train',
+      shuffle=True,
+      seed=self.seed,
+      shard_info=seqio.ShardInfo(jax.process_index(), jax.process_count()),
+      num_epochs=None,
+    ).map(lambda example: example['targets'])
+    stream = dataset.as_numpy_iterator()
+    number = 0
+    while True:
+      # EOS is packing's to place, as for the other reader.
+      documents = [next(stream)[:-1] for _ in range(PACKED_TOGETHER)]
+      plan = packing.pack(
+        np.array([len(ids) + 1 for ids in documents]),
+        self.row_length,
+        overlap=0,
+        seed=self.seed + number,
+      )
+      rows = packing.PackedRows(
+        _Chunk(documents, self.bos_id, self.eos_id),
+        np.zeros(len(documents), np.int64),
+        np.arange(len(documents)),
+        plan,
+      )
+      self._read += len(documents)
+      self._rows += len(rows)
+      self._tokens += int(plan.length.sum())
+      for row in range(len(rows)):
+        yield rows[row]
+      number += 1
+
+  def facts(self, num_steps: int) -> dict[str, Any]:
+    """See `loader.Reader`; an epoch's rows go by those read so far."""
+    rows_an_epoch = self.num_documents * self._rows / self._read
+    return {
+      'num_rows': round(rows_an_epoch),
+      'fill': self._tokens / (self._rows * self.row_length),
+      'epochs': num_steps * self.batch_size / rows_an_epoch,
+    }
+
+
+def seqio_reader(
+  name: str,
+  store: TokenStore,
+  workdir: str,
+  keep: Sequence[np.ndarray],
+  row_length: int,
+  batch_size: int,
+  seed: int,
+  mixture: Mapping[str, float],
+) -> SeqIOReader:
+  """A reader of the documents kept, through their SeqIO task.
+
+  Args:
+    name: Of the run.
+    store: Where the documents are.
+    workdir: Of the store and its vocabulary.
+    keep: For each part, the rows of the documents to train on, int.
+    row_length: Tokens a row.
+    batch_size: Rows of a global batch.
+    seed: Of the order and the packing.
+    mixture: The share of tokens of each source; {} for natural sizes.
+
+  Raises:
+    UserError: nothing is kept, the mixture does not name the sources kept, or
+      the store has fewer parts than there are hosts.
+  """
+  if store.num_parts < jax.process_count():
+    raise UserError(
+      f"reader='seqio' gives each host parts of its own: {store.num_parts} "
+      f'parts are too few for {jax.process_count()} hosts. Raise '
+      "corpus.num_parts, or use reader='grain'."
+    )
+  words = vocabulary.Vocabulary.load(artifacts.vocabulary_dir(workdir))
+  corpus = tasks.Corpus(store, words)
+  preprocessor = tasks.keep_examples(tasks.ids_of(store, keep))
+  task = tasks.task_name('train', name)
+  provider = (
+    _mixture(corpus, task, store, keep, preprocessor, mixture)
+    if mixture
+    else corpus.task(task, preprocessor)
+  )
+  return SeqIOReader(
+    name,
+    provider,
+    store.bos_id,
+    store.eos_id,
+    sum(len(rows) for rows in keep),
+    row_length,
+    batch_size,
+    seed,
+  )
+
+
+def _mixture(
+  corpus: tasks.Corpus,
+  name: str,
+  store: TokenStore,
+  keep: Sequence[np.ndarray],
+  preprocessor: tasks.Preprocessor,
+  weights: Mapping[str, float],
+) -> seqio.Mixture:
+  """SeqIO mixes examples: rates of tokens are divided by their mean length."""
+  sizes = tasks.sizes_by_source(store, keep)
+  loader.check_mixture(weights, sizes)
+  by_source = corpus.tasks_by_source(name, preprocessor)
+  return seqio.Mixture(
+    name,
+    [
+      (by_source[source], weights[source] * size.documents / size.tokens)
+      for source, size in sizes.items()
+    ],
+  )

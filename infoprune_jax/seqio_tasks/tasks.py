@@ -1,0 +1,283 @@
+"""SeqIO tasks and mixtures over a token store: a corpus and its pruned variants.
+
+`register` names them; what a keep set leaves out is dropped by one ordinary
+preprocessor, `keep_examples`. Needs TensorFlow and SeqIO.
+"""
+
+import dataclasses
+import posixpath
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts, filesystems
+from infoprune_jax.runtime.progress import logger
+from infoprune_jax.selection.keep_set import KeepSet
+from infoprune_jax.seqio_tasks.seqio_vocabulary import SeqIOVocabulary
+from infoprune_jax.seqio_tasks.token_store_source import (
+  TokenStoreSource,
+  unbatched,
+)
+from infoprune_jax.tokens import vocabulary as vocabulary_lib
+from infoprune_jax.tokens.token_store import TokenStore
+
+Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
+
+
+def keep_examples(
+  example_ids: Sequence[str], feature: str = 'example_id'
+) -> Preprocessor:
+  """A preprocessor that drops every example but those named.
+
+  For any SeqIO task whose examples carry an id, such as TFDS's `tfds_id`; alone
+  or, which costs much less, in batches.
+
+  Args:
+    example_ids: What to keep; `kept_ids` reads them off a keep set.
+    feature: The string feature that identifies an example.
+  """
+  kept = np.sort(_fingerprint(tf.constant(example_ids, tf.string)).numpy())
+
+  def preprocessor(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    table = tf.constant(kept)
+
+    def is_kept(names: tf.Tensor) -> tf.Tensor:
+      found = _fingerprint(names)
+      places = tf.minimum(tf.searchsorted(table, found), len(kept) - 1)
+      return tf.gather(table, places) == found
+
+    if dataset.element_spec[feature].shape.rank == 0:
+      return dataset.filter(lambda one: is_kept(one[feature][tf.newaxis])[0])
+
+    def masked(batch: Mapping[str, Any]) -> dict[str, Any]:
+      rows = tf.where(is_kept(batch[feature]))[:, 0]
+      return {name: tf.gather(values, rows) for name, values in batch.items()}
+
+    return dataset.map(masked)
+
+  return preprocessor
+
+
+def _fingerprint(names: tf.Tensor) -> tf.Tensor:
+  """A 64-bit integer for each string, [n] int64."""
+  return tf.bitcast(tf.fingerprint(names), tf.int64)
+
+
+def kept_ids(workdir: str, selection: str) -> list[str]:
+  """The ids of the examples that a keep set keeps, and of all held-out ones.
+
+  Held-out examples stay, so that a pruned task has the validation split of the
+  unpruned one.
+
+  Args:
+    workdir: Of the experiment.
+    selection: A folder of its `keep_sets/`.
+
+  Raises:
+    UserError: the keep set is missing, or two examples cannot be told apart by
+      the fingerprint of their id.
+  """
+  store = TokenStore.open(workdir)
+  keep_set = KeepSet.open(workdir, selection, store)
+  return ids_of(store, [keep_set.rows(p) for p in range(store.num_parts)])
+
+
+def ids_of(store: TokenStore, keep: Sequence[np.ndarray]) -> list[str]:
+  """The ids of the given rows of each part, and of all held-out ones."""
+  kept: list[str] = []
+  dropped: list[str] = []
+  for number, rows in enumerate(keep):
+    part = store.part(number)
+    names = part.table('example_id')['example_id']
+    rows = np.union1d(rows, part.rows_of('heldout'))
+    others = np.setdiff1d(np.arange(len(names)), rows)
+    kept += names.take(rows).to_pylist()
+    dropped += names.take(others).to_pylist()
+  both = [
+    _fingerprint(tf.constant(ids, tf.string)).numpy() for ids in (kept, dropped)
+  ]
+  if np.intersect1d(*both).size:
+    raise UserError(
+      f'{store.path}: an example to keep and one to drop have one fingerprint, '
+      "so that SeqIO cannot tell them apart: use reader='grain'."
+    )
+  return kept
+
+
+def task_name(*parts: str) -> str:
+  """Joins parts into a name that SeqIO accepts: '/' and '-' it does not.
+
+  >>> task_name('demo', 'random-seed-0')
+  'demo.random_seed_0'
+  """
+  return '.'.join(re.sub(r'[^\w:]', '_', part) for part in parts)
+
+
+class Corpus:
+  """The tasks of one token store."""
+
+  def __init__(self, store: TokenStore, vocabulary: vocabulary_lib.Vocabulary):
+    """Tasks over a store, whose vocabulary this is."""
+    if vocabulary.decode([seqio.vocabularies.PAD_ID]):
+      logger.warning(
+        'seqio: SeqIO pads with id %d, which is %r here: its own feature '
+        'converters give that token no loss weight. Our readers do.',
+        seqio.vocabularies.PAD_ID,
+        vocabulary.decode([seqio.vocabularies.PAD_ID]),
+      )
+    self._features = {
+      'targets': seqio.Feature(
+        SeqIOVocabulary(vocabulary), add_eos=True, dtype=tf.int32
+      )
+    }
+    self._everything = TokenStoreSource(store)
+    names = set()
+    for number in range(store.num_parts):
+      column = store.part(number).table('source')['source']
+      names.update(column.combine_chunks().dictionary.to_pylist())
+    self._sources = {
+      name: TokenStoreSource(store, name) for name in sorted(names)
+    }
+
+  def task(self, name: str, keep: Preprocessor | None) -> seqio.Task:
+    """Documents of all sources; `targets` end with EOS."""
+    return self._task(name, self._everything, keep)
+
+  def tasks_by_source(
+    self, name: str, keep: Preprocessor | None
+  ) -> dict[str, seqio.Task]:
+    """A task for each source, by the source's name."""
+    tasks: dict[str, seqio.Task] = {}
+    taken: set[str] = set()
+    for source, data in self._sources.items():
+      unique = task_name(source)
+      while unique in taken:  # Names may differ in '-' and '_' alone.
+        unique += '_'
+      taken.add(unique)
+      tasks[source] = self._task(f'{name}.{unique}', data, keep)
+    return tasks
+
+  def _task(
+    self, name: str, source: TokenStoreSource, keep: Preprocessor | None
+  ) -> seqio.Task:
+    return seqio.Task(
+      name,
+      source,
+      output_features=self._features,
+      preprocessors=[
+        *([keep] if keep else []),
+        unbatched,
+        seqio.preprocessors.append_eos_after_trim,
+      ],
+    )
+
+
+def register(workdir: str, name: str = '') -> list[str]:
+  """Registers the tasks and mixtures of a workdir.
+
+  Args:
+    workdir: With a token store, and keep sets for the arms.
+    name: Of the corpus; '' for the name of the folder.
+
+  Returns:
+    What is registered now: the task `NAME`, all that is not held out, and
+    `NAME.ARM`, what an arm keeps of it; and each with `.mixture` behind, as a
+    mixture of one task a source, mixed by number of examples.
+
+  Raises:
+    UserError: there is no finished token store, or a name is taken.
+  """
+  workdir = filesystems.canonical(workdir)
+  name = task_name(name or posixpath.basename(workdir))
+  store = TokenStore.open(workdir)
+  vocabulary_dir = artifacts.vocabulary_dir(workdir)
+  corpus = Corpus(store, vocabulary_lib.Vocabulary.load(vocabulary_dir))
+  everything = [np.arange(n) for n in store.documents_per_part]
+  names = _register(corpus, name, store, everything, None)
+  for selection in _selections(workdir):
+    keep_set = KeepSet.open(workdir, selection, store)
+    rows = [keep_set.rows(part) for part in range(store.num_parts)]
+    names += _register(
+      corpus,
+      task_name(name, selection),
+      store,
+      rows,
+      keep_examples(ids_of(store, rows)),
+    )
+  return names
+
+
+def _selections(workdir: str) -> list[str]:
+  """The finished keep sets of a workdir."""
+  found = filesystems.matching(
+    artifacts.keep_set_dir(workdir, ''), f'*/{artifacts.MANIFEST}'
+  )
+  return [posixpath.basename(posixpath.dirname(path)) for path in found]
+
+
+def _register(
+  corpus: Corpus,
+  name: str,
+  store: TokenStore,
+  rows: Sequence[np.ndarray],
+  keep: Preprocessor | None,
+) -> list[str]:
+  """Registers a task of all sources, one a source, and their mixture."""
+  by_source = corpus.tasks_by_source(name, keep)
+  for task in (corpus.task(name, keep), *by_source.values()):
+    if task.name in seqio.TaskRegistry.names():
+      other = seqio.TaskRegistry.get(task.name).source
+      if not _is_over(other, store):
+        raise UserError(
+          f'The SeqIO task {task.name} is registered already, for another '
+          "workdir: register this one with name='...'."
+        )
+      seqio.TaskRegistry.remove(task.name)
+    seqio.TaskRegistry.add_provider(task.name, task)
+  mixture = f'{name}.mixture'
+  seqio.MixtureRegistry.remove(mixture)
+  rates = [
+    (by_source[source].name, float(size.documents))
+    for source, size in sizes_by_source(store, rows).items()
+  ]
+  seqio.MixtureRegistry.add(mixture, rates)
+  return [name, mixture]
+
+
+def _is_over(source: seqio.DataSource, store: TokenStore) -> bool:
+  return (
+    isinstance(source, TokenStoreSource)
+    and source.store.fingerprint == store.fingerprint
+  )
+
+
+@dataclasses.dataclass
+class SourceSize:
+  """How much there is of one source."""
+
+  documents: int = 0
+  tokens: int = 0
+
+
+def sizes_by_source(
+  store: TokenStore, rows: Sequence[np.ndarray]
+) -> dict[str, SourceSize]:
+  """The size of each source among the given rows that are not held out."""
+  sizes: dict[str, SourceSize] = {}
+  for number, chosen in enumerate(rows):
+    part = store.part(number)
+    chosen = np.setdiff1d(chosen, part.rows_of('heldout'))
+    table = part.table('source', 'num_tokens').take(chosen)
+    grouped = table.group_by('source').aggregate(
+      [('num_tokens', 'count'), ('num_tokens', 'sum')]
+    )
+    for row in grouped.to_pylist():
+      size = sizes.setdefault(row['source'], SourceSize())
+      size.documents += row['num_tokens_count']
+      size.tokens += row['num_tokens_sum']
+  return sizes

@@ -1,0 +1,118 @@
+"""A token store as a source of SeqIO tasks. Needs TensorFlow and SeqIO.
+
+An element of tf.data costs more than what is done to it here, so the source
+gives batches of documents, and `unbatched` takes them apart after the filter.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from infoprune_jax.tokens.token_store import Part, TokenStore
+
+# As SeqIO users call them; an arm's `train` is what its keep set keeps of it.
+SPLITS = {
+  'train': ('reference', 'scored'),
+  'validation': ('heldout',),
+  'reference': ('reference',),
+}
+_BATCH = 256  # documents
+
+
+class TokenStoreSource(seqio.FileDataSource):
+  """The documents of a token store, for a SeqIO task; a shard is a part.
+
+  Elements are batches: `targets`, [documents, tokens] int32 and ragged, without
+  BOS or EOS, and `example_id`, [documents].
+  """
+
+  def __init__(self, store: TokenStore, source: str | None = None):
+    """Reads a store.
+
+    Args:
+      store: Opened.
+      source: Only its documents; None for those of every source.
+    """
+    self.store, self._source = store, source
+    # One shard an open file of the interleaving below.
+    self._shard = functools.lru_cache(maxsize=32)(self._open_shard)
+    super().__init__(
+      self._batches,
+      {split: store.path for split in SPLITS},
+      {
+        split: sum(len(self._open_shard(s)[1]) for s in self.list_shards(split))
+        for split in SPLITS
+      },
+    )
+
+  def list_shards(self, split: str) -> list[str]:
+    """Split and part of each shard."""
+    return [f'{split}/{part}' for part in range(self.store.num_parts)]
+
+  def _open_shard(self, shard: str) -> tuple[Part, np.ndarray, np.ndarray]:
+    """A part of the store, and which rows of it, with their example ids."""
+    split, number = shard.split('/')
+    part = self.store.part(int(number))
+    chosen = np.sort(
+      np.concatenate([part.rows_of(name) for name in SPLITS[split]])
+    )
+    table = part.table('example_id', 'source').take(chosen)
+    if self._source is not None:
+      mine = np.array(
+        [name == self._source for name in table['source'].to_pylist()], bool
+      )
+      chosen, table = chosen[mine], table.filter(mine)
+    names = [name.encode() for name in table['example_id'].to_pylist()]
+    return part, chosen, np.array(names, object)
+
+  def _batches(self, shard: tf.Tensor) -> tf.data.Dataset:
+    """The documents of a shard, in order."""
+
+    def count(shard: bytes) -> np.int64:
+      return np.int64(-(-len(self._shard(shard.decode())[1]) // _BATCH))
+
+    def read(shard: bytes, number: int) -> tuple[np.ndarray, ...]:
+      part, rows, names = self._shard(shard.decode())
+      here = slice(number * _BATCH, (number + 1) * _BATCH)
+      starts, stops = part.offsets[rows[here]], part.offsets[rows[here] + 1]
+      tokens = np.concatenate(
+        [part.tokens[a:b] for a, b in zip(starts, stops, strict=True)]
+      )
+      return tokens.astype(np.int32), stops - starts, names[here]
+
+    def batch(number: tf.Tensor) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+      tokens, lengths, names = tf.numpy_function(
+        read, [shard, number], (tf.int32, tf.int64, tf.string)
+      )
+      for tensor in (tokens, lengths, names):
+        tensor.set_shape([None])
+      # Checked lengths would cost as much again.
+      targets = tf.RaggedTensor.from_row_lengths(
+        tokens, lengths, validate=False
+      )
+      return {'targets': targets, 'example_id': names}
+
+    batches = tf.numpy_function(count, [shard], tf.int64)
+    batches.set_shape([])
+    return tf.data.Dataset.range(batches).map(batch)
+
+
+def unbatched(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """A preprocessor from the source's batches to documents one by one."""
+
+  def documents(batch: Mapping[str, Any]) -> tf.data.Dataset:
+    targets = batch['targets']
+    splits, values = targets.row_splits, targets.values
+    places = (splits[:-1], splits[1:], batch['example_id'])
+    return tf.data.Dataset.from_tensor_slices(places).map(
+      lambda first, last, name: {
+        'targets': values[first:last],
+        'example_id': name,
+      }
+    )
+
+  return dataset.flat_map(documents)

@@ -1,0 +1,316 @@
+"""The stage that finds groups of near-duplicate documents. No JAX.
+
+By MinHash, with `datasketch`, and banding: documents whose signatures agree in
+all rows of any band are joined, and so are those joined to them. Shingles are
+n-grams of token ids, as in RefinedWeb (arXiv 2306.01116); shingle, bands and rows
+of the base config are those of FineWeb (arXiv 2406.17557), meant for three
+quarters in common. Like there, no pair is compared again.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.selection import NearDuplicatesConfig
+from infoprune_jax.runtime import (
+  artifacts,
+  checksums,
+  files,
+  filesystems,
+  workers,
+)
+from infoprune_jax.runtime.hashing import offset, scramble
+from infoprune_jax.runtime.options import options_of
+from infoprune_jax.runtime.progress import Progress, logger
+from infoprune_jax.tokens import folds as folds_lib, tables
+from infoprune_jax.tokens.token_store import TokenStore
+
+JOB = 'near_duplicates'
+# Of `datasketch`: (a h + b) mod 2^32, the same on any machine.
+_SCHEME = 'affine32'
+_PIECE = 1024  # shingles hashed at once; their hashes stay in the cache
+_BANDS = '.bands.npy'
+
+
+def run(config: Config, workdir: str) -> None:
+  """Writes which group every example that is scored is in.
+
+  Raises:
+    UserError: the token store is missing, or what is there is another's.
+  """
+  store = TokenStore.open(workdir)
+  path = artifacts.near_duplicates_dir(workdir)
+  options = {
+    **options_of(config.near_duplicates),
+    'scheme': _SCHEME,
+    'folds': config.reference.folds,
+  }
+  inputs = {'token_store': store.fingerprint}
+  artifact = artifacts.Artifact(
+    path, 'table of near-duplicates', JOB, options, inputs
+  )
+  signatures = artifacts.Artifact(
+    f'{path}/signatures', 'signatures', JOB, options, inputs
+  )
+  with files.lock(path):
+    if artifact.finished():
+      logger.info('%s: finished before, skipped', JOB)
+      return
+    artifact = artifact.begin()
+    with workers.kept(config.corpus, workdir, JOB):
+      _sign(config, workdir, store, signatures)
+      group, size = _groups(config, store, signatures)
+      _write(config, workdir, store, artifact, group, size)
+    # Many times as large as the table, and no longer needed.
+    filesystems.delete_folder(signatures.path)
+
+
+def shingles(tokens: np.ndarray, ngram: int) -> np.ndarray:
+  """A hash of each n-gram; of the whole where it is shorter.
+
+  Args:
+    tokens: [T], ids.
+    ngram: How many tokens.
+
+  Returns:
+    [max(T - ngram + 1, 1)] uint32; [0] where T is 0.
+  """
+  width = min(ngram, len(tokens))
+  found = np.zeros(len(tokens) - width + 1 if width else 0, np.uint64)
+  for first in range(width):
+    here = tokens[first : first + len(found)].astype(np.uint64)
+    found = scramble(found + here + offset(0))
+  return (found >> np.uint64(32)).astype(np.uint32)
+
+
+def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
+  """A hash of each band of each signature.
+
+  Args:
+    signatures: [documents, bands * rows] uint32.
+    bands: How many.
+
+  Returns:
+    [bands, documents] uint64.
+  """
+  parted = signatures.reshape(len(signatures), bands, -1).astype(np.uint64)
+  keys = np.zeros(parted.shape[:2], np.uint64)
+  for row in range(parted.shape[2]):
+    keys = scramble(keys + parted[:, :, row] + offset(0))
+  return np.ascontiguousarray(keys.T)
+
+
+def joined(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+  """Groups of what is joined by pairs, directly or not.
+
+  Args:
+    pairs: [2, pairs] int64, numbers below `count`.
+    count: N.
+
+  Returns:
+    [N] int64, the first of each one's group, which is itself where it is alone;
+    and [N] int32, how large the group is.
+  """
+  from scipy import sparse
+
+  group, size = np.arange(count), np.ones(count, np.int32)
+  if pairs.size:
+    some, places = np.unique(pairs, return_inverse=True)
+    first, second = places.reshape(2, -1)
+    graph = sparse.coo_array(
+      (np.ones(len(first), np.int8), (first, second)), (len(some), len(some))
+    )
+    _, label = sparse.csgraph.connected_components(graph, directed=False)
+    _, first_of_label = np.unique(label, return_index=True)
+    group[some] = some[first_of_label[label]]
+    size[some] = np.bincount(label)[label]
+  return group, size
+
+
+@dataclasses.dataclass(frozen=True)
+class _PartTask:
+  """What a worker needs to write one part."""
+
+  artifact: artifacts.Artifact
+  workdir: str
+  part: int
+  folds: int
+  config: NearDuplicatesConfig
+  columns: dict[str, np.ndarray]  # of the table: [rows] each
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(workdir: str) -> TokenStore:
+  return TokenStore.open(workdir)
+
+
+def _rows(store: TokenStore, part: int, folds: int) -> np.ndarray:
+  """The rows of a part that the table has, as those of scores."""
+  return np.flatnonzero(folds_lib.fold_of_rows(store.part(part), folds) >= 0)
+
+
+def _sign_part(task: _PartTask) -> dict[str, Any]:
+  """Writes the keys of the bands of one part, and returns its marker."""
+  import datasketch
+
+  store = _opened(task.workdir)
+  part = store.part(task.part)
+  given = task.config
+  blank = datasketch.MinHash(
+    given.bands * given.rows_per_band,
+    seed=given.seed,
+    hashfunc=int,  # They are hashes already.
+    scheme=_SCHEME,
+  )
+  rows = _rows(store, task.part, task.folds)
+  found = np.zeros((len(rows), len(blank)), np.uint32)
+  for number, row in enumerate(rows):
+    sketch = blank.copy()
+    hashes = shingles(
+      part.tokens[part.offsets[row] : part.offsets[row + 1]], given.ngram
+    )
+    for start in range(0, len(hashes), _PIECE):
+      sketch.update_batch(hashes[start : start + _PIECE].tolist())
+    found[number] = sketch.hashvalues
+  keys = band_keys(found, given.bands)
+  return task.artifact.finish_part(
+    task.part,
+    store.num_parts,
+    {_BANDS: lambda file: np.save(file, keys)},
+    num_examples=len(rows),
+  )
+
+
+def _sign(
+  config: Config,
+  workdir: str,
+  store: TokenStore,
+  artifact: artifacts.Artifact,
+) -> None:
+  """Writes the signatures that are not done."""
+  if artifact.finished():
+    return
+  artifact = artifact.begin()
+  tasks = [
+    _PartTask(
+      artifact,
+      workdir,
+      part,
+      config.reference.folds,
+      config.near_duplicates,
+      {},
+    )
+    for part in range(store.num_parts)
+  ]
+  markers = workers.write_parts(
+    artifact,
+    _sign_part,
+    tasks,
+    config.corpus.num_workers,
+    f'{JOB}: signatures',
+  )
+  artifact.finish(
+    {name: file for m in markers for name, file in m['files'].items()},
+    examples_per_part=[marker['num_examples'] for marker in markers],
+  )
+
+
+def _pairs(task: tuple[str, dict[str, Any], int]) -> np.ndarray:
+  """Neighbours of equal keys in one band, [2, pairs] int64."""
+  path, manifest, band = task
+  keys = np.concatenate(
+    [
+      np.load(checksums.verified(path, manifest, name), mmap_mode='r')[band]
+      for name in sorted(manifest['files'])
+    ]
+  )
+  order = np.argsort(keys, kind='stable')
+  same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+  return np.stack([order[same], order[same + 1]])
+
+
+def _groups(
+  config: Config, store: TokenStore, signatures: artifacts.Artifact
+) -> tuple[np.ndarray, np.ndarray]:
+  """The group of each example, named by its first document's number, and size."""
+  manifest = signatures.finished()
+  assert manifest is not None  # `_sign` has finished it.
+  bands = config.near_duplicates.bands
+  tasks = [(signatures.path, manifest, band) for band in range(bands)]
+  progress = Progress(f'{JOB}: groups', 'bands', bands)
+  pairs = np.zeros((2, 0), np.int64)
+  for found in workers.run_all(_pairs, tasks, config.corpus.num_workers):
+    # Most are in many bands.
+    pairs = np.unique(np.concatenate([pairs, found], axis=1), axis=1)
+    progress.add(1)
+  count = sum(manifest['examples_per_part'])
+  group, size = joined(pairs, count)
+  progress.finish(
+    f'{np.count_nonzero(group != np.arange(count))} of {count} examples are '
+    'near-duplicates of an earlier one'
+  )
+  first = np.cumsum([0, *store.documents_per_part])
+  document = np.concatenate(
+    [
+      first[part] + _rows(store, part, config.reference.folds)
+      for part in range(store.num_parts)
+    ]
+  )
+  return document[group], size
+
+
+def _write_part(task: _PartTask) -> dict[str, Any]:
+  """Writes one part of the table, and returns its marker."""
+  store = _opened(task.workdir)
+  made = tables.part_table(
+    tables.NEAR_DUPLICATES_SCHEMA,
+    task.part,
+    _rows(store, task.part, task.folds),
+    store.part(task.part).table('num_tokens'),
+    **task.columns,
+  )
+  return task.artifact.finish_part(
+    task.part,
+    store.num_parts,
+    {'.parquet': lambda file: tables.write(made, file)},
+    num_examples=made.num_rows,
+  )
+
+
+def _write(
+  config: Config,
+  workdir: str,
+  store: TokenStore,
+  artifact: artifacts.Artifact,
+  group: np.ndarray,
+  size: np.ndarray,
+) -> None:
+  """Writes the parts that are not done, then the manifest."""
+  folds = config.reference.folds
+  counts = [len(_rows(store, part, folds)) for part in range(store.num_parts)]
+  ends = np.cumsum(counts)[:-1]
+  tasks = [
+    _PartTask(
+      artifact,
+      workdir,
+      part,
+      folds,
+      config.near_duplicates,
+      {'near_duplicate_group': groups, 'near_duplicates': sizes},
+    )
+    for part, (groups, sizes) in enumerate(
+      zip(np.split(group, ends), np.split(size, ends), strict=True)
+    )
+  ]
+  markers = workers.write_parts(
+    artifact, _write_part, tasks, config.corpus.num_workers, JOB
+  )
+  artifact.finish(
+    {name: f for marker in markers for name, f in marker['files'].items()},
+    num_parts=len(markers),
+    num_examples=len(group),
+    num_groups=len(np.unique(group)),
+  )

@@ -1,0 +1,1 @@
+"""Vocabularies, tokenizing, and the token store."""

@@ -1,0 +1,196 @@
+"""The token store: every document of the corpus as token ids, written once.
+
+A part is a flat array of token ids (`.tokens.npy`, uint16 or uint32), a table
+with one row a document (`.docs.parquet`), and the token counts of its
+reference documents (`.unigrams.npy`, int64). Documents are whole, without BOS
+or EOS; all splits stand in one store. An example is `(shard, row)`: the part
+and the position in it. A file is compared with its checksum when a process
+first opens it.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from infoprune_jax.config.corpus import SPLITS
+from infoprune_jax.corpus import parquet
+from infoprune_jax.runtime import artifacts, checksums
+
+TOKENS, DOCUMENTS, UNIGRAMS = '.tokens.npy', '.docs.parquet', '.unigrams.npy'
+MAX_STRING_BYTES = 2**31 - 1  # of all strings of an array
+PIECE_TOKENS = 1 << 20  # counted in one call
+
+SCHEMA = pa.schema(
+  [
+    ('example_id', pa.string()),
+    ('source', pa.dictionary(pa.int32(), pa.string())),
+    ('split', pa.int8()),  # into config.SPLITS
+    ('num_tokens', pa.int32()),
+    ('num_bytes', pa.int32()),  # of the text in UTF-8
+    ('compressed_bytes', pa.int32()),  # of the text under zstd, alone
+    ('content_hash', pa.int64()),  # hashing.content_hashes
+  ]
+)
+
+
+class TokenStore:
+  """Reads a finished token store; arrays are memory-mapped when asked for."""
+
+  def __init__(self, path: str, manifest: dict[str, Any]):
+    """Opens the store in `path`, whose manifest this is."""
+    self.path = path
+    self.manifest = manifest
+    self.num_parts: int = manifest['num_parts']
+    self.documents_per_part: list[int] = manifest['documents_per_part']
+
+  @classmethod
+  def open(cls, workdir: str) -> 'TokenStore':
+    """The store of a workdir.
+
+    Raises:
+      UserError: it is not finished, or a file is not as large as it was.
+    """
+    path = artifacts.token_store_dir(workdir)
+    manifest = artifacts.open_finished(path, 'token store', 'tokenize')
+    checksums.check_sizes(path, manifest, 'token store', manifest['job'])
+    return cls(path, manifest)
+
+  @property
+  def fingerprint(self) -> str:
+    """What artifacts made from this store name it by."""
+    return self.manifest['fingerprint']
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of token ids."""
+    return self.manifest['vocab_size']
+
+  @property
+  def bos_id(self) -> int:
+    """The token that the first of a document is conditioned on."""
+    return self.manifest['bos_id']
+
+  @property
+  def eos_id(self) -> int:
+    """The token that ends a document in training."""
+    return self.manifest['eos_id']
+
+  @functools.lru_cache(maxsize=64)  # noqa: B019  A store lives for a stage.
+  def part(self, number: int) -> 'Part':
+    """One part, opened."""
+    name = artifacts.part_name(number, self.num_parts)
+    return Part(self.path, self.manifest, name)
+
+  def document(self, shard: int, row: int) -> np.ndarray:
+    """The token ids of one example, [num_tokens]."""
+    part = self.part(shard)
+    return part.tokens[part.offsets[row] : part.offsets[row + 1]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+  """One part of a store."""
+
+  path: str  # of the store
+  manifest: dict[str, Any]  # of the store
+  name: str
+
+  def file(self, extension: str) -> str:
+    """A local copy of a file of the part.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    return checksums.verified(self.path, self.manifest, self.name + extension)
+
+  @functools.cached_property
+  def tokens(self) -> np.ndarray:
+    """All token ids, [tokens], memory-mapped."""
+    return np.load(self.file(TOKENS), mmap_mode='r')
+
+  @functools.cached_property
+  def offsets(self) -> np.ndarray:
+    """Where each document starts in `tokens`, [documents + 1] int64."""
+    return np.concatenate(
+      [[0], np.cumsum(self.column('num_tokens'), dtype=int)]
+    )
+
+  def table(self, *columns: str) -> pa.Table:
+    """Columns of the documents, in order; all of them if none is named."""
+    return parquet.read_table(self.file(DOCUMENTS), columns or None)
+
+  @functools.lru_cache(maxsize=8)  # noqa: B019
+  def column(self, name: str) -> np.ndarray:
+    """A numeric column of the documents, [documents]."""
+    return self.table(name)[name].to_numpy()
+
+  def rows_of(self, split: str) -> np.ndarray:
+    """The rows of the documents of a split, ascending, int64."""
+    return np.flatnonzero(self.column('split') == SPLITS.index(split))
+
+
+def part_files(
+  documents: list[dict[str, Any]],
+  tokens: list[np.ndarray],
+  vocab_size: int,
+  dtype: type[np.unsignedinteger],
+) -> dict[str, Any]:
+  """The files of a part, by extension, for `Artifact.finish_part`."""
+  flat = np.concatenate(tokens).astype(dtype) if tokens else np.zeros(0, dtype)
+  reference = [
+    ids
+    for document, ids in zip(documents, tokens, strict=True)
+    if document['split'] == SPLITS.index('reference')
+  ]
+  columns = [
+    _column(field.type, [document[field.name] for document in documents])
+    for field in SCHEMA
+  ]
+  table = pa.Table.from_arrays(columns, schema=SCHEMA)
+  return {
+    TOKENS: lambda file: np.save(file, flat),
+    DOCUMENTS: lambda file: parquet.write_table(
+      table, file, compression='zstd'
+    ),
+    UNIGRAMS: lambda file: np.save(file, _unigrams(reference, vocab_size)),
+  }
+
+
+def _unigrams(tokens: list[np.ndarray], vocab_size: int) -> np.ndarray:
+  """How often each token occurs, [V] int64."""
+  counts = np.zeros(vocab_size, np.int64)
+  flat = np.concatenate([np.zeros(0, np.uint16), *tokens])
+  # Few pieces, as each makes V counts; not one, as that copies to int64.
+  for start in range(0, len(flat), PIECE_TOKENS):
+    piece = flat[start : start + PIECE_TOKENS]
+    counts += np.bincount(piece, minlength=vocab_size)
+  return counts
+
+
+def _column(type_: pa.DataType, values: list[Any]) -> pa.Array:
+  """What `pa.array` makes of a column of SCHEMA.
+
+  That imports pandas where there is one: half a second in each worker.
+  """
+  if pa.types.is_dictionary(type_):
+    codes = {value: code for code, value in enumerate(dict.fromkeys(values))}
+    return pa.DictionaryArray.from_arrays(
+      _column(type_.index_type, [codes[value] for value in values]),
+      _column(type_.value_type, list(codes)),
+    )
+  if not pa.types.is_string(type_):
+    data = np.array(values, str(type_))
+    return pa.Array.from_buffers(type_, len(values), [None, pa.py_buffer(data)])
+  data = [value.encode() for value in values]
+  ends = np.cumsum([0, *map(len, data)])
+  if ends[-1] > MAX_STRING_BYTES:
+    return pa.array(values, type_)  # Of several chunks.
+  buffers = [
+    None,
+    pa.py_buffer(ends.astype(np.int32)),
+    pa.py_buffer(b''.join(data)),
+  ]
+  return pa.Array.from_buffers(type_, len(values), buffers)

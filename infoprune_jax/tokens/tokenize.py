@@ -1,0 +1,337 @@
+"""The stage that turns a corpus into a vocabulary and a token store."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from infoprune_jax.config.corpus import SPLITS
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import corpus_index, sources
+from infoprune_jax.corpus.corpus_index import CorpusIndex
+from infoprune_jax.corpus.sources import Document
+from infoprune_jax.runtime import artifacts, files, hashing, workers
+from infoprune_jax.runtime.options import options_of
+from infoprune_jax.runtime.progress import Progress, alive, logger
+from infoprune_jax.tokens import token_store, vocabulary, vocabulary_files
+
+# A document of 2^31 tokens would not fit the columns of the score table.
+MAX_DOCUMENT_BYTES = 2**31 - 1
+# Encoded in one call; more would gain nothing, and take memory.
+BATCH_DOCUMENTS, BATCH_BYTES = 256, 1 << 20
+
+
+def run(config: Config, workdir: str) -> None:
+  """Tokenizes the corpus, or returns at once where that is done.
+
+  Raises:
+    UserError: the input is bad, or what is there was made from another.
+  """
+  path = artifacts.token_store_dir(workdir)
+  with files.lock(path):
+    options = store_options(config)
+    found = artifacts.read_manifest(path, 'tokenize')
+    words_there = artifacts.read_manifest(
+      artifacts.vocabulary_dir(workdir), 'tokenize'
+    )
+    if found is not None and words_there is not None:
+      # The corpus may no longer be at hand; what was asked of it decides.
+      inputs = dict(found['inputs'])
+      if config.vocabulary.path:
+        given = vocabulary_files.open_given(config.vocabulary)
+        inputs['vocabulary'] = given.hash
+      store = artifacts.Artifact(
+        path, 'token store', 'tokenize', options, inputs
+      )
+      store.finished()
+      logger.info(
+        'tokenize: finished before (%d documents), skipped',
+        found['num_documents'],
+      )
+      return
+    with workers.kept(config.corpus, workdir, 'tokenize'):
+      index = corpus_index.build(config.corpus)
+      words = _vocabulary(config, workdir, index)
+      store = artifacts.Artifact(
+        path,
+        'token store',
+        'tokenize',
+        options,
+        {'corpus': index.fingerprint(), 'vocabulary': words.hash},
+      )
+      _write(config, store, index, words)
+
+
+def store_options(config: Config) -> dict[str, Any]:
+  """What of the config decides the bytes of the store."""
+  corpus = options_of(config.corpus)
+  del corpus['num_workers'], corpus['beam_options']
+  return {'corpus': corpus, 'vocabulary': config.vocabulary}
+
+
+def _vocabulary(
+  config: Config, workdir: str, index: CorpusIndex
+) -> vocabulary.Vocabulary:
+  """The vocabulary of the workdir: there already, given, or trained now."""
+  given = None
+  if config.vocabulary.path:
+    given = vocabulary_files.open_given(config.vocabulary)
+    _warn(given, config.vocabulary.path)
+  inputs = {'model': given.hash} if given else {'corpus': index.fingerprint()}
+  path = artifacts.vocabulary_dir(workdir)
+  artifact = artifacts.Artifact(
+    path,
+    'vocabulary',
+    'tokenize',
+    config.vocabulary,
+    inputs,
+  )
+  if artifact.finished():
+    return vocabulary.Vocabulary.load(path)
+  words = given or _train_vocabulary(config, index)
+  words.save(artifact)
+  return words
+
+
+def _warn(given: vocabulary.Vocabulary, path: str) -> None:
+  """Tells what of a text a given vocabulary does not keep."""
+  if given.loses_text:
+    logger.warning(
+      'tokenize: the vocabulary %s does not keep every text as it is (it '
+      'normalises, or has no byte fallback): what it loses is not scored',
+      path,
+    )
+  for id_ in given.spelled:
+    logger.warning(
+      'tokenize: %d, which marks where documents start or end, is what the '
+      'vocabulary %s encodes some text with too',
+      id_,
+      path,
+    )
+
+
+def _train_vocabulary(
+  config: Config, index: CorpusIndex
+) -> vocabulary.Vocabulary:
+  """Trains on a seeded draw from the reference split."""
+  start = time.monotonic()
+  reference = np.flatnonzero(index.split == corpus_index.REFERENCE)
+  keys = hashing.mix(index.content_hash[reference], config.corpus.seed + 1)
+  order = reference[np.argsort(keys, kind='stable')]
+  size = index.num_bytes[order]
+  drawn = order[np.cumsum(size) - size < config.vocabulary.train_bytes]
+  chosen = np.zeros(len(index.split), bool)
+  chosen[drawn] = True
+
+  progress = Progress('tokenize: vocabulary', 'B', size[: len(drawn)].sum())
+
+  def lines() -> Iterator[str]:
+    for document in index.documents(chosen):
+      yield from document.text.splitlines(keepends=True)
+      progress.add(len(document.text.encode()))
+
+  kind = config.vocabulary.type
+  with alive(
+    f'tokenize: trains a {kind} vocabulary of {config.vocabulary.size}'
+  ):
+    words = vocabulary.train(config.vocabulary, lines())
+  logger.info(
+    'tokenize: trained a vocabulary of %d on %d reference documents in %.0f s',
+    words.size,
+    len(drawn),
+    time.monotonic() - start,
+  )
+  return words
+
+
+@dataclasses.dataclass(frozen=True)
+class _PartTask:
+  """What a worker needs to write one part."""
+
+  store: artifacts.Artifact
+  part: int
+  num_parts: int
+  index: CorpusIndex  # of this part alone
+  words: vocabulary.Vocabulary
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(words: vocabulary.Vocabulary) -> vocabulary.Vocabulary:
+  """The first of equal vocabularies; a worker opens it once for all parts."""
+  return words
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+  """Documents to encode in one call, which is faster than one by one."""
+  batch, size = [], 0
+  for document in documents:
+    num_bytes = len(document.text.encode())
+    if num_bytes > MAX_DOCUMENT_BYTES:
+      raise UserError(
+        f'Document {document.example_id!r} has {num_bytes} bytes, the most is '
+        f'{MAX_DOCUMENT_BYTES}: cut it before.'
+      )
+    batch.append(document)
+    size += num_bytes
+    if len(batch) == BATCH_DOCUMENTS or size >= BATCH_BYTES:
+      yield batch
+      batch, size = [], 0
+  if batch:
+    yield batch
+
+
+def _write_part(task: _PartTask) -> dict[str, Any]:
+  """Tokenizes and writes one part of the corpus, and returns its marker."""
+  everything = np.ones(len(task.index.split), bool)
+  return write_part(
+    task.store,
+    task.part,
+    task.num_parts,
+    _opened(task.words),
+    task.index.documents(everything),
+    task.index.split,
+    task.index.content_hash,
+  )
+
+
+def write_part(
+  store: artifacts.Artifact,
+  number: int,
+  num_parts: int,
+  words: vocabulary.Vocabulary,
+  texts: Iterable[Document],
+  split: np.ndarray,
+  content_hash: np.ndarray,
+) -> dict[str, Any]:
+  """Tokenizes documents, writes them as a part, and returns its marker.
+
+  Args:
+    store: The token store.
+    number: Which part.
+    num_parts: Of how many.
+    words: What the texts are encoded with.
+    texts: D documents, in the order of the part.
+    split: [D] int, into SPLITS.
+    content_hash: [D] int64, as `hashing.content_hashes` gives them.
+
+  Raises:
+    UserError: a document is too long for the columns of the score table.
+  """
+  codec = pa.Codec('zstd', compression_level=3)
+  documents: list[dict[str, Any]] = []
+  tokens: list[np.ndarray] = []
+  for batch in _batches(texts):
+    tokens += words.encode_all([document.text for document in batch])
+    for document in batch:
+      position = len(documents)
+      data = document.text.encode()
+      documents.append(
+        {
+          'example_id': document.example_id,
+          'source': document.source,
+          'split': int(split[position]),
+          'num_tokens': len(tokens[position]),
+          'num_bytes': len(data),
+          'compressed_bytes': len(codec.compress(data, asbytes=True)),
+          'content_hash': int(content_hash[position]),
+        }
+      )
+  return store.finish_part(
+    number,
+    num_parts,
+    token_store.part_files(documents, tokens, words.size, words.token_dtype),
+    splits=_totals(documents),
+    num_documents=len(documents),
+  )
+
+
+def _totals(documents: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+  """Documents, tokens and bytes of each split."""
+  totals = {name: {'documents': 0, 'tokens': 0, 'bytes': 0} for name in SPLITS}
+  for document in documents:
+    total = totals[SPLITS[document['split']]]
+    total['documents'] += 1
+    total['tokens'] += document['num_tokens']
+    total['bytes'] += document['num_bytes']
+  return totals
+
+
+def _write(
+  config: Config,
+  store: artifacts.Artifact,
+  index: CorpusIndex,
+  words: vocabulary.Vocabulary,
+) -> None:
+  """Writes the parts that are not done, then the manifest."""
+  num_parts = config.corpus.num_parts
+  store = store.begin()
+  size = np.bincount(index.part, index.num_bytes, num_parts)
+  markers = {
+    part: marker
+    for part in range(num_parts)
+    if (marker := store.finished_part(part, num_parts))
+  }
+  if markers:
+    logger.info(
+      'tokenize: %d of %d parts were done before', len(markers), num_parts
+    )
+  todo = [part for part in range(num_parts) if part not in markers]
+  tasks = [
+    _PartTask(store, part, num_parts, index.restricted_to(part), words)
+    for part in todo
+  ]
+  progress = Progress(
+    'tokenize', 'B', size.sum(), done=size[list(markers)].sum()
+  )
+  apart = sources.needs_worker(*(file.config for file in index.files))
+  written = workers.run_all(
+    _write_part, tasks, config.corpus.num_workers, apart
+  )
+  for part, marker in zip(todo, written, strict=True):
+    markers[part] = marker
+    progress.add(size[part], f'{len(markers)} of {num_parts} parts')
+  manifest = finish(
+    store, [markers[part] for part in range(num_parts)], words, index.bad_rows
+  )
+  progress.finish(f'{manifest["num_tokens"]} tokens in {num_parts} parts')
+
+
+def finish(
+  store: artifacts.Artifact,
+  markers: list[dict[str, Any]],
+  words: vocabulary.Vocabulary,
+  bad_rows: dict[str, int],
+) -> dict[str, Any]:
+  """Writes the manifest of a store whose parts are done, and returns it.
+
+  Args:
+    store: The token store.
+    markers: Of all its parts, in order.
+    words: What the texts were encoded with.
+    bad_rows: Those left out, by reason.
+  """
+  splits = {
+    name: {
+      unit: sum(marker['splits'][name][unit] for marker in markers)
+      for unit in ('documents', 'tokens', 'bytes')
+    }
+    for name in SPLITS
+  }
+  return store.finish(
+    {name: file for m in markers for name, file in m['files'].items()},
+    num_parts=len(markers),
+    documents_per_part=[marker['num_documents'] for marker in markers],
+    num_documents=sum(s['documents'] for s in splits.values()),
+    num_tokens=sum(s['tokens'] for s in splits.values()),
+    num_bytes=sum(s['bytes'] for s in splits.values()),
+    splits=splits,
+    bad_rows=bad_rows,
+    vocab_size=words.size,
+    bos_id=words.bos_id,
+    eos_id=words.eos_id,
+  )

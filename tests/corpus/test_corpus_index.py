@@ -1,0 +1,318 @@
+"""The first pass: bad rows, draws, splits and parts."""
+
+import collections
+import random
+
+import numpy as np
+import pytest
+
+from configs import base
+from infoprune_jax.config.corpus import SPLITS
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import corpus_index, sources
+from infoprune_jax.runtime.hashing import content_hashes
+
+
+@pytest.fixture
+def make_index(tmp_path, make_rows, make_jsonl, make_corpus):
+  """Indexes rows in files of 40; fields are of the corpus."""
+
+  def make(rows=None, reverse=False, **fields):
+    rows = make_rows(300) if rows is None else rows
+    paths = [
+      make_jsonl(tmp_path / f'{first:06d}.jsonl', rows[first : first + 40])
+      for first in range(0, len(rows), 40)
+    ]
+    mine = base.jsonl(
+      *(paths[::-1] if reverse else paths),
+      id_column='id',
+      source_column='source',
+    )
+    return corpus_index.build(make_corpus({'mine': mine}, **fields))
+
+  return make
+
+
+def documents(index) -> list:
+  return list(index.documents(np.ones(len(index.split), bool)))
+
+
+def test_every_document_once_and_in_order(make_index, make_rows):
+  index = make_index()
+  assert [d.text for d in documents(index)] == [
+    row['text'] for row in make_rows(300)
+  ]
+  assert index.num_bytes.tolist() == [
+    len(row['text'].encode()) for row in make_rows(300)
+  ]
+
+
+def test_a_bad_row_is_refused(make_index, make_rows):
+  rows = make_rows(100)
+  rows[57] = {**rows[57], 'text': ' '}
+  rows[80] = {**rows[80], 'text': None}
+  with pytest.raises(
+    UserError, match=r"000040\.jsonl:18: empty text .*on_bad_row='drop'"
+  ):
+    make_index(rows)
+
+
+def test_bad_rows_are_dropped_and_counted(make_index, make_rows):
+  rows = make_rows(300)
+  for at in (3, 50, 130):
+    rows[at] = {**rows[at], 'text': ' '}
+  rows[4] = {'id': 'x'}
+  rows[299] = {**rows[299], 'id': rows[0]['id']}
+  index = make_index(rows, on_bad_row='drop')
+  assert index.bad_rows == {
+    'empty text': 3,
+    'no such column': 1,
+    'duplicate id': 1,
+  }
+  dropped = {3, 4, 50, 130, 299}
+  assert [d.text for d in documents(index)] == [
+    row['text'] for at, row in enumerate(rows) if at not in dropped
+  ]
+
+
+def test_no_bad_row_no_count(make_index):
+  assert make_index(on_bad_row='drop').bad_rows == {}
+
+
+def test_a_duplicate_id_is_named_with_both_places(make_index, make_rows):
+  rows = make_rows(100)
+  rows[85]['id'] = rows[41]['id']
+  with pytest.raises(UserError) as caught:
+    make_index(rows)
+  assert '000080.jsonl:6 has the id of ' in str(caught.value)
+  assert '000040.jsonl:2. ' in str(caught.value)
+
+
+def test_an_id_of_another_type_is_the_same_id(make_index, make_rows):
+  rows = make_rows(100)
+  rows[3]['id'], rows[4]['id'] = 12, '12'
+  with pytest.raises(UserError, match=r':5 has the id of .*:4\.'):
+    make_index(rows)
+
+
+def test_two_folders_of_a_source_may_hold_files_of_one_name(
+  tmp_path, make_rows, make_jsonl, make_corpus
+):
+  rows = make_rows(100)
+  folders = [tmp_path / name for name in ('en', 'de')]
+  for folder, half in zip(folders, (rows[:50], rows[50:]), strict=True):
+    make_jsonl(folder / 'part-0.jsonl', half)
+  mine = base.jsonl(*map(str, folders))
+  index = corpus_index.build(make_corpus({'mine': mine}))
+  assert len(index.split) == 100
+
+
+def test_copies_fall_on_one_side(make_index, make_rows):
+  rng = random.Random(0)
+  rows = make_rows(60)
+  copies = [
+    {**row, 'id': f'{row["id"]}-{n}', 'text': reflow(row['text'], rng)}
+    for n in range(5)
+    for row in rows
+  ]
+  rng.shuffle(copies)
+  index = make_index(copies)
+  sides = collections.defaultdict(set)
+  for document, split in zip(documents(index), index.split, strict=True):
+    sides[document.example_id.rsplit('-', 1)[0]].add(int(split))
+  assert len(sides) == 60
+  assert all(len(side) == 1 for side in sides.values())
+
+
+def reflow(text: str, rng: random.Random) -> str:
+  """The same words, between other white space."""
+  words = ''.join(
+    w + rng.choice([' ', '\n', '\t ', '  ']) for w in text.split()
+  )
+  return rng.choice(['', ' ', '\n']) + words
+
+
+def test_split_shares(make_index, make_rows):
+  index = make_index(make_rows(4000), reference_share=0.3, heldout_share=0.15)
+  shares = np.bincount(index.split, minlength=3) / 4000
+  assert np.abs(shares - [0.3, 0.55, 0.15]).max() < 0.03
+  assert SPLITS[corpus_index.HELDOUT] == 'heldout'
+
+
+def test_splits_go_by_the_seed_and_not_by_the_order(make_index):
+  def by_content(index):
+    return dict(zip(index.content_hash.tolist(), index.split, strict=True))
+
+  first = by_content(make_index())
+  assert by_content(make_index(reverse=True)) == first
+  assert by_content(make_index(seed=1)) != first
+
+
+def test_a_larger_share_only_adds(make_index):
+  small = make_index(reference_share=0.2).split == corpus_index.REFERENCE
+  large = make_index(reference_share=0.4).split == corpus_index.REFERENCE
+  assert large[small].all() and large.sum() > small.sum()
+
+
+def test_dropped_rows_are_not_drawn(make_index, make_rows):
+  rows = make_rows(300)
+
+  def drawn(rows):
+    index = make_index(rows, max_bytes_per_source=8_000, on_bad_row='drop')
+    return [document.example_id for document in documents(index)]
+
+  assert drawn(rows + rows) == drawn(rows)
+
+
+@pytest.mark.parametrize('limit', [2_000, 8_000])
+def test_a_draw_is_near_its_limit(make_index, limit):
+  index = make_index(max_bytes_per_source=limit)
+  drawn = collections.Counter()
+  largest = collections.Counter()
+  for document, size in zip(documents(index), index.num_bytes, strict=True):
+    drawn[document.source] += int(size)
+    largest[document.source] = max(largest[document.source], int(size))
+  assert set(drawn) == {'web', 'books'}
+  for source, size in drawn.items():
+    assert abs(size - limit) <= largest[source]
+
+
+def test_a_limit_above_all_draws_all(make_index):
+  assert len(make_index(max_bytes_per_source=10**9).split) == 300
+
+
+def test_a_draw_does_not_depend_on_order_or_workers(make_index):
+  def drawn(**fields):
+    index = make_index(max_bytes_per_source=8_000, **fields)
+    return {document.example_id for document in documents(index)}
+
+  first = drawn()
+  assert 0 < len(first) < 300
+  assert drawn(reverse=True) == first
+  assert drawn(seed=1) != first
+
+
+def test_workers_change_nothing(make_index):
+  alone, together = (
+    make_index(max_bytes_per_source=8_000, num_workers=number)
+    for number in (1, 2)
+  )
+  assert together.fingerprint() == alone.fingerprint()
+
+
+def test_a_document_above_the_limit_is_left_out(make_index, make_rows):
+  rows = make_rows(200)
+  rows[7]['text'] *= 100
+  index = make_index(rows, max_bytes_per_source=8_000)
+  assert (index.num_bytes < 8_000).all()
+
+
+def test_a_limit_below_every_document_says_so(make_index):
+  with pytest.raises(UserError, match='max_bytes_per_source'):
+    make_index(max_bytes_per_source=1)
+
+
+@pytest.mark.parametrize('num_parts', [1, 3, 16, 500])
+def test_parts_are_contiguous_and_hold_each_document_once(
+  make_index, num_parts
+):
+  index = make_index(num_parts=num_parts)
+  assert (np.diff(index.part) >= 0).all()
+  assert index.part.min() >= 0 and index.part.max() < num_parts
+  found = []
+  for part in range(num_parts):
+    restricted = index.restricted_to(part)
+    assert (restricted.part == part).all()
+    found += documents(restricted)
+  assert found == documents(index)
+
+
+def test_parts_are_about_equal(make_index):
+  index = make_index()
+  size = np.bincount(index.part, index.num_bytes)
+  assert np.abs(size - size.mean()).max() <= 2 * index.num_bytes.max()
+
+
+def test_documents_that_need_a_worker_are_read_by_one(make_index, monkeypatch):
+  index = make_index()
+  chosen = np.zeros(300, bool)
+  chosen[[2, 41, 45, 299]] = True
+  here = list(index.documents(chosen))
+  # In the worker the files are JSONL again, and read at once.
+  monkeypatch.setattr(sources, 'needs_worker', lambda *configs: True)
+  monkeypatch.setattr(sources, 'read_rows', None)
+  assert list(index.documents(chosen)) == here
+
+
+def test_a_choice_of_documents_is_read_in_order(make_index, make_rows):
+  index = make_index()
+  chosen = np.zeros(300, bool)
+  chosen[[2, 41, 45, 299]] = True
+  texts = [document.text for document in index.documents(chosen)]
+  assert texts == [make_rows(300)[at]['text'] for at in (2, 41, 45, 299)]
+
+
+@pytest.mark.parametrize('change', ['edited', 'shorter', 'bad', 'shifted'])
+def test_a_file_that_changed_is_named(
+  make_index, make_rows, make_jsonl, tmp_path, change
+):
+  index = make_index()
+  rows = make_rows(300)[40:80]
+  if change == 'edited':
+    rows[30] = {**rows[30], 'text': 'something else'}
+  elif change == 'shorter':
+    rows = rows[:30]
+  elif change == 'bad':
+    rows[30] = {**rows[30], 'text': ''}
+  else:
+    rows = rows[1:] + rows[:1]
+  path = make_jsonl(tmp_path / '000040.jsonl', rows)
+  with pytest.raises(UserError, match=r'changed while|shrank while') as caught:
+    documents(index)
+  assert path in str(caught.value)
+
+
+def test_the_fingerprint_sees_content_order_and_fate(make_index, make_rows):
+  rows = make_rows(300)
+  edited = [{**row} for row in rows]
+  edited[9]['text'] += ' more'
+  found = {
+    make_index().fingerprint(),
+    make_index(edited).fingerprint(),
+    make_index(rows[1:] + rows[:1]).fingerprint(),
+    make_index(seed=1).fingerprint(),
+    make_index(max_bytes_per_source=9_000).fingerprint(),
+  }
+  assert len(found) == 5
+  assert make_index().fingerprint() == make_index().fingerprint()
+
+
+def test_an_empty_split_is_refused(make_index, make_rows):
+  with pytest.raises(UserError, match='The reference split is empty: 2 doc'):
+    make_index(make_rows(2), reference_share=0.001, heldout_share=0.5)
+  with pytest.raises(UserError, match=r'The heldout split is empty.*=0\.001'):
+    make_index(make_rows(20), heldout_share=0.001)
+
+
+def test_a_corpus_of_bad_rows_is_refused(make_index):
+  with pytest.raises(UserError, match='hold no document'):
+    make_index([{'id': 1}], on_bad_row='drop')
+
+
+def test_text_files_are_named_without_a_line(tmp_path, make_corpus):
+  (tmp_path / 'x.txt').write_text(' ')
+  with pytest.raises(UserError, match=r'x\.txt: empty text'):
+    corpus_index.build(make_corpus({'mine': base.text(str(tmp_path))}))
+
+
+def test_hashes_are_of_the_text(make_index):
+  index = make_index()
+  assert index.content_hash.tolist() == content_hashes(
+    [document.text for document in documents(index)]
+  )
+
+
+def test_hashing_in_batches_changes_nothing(monkeypatch, make_index):
+  whole = make_index().content_hash.tolist()
+  monkeypatch.setattr(corpus_index, 'BATCH_BYTES', 100)
+  assert make_index().content_hash.tolist() == whole

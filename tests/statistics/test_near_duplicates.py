@@ -1,0 +1,241 @@
+"""Groups of near-duplicates."""
+
+import dataclasses
+import pathlib
+import random
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from configs import base
+from infoprune_jax.config import (
+  corpus as corpus_config,
+  experiment as config_lib,
+  validation,
+)
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts
+from infoprune_jax.statistics import near_duplicates
+from infoprune_jax.tokens import tables, token_store
+from infoprune_jax.tokens.token_store import TokenStore
+
+LENGTH = 300  # tokens of a document
+BEAM = ('--runner=DirectRunner',)
+
+
+@given(
+  tokens=st.lists(st.integers(0, 5), max_size=20),
+  other=st.lists(st.integers(0, 5), max_size=20),
+  ngram=st.integers(1, 6),
+)
+def test_shingles_are_equal_where_ngrams_are(tokens, other, ngram):
+  def ngrams(ids):
+    width = min(ngram, len(ids))
+    count = len(ids) - width + 1 if width else 0
+    return [tuple(ids[n : n + width]) for n in range(count)]
+
+  found = {}
+  for ids in (tokens, other):
+    hashes = near_duplicates.shingles(np.array(ids, np.uint16), ngram)
+    assert hashes.dtype == np.uint32
+    assert len(hashes) == len(ngrams(ids))
+    for gram, value in zip(ngrams(ids), hashes.tolist(), strict=True):
+      assert found.setdefault(gram, value) == value
+  assert len(set(found.values())) == len(found)
+
+
+@given(
+  values=st.lists(
+    st.lists(st.integers(0, 2), min_size=6, max_size=6), min_size=1, max_size=9
+  ),
+  bands=st.sampled_from([1, 2, 3, 6]),
+)
+def test_keys_of_a_band_are_equal_where_its_rows_are(values, bands):
+  keys = near_duplicates.band_keys(np.array(values, np.uint32), bands)
+  assert keys.shape == (bands, len(values))
+  rows = 6 // bands
+  for band in range(bands):
+    parts = [tuple(one[band * rows : (band + 1) * rows]) for one in values]
+    for a, first in enumerate(parts):
+      for b, second in enumerate(parts):
+        assert (keys[band, a] == keys[band, b]) == (first == second)
+
+
+@hypothesis.settings(deadline=None)  # The first call imports SciPy.
+@given(
+  count=st.integers(1, 12),
+  pairs=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=9),
+)
+def test_groups_are_what_pairs_join(count, pairs):
+  pairs = [(a % count, b % count) for a, b in pairs]
+  member = [{n} for n in range(count)]
+  for a, b in pairs:
+    together = member[a] | member[b]
+    for n in together:
+      member[n] = together
+  array = np.array(pairs, np.int64).reshape(-1, 2).T
+  group, size = near_duplicates.joined(array, count)
+  assert group.tolist() == [min(members) for members in member]
+  assert size.tolist() == [len(members) for members in member]
+
+
+def varied(ids: list[int], share: float, rng: random.Random) -> list[int]:
+  """The same with its end replaced."""
+  kept = ids[: round(len(ids) * (1 - share))]
+  return kept + [rng.randrange(900) for _ in range(len(ids) - len(kept))]
+
+
+@pytest.fixture(scope='module')
+def documents() -> list[list[int]]:
+  """Of 60: 0, 20 and 40 near-duplicates, 1 and 41 copies; the rest alone."""
+  rng = random.Random(0)
+  made = [[rng.randrange(900) for _ in range(LENGTH)] for _ in range(60)]
+  made[20], made[40] = (varied(made[0], 0.02, rng) for _ in range(2))
+  made[41] = made[1]
+  made[42] = varied(made[2], 0.6, rng)  # A quarter in common: no duplicate.
+  made[5] = made[6] = []
+  return made
+
+
+def write(
+  workdir: pathlib.Path, documents: list[list[int]], num_parts: int
+) -> TokenStore:
+  """A store of so many parts; every third document is held out."""
+  artifact = artifacts.Artifact(
+    artifacts.token_store_dir(str(workdir)), 'token store', 'tokenize', {}, {}
+  )
+  rows = [
+    {
+      'example_id': str(n),
+      'source': 'mine',
+      'split': corpus_config.SPLITS.index(
+        'heldout' if n % 3 == 2 else 'scored'
+      ),
+      'num_tokens': len(ids),
+      'num_bytes': len(ids),
+      'compressed_bytes': len(ids),
+      'content_hash': n,
+    }
+    for n, ids in enumerate(documents)
+  ]
+  written, counts = {}, []
+  for part, chosen in enumerate(np.array_split(range(len(rows)), num_parts)):
+    counts.append(len(chosen))
+    marker = artifact.finish_part(
+      part,
+      num_parts,
+      token_store.part_files(
+        [rows[n] for n in chosen],
+        [np.array(documents[n], np.int64) for n in chosen],
+        1000,
+        np.uint16,
+      ),
+    )
+    written |= marker['files']
+  artifact.finish(
+    written, num_parts=num_parts, documents_per_part=counts, vocab_size=1000
+  )
+  return TokenStore.open(str(workdir))
+
+
+def settings(**corpus) -> Config:
+  edits = base.get_config()
+  edits.corpus.sources.mine = base.text('*.txt')
+  edits.corpus.update(num_workers=1, **corpus)
+  return config_lib.from_mapping(edits)
+
+
+def content(workdir: str) -> dict[str, bytes]:
+  folder = pathlib.Path(artifacts.near_duplicates_dir(workdir))
+  return {
+    path.name: path.read_bytes()
+    for path in folder.iterdir()
+    if path.name != '.lock'
+  }
+
+
+@pytest.mark.parametrize('num_parts', [1, 3])
+def test_near_duplicates_are_found_and_nothing_else(
+  documents, tmp_path, num_parts
+):
+  """Of the scored documents; each group by the number of its first."""
+  store = write(tmp_path, documents, num_parts)
+  near_duplicates.run(settings(), str(tmp_path))
+  path = artifacts.near_duplicates_dir(str(tmp_path))
+  found = tables.read_table(path)
+  first = np.cumsum([0, *store.documents_per_part])
+  number = first[found['shard'].to_numpy()] + found['row'].to_numpy()
+  groups = dict(
+    zip(number.tolist(), found['near_duplicate_group'].to_pylist(), strict=True)
+  )
+  sizes = dict(
+    zip(number.tolist(), found['near_duplicates'].to_pylist(), strict=True)
+  )
+  # 20 and 41 are held out, and so is 5.
+  assert groups == {n: 0 if n == 40 else n for n in range(60) if n % 3 != 2}
+  assert sizes == {n: 2 if n in (0, 40) else 1 for n in groups}
+
+
+def test_processes_beam_and_a_kill_do_not_matter(documents, tmp_path):
+  def run(name: str, **corpus) -> str:
+    write(tmp_path / name, documents, 3)
+    near_duplicates.run(settings(**corpus), str(tmp_path / name))
+    return str(tmp_path / name)
+
+  expected = content(run('one'))
+  assert content(run('beam', beam_options=BEAM)) == expected
+  # As left by a kill between signatures and groups, and then by another.
+  killed = tmp_path / 'killed'
+  write(killed, documents, 3)
+  made = settings()
+  store = TokenStore.open(str(killed))
+  path = artifacts.near_duplicates_dir(str(killed))
+  options = {
+    **validation.to_plain(made.near_duplicates),
+    **{'scheme': 'affine32', 'folds': 1},
+  }
+  signatures = artifacts.Artifact(
+    *(f'{path}/signatures', 'signatures', 'near_duplicates', options),
+    {'token_store': store.fingerprint},
+  )
+  near_duplicates._sign(made, str(killed), store, signatures)
+  for name in ('manifest.json', 'part-00001-of-00003.done'):
+    (pathlib.Path(signatures.path) / name).unlink()
+  near_duplicates.run(made, str(killed))
+  assert content(str(killed)) == expected
+
+
+def test_other_bands_are_refused(documents, tmp_path):
+  write(tmp_path, documents, 1)
+  made = settings()
+  near_duplicates.run(made, str(tmp_path))
+  near_duplicates.run(made, str(tmp_path))  # It is finished.
+  bands = dataclasses.replace(made.near_duplicates, bands=3)
+  with pytest.raises(UserError, match='options.bands is 14, not 3'):
+    near_duplicates.run(
+      dataclasses.replace(made, near_duplicates=bands), str(tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+  ('share', 'least', 'most'), [(0.5, 0, 0.12), (0.9, 0.97, 1)]
+)
+def test_pairs_are_found_as_often_as_the_formula_says(
+  share, least, most, tmp_path
+):
+  """1 - (1 - s^8)^14 is 0.05 for a half in common, and 0.9996 for nine tenths."""
+  rng = random.Random(0)
+  pairs = 100
+  made = []
+  for _ in range(pairs):
+    first = [rng.randrange(900) for _ in range(400)]
+    # s of the union in common: of two equally long ones 2s / (1 + s) of each.
+    made += [first, varied(first, 1 - 2 * share / (1 + share), rng), []]
+  write(tmp_path, made, 1)
+  near_duplicates.run(settings(), str(tmp_path))
+  found = tables.read_table(artifacts.near_duplicates_dir(str(tmp_path)))
+  joined = np.count_nonzero(found['near_duplicates'].to_numpy() == 2) / 2
+  assert least <= joined / pairs <= most
