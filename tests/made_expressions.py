@@ -95,7 +95,7 @@ _KINDS = {
     *('list_sort({l})', 'list_concat({l}, {l})', '({l})[1:2]'),
   ),
 }
-# What is no number an example, or not the same one each time.
+# What is no number per example, or not the same one each time.
 _ODD = (
   *(
     '*',

@@ -34,7 +34,7 @@ UNREAD = re.compile(
 REMADE = re.compile(r'^report/|^selection_report/index|^evaluate/.*\.done$')
 # What training, when it goes on, does without.
 RESUMED = re.compile(r'/checkpoints/(?!12/)|/checkpoints/12/rest')
-MENDING = re.compile(r'Delete (.+?) and run --job=(\w+)( or \S+)? again')
+REPAIR = re.compile(r'Delete (.+?) and run --job=(\w+)( or \S+)? again')
 SCORES = ('scores/manifest.json', 'scores/*.done')
 TABLES = ('scores', 'statistics', 'near_duplicates')
 STATISTICS = ('statistics/manifest.json', 'statistics/*.done')
@@ -201,7 +201,7 @@ def test_no_damage_goes_unseen(config, finished, copied, kind):
     message = str(caught.value)
     folder, file = name.rsplit('/', 1)
     assert f'{copied}/{folder}' in message and file in message, (name, message)
-    assert MENDING.search(message), (name, message)
+    assert REPAIR.search(message), (name, message)
     delete(copied, 'near_duplicates/signatures')  # Kept to go on with.
     found += 1
   assert found > 60
@@ -209,7 +209,7 @@ def test_no_damage_goes_unseen(config, finished, copied, kind):
 
 def follow(message: str, config: Config, workdir: pathlib.Path) -> None:
   """Does what a message says."""
-  found = MENDING.search(message)
+  found = REPAIR.search(message)
   for word in found[1].split(' and '):
     assert word.startswith(f'{workdir}/'), message
     delete(workdir, str(pathlib.Path(word).relative_to(workdir)))

@@ -182,7 +182,7 @@ def cleared(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def try_source(
-  source: ConfigDict, model: str, folder: pathlib.Path, mended: pathlib.Path
+  source: ConfigDict, model: str, folder: pathlib.Path, repaired: pathlib.Path
 ) -> int | None:
   """Refuses, and then goes on in the same workdir with another file."""
   good = str(folder / 'good.jsonl')
@@ -196,7 +196,7 @@ def try_source(
     assert strict in (None, dropped)
     return dropped
   # Whatever was wrong with the file: with a good one, the same command runs.
-  edits.corpus.sources.hostile.paths = (str(mended),)
+  edits.corpus.sources.hostile.paths = (str(repaired),)
   edits.corpus.sources.hostile.format = 'jsonl'
   edits.corpus.sources.hostile.update(text_column='text', source_column='')
   edits.corpus.sources.hostile.id_column = ''
@@ -205,8 +205,8 @@ def try_source(
 
 
 @pytest.fixture(scope='module')
-def mended(folder) -> pathlib.Path:
-  path = folder / 'mended.jsonl'
+def repaired(folder) -> pathlib.Path:
+  path = folder / 'repaired.jsonl'
   path.write_text('{"text": "a good row"}\n')
   return path
 
@@ -222,29 +222,29 @@ columns = st.fixed_dictionaries(
 
 @fuzz
 @given(data=json_files, columns=columns)
-def test_jsonl(model, folder, mended, data, columns):
+def test_jsonl(model, folder, repaired, data, columns):
   path = folder / 'hostile.jsonl'
   path.write_bytes(data)
   source = base.jsonl(str(path), **columns)
-  taken = try_source(source, model, folder, mended)
+  taken = try_source(source, model, folder, repaired)
   if taken is not None:
     assert taken <= data.count(b'\n') + 1
 
 
 @fuzz
 @given(data=st.binary() | texts.map(lambda t: t.encode('utf-8', 'replace')))
-def test_text_files(model, folder, mended, data):
+def test_text_files(model, folder, repaired, data):
   path = folder / 'hostile.txt'
   path.write_bytes(data)
-  assert try_source(base.text(str(path)), model, folder, mended) == 1
+  assert try_source(base.text(str(path)), model, folder, repaired) == 1
 
 
 @fuzz
 @given(data=st.binary(max_size=200), suffix=st.sampled_from(['gz', 'zst']))
-def test_compressed_files(model, folder, mended, data, suffix):
+def test_compressed_files(model, folder, repaired, data, suffix):
   path = folder / f'hostile.jsonl.{suffix}'
   path.write_bytes(data)
-  try_source(base.jsonl(str(path)), model, folder, mended)
+  try_source(base.jsonl(str(path)), model, folder, repaired)
 
 
 @pytest.mark.parametrize(
@@ -265,14 +265,14 @@ def test_a_line_of_50_megabytes(model, folder, text):
 @pytest.mark.parametrize(
   'name', ['a.jsonl', 'a.parquet', 'a.txt', 'a.jsonl.gz']
 )
-def test_an_empty_file(model, folder, mended, name):
+def test_an_empty_file(model, folder, repaired, name):
   path = folder / 'empty' / name
   path.parent.mkdir(exist_ok=True)
   path.touch()
   make = base.parquet if name.endswith('parquet') else base.jsonl
   source = (base.text if name.endswith('txt') else make)(str(path))
   expected = {'a.jsonl': 0, 'a.jsonl.gz': 1, 'a.txt': 1}.get(name)
-  assert try_source(source, model, folder, mended) == expected
+  assert try_source(source, model, folder, repaired) == expected
 
 
 arrow_values = {
@@ -340,7 +340,7 @@ def tables(draw) -> pa.Table:
 
 @fuzz
 @given(table=tables(), columns=columns, cut=st.integers(0, 30))
-def test_parquet(model, folder, mended, table, columns, cut):
+def test_parquet(model, folder, repaired, table, columns, cut):
   path = folder / 'hostile.parquet'
   try:
     pq.write_table(table, path)
@@ -350,7 +350,7 @@ def test_parquet(model, folder, mended, table, columns, cut):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * cut // 4])
   source = base.parquet(str(path), **columns)
-  taken = try_source(source, model, folder, mended)
+  taken = try_source(source, model, folder, repaired)
   assert taken in (None, table.num_rows)
 
 

@@ -15,7 +15,7 @@ from small_corpus import small_config
 from infoprune_jax import stages
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.experiment import CheckpointConfig, Config
-from infoprune_jax.config.model import HOW_COMPUTED
+from infoprune_jax.config.model import RUNTIME_ONLY_FIELDS
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import parameter_file
 from infoprune_jax.runtime import artifacts
@@ -212,7 +212,7 @@ def test_a_part_made_again_fits_the_rest(
 
 def how_of(config: Config) -> dict[str, Any]:
   model = config.reference.model
-  return {name: getattr(model, name) for name in HOW_COMPUTED}
+  return {name: getattr(model, name) for name in RUNTIME_ONLY_FIELDS}
 
 
 def test_a_model_is_read_from_an_older_run(finished, config):
@@ -225,7 +225,7 @@ def test_a_model_is_read_from_an_older_run(finished, config):
 def test_a_model_is_read_from_a_file_of_any_version(written, config, tmp_path):
   path = str(tmp_path / 'model.safetensors')
   options = options_of(config.reference.model)
-  for name in HOW_COMPUTED:
+  for name in RUNTIME_ONLY_FIELDS:
     del options[name]
   facts = {'step': 4, 'model': written(options)}
   parameter_file.write(path, {'a': np.zeros(1, np.float32)}, facts)

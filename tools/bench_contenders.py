@@ -168,7 +168,7 @@ def reader(settings: Settings) -> Work:
   batch_tokens = 1 << 16
 
   def rate(row_length: int) -> float:
-    """Tokens a second of one core."""
+    """Tokens per second of one core."""
     size = batch_tokens // row_length
     rows = loader.grain_reader(store, keep, row_length, size, 0, {}, ())
     steps = max(2, 2 * len(rows.rows) // size)

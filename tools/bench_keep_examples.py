@@ -25,7 +25,7 @@ _ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each takes its turn.')
 
 
 def main(_) -> None:
-  """Prints seconds, documents a second, and the share that a filter adds."""
+  """Prints seconds, documents per second, and the share that a filter adds."""
   if not _WORKDIR.value:
     raise UserError('Give --workdir, with a finished token store.')
   quiet_tensorflow.import_seqio()

@@ -60,7 +60,7 @@ RULES = {
 
 
 def main(_) -> None:
-  """Prints seconds, examples a second, and peak memory."""
+  """Prints seconds, examples per second, and peak memory."""
   logging.set_verbosity(logging.WARNING)
   if _CHILD.value:
     given = json.loads(_CHILD.value)

@@ -16,7 +16,13 @@ ACTIVATIONS = ('swiglu', 'gelu')
 # The names of T5X and MaxText, from what keeps most to what keeps least.
 REMAT = ('none', 'minimal', 'save_qkv_proj', 'full')
 # Fields that say how it is computed, not what: a run may go on with others.
-HOW_COMPUTED = ('attention', 'kernels', 'remat', 'scan_unroll', 'loss_tile')
+RUNTIME_ONLY_FIELDS = (
+  'attention',
+  'kernels',
+  'remat',
+  'scan_unroll',
+  'loss_tile',
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +44,7 @@ class ModelConfig:
   head_dim: int  # even: rotary positions turn pairs
   rope_theta: float = 10_000.0  # base of the rotary frequencies
   norm_epsilon: float = 1e-6
-  # RMSNorm of each query and key, before they are turned: keeps attention sane
+  # RMSNorm of each query and key, before they are rotated: keeps attention sane
   # at high learning rates.
   qk_norm: bool = False
   # cap * tanh(logits / cap) of the last; 0.0 for none. Gemma 2 has 30.0; only

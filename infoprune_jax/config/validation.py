@@ -13,7 +13,7 @@ MAX_MESSAGE = 4000  # characters; a config may hold a value of any length
 
 
 class UserError(ValueError):
-  """Something a user can mend: shown as one message, without a traceback."""
+  """Something a user can fix: shown as one message, without a traceback."""
 
   def __str__(self) -> str:
     """The message; of one that quotes too much, the beginning and the end."""

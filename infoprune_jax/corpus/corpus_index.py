@@ -213,7 +213,7 @@ def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
   for index, file in zip(found, files, strict=True):
     if index.bad_rows and config.on_bad_row == 'refuse':
       raise UserError(
-        f"{index.first_bad_row}. Mend it, or set corpus.on_bad_row='drop' to "
+        f"{index.first_bad_row}. Fix it, or set corpus.on_bad_row='drop' to "
         'leave such rows out and count them.'
       )
     _check_some(file, index)

@@ -40,7 +40,7 @@ def open_filesystem(field: str, path: str) -> tuple[Any, str]:
 def unreadable(field: str, path: str, error: Exception) -> UserError:
   """What to tell of a path that is refused by its file system."""
   return UserError(
-    f'{field}: {path!r} cannot be read: {_first_line(error)}. Mend its '
+    f'{field}: {path!r} cannot be read: {_first_line(error)}. Fix its '
     'permissions, or name another path.'
   )
 

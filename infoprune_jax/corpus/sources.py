@@ -73,8 +73,8 @@ def about_ids(config: SourceConfig) -> str:
       'id_column,'
     )
   if config.format == 'tfds' and not config.id_column:
-    return 'The split names an example twice: mend it, name an id_column,'
-  return 'Mend it, name another id_column,'
+    return 'The split names an example twice: fix it, name an id_column,'
+  return 'Fix it, name another id_column,'
 
 
 def _list_files(source: str, config: SourceConfig) -> list[InputFile]:

@@ -33,7 +33,7 @@ class Curve:
   num_bytes: np.ndarray  # [documents] int64
 
   def losses(self, params: Any) -> dict[str, float]:
-    """Nats a token and bits a byte, and nats a token of each source."""
+    """Nats per token and bits per byte, and nats per token of each source."""
     sums, _ = self.scorer.document_nll(params, self.store, self.shard, self.row)
     found = losses(
       float(sums.sum()), int(self.num_tokens.sum()), int(self.num_bytes.sum())
@@ -46,7 +46,7 @@ class Curve:
 
 
 def losses(nll_sum: float, num_tokens: int, num_bytes: int) -> dict[str, float]:
-  """Nats a token and bits a byte, out of a sum in nats and counts."""
+  """Nats per token and bits per byte, out of a sum in nats and counts."""
   return {
     'heldout_nll': nll_sum / num_tokens,
     'heldout_bits_per_byte': nll_sum / np.log(2) / num_bytes,

@@ -211,7 +211,7 @@ def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
   columns = config.mlp_dim // mesh.ways('mlp')
   if not hopper.supports(tokens // ways, config.embed_dim, columns):
     return (
-      f'{tokens // ways} tokens a device, embed_dim={config.embed_dim} and '
+      f'{tokens // ways} tokens per device, embed_dim={config.embed_dim} and '
       f'mlp_dim={columns} a device must be multiples of 256, 64 and 64'
     )
   return ''

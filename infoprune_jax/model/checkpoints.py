@@ -202,17 +202,17 @@ def _verify(
 ) -> dict[str, Any]:
   """Compares the files of items with their checksums; returns the facts."""
   folder = f'{_directory(run)}/{step}'
-  mend = (
+  repair_hint = (
     f'Delete {folder} and {run}/{artifacts.MANIFEST} and run --job={job} '
     'again: it goes on from the checkpoint before, or from the start.'
   )
-  record = files.read_record(f'{folder}/{RECORD}', mend)
+  record = files.read_record(f'{folder}/{RECORD}', repair_hint)
   if record is None:
-    raise UserError(f'{folder}/{RECORD} is missing. {mend}')
+    raise UserError(f'{folder}/{RECORD} is missing. {repair_hint}')
   for name, facts in record['files'].items():
     item = name.partition('/')[0]
     if item in items or item == name:  # Of Orbax itself, at the top.
-      checksums.verify(folder, name, facts, mend)
+      checksums.verify(folder, name, facts, repair_hint)
   return record['facts']
 
 

@@ -46,12 +46,12 @@ def token_nll(
     raise ValueError(f'kernels={kernels!r} cannot cap logits at {softcap}.')
 
   def local(hidden: Array, head: Array, targets: Array) -> Array:
-    head, targets = _own_share(head, targets)
+    head, targets = _local_vocab_shard(head, targets)
     if kernels == 'xla':
       log_sum, logit = _by_tiles(hidden, head, targets, tile, softcap)
     else:
       log_sum, logit = _by_kernel(hidden, head, targets, kernels)
-    return _over_vocabulary(log_sum, logit)[0]
+    return _merge_vocab_shards(log_sum, logit)[0]
 
   return partitioning.per_device(local, (HIDDEN, HEAD, TOKENS), TOKENS)(
     hidden, head, targets
@@ -91,7 +91,7 @@ def weighted_nll(
   def local(
     hidden: Array, head: Array, targets: Array, weights: Array
   ) -> tuple[Array, Array, Array]:
-    head, targets = _own_share(head, targets)
+    head, targets = _local_vocab_shard(head, targets)
     total, nll, log_z = _weighted(
       hidden, head, targets, weights, z_loss, tile, softcap
     )
@@ -104,7 +104,7 @@ def weighted_nll(
   return jnp.sum(total), nll, log_z
 
 
-def _own_share(
+def _local_vocab_shard(
   head: Float[Array, 'd v'], targets: Int[Array, 'B T']
 ) -> tuple[Float[Array, 'D v'], Int[Array, 'B T']]:
   """This device's columns of the head, whole, and where targets are in them.
@@ -115,7 +115,7 @@ def _own_share(
   return head, targets - head.shape[1] * partitioning.axis_index('vocab')
 
 
-def _over_vocabulary(
+def _merge_vocab_shards(
   log_sum: Float[Array, '*N'], logit: Float[Array, '*N']
 ) -> tuple[Float[Array, '*N'], Float[Array, '*N']]:
   """NLL and log(Z) from what each device finds in its share of the columns."""
@@ -163,7 +163,9 @@ def _by_tiles(
 
   def one_tile(_, xs):
     hidden_tile, target_tile = xs  # [N, D], [N]
-    return None, _reduced(_logits(hidden_tile, head, softcap), target_tile)
+    return None, _lse_and_target_logit(
+      _logits(hidden_tile, head, softcap), target_tile
+    )
 
   positions = _tile_positions(targets.shape, tile)
   xs = (_split(hidden, positions), _split(targets, positions))
@@ -172,7 +174,7 @@ def _by_tiles(
   return log_sum, logit
 
 
-def _reduced(
+def _lse_and_target_logit(
   logits: Float[Array, 'N V'], targets: Int[Array, 'N']
 ) -> tuple[Float[Array, 'N'], Float[Array, 'N']]:
   """Log-sum-exp over the columns, and the target's logit (0 if outside)."""
@@ -222,7 +224,9 @@ def _weighted_forward(
   def one_tile(head_grad, xs):
     hidden_tile, target_tile, weight = xs  # [N, D], [N], [N]
     logits = _logits(hidden_tile, head, softcap)
-    nll, log_z = _over_vocabulary(*_reduced(logits, target_tile))
+    nll, log_z = _merge_vocab_shards(
+      *_lse_and_target_logit(logits, target_tile)
+    )
     by_log_z = weight * (1.0 + 2.0 * z_loss * log_z)
     grad = by_log_z[:, None] * jnp.exp(logits - log_z[:, None])
     column = jnp.arange(logits.shape[1], dtype=target_tile.dtype)

@@ -228,10 +228,10 @@ class Decoder(nnx.Module):
     x = self.embedding[...].astype(dtype)[tokens]
     x = partitioning.constrain(x, ACTIVATION)
     graph, stacked = nnx.split(self.layers)
-    turned = rotation(positions, self.config.head_dim, self.config.rope_theta)
+    rotated = rotation(positions, self.config.head_dim, self.config.rope_theta)
 
     def one_layer(x, layer):
-      return nnx.merge(graph, layer)(x, turned, segments), None
+      return nnx.merge(graph, layer)(x, rotated, segments), None
 
     if self.config.remat != 'none':
       one_layer = jax.checkpoint(one_layer, policy=KEPT[self.config.remat])

@@ -21,7 +21,7 @@ NATURAL_SCORES = {
   'mean NLL': 'nll_sum / num_tokens',
   'mean unigram NLL': 'unigram_nll_sum / num_tokens',
   'their sum': 'nll_sum / num_tokens + unigram_nll_sum / num_tokens',
-  'bits a byte': 'nll_sum / ln(2) / num_bytes',
+  'bits per byte': 'nll_sum / ln(2) / num_bytes',
   'compression ratio': 'compressed_bytes / num_bytes',
   LENGTH: 'num_tokens',
 }

@@ -101,7 +101,7 @@ def svg(name: str, draw: Callable[[Any], None], size: tuple[float, float]):
 def differences(
   arms: Sequence[dict[str, Any]], baseline: str, colours: dict[str, str]
 ) -> str:
-  """Arm minus baseline in bits a byte: interval, mean, and each seed.
+  """Arm minus baseline in bits per byte: interval, mean, and each seed.
 
   Args:
     arms: As in `findings.gather`.
@@ -138,7 +138,7 @@ def differences(
     axes.grid(axis='y', visible=False)
     axes.tick_params(axis='y', length=0)
     axes.set_xlabel(
-      f'bits a byte, minus those of {baseline}   '
+      f'bits per byte, minus those of {baseline}   '
       '(left of zero: better than the baseline)'
     )
 
@@ -150,7 +150,7 @@ def curves(
   seeds: Sequence[int],
   colours: dict[str, str],
 ) -> str:
-  """Held-out bits a byte against training tokens: all of it, and the end.
+  """Held-out bits per byte against training tokens: all of it, and the end.
 
   Args:
     runs: `{'arm', 'seed', 'tokens', 'bits_per_byte'}` of each run.
@@ -183,7 +183,7 @@ def curves(
     for axes in (whole, end):
       axes.set_xlabel('training tokens')
       axes.xaxis.set_major_formatter(_tokens_formatter())
-    whole.set_ylabel('held-out bits a byte')
+    whole.set_ylabel('held-out bits per byte')
 
   return svg('curves', draw, (8.6, 3.3))
 
@@ -202,7 +202,7 @@ def scores(
   """The scored split by mean NLL, and what each arm keeps of each decile.
 
   Args:
-    histogram: `edges` in nats a token, and `tokens` between them.
+    histogram: `edges` in nats per token, and `tokens` between them.
     deciles: `{'low', 'high', 'arms': {arm: share kept}}` of each.
     colours: By arm.
   """
@@ -242,7 +242,7 @@ def scores(
     bottom.tick_params(axis='y', length=0)
     bottom.grid(axis='y', visible=False)
     bottom.set_xlabel(
-      'mean NLL of an example under the reference model, nats a token'
+      'mean NLL of an example under the reference model, nats per token'
     )
     bottom.set_xlim(edges[0], edges[-1])
 

@@ -13,7 +13,7 @@ _NAMED_AT_MOST = 8  # of those that are nearly gone
 _POINT = 0.001  # of the mix: what moves less is not named
 # Of a source, as a share of what the arm keeps in all.
 WIPED_OUT = 0.1
-# Times as large a share of one tenth of the documents by length as of another.
+# Times as large a share of one decile of the documents by length as of another.
 LENGTH_BIAS = 2.0
 _NOISE = 5.0  # standard errors that chance may make of it
 _ALMOST = 0.95  # of the tokens of either
@@ -104,12 +104,12 @@ def _moved(arm: str, found: Found) -> Iterator[str]:
 
 
 def _lengths(arm: str, found: Found) -> Iterator[str]:
-  halves, tenths = by_half(found['lengths'], arm), found['lengths']
+  halves, deciles = by_half(found['lengths'], arm), found['lengths']
   if halves:
-    shares = [tenths[0]['arms'][arm], *halves, tenths[-1]['arms'][arm]]
+    shares = [deciles[0]['arms'][arm], *halves, deciles[-1]['arms'][arm]]
     yield (
-      'By length it keeps {} of the shortest tenth of the documents, {} of the '
-      'shorter half, {} of the longer half and {} of the longest tenth.'
+      'By length it keeps {} of the shortest decile of the documents, {} of the '
+      'shorter half, {} of the longer half and {} of the longest decile.'
     ).format(*map(_round, shares))
 
 
@@ -159,7 +159,7 @@ def warnings(config: Config, arm: str, found: Found) -> list[str]:
 
 
 def _length_bias(it: Mapping[str, Any], found: Found) -> Iterator[str]:
-  """The tenths of length that are kept most and least, where that is far."""
+  """The deciles of length that are kept most and least, where that is far."""
   rows = sorted(found['lengths'], key=lambda row: row['arms'][it['name']])
   least, most = (row['arms'][it['name']] for row in (rows[0], rows[-1]))
   share = it['kept']['examples'] / max(found['scored']['examples'], 1)
@@ -172,7 +172,7 @@ def _length_bias(it: Mapping[str, Any], found: Found) -> Iterator[str]:
       for row in (rows[-1], rows[0])
     ]
     yield (
-      f'Strong bias for length: of the tenths of documents by length it keeps '
+      f'Strong bias for length: of the deciles of documents by length it keeps '
       f'{ends[0]}, and {ends[1]}.'
     )
 
@@ -241,7 +241,7 @@ def cautions(found: Found) -> list[str]:
   if scored['mean_nll'] >= scored['mean_unigram_nll']:
     words.append(
       f'The reference model tells no more than token frequencies do: '
-      f'{scored["mean_nll"]:.2f} nats a token against '
+      f'{scored["mean_nll"]:.2f} nats per token against '
       f'{scored["mean_unigram_nll"]:.2f}. Train it for longer before you rely '
       'on rules that read its NLL.'
     )

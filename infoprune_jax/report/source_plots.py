@@ -21,7 +21,7 @@ def forests(
   compared: str,
   colours: dict[str, str],
 ) -> list[str]:
-  """Arm minus baseline in bits a byte for each source, and over all at the end.
+  """Arm minus baseline in bits per byte for each source, and over all at the end.
 
   Sources stand in the order of the compared arm's differences, everywhere.
 
@@ -78,7 +78,7 @@ def _forest(
     )
     axes.set_ylim(lines + 1.3, -0.8)
     axes.locator_params(axis='x', nbins=5)
-    figure.supxlabel(f'bits a byte, minus those of {baseline}', fontsize=9)
+    figure.supxlabel(f'bits per byte, minus those of {baseline}', fontsize=9)
 
   width = 1.7 + min(2.4 * len(panels) + 1.2, 9.6)
   return plots.svg(name, draw, (width, 0.9 + _LINE * (lines + 2)))

@@ -285,7 +285,7 @@ def _sums_of_draws(
 def source_intervals(
   losses: HeldoutLosses, baseline: int, num_samples: int, seed: int
 ) -> dict[str, np.ndarray]:
-  """Arm minus baseline in bits a byte within each source, with intervals.
+  """Arm minus baseline in bits per byte within each source, with intervals.
 
   The bootstrap draws a source's own texts with replacement, so the intervals are
   about other texts of the same source. Percentiles lie further out the fewer

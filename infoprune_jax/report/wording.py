@@ -95,7 +95,7 @@ def found(
     100 * difference['estimate'] / (by_name[baseline]['bits_per_byte']['mean'])
   )
   told = (
-    f'bits a byte differ from those of {baseline} by '
+    f'bits per byte differ from those of {baseline} by '
     f'{interval_in_words(difference)} ({signed(percent, 2)} %; below zero is '
     'better)'
   )
@@ -133,7 +133,7 @@ def at_equal_flops(
   return (
     f'At equal FLOPs in total, against {longer}, which trains on the reference '
     f'split too and for as many steps more as the reference model and scoring '
-    f'cost: bits a byte of {compared} differ by {interval_in_words(difference)}. '
+    f'cost: bits per byte of {compared} differ by {interval_in_words(difference)}. '
     + _verdict(difference, compared, longer)
   )
 

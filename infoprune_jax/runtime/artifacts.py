@@ -21,7 +21,12 @@ from typing import Any
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import attempts
-from infoprune_jax.runtime.checksums import DONE, MANIFEST, mending, verify
+from infoprune_jax.runtime.checksums import (
+  DONE,
+  MANIFEST,
+  how_to_repair,
+  verify,
+)
 from infoprune_jax.runtime.files import read_record, write_record
 from infoprune_jax.runtime.filesystems import matching
 from infoprune_jax.runtime.options import first_difference, recorded
@@ -224,10 +229,10 @@ class Artifact:
       UserError: the marker or a file of the part is damaged.
     """
     name = part_name(part, num_parts) + DONE
-    mend = mending(self.path, name, self.job)
-    marker = read_record(posixpath.join(self.path, name), mend)
+    repair_hint = how_to_repair(self.path, name, self.job)
+    marker = read_record(posixpath.join(self.path, name), repair_hint)
     for file, facts in (marker or {}).get('files', {}).items():
-      verify(self.path, file, facts, mend)
+      verify(self.path, file, facts, repair_hint)
     return marker
 
   def finish_part(
@@ -295,7 +300,7 @@ def read_manifest(path: str, job: str) -> dict[str, Any] | None:
     UserError: it is damaged.
   """
   return read_record(
-    posixpath.join(path, MANIFEST), mending(path, MANIFEST, job)
+    posixpath.join(path, MANIFEST), how_to_repair(path, MANIFEST, job)
   )
 
 

@@ -204,7 +204,7 @@ def _work(folder: str, number: int) -> None:
   function, task = pickle.loads(files.read_bytes(_name(folder, 'task', number)))
   try:
     done = (function(task), None)
-  except UserError as error:  # Nothing that another try would mend.
+  except UserError as error:  # Nothing that another try would fix.
     done = (None, error)
   _dump(result, done)
 

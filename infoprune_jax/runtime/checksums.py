@@ -21,7 +21,7 @@ MANIFEST = 'manifest.json'
 DONE = '.done'  # ends the name of a part's marker
 
 
-def mending(path: str, name: str, job: str) -> str:
+def how_to_repair(path: str, name: str, job: str) -> str:
   """What to do about a damaged file: as little as possible is made again.
 
   Args:
@@ -42,7 +42,9 @@ def mending(path: str, name: str, job: str) -> str:
   )
 
 
-def verify(path: str, name: str, facts: Mapping[str, Any], mend: str) -> str:
+def verify(
+  path: str, name: str, facts: Mapping[str, Any], repair_hint: str
+) -> str:
   """A local copy of a file, compared with its checksum.
 
   A file is read once a process for this, about a second a gigabyte.
@@ -51,7 +53,7 @@ def verify(path: str, name: str, facts: Mapping[str, Any], mend: str) -> str:
     path: The folder.
     name: The file's, in it.
     facts: As `write_file` returned them.
-    mend: What the user should do when they differ, as a sentence.
+    repair_hint: What the user should do when they differ, as a sentence.
 
   Raises:
     UserError: the file is missing or damaged.
@@ -61,26 +63,29 @@ def verify(path: str, name: str, facts: Mapping[str, Any], mend: str) -> str:
     local = local_copy(file)
     found = facts_of(local)
   except FileNotFoundError:
-    raise UserError(f'{file} is missing. {mend}') from None
-  _compare(file, found, facts, mend)
+    raise UserError(f'{file} is missing. {repair_hint}') from None
+  _compare(file, found, facts, repair_hint)
   return local
 
 
 def _compare(
-  file: str, found: Mapping[str, Any], facts: Mapping[str, Any], mend: str
+  file: str,
+  found: Mapping[str, Any],
+  facts: Mapping[str, Any],
+  repair_hint: str,
 ) -> None:
   if found['sha256'] != facts['sha256']:
     raise UserError(
       f'{file} is damaged: expected {facts["bytes"]} bytes with sha256 '
       f'{facts["sha256"][:16]}, got {found["bytes"]} bytes with '
-      f'{found["sha256"][:16]}. {mend}'
+      f'{found["sha256"][:16]}. {repair_hint}'
     )
 
 
 def verified(path: str, manifest: Mapping[str, Any], name: str) -> str:
   """A local copy of a file that a manifest names, as `verify` gives it."""
-  mend = mending(path, name, manifest['job'])
-  return verify(path, name, manifest['files'][name], mend)
+  repair_hint = how_to_repair(path, name, manifest['job'])
+  return verify(path, name, manifest['files'][name], repair_hint)
 
 
 def check_content(
@@ -89,7 +94,7 @@ def check_content(
   """Raises `UserError` unless a file holds what its manifest says."""
   found = {'sha256': hashlib.sha256(data).hexdigest(), 'bytes': len(data)}
   folder, name = posixpath.split(path)
-  _compare(path, found, facts, mending(folder, name, job))
+  _compare(path, found, facts, how_to_repair(folder, name, job))
 
 
 def check_sizes(
@@ -112,5 +117,5 @@ def check_sizes(
       state = f'has {found[name]} bytes' if name in found else 'is missing'
       raise UserError(
         f'{kind.capitalize()} {path}: {name} {state}, its manifest says '
-        f'{facts["bytes"]} bytes. {mending(path, name, job)}'
+        f'{facts["bytes"]} bytes. {how_to_repair(path, name, job)}'
       )

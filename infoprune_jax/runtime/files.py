@@ -173,12 +173,12 @@ def write_record(
   return write_text(path, _sealed(value)[0], writer)
 
 
-def read_record(path: str, mend: str) -> dict[str, Any] | None:
+def read_record(path: str, repair_hint: str) -> dict[str, Any] | None:
   """What `write_record` wrote, or None where there is no such file.
 
   Args:
     path: The file.
-    mend: What the user should do when it is damaged, as a sentence.
+    repair_hint: What the user should do when it is damaged, as a sentence.
 
   Raises:
     UserError: a byte of it is not what was written.
@@ -194,13 +194,13 @@ def read_record(path: str, mend: str) -> dict[str, Any] | None:
   except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
     raise UserError(
       f'{path} is damaged: {len(data)} bytes that are no JSON object with a '
-      f'checksum. {mend}'
+      f'checksum. {repair_hint}'
     ) from None
   # To the byte: what JSON does not tell apart is damage as well.
   if text.encode() != data:
     raise UserError(
       f'{path} is damaged: its content has checksum {checksum}, it says '
-      f'{said}. {mend}'
+      f'{said}. {repair_hint}'
     )
   return value
 

@@ -1,4 +1,4 @@
-"""How many FLOPs a second a device gives a matrix product: what MFU is of."""
+"""How many FLOPs per second a device gives a matrix product: what MFU is of."""
 
 import functools
 import time

@@ -39,7 +39,7 @@ class Fold:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Segment:
+class _WorkBlock:
   """Steps of one fold, of which all hosts run equally many.
 
   Where parameters are spread over hosts, all must use the same at once.
@@ -181,7 +181,7 @@ class PartScorer:
       'devices': jax.local_device_count(),
     }
 
-  def _schedule(self) -> list[_Segment]:
+  def _schedule(self) -> list[_WorkBlock]:
     """The same number of segments and of steps on all hosts."""
     groups = len(self._scorer.groups)
     own = self._own_parts()
@@ -191,7 +191,7 @@ class PartScorer:
       most = -(-len(self._to_do) // groups)
       rounds = [own[number : number + 1] for number in range(most)]
     segments = [
-      _Segment(fold, parts, 0, 0) for parts in rounds for fold in self._folds
+      _WorkBlock(fold, parts, 0, 0) for parts in rounds for fold in self._folds
     ]
     if groups == 1:
       return segments
@@ -202,7 +202,7 @@ class PartScorer:
       for segment, (steps, pieces) in zip(segments, most, strict=True)
     ]
 
-  def _size(self, segment: _Segment) -> tuple[int, int]:
+  def _size(self, segment: _WorkBlock) -> tuple[int, int]:
     """Steps, and the most pieces of a row, that its parts take."""
     size = self._scorer.batch_size
     planned = [self._documents(segment.fold, part)[1] for part in segment.parts]
@@ -227,7 +227,7 @@ class PartScorer:
     )
 
   def _items(
-    self, segments: list[_Segment], writer: futures.Executor
+    self, segments: list[_WorkBlock], writer: futures.Executor
   ) -> Iterator[stream.Item]:
     """All batches of this host; each call takes what comes back."""
     size, length = self._scorer.batch_size, self._scorer.scoring.row_length
@@ -239,9 +239,13 @@ class PartScorer:
           steps += 1
           pieces = segment.max_pieces or documents.max_pieces(chosen)
           programs = self._programs(segment, pieces)
-          yield self._taker(documents, chosen), programs, batch
+          yield self._on_batch(documents, chosen), programs, batch
         if self._writes:
-          yield self._ender(segment, shard, rows, documents, writer), [], None
+          yield (
+            self._on_part_done(segment, shard, rows, documents, writer),
+            [],
+            None,
+          )
       padding = packing.empty_rows(size, length)
       for _ in range(segment.steps - steps):
         programs = self._programs(segment, segment.max_pieces)
@@ -250,23 +254,23 @@ class PartScorer:
         self._slots += max(steps, segment.steps) * size * length
 
   def _programs(
-    self, segment: _Segment, max_pieces: int
+    self, segment: _WorkBlock, max_pieces: int
   ) -> list[stream.Program]:
     return [
       functools.partial(model.scorer.program(max_pieces), model.params)
       for model in segment.fold.models
     ]
 
-  def _taker(
+  def _on_batch(
     self, documents: scorer_lib.Documents, chosen: np.ndarray
   ) -> Callable[[list[np.ndarray]], None]:
     if not self._writes:
       return lambda nll: None
     return lambda nll: self._progress.add(documents.add(chosen, nll))
 
-  def _ender(
+  def _on_part_done(
     self,
-    segment: _Segment,
+    segment: _WorkBlock,
     shard: int,
     rows: np.ndarray,
     documents: scorer_lib.Documents,

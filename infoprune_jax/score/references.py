@@ -8,7 +8,7 @@ from infoprune_jax.config.experiment import (
   Config,
   ReferenceConfig,
 )
-from infoprune_jax.config.model import HOW_COMPUTED, ModelConfig
+from infoprune_jax.config.model import RUNTIME_ONLY_FIELDS, ModelConfig
 from infoprune_jax.config.validation import UserError, build
 from infoprune_jax.model import checkpoints, parameter_file
 from infoprune_jax.runtime import artifacts, files, filesystems
@@ -84,7 +84,7 @@ def _open_given(
   reference: ReferenceConfig, column: str, checkpoint: CheckpointConfig
 ) -> Reference:
   """A model that was trained elsewhere, computed as this job does."""
-  how = {name: getattr(reference.model, name) for name in HOW_COMPUTED}
+  how = {name: getattr(reference.model, name) for name in RUNTIME_ONLY_FIELDS}
   return open_given(column, checkpoint, how)
 
 
@@ -96,7 +96,7 @@ def open_given(
   Args:
     column: What it is to score.
     checkpoint: Where it is.
-    how: The fields of `ModelConfig` that no run is of, HOW_COMPUTED.
+    how: The fields of `ModelConfig` that no run is of, RUNTIME_ONLY_FIELDS.
 
   Raises:
     UserError: there is none, or none of this version.

@@ -194,7 +194,7 @@ def _check_stable(expression: Expression, schema: pa.Schema) -> None:
 
 
 def _check_shape(expression: Expression, schema: pa.Schema) -> None:
-  """Raises `UserError` unless an expression gives one number an example."""
+  """Raises `UserError` unless an expression gives one number per example."""
   with database.connect() as connection:
     found = relation(connection, expression, _nothing(expression, schema))
     *_, kind = map(str, found.types)

@@ -315,7 +315,7 @@ def rows(
   Args:
     examples: The scored split.
     positions: [n].
-    ranking: [examples] float64; None for the mean NLL, in nats a token.
+    ranking: [examples] float64; None for the mean NLL, in nats per token.
   """
   if ranking is None:
     sums = examples.take(positions, ['nll_sum', 'num_tokens'])

@@ -95,7 +95,7 @@ def copied(examples: Examples) -> np.ndarray:
 
 
 class _Deciles(NamedTuple):
-  """Which tenth each example is in, and the bounds of each tenth."""
+  """Which decile each example is in, and the bounds of each decile."""
 
   decile: np.ndarray  # [examples] int8
   low: np.ndarray  # [NUM_DECILES]
@@ -122,7 +122,7 @@ def _by_decile(deciles: _Deciles, counts: np.ndarray) -> list[dict[str, Any]]:
 
 
 def mean_nll(examples: Examples) -> np.ndarray:
-  """Nats a token, [examples] float64; zero where there is none."""
+  """Nats per token, [examples] float64; zero where there is none."""
   found = examples.column('nll_sum', np.float64)
   tokens = examples.weight('tokens')
 
@@ -134,7 +134,7 @@ def mean_nll(examples: Examples) -> np.ndarray:
 
 
 def nll_deciles(examples: Examples) -> np.ndarray:
-  """Which tenth of the tokens by mean NLL each example is in, [examples]."""
+  """Which decile of the tokens by mean NLL each example is in, [examples]."""
   return _nll_deciles(examples).decile
 
 
@@ -146,7 +146,7 @@ def _nll_deciles(examples: Examples) -> _Deciles:
 
 
 def _deciles(values: np.ndarray, weight: np.ndarray) -> _Deciles:
-  """Which tenth of the weight each value is in; equal ones are in one.
+  """Which decile of the weight each value is in; equal ones are in one.
 
   Args:
     values: [examples].
@@ -154,13 +154,13 @@ def _deciles(values: np.ndarray, weight: np.ndarray) -> _Deciles:
   """
   sums = _weights(values, weight)
   total = max(sums.sum(), 1)
-  tenth = np.empty(len(sums), np.int8)
+  decile = np.empty(len(sums), np.int8)
   for some, up_to in _cumulated(sums):
     middle = up_to - sums[some] / 2
-    tenth[some] = np.minimum(middle * NUM_DECILES / total, NUM_DECILES - 1)
+    decile[some] = np.minimum(middle * NUM_DECILES / total, NUM_DECILES - 1)
   found = scratch(len(values), np.int8)
   side_by_side(
-    lambda some: _look_up(_bits(values[some]), tenth, found[some]),
+    lambda some: _look_up(_bits(values[some]), decile, found[some]),
     steps(len(values)),
   )
   low, high = np.zeros((2, NUM_DECILES), values.dtype)
@@ -241,7 +241,7 @@ def nll_histogram(examples: Examples) -> dict[str, Any]:
   """Tokens of the scored split by their example's mean NLL.
 
   Returns:
-    `edges` in nats a token, one more than `tokens`. They span 99.8 % of the
+    `edges` in nats per token, one more than `tokens`. They span 99.8 % of the
     tokens; examples beyond count into the first and the last bin.
 
   Raises:

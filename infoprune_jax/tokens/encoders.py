@@ -1,7 +1,7 @@
 """Text to token ids and back, over SentencePiece and over `tokenizers`.
 
 One class a library, alike in what they offer: `size`, `encode` of many texts,
-`decode`, `special_tokens` and `spelled`. Neither adds BOS or EOS, cuts or pads,
+`decode`, `special_tokens` and `reachable_from_text`. Neither adds BOS or EOS, cuts or pads,
 nor takes the text of a special token for that token.
 """
 
@@ -100,7 +100,7 @@ class SentencePieceEncoder:
     """The text of `ids`; special tokens decode to nothing."""
     return self._processor.decode([int(i) for i in ids])
 
-  def spelled(self, id_: int) -> bool:
+  def reachable_from_text(self, id_: int) -> bool:
     """Whether some text is encoded with this id, as far as can be told."""
     [ids] = self.encode([self.decode([id_])])
     return id_ in ids
@@ -202,7 +202,7 @@ class TokenizersEncoder:
     """The text of `ids`; special tokens decode to nothing."""
     return self._tokenizer.decode([int(i) for i in ids])
 
-  def spelled(self, id_: int) -> bool:
+  def reachable_from_text(self, id_: int) -> bool:
     """Whether some text is encoded with this id, as far as can be told."""
     piece = self._tokenizer.id_to_token(id_)
     return bool(piece) and id_ in self._ids(piece)
@@ -218,12 +218,16 @@ class _Words(dict):
     self,
     cut: pretokens.Cutter,
     normalizer: tokenizers.normalizers.Normalizer | None,
-    loud: list[str],
+    splitting_tokens: list[str],
     ids_of: Callable[[str], list[int]],
   ):
-    """Cuts, normalises and encodes a word; `loud` tokens cut text themselves."""
+    """Cuts, normalises and encodes a word; `splitting_tokens` tokens cut text themselves."""
     super().__init__()
-    self._cut, self._normalizer, self._loud = cut, normalizer, loud
+    self._cut, self._normalizer, self._splitting_tokens = (
+      cut,
+      normalizer,
+      splitting_tokens,
+    )
     self._ids_of = ids_of
     self._byte_level = tokenizers.pre_tokenizers.ByteLevel(
       add_prefix_space=False, use_regex=False
@@ -243,18 +247,20 @@ class _Words(dict):
     if cut is None or settings.get('normalizer') not in (None, {'type': 'NFC'}):
       return None
     added = tokenizer.get_added_tokens_decoder().values()
-    loud = [token.content for token in added if not token.special]
+    splitting_tokens = [token.content for token in added if not token.special]
     # Where a text has a token, it has what that token contains.
-    loud = [
+    splitting_tokens = [
       content
-      for content in loud
-      if not any(other in content for other in loud if other != content)
+      for content in splitting_tokens
+      if not any(
+        other in content for other in splitting_tokens if other != content
+      )
     ]
-    return cls(cut, tokenizer.normalizer, loud, ids_of)
+    return cls(cut, tokenizer.normalizer, splitting_tokens, ids_of)
 
   def encode(self, text: str) -> np.ndarray | None:
     """The ids of a text, or None where the library must encode it."""
-    for content in self._loud:
+    for content in self._splitting_tokens:
       if content in text:
         return None
     if self._normalizer and not text.isascii():

@@ -100,13 +100,13 @@ def _vocabulary(
 
 def _warn(given: vocabulary.Vocabulary, path: str) -> None:
   """Tells what of a text a given vocabulary does not keep."""
-  if given.loses_text:
+  if given.is_lossy:
     logger.warning(
       'tokenize: the vocabulary %s does not keep every text as it is (it '
       'normalises, or has no byte fallback): what it loses is not scored',
       path,
     )
-  for id_ in given.spelled:
+  for id_ in given.reachable_from_text:
     logger.warning(
       'tokenize: %d, which marks where documents start or end, is what the '
       'vocabulary %s encodes some text with too',

@@ -49,7 +49,7 @@ _NO_CHARACTERS = 256 + 4
 class Vocabulary:
   """Encodes text without BOS or EOS, and decodes it again.
 
-  What is encoded comes back to the letter, unless `loses_text`. A pickle holds
+  What is encoded comes back to the letter, unless `is_lossy`. A pickle holds
   the fields alone.
   """
 
@@ -99,17 +99,17 @@ class Vocabulary:
     return self._encoder.decode(ids)
 
   @property
-  def loses_text(self) -> bool:
+  def is_lossy(self) -> bool:
     """Whether some text does not come back: by trial, not by proof."""
     return any(self.decode(self.encode(text)) != text for text in PROBES)
 
   @property
-  def spelled(self) -> list[int]:
+  def reachable_from_text(self) -> list[int]:
     """Those of BOS and EOS that text is encoded with too."""
     return [
       id_
       for id_ in dict.fromkeys((self.bos_id, self.eos_id))
-      if self._encoder.spelled(id_)
+      if self._encoder.reachable_from_text(id_)
     ]
 
   def save(self, artifact: artifacts.Artifact) -> None:

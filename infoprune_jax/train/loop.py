@@ -192,7 +192,7 @@ class _Loop:
     self._previous: tuple[int, Any] | None = None
     self._skipped = 0  # in a row
     self._tracing: contextlib.ExitStack | None = None
-    self._asked = dict.fromkeys(state_lib.REQUESTS, False)
+    self._asked = dict.fromkeys(state_lib.HOST_REQUESTS, False)
     self._saved_at = time.monotonic()
 
   def run(self, state: state_lib.State) -> state_lib.State:
@@ -259,7 +259,7 @@ class _Loop:
     self._previous = None
     values = jax.device_get(metrics)
     for name, asked in zip(
-      state_lib.REQUESTS, values.pop('requests'), strict=True
+      state_lib.HOST_REQUESTS, values.pop('requests'), strict=True
     ):
       self._asked[name] |= bool(asked)
     bad = bool(values.pop('bad_step'))

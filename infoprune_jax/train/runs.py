@@ -8,7 +8,7 @@ import numpy as np
 
 from infoprune_jax.batches import loader
 from infoprune_jax.config.experiment import Config
-from infoprune_jax.config.model import HOW_COMPUTED, ModelConfig
+from infoprune_jax.config.model import RUNTIME_ONLY_FIELDS, ModelConfig
 from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import quiet_tensorflow
@@ -28,7 +28,7 @@ from infoprune_jax.train import budget, loop
 
 # Cadence, how far a run goes and in which parts it computes a batch do not change
 # the steps it shares with another: they are no part of what a run is.
-_NOT_DECISIVE = (
+_NOT_FINGERPRINTED = (
   'gradient_accumulation_steps',
   'num_steps',
   'num_tokens',
@@ -263,10 +263,10 @@ def run_options(
 ) -> dict[str, Any]:
   """What of the config decides the steps of a run."""
   decisive = options_of(training)
-  for name in _NOT_DECISIVE:
+  for name in _NOT_FINGERPRINTED:
     del decisive[name]
   made = options_of(model)
-  for name in HOW_COMPUTED:
+  for name in RUNTIME_ONLY_FIELDS:
     del made[name]
   return {
     'model': made,

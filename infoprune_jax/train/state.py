@@ -20,7 +20,7 @@ from infoprune_jax.train import optimizer
 INIT_COMPILER_OPTIONS = {'xla_backend_optimization_level': 0}
 
 # What any process may ask of all, with its share of a batch.
-REQUESTS = ('stop', 'save')
+HOST_REQUESTS = ('stop', 'save')
 # Of the running mean of the loss; before it is settled nothing is a spike.
 MEAN_DECAY, SETTLED_AFTER = 0.98, 50
 
@@ -47,7 +47,7 @@ class Program:
     batch: Mapping[str, np.ndarray],
     requests: tuple[bool, bool] = (False, False),
   ) -> dict[str, jax.Array]:
-    """This host's rows, and its REQUESTS, onto its devices."""
+    """This host's rows, and its HOST_REQUESTS, onto its devices."""
     return {
       **partitioning.global_batch(self.mesh, batch),
       'requests': partitioning.flags(self.mesh, requests),
@@ -119,7 +119,7 @@ def _compile(
     ),
     packing.empty_rows(training.batch_size, training.row_length),
   )
-  batch['requests'] = partitioning.flags_shape(mesh, len(REQUESTS))
+  batch['requests'] = partitioning.flags_shape(mesh, len(HOST_REQUESTS))
   with partitioning.use_mesh(mesh):
     compiled_step = (
       jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
@@ -165,7 +165,7 @@ def _make_step(
       grads, state['opt_state'], state['params']
     )
     grad_norm = optax.tree.norm(grads)
-    bad, loss_mean = _judge(training, state, losses['loss'], grad_norm)
+    bad, loss_mean = _find_bad_loss(training, state, losses['loss'], grad_norm)
     metrics = {
       **losses,
       'bad_step': bad,
@@ -181,7 +181,7 @@ def _make_step(
     }
     if training.on_bad_step == 'skip':
       learnt = jax.tree.map(
-        functools.partial(_unless, bad),
+        functools.partial(_keep_old_if, bad),
         learnt,
         {name: state[name] for name in learnt},
       )
@@ -194,7 +194,7 @@ def _make_step(
   return step
 
 
-def _unless(bad: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+def _keep_old_if(bad: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
   """What stays of an array after a step that may be bad.
 
   Counts go on: the schedule is one of steps, taken or skipped.
@@ -204,7 +204,7 @@ def _unless(bad: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
   )
 
 
-def _judge(
+def _find_bad_loss(
   training: TrainingConfig,
   state: State,
   loss: jax.Array,

@@ -42,7 +42,7 @@ def problems(found: Found, workdir: str) -> Iterator[str]:
       if count != expected:
         yield (
           f'{found.path}: the {name} split has {count} {unit}, its manifest '
-          f'says {expected}. {found.mend()}'
+          f'says {expected}. {found.repair_hint()}'
         )
 
 
@@ -86,5 +86,5 @@ def _part_problems(
     if got != expected:
       yield (
         f'{posixpath.join(found.path, name)} has {got} {what}, expected '
-        f'{expected}. {found.mend(file)}'
+        f'{expected}. {found.repair_hint(file)}'
       )

@@ -91,19 +91,19 @@ def _summary_problems(found: Found, workdir: str) -> Iterator[str]:
   """The selection report is of this keep set and of the scores there are."""
   summary = keep_set.read_summary(found.path)
   name = posixpath.join(found.path, keep_set.SUMMARY)
-  mend = f'Delete {name} and run --job=select again.'
+  repair_hint = f'Delete {name} and run --job=select again.'
   if summary is None:
-    yield f'{name} is missing. {mend}'
+    yield f'{name} is missing. {repair_hint}'
     return
   for what in ('kept', 'total'):
     if summary[what] != found.manifest[what]:
       yield (
         f'{name}: {what} is {summary[what]}, the manifest says '
-        f'{found.manifest[what]}. {mend}'
+        f'{found.manifest[what]}. {repair_hint}'
       )
   scores = artifacts.read_manifest(artifacts.scores_dir(workdir), 'score')
   if scores and summary['scores'] != scores['fingerprint']:
     yield (
       f'{name} was made with the scores {summary["scores"]}, but the table '
-      f'here is {scores["fingerprint"]}. {mend}'
+      f'here is {scores["fingerprint"]}. {repair_hint}'
     )

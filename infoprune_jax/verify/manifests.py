@@ -39,9 +39,9 @@ class Found:
     size = f', {self.num_files} files' if self.num_files else ''
     return f'{self.kind} {fingerprint}{size}{counts}{self.note}'
 
-  def mend(self, name: str = artifacts.MANIFEST) -> str:
+  def repair_hint(self, name: str = artifacts.MANIFEST) -> str:
     """What to do about a file with the wrong content."""
-    return checksums.mending(self.path, name, self.job)
+    return checksums.how_to_repair(self.path, name, self.job)
 
   def remake(self) -> str:
     """What to do where all of it is wrong."""
@@ -70,7 +70,7 @@ def open_artifact(path: str, kind: str, job: str) -> tuple[Found, list[str]]:
   expected = _expected_files(found, problems)
   for name, facts in expected.items():
     try:
-      checksums.verify(path, name, facts, found.mend(name))
+      checksums.verify(path, name, facts, found.repair_hint(name))
     except UserError as error:
       problems.append(str(error))
   return dataclasses.replace(found, num_files=len(expected)), problems
@@ -91,7 +91,7 @@ def _record_problems(found: Found) -> Iterator[str]:
     yield (
       f'{found.path}/{artifacts.MANIFEST} has the fingerprint '
       f'{manifest["fingerprint"]}, its content gives {expected}. '
-      f'{found.mend()}'
+      f'{found.repair_hint()}'
     )
   begun = _begun(found)
   for section in ('options', 'inputs') if begun else ():
@@ -121,7 +121,9 @@ def _expected_files(
   for marker in markers:
     name = posixpath.basename(marker)
     try:
-      record = files.read_record(f'{found.path}/{name}', found.mend(name))
+      record = files.read_record(
+        f'{found.path}/{name}', found.repair_hint(name)
+      )
     except UserError as error:
       problems.append(str(error))
       continue
@@ -130,13 +132,13 @@ def _expected_files(
         problems.append(
           f'{found.path}/{name} and the manifest differ about {file}: '
           f'{facts["sha256"][:16]} and {expected[file]["sha256"][:16]}. '
-          f'{found.mend(name)}'
+          f'{found.repair_hint(name)}'
         )
   parts = manifest.get('num_parts')
   if markers and parts is not None and len(markers) != parts:
     problems.append(
       f'{found.path} has {len(markers)} markers of parts, its manifest says '
-      f'{parts} parts. {found.mend()}'
+      f'{parts} parts. {found.repair_hint()}'
     )
   return expected
 

@@ -26,7 +26,7 @@ def problems(found: Found, workdir: str) -> Iterator[str]:
       f'manifest names (there are: {steps}). {found.remake()}'
     )
   for step in steps:
-    mend = (
+    repair_hint = (
       f'Delete {folder}/{step} and {found.path}/{artifacts.MANIFEST} and run '
       f'--job={found.job} again: it goes on from the checkpoint before, or from '
       'the start.'
@@ -34,7 +34,9 @@ def problems(found: Found, workdir: str) -> Iterator[str]:
       else f'Delete {folder}/{step} and run --job=verify again: the run is '
       'finished without it.'
     )
-    yield from _checkpoint_problems(posixpath.join(folder, str(step)), mend)
+    yield from _checkpoint_problems(
+      posixpath.join(folder, str(step)), repair_hint
+    )
 
 
 def note(path: str) -> str:
@@ -45,18 +47,18 @@ def note(path: str) -> str:
   return f', leftovers: {left} incomplete, deleted at the next start'
 
 
-def _checkpoint_problems(folder: str, mend: str) -> Iterator[str]:
+def _checkpoint_problems(folder: str, repair_hint: str) -> Iterator[str]:
   name = posixpath.join(folder, checkpoints.RECORD)
   try:
-    record = files.read_record(name, mend)
+    record = files.read_record(name, repair_hint)
   except UserError as error:
     yield str(error)
     return
   if record is None:
-    yield f'{name} is missing. {mend}'
+    yield f'{name} is missing. {repair_hint}'
     return
   for file, facts in record['files'].items():
     try:
-      checksums.verify(folder, file, facts, mend)
+      checksums.verify(folder, file, facts, repair_hint)
     except UserError as error:
       yield str(error)

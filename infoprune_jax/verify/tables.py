@@ -102,13 +102,13 @@ def _problems(
       yield (
         f'{where} has the columns {rows.schema.names} of '
         f'{[str(kind) for kind in rows.schema.types]}, expected '
-        f'{schema.names}. {found.mend(name)}'
+        f'{schema.names}. {found.repair_hint(name)}'
       )
       continue
     for problem in _part_problems(
       rows, number, store.part(number), expected_folds(store.part(number)), sums
     ):
-      yield f'{where}: {problem}. {found.mend(name)}'
+      yield f'{where}: {problem}. {found.repair_hint(name)}'
     for unit in totals:
       counts[unit] += (
         rows.num_rows
@@ -119,7 +119,7 @@ def _problems(
     if counts[name] != found.manifest[name]:
       yield (
         f'{found.path} has {name}={counts[name]}, its manifest says '
-        f'{found.manifest[name]}. {found.mend()}'
+        f'{found.manifest[name]}. {found.repair_hint()}'
       )
 
 

@@ -34,7 +34,7 @@ TRAINED = dict(
   devices=1,
   platform='cpu',
 )
-# Nats a token above the random arm's.
+# Nats per token above the random arm's.
 EFFECT = {
   'full': -0.01,
   'random': 0.0,

@@ -62,7 +62,7 @@ def test_correlations_by_hand():
   # 1 - 6 x (3^2 + 0 + 0 + 3^2) / (4 x 15), of ranks 4, 2, 3, 1 and 1, 2, 3, 4.
   assert spearman[mean][length] == pytest.approx(-0.8)
   assert spearman[mean][-1] == pytest.approx(0.8)
-  assert spearman[1][length] is None  # Seven nats a token, everywhere.
+  assert spearman[1][length] is None  # Seven nats per token, everywhere.
   bias = {item['label']: item['rho'] for item in found['length_bias']}
   assert bias['mean NLL'] == spearman[mean][length]
   assert lib.LENGTH not in bias

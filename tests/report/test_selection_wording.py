@@ -8,7 +8,7 @@ from infoprune_jax.report import selection_wording as wording
 
 
 def lengths(*shares: float) -> list[dict]:
-  """Ten documents in each tenth, from 10, 20, ... tokens on."""
+  """Ten documents in each decile, from 10, 20, ... tokens on."""
   return [
     {
       'low': 10 * n + 10,
@@ -88,9 +88,9 @@ def test_says_what_moves():
     'Loses most, by source: news \u221230.0 points (12.5 % kept).',
     'Gains most, by source: web +30.0 points (75.0 % kept).',
     '30.0 % of the tokens change source (1.0 % by chance, as first).',
-    'By length it keeps 40.0 % of the shortest tenth of the documents, 40.0 % '
+    'By length it keeps 40.0 % of the shortest decile of the documents, 40.0 % '
     'of the shorter half, 40.0 % of the longer half and 40.0 % of the longest '
-    'tenth.',
+    'decile.',
     '1.0 % of the documents that it keeps and 10.0 % of the others have a copy '
     'in what was scored.',
   ]
@@ -210,4 +210,4 @@ def test_cautions():
   scored = {**found()['scored'], 'mean_nll': 7.5}
   folds, weak = wording.cautions(found(scored=scored, folds=2))
   assert '2 reference models scored a fold each' in folds
-  assert '7.50 nats a token against 7.00' in weak
+  assert '7.50 nats per token against 7.00' in weak

@@ -19,7 +19,7 @@ def simulated(
   source_sd: float = 0.0,
   document_sd: float = 0.1,
 ) -> dict:
-  """Two arms, one seed; the second arm is `shift` nats a token above."""
+  """Two arms, one seed; the second arm is `shift` nats per token above."""
   total = num_sources * num_documents
   tokens = np.full(total, 100)
   effect = shift + np.repeat(
@@ -64,7 +64,7 @@ def test_finds_a_known_shift(shift):
   nats = parts['nats_per_token']
   assert nats['low'][1] < shift < nats['high'][1]
   assert np.sign(nats['low'][1]) == np.sign(nats['high'][1]) == np.sign(shift)
-  # Every text has four bytes a token.
+  # Every text has four bytes per token.
   bits = shift / 4 / np.log(2.0)
   for measure in ('bits_per_byte', 'macro_bits_per_byte'):
     assert parts[measure]['estimate'][1] == pytest.approx(bits, rel=0.15)

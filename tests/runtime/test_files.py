@@ -243,8 +243,8 @@ def test_a_record_is_held_to_the_byte(folder):
     damaged = bytearray(data)
     damaged[bit // 8] ^= 1 << bit % 8
     files.write_file(path, lambda file, d=damaged: file.write(d))
-    with pytest.raises(UserError, match=r'record\.json is damaged.* Mend it\.'):
-      files.read_record(path, 'Mend it.')
+    with pytest.raises(UserError, match=r'record\.json is damaged.* Fix it\.'):
+      files.read_record(path, 'Fix it.')
 
 
 @pytest.mark.parametrize(

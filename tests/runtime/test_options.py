@@ -20,7 +20,9 @@ from infoprune_jax.runtime import artifacts
 from infoprune_jax.runtime.options import first_difference, options_of, recorded
 
 FROZEN = pathlib.Path(__file__).parents[1] / 'golden' / 'defaults.txt'
-REFRESH = 'python -m pytest tests/runtime/test_options.py -k frozen --refresh-goldens'
+REFRESH = (
+  'python -m pytest tests/runtime/test_options.py -k frozen --refresh-goldens'
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

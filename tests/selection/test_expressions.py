@@ -1,4 +1,4 @@
-"""Rule expressions: a number an example, and nothing else."""
+"""Rule expressions: a number per example, and nothing else."""
 
 import glob
 

@@ -1,4 +1,4 @@
-"""Expressions by chance: one finite number an example, or one message.
+"""Expressions by chance: one finite number per example, or one message.
 
 `FUZZ_EXAMPLES` in the environment raises their number, and draws new ones.
 """

@@ -147,8 +147,8 @@ def test_many_texts_are_encoded_like_each(words):
 
 
 def test_a_trained_vocabulary_loses_nothing(words):
-  assert not words.loses_text
-  assert words.spelled == []
+  assert not words.is_lossy
+  assert words.reachable_from_text == []
 
 
 def test_load_checks_the_content(tmp_path, words):

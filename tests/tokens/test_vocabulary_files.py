@@ -162,8 +162,8 @@ def test_a_text_is_always_encoded_alike(byte_words):
 def test_special_ids_are_what_the_settings_name(byte_words):
   assert (byte_words.bos_id, byte_words.eos_id) == (1, 2)
   assert byte_words.decode([1, *byte_words.encode('a b'), 2, 0]) == 'a b'
-  assert not byte_words.loses_text
-  assert byte_words.spelled == []
+  assert not byte_words.is_lossy
+  assert byte_words.reachable_from_text == []
 
 
 def test_an_added_token_is_found_in_text_unless_it_is_special(bytes_path):
@@ -201,7 +201,7 @@ def test_an_ordinary_letter_as_eos_is_told_of(tmp_path, caplog):
   path = in_folder(tmp_path, byte_level())
   newline = Tokenizer.from_str(byte_level()).token_to_id('Ċ')
   words = opened(path, bos_id=0, eos_id=newline)
-  assert words.spelled == [newline]
+  assert words.reachable_from_text == [newline]
   assert words.decode(words.encode('a\n\nb')) == 'a\n\nb'
 
 
@@ -439,7 +439,7 @@ def test_a_sentencepiece_model(tmp_path):
   found = opened(path, bos_id=2)
   assert (found.bos_id, found.eos_id) == (2, 2)
   assert found.hash != words.hash
-  assert opened(path, bos_id=9).spelled == [9]
+  assert opened(path, bos_id=9).reachable_from_text == [9]
 
 
 @pytest.mark.parametrize('name', ['bos', 'eos'])
@@ -468,7 +468,7 @@ def prefixing() -> str:
 @pytest.mark.parametrize('make', [normalising, prefixing, unigram])
 def test_a_tokenizer_that_loses_text_is_known(tmp_path, make):
   path = in_folder(tmp_path, make())
-  assert opened(path, bos_id=1, eos_id=2).loses_text
+  assert opened(path, bos_id=1, eos_id=2).is_lossy
 
 
 def test_a_tokenizer_that_cannot_encode_a_text_is_refused(tmp_path):

@@ -230,7 +230,7 @@ def test_a_spike_is_over_the_running_mean():
 
   def judged(loss, step, mean=3.0, norm=1.0):
     before = {'loss_mean': np.float32(mean), 'step': np.int32(step)}
-    bad, after = state._judge(
+    bad, after = state._find_bad_loss(
       training, before, np.float32(loss), np.float32(norm)
     )
     return bool(bad), float(after)
