@@ -200,8 +200,8 @@ def test_everything_stands_alone():
   config_lib.from_mapping(edits)
 
 
-def test_the_rules_of_the_readme_work():
-  text = (pathlib.Path(__file__).parents[2] / 'README.md').read_text()
+def test_the_rules_of_the_docs_work():
+  text = (pathlib.Path(__file__).parents[2] / 'docs/rules.md').read_text()
   [code] = [c for c in text.split('```python')[1:] if 'arms.trimmed' in c]
   edits = base.get_config()
   edits.corpus.sources.web = base.text('*.txt')

@@ -320,10 +320,10 @@ def test_the_stream_does_not_know_its_examples(workdir, store):
   assert make_reader(workdir, store).example_ids(3) == []
 
 
-def test_the_script_of_the_readme(workdir, capsys, monkeypatch):
+def test_the_script_of_the_docs(workdir, capsys, monkeypatch):
   """Fifteen lines at most, run as they stand, over another workdir."""
-  readme = base.__file__.replace('configs/base.py', 'README.md')
-  with open(readme, encoding='utf-8') as file:
+  page = base.__file__.replace('configs/base.py', 'docs/seqio.md')
+  with open(page, encoding='utf-8') as file:
     [script] = re.findall(
       r'```python\n(import seqio\n.*?)```', file.read(), re.S
     )
