@@ -8,7 +8,7 @@ WORKDIR ?= runs/demo
 comma := ,
 EXTRAS := beam,seqio,test,dev
 
-.PHONY: install demo test test-ecosystem test-newest test-oldest lint format \
+.PHONY: install demo check test test-ecosystem test-newest test-oldest lint format \
   goldens clean
 
 install: $(VENV)/.installed
@@ -24,6 +24,15 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+
+# Lint, and the fast tests of the modules that differ from BASE: under a minute.
+BASE ?= main
+CHANGED = $(shell git diff --name-only $(BASE) -- infoprune_jax tests | \
+  sed -E 's|^infoprune_jax/(.*/)?([^/]+)$$|tests/\1test_\2|' | \
+  grep -E '/test_[^/]+\.py$$' | sort -u | xargs -r ls 2> /dev/null)
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow' \
+	  tests/test_layers.py tests/test_writes.py tests/test_docs.py $(CHANGED)
 
 # What needs other environments than .venv.
 test-ecosystem: test-newest test-oldest
