@@ -71,3 +71,10 @@ def test_commands_name_what_there_is(page):
 
 def test_there_are_commands():
   assert sum(len(commands_of(page)) for page in PAGES) > 10
+
+
+def test_the_table_of_stages_is_whole():
+  text = (ROOT / 'docs/artifacts.md').read_text().partition('## Verify')[0]
+  names = re.findall(r'^\| `(\w+)` \|', text, re.M)
+  assert names[: len(stages.JOBS)] == list(stages.JOBS)
+  assert set(names[len(stages.JOBS) :]) == set(stages.ON_REQUEST)

@@ -94,7 +94,7 @@ def read(
   """
   data = _beginning(run, written, job)
   if data is None:
-    raise UserError(f'{run}/{FILE} is missing. {_mending(run, job)}')
+    raise UserError(f'{run}/{FILE} is missing. {_how_to_repair(run, job)}')
   return [json.loads(line) for line in data.splitlines()]
 
 
@@ -109,12 +109,12 @@ def _beginning(run: str, written: Mapping[str, Any], job: str) -> bytes | None:
     raise UserError(
       f'{run}/{FILE} is damaged: expected {written["bytes"]} bytes with sha256 '
       f'{written["sha256"][:16]}, got {len(data)} bytes with {digest[:16]}. '
-      + _mending(run, job)
+      + _how_to_repair(run, job)
     )
   return data
 
 
-def _mending(run: str, job: str) -> str:
+def _how_to_repair(run: str, job: str) -> str:
   return (
     f'Delete {run}/{FILE} and {run}/manifest.json and run --job={job} again to '
     f'go on without the curve so far, or delete {run} to train again.'
