@@ -1,11 +1,11 @@
-"""Every knob, with a value for a first run on one host.
+"""The base config: every option, with values for a first run on one host.
 
-Not an experiment by itself: a config file is `base.get_config()` with edits,
-see `demo.py` and `tiny.py`. Here are the values that an experiment chooses, with
-their reasons. Each other knob has the default of its field in
-`infoprune_jax/config/`, which also says what it means, its units and its bounds.
-A knob can be set from the command line too: `--config.train.seeds=0,1,2`, and
-`--dry_run` prints all of them.
+It is no experiment by itself. A config file is `base.get_config()` with edits, see
+`demo.py` and `tiny.py`. This file holds the values that an experiment chooses, with
+their reasons. Every other option has the default of its field in
+`infoprune_jax/config/`, which also gives its meaning, units and bounds. The command
+line sets options too, for example `--config.train.seeds=0,1,2`. `--dry_run` prints all
+of them.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.config.training import MixturePhase, TrainingConfig
 from infoprune_jax.config.validation import default_of
 
-# The terms of arXiv 2406.14124, both a token, so that long and short examples
-# compare: the reference model's NLL, and the mean of -log of the words'
-# frequencies, for which ours are the tokens' in the reference split.
+# The two terms of arXiv 2406.14124, per token, so that long and short examples
+# compare. The first is the reference model's NLL. The second is the mean of -log of
+# the words' frequencies; here they are the tokens' frequencies in the reference split.
 INFORMATION = 'nll_sum / num_tokens'
 INVERSE_FREQUENCY = 'unigram_nll_sum / num_tokens'
 COMPRESSION = 'compressed_bytes / num_bytes'
-# How unlike the frequencies of an example's tokens are: their standard
-# deviation, as arXiv 2509.18577 takes it. Rounding may leave less than zero.
+# The standard deviation of the frequencies of an example's tokens, as in arXiv
+# 2509.18577. `greatest` is there because rounding can leave less than zero.
 FREQUENCY_DEVIATION = (
   'sqrt(greatest(unigram_frequency_square_sum / num_tokens'
   ' - pow(unigram_frequency_sum / num_tokens, 2), 0))'
@@ -38,7 +38,7 @@ FREQUENCY_DEVIATION = (
 
 
 def section(kind: type, **values: Any) -> ConfigDict:
-  """All knobs of a section: those given, and the defaults of the others."""
+  """All options of a section: those given, and the defaults of the others."""
   defaults = {
     field.name: _shown(default_of(field))
     for field in dataclasses.fields(kind)
@@ -48,7 +48,7 @@ def section(kind: type, **values: Any) -> ConfigDict:
 
 
 def named(items: Mapping[str, Any]) -> ConfigDict:
-  """Items by names of the user's own, which may hold dots, in their order."""
+  """Items under names that the user chooses, in order; names may hold dots."""
   return ConfigDict(items, sort_keys=False, allow_dotted_keys=True)
 
 
@@ -106,7 +106,7 @@ def arm(keep: str, score: str = '', **fields: str | float) -> ConfigDict:
   """One rule of an arm; an arm of several is a tuple of them.
 
   Args:
-    keep: What of the ranking, see `RuleConfig`.
+    keep: Which part of the ranking to keep, see `RuleConfig`.
     score: The SQL expression to rank by.
     **fields: Other fields of `RuleConfig`.
   """
@@ -140,7 +140,7 @@ def training() -> ConfigDict:
 
 
 def phase(from_step: int, weights: dict[str, float]) -> ConfigDict:
-  """Weights of a mixture's sources that hold from a step on."""
+  """Weights of a mixture's sources, from a step on."""
   return section(MixturePhase, from_step=from_step, weights=named(weights))
 
 
@@ -156,7 +156,7 @@ def checkpoint(path: str = '', step: int = -1) -> ConfigDict:
 
 
 def scoring() -> ConfigDict:
-  """Rows as long as in training: a model has seen no longer context."""
+  """Scoring with rows as long as in training: the longest context it has seen."""
   return section(
     config_lib.ScoringConfig,
     row_length=256,
@@ -166,7 +166,7 @@ def scoring() -> ConfigDict:
 
 
 def near_duplicates() -> ConfigDict:
-  """FineWeb's, for arms of `arm('distinct', 'near_duplicate_group')`."""
+  """FineWeb's numbers, for `arm('distinct', 'near_duplicate_group')`."""
   return section(rule_config.NearDuplicatesConfig, seed=0)
 
 
