@@ -155,10 +155,10 @@ def main(argv: Sequence[str]) -> int:
     config = config_lib.from_mapping(_CONFIG.value)
     distributed = _join()
 
-    from infoprune_jax import stages
+    from infoprune_jax import dry_run, stages
 
     if _DRY_RUN.value:
-      stages.dry_run(config, workdir, _JOB.value)
+      dry_run.run(config, workdir, _JOB.value)
     else:
       stages.run(config, workdir, _JOB.value)
     if distributed:

@@ -99,7 +99,7 @@ def digests(workdir: pathlib.Path) -> dict[str, str]:
 
 
 def run(config: Config, workdir: pathlib.Path, job: str) -> None:
-  stages.JOBS[job](config, str(workdir))
+  stages.STAGES[job].run(config, str(workdir))
 
 
 @pytest.fixture(scope='module')
@@ -119,7 +119,7 @@ def config(corpus_path) -> Config:
 @pytest.fixture(scope='module')
 def finished(config, tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp('finished') / 'work'
-  for job in stages.JOBS:
+  for job in stages.IN_ORDER:
     run(config, workdir, job)
   return workdir
 

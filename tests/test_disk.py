@@ -93,12 +93,12 @@ def test_a_full_disk_in_any_stage(config, disk, tmp_path):
   """Each stage is stopped by it, some more than once, and goes on."""
   expected, workdir = tmp_path / 'work', disk / 'work'
   for job, stops in LEFT.items():
-    stages.JOBS[job](config, str(expected))
+    stages.STAGES[job].run(config, str(expected))
     for left in stops:
       fill(disk, left)
       before = set(contents(workdir))
       with pytest.raises(Exception) as caught:
-        stages.JOBS[job](config, str(workdir))
+        stages.STAGES[job].run(config, str(workdir))
       assert files.refusal(caught.value).startswith('No space left'), (
         job,
         left,
@@ -107,7 +107,7 @@ def test_a_full_disk_in_any_stage(config, disk, tmp_path):
       new = set(contents(workdir)) - before
       assert not [name for name in new if name.endswith('.tmp')]
       (disk / 'filler').unlink()
-    stages.JOBS[job](config, str(workdir))
+    stages.STAGES[job].run(config, str(workdir))
     assert contents(workdir) == contents(expected), job
 
 

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from small_corpus import small_config
 
 from configs import base
-from infoprune_jax import stages
+from infoprune_jax import dry_run
 from infoprune_jax.config import experiment as config_lib, validation
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.tokens import tokenize
@@ -439,7 +439,7 @@ def test_configs(place, value, rest, missing, tmp_path_factory, capsys):
           del node[path[-1]]
   try:
     config = config_lib.from_mapping(plain)
-    stages.dry_run(config, str(tmp_path_factory.getbasetemp() / 'nowhere'))
+    dry_run.run(config, str(tmp_path_factory.getbasetemp() / 'nowhere'))
   except UserError as error:
     assert 10 < len(str(error)) < 5000
   capsys.readouterr()

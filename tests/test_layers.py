@@ -17,6 +17,7 @@ FILES = sorted(ROOT.rglob('*.py'))
 # may not import each other.
 LAYERS = (
   ('main',),
+  ('dry_run',),
   ('stages',),
   ('verify',),
   ('report',),

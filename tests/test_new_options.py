@@ -23,7 +23,7 @@ from infoprune_jax.runtime.options import Defaulted, options_of, recorded
 from infoprune_jax.score import references
 from infoprune_jax.verify import workdir as verify
 
-JOBS = (*stages.JOBS, 'export', 'labels')
+JOBS = (*stages.IN_ORDER, 'export', 'labels')
 # Those that an option decides: where it is, the stage that then refuses, and
 # how it calls the option.
 DECISIVE = [
@@ -140,7 +140,7 @@ def finished(config, tmp_path_factory) -> pathlib.Path:
 
 
 def run(config: Config, workdir: pathlib.Path, job: str) -> None:
-  {**stages.JOBS, **stages.ON_REQUEST}[job](config, str(workdir))
+  stages.STAGES[job].run(config, str(workdir))
 
 
 def times(workdir: pathlib.Path) -> dict[str, int]:

@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from infoprune_jax.stages import JOBS
+from infoprune_jax.stages import IN_ORDER as JOBS
 
 ROOT = pathlib.Path(__file__).parent.parent
 ONE_DEVICE = '--xla_force_host_platform_device_count=1'

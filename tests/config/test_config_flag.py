@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from configs import base
-from infoprune_jax import stages
+from infoprune_jax import dry_run
 from infoprune_jax.config import config_flag, experiment as config_lib
 from infoprune_jax.config.validation import UserError
 
@@ -104,7 +104,7 @@ def test_a_dry_run_refuses_a_job_that_is_none(tmp_path):
   config = base.get_config()
   config.corpus.sources.mine = base.jsonl('x.jsonl')
   with pytest.raises(UserError, match="Did you mean 'score'"):
-    stages.dry_run(config_lib.from_mapping(config), str(tmp_path), 'scroe')
+    dry_run.run(config_lib.from_mapping(config), str(tmp_path), 'scroe')
 
 
 def test_prints_any_text_in_an_ascii_locale(tmp_path):

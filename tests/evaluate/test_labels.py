@@ -49,7 +49,7 @@ def scored(request, small, tmp_path_factory) -> tuple[Config, str]:
   reference = dataclasses.replace(small.reference, folds=request.param)
   config = dataclasses.replace(small, reference=reference)
   for job in ('tokenize', 'statistics', 'reference', 'score'):
-    stages.JOBS[job](config, workdir)
+    stages.STAGES[job].run(config, workdir)
   return config, workdir
 
 

@@ -7,7 +7,7 @@ import sys
 import fsspec
 import pytest
 
-from infoprune_jax import stages
+from infoprune_jax import dry_run, stages
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import files, filesystems
 
@@ -73,7 +73,7 @@ def test_stores_that_cannot_be_written(small, workdir, message):
       stages.run(small, workdir, job)
     assert workdir in str(caught.value)
   with pytest.raises(UserError, match=workdir):
-    stages.dry_run(small, workdir)
+    dry_run.run(small, workdir)
 
 
 def test_any_path_is_told_of_a_missing_driver():

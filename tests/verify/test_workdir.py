@@ -42,10 +42,10 @@ def finished(config, tmp_path_factory) -> pathlib.Path:
   # A name that globs, fsspec and DuckDB would take for a pattern.
   workdir = tmp_path_factory.mktemp('finished') / 'lr[3e-4]*?::1'
   for job in ('tokenize', 'statistics', 'reference', 'score', 'select'):
-    stages.JOBS[job](config, str(workdir))
+    stages.STAGES[job].run(config, str(workdir))
   one = dataclasses.replace(config.train, arms=('top_nll',))
   for job in ('train', 'evaluate'):
-    stages.JOBS[job](dataclasses.replace(config, train=one), str(workdir))
+    stages.STAGES[job].run(dataclasses.replace(config, train=one), str(workdir))
   for job in ('selection_report', 'report'):
     page = files.write_text(str(workdir / job / 'index.html'), '<p>' * 9)
     artifacts.Artifact(str(workdir / job), job, job, {}, {}).finish(
@@ -158,7 +158,7 @@ def test_the_rest_of_a_deletion_is_no_damage(copied, config, capsys):
   stages.run(config, str(copied), 'verify')
   out = capsys.readouterr().out
   assert 'leftovers: 1 incomplete, deleted at the next start' in out
-  stages.JOBS['reference'](config, str(copied))  # It is finished.
+  stages.STAGES['reference'].run(config, str(copied))  # It is finished.
   assert sorted(os.listdir(run / 'checkpoints')) == ['12']
   stages.run(config, str(copied), 'verify')
   assert 'leftovers' not in capsys.readouterr().out
