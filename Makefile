@@ -32,7 +32,8 @@ CHANGED = $(shell git diff --name-only $(BASE) -- infoprune_jax tests | \
   grep -E '/test_[^/]+\.py$$' | sort -u | xargs -r ls 2> /dev/null)
 check: lint
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow' \
-	  tests/test_layers.py tests/test_writes.py tests/test_docs.py $(CHANGED)
+	  tests/test_layers.py tests/test_writes.py tests/test_words.py \
+	  tests/test_docs.py $(CHANGED)
 
 # What needs other environments than .venv.
 test-ecosystem: test-newest test-oldest

@@ -15,10 +15,7 @@ from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.corpus import sources
 from infoprune_jax.model import flops, mesh as mesh_lib, network, partitioning
-from infoprune_jax.runtime import (
-  artifacts,
-  distributed,
-)
+from infoprune_jax.runtime import artifacts, distributed
 from infoprune_jax.runtime.progress import quantity
 from infoprune_jax.score import references
 from infoprune_jax.train import budget, optimizer

@@ -12,12 +12,7 @@ from infoprune_jax.evaluate import labels, perplexity
 from infoprune_jax.export import job as export_job
 from infoprune_jax.model import flops, mesh as mesh_lib, partitioning
 from infoprune_jax.report import page, selection_page
-from infoprune_jax.runtime import (
-  distributed,
-  drivers,
-  files,
-  filesystems,
-)
+from infoprune_jax.runtime import distributed, drivers, files, filesystems
 from infoprune_jax.runtime.progress import duration, logger
 from infoprune_jax.score import references, scorer, stage
 from infoprune_jax.selection import rules, select

@@ -26,7 +26,7 @@ _MODULE = 'config_file'  # Where the classes of a config file say they are.
 _LIBRARIES = tuple(
   os.path.join(os.path.realpath(path), '')
   for path in (
-    os.path.dirname(__file__),
+    os.path.dirname(os.path.dirname(__file__)),  # All of infoprune_jax.
     *(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib')),
   )
 )

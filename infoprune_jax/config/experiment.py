@@ -11,10 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from infoprune_jax.config.corpus import (
-  CorpusConfig,
-  VocabularyConfig,
-)
+from infoprune_jax.config.corpus import CorpusConfig, VocabularyConfig
 from infoprune_jax.config.model import DTYPES, ModelConfig
 from infoprune_jax.config.selection import NearDuplicatesConfig, RuleConfig
 from infoprune_jax.config.training import TrainingConfig

@@ -183,6 +183,7 @@ def _no_tpu(config: ModelConfig, mesh: Any) -> str:
     return f'it cannot cap logits, model.logit_softcap={config.logit_softcap}'
   if kind in SMALL_TPUS:
     return f'it needs more than the 16 MiB of vector memory of a {kind}'
+  # Imports what only a TPU needs.
   from infoprune_jax.model.kernels import tpu
 
   if not tpu.supports(config.embed_dim):
@@ -205,6 +206,7 @@ def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
     return f'they compute in bfloat16, the dtype here is {config.dtype}'
   if config.logit_softcap:
     return f'they cannot cap logits, model.logit_softcap={config.logit_softcap}'
+  # Imports what only a GPU needs.
   from infoprune_jax.model.kernels import hopper
 
   ways = mesh.ways('batch') * mesh.ways('length')

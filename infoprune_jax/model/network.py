@@ -166,6 +166,7 @@ class MLP(nnx.Module):
 def _gated_by_kernel(
   x: Float[Array, 'B T D'], gate: Float[Array, 'D F'], up: Float[Array, 'D F']
 ) -> Float[Array, 'B T F']:
+  # Imports what only a GPU needs.
   from infoprune_jax.model.kernels import hopper
 
   inner = hopper.gated(x.reshape(-1, x.shape[-1]), gate, up)

@@ -13,11 +13,7 @@ from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import quiet_tensorflow
 from infoprune_jax.evaluate import perplexity
-from infoprune_jax.model import (
-  checkpoints,
-  flops,
-  mesh as mesh_lib,
-)
+from infoprune_jax.model import checkpoints, flops, mesh as mesh_lib
 from infoprune_jax.runtime import artifacts, distributed, files
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import logger

@@ -40,6 +40,17 @@ def test_says_the_line_of_a_file_that_the_config_imports(tmp_path, monkeypatch):
     config_flag.load(str(file))
 
 
+def test_blames_no_module_of_this_package(tmp_path):
+  file = tmp_path / 'mine.py'
+  file.write_text(
+    'from infoprune_jax.runtime import files\n\n\n'
+    "def get_config():\n  return files.read_record(3, '')\n"
+  )
+  with pytest.raises(UserError) as raised:
+    config_flag.load(str(file))
+  assert str(raised.value).startswith(f'{file}, line 5: ')
+
+
 @pytest.mark.parametrize(
   'text, reason',
   [

@@ -10,9 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import base
-from infoprune_jax.config import (
-  corpus as corpus_config,
-)
+from infoprune_jax.config import corpus as corpus_config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import arrow_rows, parquet, sources
 from infoprune_jax.corpus.sources import BadRow, Document

@@ -7,9 +7,7 @@ import pyarrow as pa
 import pytest
 
 from configs import base
-from infoprune_jax.config import (
-  corpus as corpus_config,
-)
+from infoprune_jax.config import corpus as corpus_config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import corpus_index, sources
 from infoprune_jax.corpus.rows import BadRow, Document

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from infoprune_jax.config import (
-  corpus as corpus_config,
-)
+from infoprune_jax.config import corpus as corpus_config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import (
   corpus_index,

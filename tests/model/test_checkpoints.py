@@ -11,11 +11,7 @@ import pytest
 
 from infoprune_jax.config.experiment import MeshConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.model import (
-  checkpoints,
-  mesh as mesh_lib,
-  network,
-)
+from infoprune_jax.model import checkpoints, mesh as mesh_lib, network
 from infoprune_jax.runtime import artifacts, files
 from infoprune_jax.score import scorer
 

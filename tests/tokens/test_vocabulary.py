@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from infoprune_jax.config import (
-  corpus as corpus_config,
-)
+from infoprune_jax.config import corpus as corpus_config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts, files
 from infoprune_jax.tokens import vocabulary
