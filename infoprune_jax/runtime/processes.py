@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
@@ -100,7 +101,7 @@ class Pool:
     """Which worker died, of what, and what to do."""
     workers = self._context.workers
     for worker in workers:
-      worker.join(10)  # The executor ends the others, by SIGTERM.
+      _wait_for_code(worker)  # The executor ends the others, by SIGTERM.
     dead = [w for w in workers if w.exitcode not in (None, 0, -signal.SIGTERM)]
     worker = (dead or workers)[0]
     number = self._doing[int(worker.name)] - 1
@@ -115,6 +116,18 @@ class Pool:
       f'Worker {int(worker.name) + 1} of {self._num_workers}, pid {worker.pid}, '
       f'{cause}, {doing}. {_advice(code, self._num_workers)}'
     )
+
+
+def _wait_for_code(worker: _Worker) -> None:
+  """Waits at most 10 seconds for the exit code of a process.
+
+  Where the executor's thread waits for it too, `join` may return before that
+  thread has stored the code.
+  """
+  last = time.monotonic() + 10
+  worker.join(10)
+  while worker.exitcode is None and time.monotonic() < last:
+    time.sleep(0.01)
 
 
 def _start_tracker() -> None:
