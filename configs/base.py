@@ -1,11 +1,11 @@
 """The base config: every option, with values for a first run on one host.
 
-It is no experiment by itself. A config file is `base.get_config()` with edits, see
-`demo.py` and `tiny.py`. This file holds the values that an experiment chooses, with
-their reasons. Every other option has the default of its field in
-`infoprune_jax/config/`, which also gives its meaning, units and bounds. The command
-line sets options too, for example `--config.train.seeds=0,1,2`. `--dry_run` prints all
-of them.
+It is no experiment by itself. A config file is `base.get_config()` with edits,
+see `demo.py` and `tiny.py`. This file holds the values that an experiment
+chooses, with their reasons. Every other option has the default of its field in
+`infoprune_jax/config/`, which also gives its meaning, units and bounds. The
+command line sets options too, for example `--config.train.seeds=0,1,2`.
+`--dry_run` prints all of them.
 """
 
 import dataclasses
@@ -24,8 +24,9 @@ from infoprune_jax.config.training import MixturePhase, TrainingConfig
 from infoprune_jax.config.validation import default_of
 
 # The two terms of arXiv 2406.14124, per token, so that long and short examples
-# compare. The first is the reference model's NLL. The second is the mean of -log of
-# the words' frequencies; here they are the tokens' frequencies in the reference split.
+# compare. The first is the reference model's NLL. The second is the mean of
+# -log of the words' frequencies; here they are the tokens' frequencies in the
+# reference split.
 INFORMATION = 'nll_sum / num_tokens'
 INVERSE_FREQUENCY = 'unigram_nll_sum / num_tokens'
 COMPRESSION = 'compressed_bytes / num_bytes'
@@ -133,7 +134,7 @@ def training() -> ConfigDict:
     TrainingConfig,
     num_steps=500,
     batch_size=16,
-    row_length=256,
+    sequence_length=256,
     learning_rate=3e-3,
     warmup_steps=50,
   )
@@ -149,7 +150,7 @@ def checkpoint(path: str = '', step: int = -1) -> ConfigDict:
 
   For the difference between an early and the last step of the reference model:
 
-    config.reference.others.early = base.checkpoint(step=250)
+    config.reference.extra_models.early = base.checkpoint(step=250)
     arm('top', '(nll_sum_early - nll_sum) / num_tokens', fraction=0.5)
   """
   return section(config_lib.CheckpointConfig, path=path, step=step)
@@ -159,7 +160,7 @@ def scoring() -> ConfigDict:
   """Scoring with rows as long as in training: the longest context it has seen."""
   return section(
     config_lib.ScoringConfig,
-    row_length=256,
+    sequence_length=256,
     window_overlap=64,
     dtype='float32',
   )

@@ -20,11 +20,11 @@ def get_config() -> ConfigDict:
   """Five arms, two seeds, models of 0.2M parameters."""
   config = base.get_config()
   _set_sources(config.corpus.sources)
-  config.corpus.on_bad_row = 'drop'  # Empty files, such as __init__.py.
+  config.corpus.on_bad_record = 'drop'  # Empty files, such as __init__.py.
   config.corpus.max_bytes_per_source = 500_000
-  config.corpus.reference_share = 0.3
-  config.corpus.heldout_share = 0.15
-  config.corpus.num_parts = 4
+  config.corpus.reference_fraction = 0.3
+  config.corpus.heldout_fraction = 0.15
+  config.corpus.num_shards = 4
   config.vocabulary.size = 2048
   config.vocabulary.train_bytes = 500_000
   for model in (config.model, config.reference.model):
@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     model.mlp_dim = 192
     model.num_heads = 2
     model.num_kv_heads = 2
-    model.loss_tile = 256
+    model.loss_chunk_tokens = 256
     model.scan_unroll = 2
   for training in (config.train.training, config.reference.training):
     training.num_steps = 120
@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     training.eval_every = 30
     training.checkpoint_every = 60
   config.reference.training.num_steps = 200
-  config.evaluate.curve_tokens = 20_000
+  config.evaluate.online_eval_tokens = 20_000
   return config
 
 

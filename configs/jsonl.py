@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     model.mlp_dim = 256
     model.num_heads = 3
     model.num_kv_heads = 3
-    model.loss_tile = 256
+    model.loss_chunk_tokens = 256
     model.scan_unroll = 2
   for training in (config.train.training, config.reference.training):
     training.num_steps = 260

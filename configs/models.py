@@ -100,6 +100,6 @@ def b8() -> ConfigDict:
     tie_embeddings=False,
     scan_unroll=1,
     remat='full',
-    loss_tile=1024,  # Half a gigabyte of logits.
+    loss_chunk_tokens=1024,  # Half a gigabyte of logits.
     **fields,
   )

@@ -17,10 +17,10 @@ def get_config() -> ConfigDict:
   packages = sysconfig.get_path('purelib')
   config.corpus.sources.stubs = base.text(f'{packages}/numpy/**/*.pyi')
   config.corpus.sources.metadata = base.text(f'{packages}/*.dist-info/METADATA')
-  config.corpus.on_bad_row = 'drop'  # Empty files: __init__.py.
+  config.corpus.on_bad_record = 'drop'  # Empty files: __init__.py.
   config.corpus.max_bytes_per_source = 120_000
-  config.corpus.heldout_share = 0.3
-  config.corpus.num_parts = 2
+  config.corpus.heldout_fraction = 0.3
+  config.corpus.num_shards = 2
   config.corpus.num_workers = 1
   config.vocabulary.size = 512
   config.vocabulary.type = 'bpe'
@@ -31,20 +31,20 @@ def get_config() -> ConfigDict:
     model.num_heads = 2
     model.num_kv_heads = 1
     model.head_dim = 16
-    model.loss_tile = 256
+    model.loss_chunk_tokens = 256
   for training in (config.train.training, config.reference.training):
     training.num_steps = 12
     training.warmup_steps = 2
     training.batch_size = 8
-    training.row_length = 64
+    training.sequence_length = 64
     training.log_every = 3
     training.eval_every = 6
     training.checkpoint_every = 5
   for scoring in (config.score, config.evaluate.scoring):
     scoring.per_device_batch_size = 8
-    scoring.row_length = 64
+    scoring.sequence_length = 64
     scoring.window_overlap = 16
-  config.evaluate.curve_tokens = 2_000
+  config.evaluate.online_eval_tokens = 2_000
   del config.select.arms.top_sum
   del config.select.arms.bottom_nll
   return config

@@ -148,7 +148,7 @@ def _score_costs(
     _state('score', [artifacts.scores_dir(workdir)]),
     _scoring_cost(
       list(references.models(config).values()),
-      config.score.row_length,
+      config.score.sequence_length,
       vocab_size,
       tokens,
     ),
@@ -177,7 +177,7 @@ def _arm_costs(
     ),
     _scoring_cost(
       [config.model],
-      config.evaluate.scoring.row_length,
+      config.evaluate.scoring.sequence_length,
       vocab_size,
       splits and splits['heldout']['tokens'] * len(runs_of),
     ),
@@ -194,7 +194,9 @@ def _state(job: str, paths: list[str]) -> str:
 def _training_cost(
   model: ModelConfig, training: TrainingConfig, vocab_size: int, runs_: int
 ) -> str:
-  each = flops.training_flops_per_token(model, vocab_size, training.row_length)
+  each = flops.training_flops_per_token(
+    model, vocab_size, training.sequence_length
+  )
   training = budget.in_steps(training, each, 'training')
   tokens = training.num_steps * training.tokens_per_step
   shapes = network.param_shapes(model, vocab_size)
@@ -212,14 +214,14 @@ def _training_cost(
 
 def _scoring_cost(
   models: list[ModelConfig],
-  row_length: int,
+  sequence_length: int,
   vocab_size: int,
   tokens: int | None,
 ) -> str:
   if tokens is None:
     return 'tokens are known once the corpus is tokenized'
   each = sum(
-    flops.forward_flops_per_token(model, vocab_size, row_length)
+    flops.forward_flops_per_token(model, vocab_size, sequence_length)
     for model in models
   )
   return f'{quantity(tokens)} tokens, {quantity(tokens * each)} FLOPs'

@@ -233,7 +233,7 @@ def check(config: Config, job: str | None) -> None:
   if job is None or STAGES[job].uses_models:
     distributed.check_devices()
     mesh = mesh_lib.make_mesh(config.mesh)
-    partitioning.row_groups(mesh)
+    partitioning.process_groups(mesh)
     size = vocab_size(config)
     scores = job in (None, 'score', 'labels')
     scoring = references.models(config) if scores else {}
@@ -252,7 +252,7 @@ def check(config: Config, job: str | None) -> None:
         continue
       budget.in_steps(
         section,
-        flops.training_flops_per_token(model, size, section.row_length),
+        flops.training_flops_per_token(model, size, section.sequence_length),
         f'{name}.training',
       )
       state_lib.check_batch(mesh, section, f'{name}.training')

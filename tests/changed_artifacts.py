@@ -15,8 +15,8 @@ PART = 'part-00001-of-00003.parquet'  # of every table of the small corpus
 def reseal(folder: pathlib.Path, name: str, data: bytes, **facts) -> None:
   """Writes a file, and all that vouches for it, as if it were meant."""
   written = files.write_file(str(folder / name), lambda file: file.write(data))
-  part = name.split('.')[0]
-  marker = folder / f'{part}{artifacts.DONE}'
+  shard = name.split('.')[0]
+  marker = folder / f'{shard}{artifacts.DONE}'
   if marker.exists():
     record = files.read_record(str(marker), '')
     record['files'][name] = written
@@ -36,7 +36,7 @@ def remake_manifest(folder: pathlib.Path, written: dict, **facts) -> None:
 
 
 def rewrite(folder: pathlib.Path, change: Callable[[pa.Table], pa.Table]):
-  """Writes another table in place of a part, with the right checksums."""
+  """Writes another table in place of a shard, with the right checksums."""
   file = io.BytesIO()
   pq.write_table(change(pq.read_table(folder / PART)), file)
   reseal(folder, PART, file.getvalue())

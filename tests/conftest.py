@@ -8,10 +8,10 @@ import tempfile
 
 from jaxlib.version import __version_info__ as jaxlib_version
 
-# Before anything imports JAX. Tests compile much and compute little: without the
-# emitters of fusions through MLIR, compiling takes half the time. Of a flag that
-# is given twice the last counts. A flag that XLA does not know ends the process
-# without a word: jaxlib 0.11 has no other emitters left to choose.
+# Before anything imports JAX. Tests compile much and compute little: without
+# the emitters of fusions through MLIR, compiling takes half the time. Of a flag
+# that is given twice the last counts. A flag that XLA does not know ends the
+# process without a word: jaxlib 0.11 has no other emitters left to choose.
 os.environ['XLA_FLAGS'] = ' '.join(
   [
     os.environ.get('XLA_FLAGS', ''),
@@ -26,8 +26,8 @@ os.environ['XLA_FLAGS'] = ' '.join(
     ),
   ]
 )
-# A shell gives background jobs an ignored SIGINT, which the processes that tests
-# start would inherit: they would not hear the SIGINT that a test sends.
+# A shell gives background jobs an ignored SIGINT, which the processes that
+# tests start would inherit: they would not hear the SIGINT that a test sends.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
 # JAX_PLATFORMS=cuda runs what needs a GPU, too.

@@ -38,11 +38,11 @@ class Job:
       processes: How many; one alone is told of no others.
       *arguments: Further ones of the command line.
       devices: Of each process.
-      killed: A process that kills itself, and at which part that it writes.
+      killed: A process that kills itself, and at which shard that it writes.
       job: The stage.
       slurm: Whether they find each other as a job of SLURM.
       signalled: A process that sends itself a signal, at which batch of
-        training or which part that it writes, and which signal.
+        training or which shard that it writes, and which signal.
     """
     with socket.socket() as free:
       free.bind(('127.0.0.1', 0))
@@ -75,13 +75,13 @@ class Job:
           f'--process_timeout={TIMEOUT}',
         ]
       output = workdir / f'{time.monotonic_ns()}.log'
-      at_part = killed[1] if killed and killed[0] == process else 0
+      at_shard = killed[1] if killed and killed[0] == process else 0
       told = signalled[1:] if signalled and signalled[0] == process else None
       self._outputs.append(output)
       self._processes.append(
         SERVER.Process(
           target=host_process.run,
-          args=(argv, str(output), devices, at_part, told, environment),
+          args=(argv, str(output), devices, at_shard, told, environment),
         )
       )
       self._processes[-1].start()

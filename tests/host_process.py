@@ -23,7 +23,7 @@ def run(
   argv: list[str],
   output: str,
   devices: int,
-  killed_at_part: int,
+  killed_at_shard: int,
   signalled_at_batch: tuple[int, int] | None,
   environment: dict[str, str],
 ) -> None:
@@ -33,8 +33,8 @@ def run(
     argv: Of the command line.
     output: A file, for standard output and error.
     devices: How many CPU devices the process has.
-    killed_at_part: It kills itself as it starts to write this part, from 1.
-    signalled_at_batch: Which batch of training, or which part that it writes,
+    killed_at_shard: It kills itself as it starts to write this part, from 1.
+    signalled_at_batch: Which batch of training, or which shard that it writes,
       from 1, and the signal that it then sends itself.
     environment: Variables beside those there are.
   """
@@ -45,16 +45,16 @@ def run(
   os.environ['XLA_FLAGS'] += (
     f' --xla_force_host_platform_device_count={devices}'
   )
-  finish_part = artifacts.Artifact.finish_part
-  left = [killed_at_part]
+  finish_shard = artifacts.Artifact.finish_shard
+  left = [killed_at_shard]
 
   def counted(*arguments, **counts):
     left[0] -= 1
     if left[0] == 0:
       os.kill(os.getpid(), signal.SIGKILL)
-    return finish_part(*arguments, **counts)
+    return finish_shard(*arguments, **counts)
 
-  artifacts.Artifact.finish_part = counted
+  artifacts.Artifact.finish_shard = counted
   if signalled_at_batch:
     _signal_at(*signalled_at_batch)
   sys.argv = argv
@@ -76,4 +76,4 @@ def _signal_at(batch: int, number: int) -> None:
 
   state.Program.put = counting(state.Program.put, 0)
   # A job this small could end before the others are told.
-  artifacts.Artifact.finish_part = counting(artifacts.Artifact.finish_part, 5)
+  artifacts.Artifact.finish_shard = counting(artifacts.Artifact.finish_shard, 5)

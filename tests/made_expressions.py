@@ -7,7 +7,7 @@ from collections.abc import Iterator
 # {s} a text, {d} a time, {i} an interval, {l} a list of numbers, {x} anything.
 _KINDS = {
   'n': (
-    *('nll_sum', 'num_tokens', 'NUM_BYTES', 'compressed_bytes', 'row'),
+    *('nll_sum', 'num_tokens', 'NUM_BYTES', 'compressed_bytes', 'doc_index'),
     *('scores.nll_sum', '"nll_sum"', 'content_hash', 'fold'),
     *(
       '0',
@@ -33,7 +33,7 @@ _KINDS = {
     *('({n})::DECIMAL(18, 3)', 'TRY_CAST({s} AS HUGEINT)', '({b})::INT'),
     *('length({s})', 'strlen({s})', 'instr({s}, {s})', 'ascii({s})'),
     *('levenshtein({s}, {s})', 'hash({x}) % 100', 'year({d})', 'epoch({d})'),
-    *("date_part('month', {d})", "date_diff('day', {d}, {d})", 'epoch({i})'),
+    *("date_shard('month', {d})", "date_diff('day', {d}, {d})", 'epoch({i})'),
     *('list_sum({l})', 'list_avg({l})', '({l})[1]', 'len({l})', '({l})[-1]'),
     *(
       "list_aggregate({l}, 'stddev_pop')",
@@ -76,7 +76,7 @@ _KINDS = {
       "'12'",
     ),
     *('{s} || {s}', 'upper({s})', 'substr({s}, 1, 2)', '({n})::VARCHAR'),
-    *("strftime({d}, '%Y')", 'typeof({x})', "split_part({s}, '-', 2)"),
+    *("strftime({d}, '%Y')", 'typeof({x})', "split_shard({s}, '-', 2)"),
   ),
   'd': (
     *("DATE '2020-02-29'", "TIMESTAMP '1999-12-31 23:59:59'"),

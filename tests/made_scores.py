@@ -20,20 +20,20 @@ def write_scores(workdir: str, seed: int = 0) -> None:
   )
   scores.begin()
   written, totals = {}, dict.fromkeys(('examples', 'tokens', 'bytes'), 0)
-  for shard in range(store.num_parts):
-    part = store.part(shard)
-    rows = part.rows_of('scored')
-    made = tables.part_table(
+  for shard_index in range(store.num_shards):
+    shard = store.shard(shard_index)
+    rows = shard.documents_of('scored')
+    made = tables.shard_table(
       tables.score_schema(['nll_sum']),
-      shard,
+      shard_index,
       rows,
-      part.table(),
-      nll_sum=part.column('num_tokens')[rows] * rng.gamma(4.0, 1.0, len(rows)),
+      shard.table(),
+      nll_sum=shard.column('num_tokens')[rows] * rng.gamma(4.0, 1.0, len(rows)),
       fold=np.zeros(len(rows), np.int8),
     )
-    marker = scores.finish_part(
-      shard,
-      store.num_parts,
+    marker = scores.finish_shard(
+      shard_index,
+      store.num_shards,
       {'.parquet': lambda file, made=made: tables.write(made, file)},
       num_examples=len(rows),
     )
@@ -43,7 +43,7 @@ def write_scores(workdir: str, seed: int = 0) -> None:
       totals[unit] += int(made[f'num_{unit}'].to_numpy().sum())
   scores.finish(
     written,
-    num_parts=store.num_parts,
+    num_shards=store.num_shards,
     columns=['nll_sum'],
     **{f'num_{unit}': total for unit, total in totals.items()},
   )

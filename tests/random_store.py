@@ -11,7 +11,7 @@ class RandomStore:
   bos_id, eos_id, vocab_size = 1, 2, 64
 
   def __init__(self, lengths: list[int], seed: int = 0):
-    """One part, with a document of each length."""
+    """One shard, with a document of each length."""
     rng = np.random.default_rng(seed)
     self.lengths = np.array(lengths)
     self.offsets = np.cumsum([0, *lengths])
@@ -22,15 +22,15 @@ class RandomStore:
       ]
     )
 
-  def part(self, shard: int) -> 'RandomStore':
-    """The only part."""
+  def shard(self, shard: int) -> 'RandomStore':
+    """The only shard."""
     del shard
     return self
 
   def packed(
-    self, row_length: int, only: list[int] | None = None
-  ) -> packing.PackedRows:
+    self, sequence_length: int, only: list[int] | None = None
+  ) -> packing.PackedSequences:
     """Documents (all, or some), packed without EOS and without overlap."""
     rows = np.arange(len(self.lengths)) if only is None else np.array(only)
-    plan = packing.pack(self.lengths[rows], row_length, 0, 0)
-    return packing.PackedRows(self, np.zeros(len(rows), int), rows, plan)
+    plan = packing.pack(self.lengths[rows], sequence_length, 0, 0)
+    return packing.PackedSequences(self, np.zeros(len(rows), int), rows, plan)

@@ -41,7 +41,7 @@ def small_config(path: str) -> ConfigDict:
     path, id_column='id', source_column='source'
   )
   config.corpus.max_bytes_per_source = 0
-  config.corpus.num_parts = 3
+  config.corpus.num_shards = 3
   config.vocabulary.size = 400
   config.vocabulary.train_bytes = 20_000
   for model in (config.model, config.reference.model):

@@ -81,7 +81,7 @@ def test_a_bad_row_is_one_message(corpus, tmp_path):
       **validation.to_plain(config),
       'corpus': {
         **validation.to_plain(config.corpus),
-        'on_bad_row': 'refuse',
+        'on_bad_record': 'refuse',
       },
     }
   )

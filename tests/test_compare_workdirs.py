@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 NAN = float('nan')
 
 
-def write_workdir(path, folder='scores', column='row', weight='kernel'):
+def write_workdir(path, folder='scores', column='doc_index', weight='kernel'):
   (path / folder).mkdir(parents=True)
   table = pa.table({column: [0, 1], 'nll_sum': [1.5, NAN]})
   pq.write_table(table, path / folder / 'part-0.parquet')
@@ -39,7 +39,7 @@ def test_equal_after_renaming(tmp_path):
   write_workdir(old)
   write_workdir(new, 'score_table', 'doc_index', 'weight')
   renames = tmp_path / 'renames.json'
-  names = {'row': 'doc_index', 'kernel': 'weight'}
+  names = {'doc_index': 'doc_index', 'kernel': 'weight'}
   renames.write_text(
     json.dumps({'paths': {'^scores/': 'score_table/'}, 'names': names})
   )
@@ -53,7 +53,7 @@ def test_equal_after_renaming(tmp_path):
 
 
 def change_table(path):
-  table = pa.table({'row': [0, 1], 'nll_sum': [1.5, 2.0]})
+  table = pa.table({'doc_index': [0, 1], 'nll_sum': [1.5, 2.0]})
   pq.write_table(table, path / 'scores/part-0.parquet')
 
 

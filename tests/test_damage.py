@@ -240,15 +240,15 @@ def test_what_the_message_says_mends_it(config, finished, copied, name):
   with pytest.raises(UserError) as caught:
     run(config, copied, job)
   untouched = set(names(copied)) & set(names(finished))
-  inodes = {part: (copied / part).stat().st_ino for part in untouched}
+  inodes = {shard: (copied / shard).stat().st_ino for shard in untouched}
   follow(str(caught.value), config, copied)
   run(config, copied, job)
   assert digests(copied) == digests(finished)
-  # Sound parts are kept.
+  # Sound shards are kept.
   artifact, _, own = name.split('.')[0].rpartition('/')
-  for part in untouched if artifact in ('token_store', 'scores') else ():
-    if part.startswith(f'{artifact}/part-') and f'/{own}.' not in part:
-      assert (copied / part).stat().st_ino == inodes[part], part
+  for shard in untouched if artifact in ('token_store', 'scores') else ():
+    if shard.startswith(f'{artifact}/part-') and f'/{own}.' not in shard:
+      assert (copied / shard).stat().st_ino == inodes[shard], shard
 
 
 def test_a_lost_curve_does_not_cost_the_run(config, finished, copied):

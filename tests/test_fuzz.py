@@ -150,7 +150,7 @@ def edited(model: str, good: str, **sources: Any) -> ConfigDict:
   edits.corpus.sources = ConfigDict(
     {'good': base.jsonl(good, id_column='id'), **sources}
   )
-  edits.corpus.heldout_share = 0.3
+  edits.corpus.heldout_fraction = 0.3
   edits.vocabulary.path = model
   return edits
 
@@ -166,13 +166,13 @@ def tokenized(edits: ConfigDict, workdir: pathlib.Path) -> int | None:
     assert set(left) <= {'.lock'}, left
     return None
   store = TokenStore.open(str(workdir))
-  for shard in range(store.num_parts):
-    ids = store.part(shard).table('example_id')['example_id'].to_pylist()
-    assert len(ids) == len(set(ids)) == store.documents_per_part[shard]
+  for shard in range(store.num_shards):
+    ids = store.shard(shard).table('example_id')['example_id'].to_pylist()
+    assert len(ids) == len(set(ids)) == store.documents_per_shard[shard]
     for row in range(len(ids)):
       assert store.document(shard, row).max() < store.vocab_size
   assert not list(workdir.rglob('*.tmp'))
-  dropped = sum(store.manifest['bad_rows'].values())
+  dropped = sum(store.manifest['bad_records'].values())
   return store.manifest['num_documents'] + dropped - GOOD
 
 
@@ -188,10 +188,10 @@ def try_source(
   good = str(folder / 'good.jsonl')
   workdir = cleared(folder / 'work')
   edits = edited(model, good, hostile=source)
-  edits.corpus.on_bad_row = 'drop'
+  edits.corpus.on_bad_record = 'drop'
   dropped = tokenized(edits, workdir)
   if dropped is not None:
-    edits.corpus.on_bad_row = 'refuse'
+    edits.corpus.on_bad_record = 'refuse'
     strict = tokenized(edits, cleared(folder / 'strict'))
     assert strict in (None, dropped)
     return dropped
@@ -258,7 +258,7 @@ def test_a_line_of_50_megabytes(model, folder, text):
   edits = edited(
     model, str(folder / 'good.jsonl'), hostile=base.jsonl(str(path))
   )
-  edits.corpus.on_bad_row = 'drop'
+  edits.corpus.on_bad_record = 'drop'
   assert tokenized(edits, cleared(folder / 'work')) == 1
 
 

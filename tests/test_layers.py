@@ -13,8 +13,8 @@ import infoprune_jax
 
 ROOT = pathlib.Path(infoprune_jax.__file__).parent
 FILES = sorted(ROOT.rglob('*.py'))
-# The rooms, from the highest. High may import low, never the reverse. Neighbours
-# may not import each other.
+# The rooms, from the highest. High may import low, never the reverse.
+# Neighbours may not import each other.
 LAYERS = (
   ('main',),
   ('dry_run',),
@@ -96,8 +96,8 @@ def test_high_imports_low(path):
   for name in imports(parsed(path)):
     if not is_below(name, 'infoprune_jax'):
       continue
-    parts = name.split('.')
-    other = parts[1] if len(parts) > 1 else '__init__'
+    shards = name.split('.')
+    other = shards[1] if len(shards) > 1 else '__init__'
     if other == unit or other.startswith('__'):
       continue
     assert RANK[unit] < RANK[other], f'{unit} imports {name}'
@@ -160,9 +160,9 @@ def test_files_and_functions_are_small(path):
 
 @pytest.mark.parametrize('path', FILES, ids=name_of)
 def test_a_module_is_named_after_its_noun(path):
-  parts = path.relative_to(ROOT).with_suffix('').parts
+  shards = path.relative_to(ROOT).with_suffix('').parts
   banned = {'utils', 'util', 'common', 'helpers', 'helper', 'misc'}
-  assert not banned.intersection(parts)
+  assert not banned.intersection(shards)
 
 
 def loaded_by(module: str) -> set[str]:

@@ -66,7 +66,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
       [f'--config={JSONL}', '--config.select.arms.top_nll.keep=topp'],
       "In config.select.arms.top_nll: select.keep must be one of 'top', "
       "'bottom', 'middle', 'band', 'threshold', 'sample', 'random', "
-      "'distinct', 'all', 'everything', got 'topp'. Did you mean 'top'?",
+      "'distinct', 'all', 'all_plus_reference', got 'topp'. Did you mean 'top'?",
     ),
     (
       [f'--config={JSONL}', '--job=scroe'],
@@ -186,17 +186,17 @@ def test_a_bad_row_is_refused_or_counted(
   number = good.count(b'\n') + 1
   path.write_bytes(good + line + b'\n')
   config = small_config(str(path))
-  config.corpus.on_bad_row = 'refuse'
+  config.corpus.on_bad_record = 'refuse'
   workdir = str(tmp_path / 'run')
   with pytest.raises(validation.UserError) as error:
     stages.run(config_lib.from_mapping(config), workdir, 'tokenize')
   assert f'{path}:{number}' in str(error.value)
   assert expected in str(error.value)
-  assert "on_bad_row='drop'" in str(error.value)
-  config.corpus.on_bad_row = 'drop'
+  assert "on_bad_record='drop'" in str(error.value)
+  config.corpus.on_bad_record = 'drop'
   stages.run(config_lib.from_mapping(config), workdir, 'tokenize')
   store = artifacts.token_store_dir(workdir)
-  counted = files.read_json(f'{store}/manifest.json')['bad_rows']
+  counted = files.read_json(f'{store}/manifest.json')['bad_records']
   assert sum(counted.values()) == 1
 
 

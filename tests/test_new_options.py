@@ -192,7 +192,7 @@ def test_another_value_is_refused(path, job, where, finished, later, tmp_path):
 @pytest.mark.parametrize(
   'name, stage', [('token_store', 'tokenize'), ('scores', 'score')]
 )
-def test_a_part_made_again_fits_the_rest(
+def test_a_shard_made_again_fits_the_rest(
   name, stage, finished, later, tmp_path
 ):
   workdir = shutil.copytree(finished, tmp_path / 'work')

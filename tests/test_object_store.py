@@ -71,8 +71,9 @@ def digests(workdir: pathlib.Path) -> dict[str, str]:
 @pytest.fixture(scope='module')
 def killed(start):
   """The object store's workdir, of a job that was killed while it trained."""
-  # The 11th batch of the first arm, after 3 parts of 3 tables and the 12 batches
-  # of the reference model: its first checkpoint is written, its second begun.
+  # The 11th batch of the first arm, after 3 shards of 3 tables and the 12
+  # batches of the reference model: its first checkpoint is written, its second
+  # begun.
   code, output = start(f'gs://{BUCKET}/work', killed_at_batch=32)
   assert code == -signal.SIGKILL, output
   code, output = start(f'gs://{BUCKET}/work')

@@ -48,7 +48,7 @@ finally:
   heavy = ('tensorflow', 'seqio', 'duckdb', 'matplotlib', 'jax')
   print('LOADED', [name for name in heavy if name in sys.modules])
 """
-# More for the stages with workers, or with parts.
+# More for the stages with workers, or with shards.
 STAGES_OF_A_ROUND = sorted(
   [*JOBS, 'tokenize', 'score', 'train'], key=list(JOBS).index
 )

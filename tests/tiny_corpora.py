@@ -45,7 +45,7 @@ def random_text(rng: random.Random) -> str:
   return ''.join(word + rng.choice(' \n  ') for word in words)
 
 
-def rows_of(count: int, seed: int = 0) -> list[dict[str, Any]]:
+def documents_of(count: int, seed: int = 0) -> list[dict[str, Any]]:
   """JSONL rows of two sources."""
   rng = random.Random(seed)
   return [
@@ -72,64 +72,64 @@ def corpus(
   """A corpus of `base.text` and `base.jsonl` sources."""
   edits = base.get_config()
   edits.corpus.sources.update(sources)
-  edits.corpus.update({'num_parts': 3, 'num_workers': 1, **fields})
+  edits.corpus.update({'num_shards': 3, 'num_workers': 1, **fields})
   return config_lib.from_mapping(edits).corpus
 
 
 def experiment(folder: pathlib.Path, count: int = 120, **fields) -> ConfigDict:
   """A config whose corpus is two JSONL files below `folder`."""
-  rows = rows_of(count)
+  rows = documents_of(count)
   write_jsonl(folder / 'a.jsonl', rows[: count // 4])
   write_jsonl(folder / 'b.jsonl.gz', rows[count // 4 :])
   edits = base.get_config()
   edits.corpus.sources.mine = base.jsonl(
     f'{folder}/*.jsonl*', id_column='id', source_column='source'
   )
-  edits.corpus.update({'num_parts': 3, 'num_workers': 1, **fields})
+  edits.corpus.update({'num_shards': 3, 'num_workers': 1, **fields})
   edits.vocabulary.update(size=400, type='bpe')
   return edits
 
 
 def write_store(
   workdir: pathlib.Path,
-  parts: list[list[list[int]]],
+  shards: list[list[list[int]]],
   splits: list[list[str]] | None = None,
   vocab_size: int = 1000,
   dtype: type[np.unsignedinteger] = np.uint16,
   sources: list[list[str]] | None = None,
 ) -> TokenStore:
-  """A token store of given token ids: parts of documents of ids."""
+  """A token store of given token ids: shards of documents of ids."""
   artifact = artifacts.Artifact(
     artifacts.token_store_dir(str(workdir)), 'token store', 'tokenize', {}, {}
   )
   written = {}
-  for part, documents in enumerate(parts):
+  for shard, documents in enumerate(shards):
     rows = [
       {
-        'example_id': f'{part}-{row}',
-        'source': sources[part][row] if sources else 'mine',
+        'example_id': f'{shard}-{row}',
+        'source': sources[shard][row] if sources else 'mine',
         'split': corpus_config.SPLITS.index(
-          splits[part][row] if splits else 'scored'
+          splits[shard][row] if splits else 'scored'
         ),
         'num_tokens': len(ids),
         'num_bytes': 3 * len(ids),
         'compressed_bytes': 2 * len(ids),
-        'content_hash': 1000 * part + row,
+        'content_hash': 1000 * shard + row,
       }
       for row, ids in enumerate(documents)
     ]
     tokens = [np.array(ids, np.int64) for ids in documents]
-    marker = artifact.finish_part(
-      part,
-      len(parts),
-      token_store.part_files(rows, tokens, vocab_size, dtype),
+    marker = artifact.finish_shard(
+      shard,
+      len(shards),
+      token_store.shard_files(rows, tokens, vocab_size, dtype),
     )
     written.update(marker['files'])
   artifact.finish(
     written,
-    num_parts=len(parts),
-    documents_per_part=[len(part) for part in parts],
-    num_documents=sum(len(part) for part in parts),
+    num_shards=len(shards),
+    documents_per_shard=[len(shard) for shard in shards],
+    num_documents=sum(len(shard) for shard in shards),
     vocab_size=vocab_size,
     bos_id=BOS,
     eos_id=EOS,
@@ -138,8 +138,8 @@ def write_store(
 
 
 @pytest.fixture(scope='session')
-def make_rows() -> Callable[..., list[dict[str, Any]]]:
-  return rows_of
+def make_records() -> Callable[..., list[dict[str, Any]]]:
+  return documents_of
 
 
 @pytest.fixture(scope='session')

@@ -29,7 +29,7 @@ NEEDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What all contenders share."""
+  """What all contenders fraction."""
 
   folder: str  # `input/*.jsonl` are rows of `text`; the rest is for output
   tokenizer: str  # a SentencePiece .model or a tokenizer.json
@@ -63,10 +63,10 @@ def ours(settings: Settings) -> Work:
     tokenize.run(config_lib.from_mapping(edits), workdir)
     begun = time.monotonic()
     store = token_store.TokenStore.open(workdir)
-    parts = [store.part(number) for number in range(store.num_parts)]
+    shards = [store.shard(number) for number in range(store.num_shards)]
     return {
       'tokens': store.manifest['num_tokens'],
-      'zeros': sum(int((part.tokens == 0).sum()) for part in parts),
+      'zeros': sum(int((shard.tokens == 0).sum()) for shard in shards),
       'counting': time.monotonic() - begun,
     }
 
@@ -164,13 +164,13 @@ def reader(settings: Settings) -> Work:
   from infoprune_jax.tokens.token_store import TokenStore
 
   store = TokenStore.open(sorted(glob.glob(f'{settings.folder}/ours-*'))[-1])
-  keep = [store.part(p).rows_of('scored') for p in range(store.num_parts)]
+  keep = [store.shard(p).rows_of('scored') for p in range(store.num_shards)]
   batch_tokens = 1 << 16
 
-  def rate(row_length: int) -> float:
+  def rate(sequence_length: int) -> float:
     """Tokens per second of one core."""
-    size = batch_tokens // row_length
-    rows = loader.grain_reader(store, keep, row_length, size, 0, {}, ())
+    size = batch_tokens // sequence_length
+    rows = loader.grain_reader(store, keep, sequence_length, size, 0, {}, ())
     steps = max(2, 2 * len(rows.rows) // size)
     for _ in rows.batches(0, 2, np.arange(size)):
       pass

@@ -6,9 +6,9 @@ python tools/bench_input.py --files='data/*.jsonl.zst' \
 Everyone reads the same plain JSONL files, which are written first, and encodes
 them with the same tokenizer on as many processes. Times are of the work: each
 contender imports its packages before. A peer that is not installed is named;
-`pip install datasets 'apache-beam[tfrecord]'` and this package's extra `seqio` give
-all of them. Nobody adds EOS, and the text of a special token is text to everyone,
-so that the counts of tokens agree.
+`pip install datasets 'apache-beam[tfrecord]'` and this package's extra `seqio`
+give all of them. Nobody adds EOS, and the text of a special token is text to
+everyone, so that the counts of tokens agree.
 """
 
 import dataclasses
@@ -59,18 +59,18 @@ def write_input(folder: str) -> int:
   edits.corpus.sources.bench = base.jsonl(_FILES.value, text_column=_TEXT.value)
   config = config_lib.from_mapping(edits)
   found = sources.list_files(config.corpus.sources)
-  share = _LIMIT.value * 1e6 / len(found)
+  fraction = _LIMIT.value * 1e6 / len(found)
   total = 0
   os.makedirs(f'{folder}/input')
   for number, file in enumerate(found):
     size = 0
     with open(f'{folder}/input/{number:05d}.jsonl', 'w') as output:
-      for _, row in sources.read_rows(file):
-        if isinstance(row, sources.BadRow):
+      for _, row in sources.read_records(file):
+        if isinstance(row, sources.BadRecord):
           continue
         output.write(json.dumps({'text': row.text}, ensure_ascii=False) + '\n')
         size += len(row.text.encode())
-        if size >= share:
+        if size >= fraction:
           break
     total += size
   return total

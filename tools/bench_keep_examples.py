@@ -25,7 +25,7 @@ _ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each takes its turn.')
 
 
 def main(_) -> None:
-  """Prints seconds, documents per second, and the share that a filter adds."""
+  """Prints seconds, documents per second, and the fraction that a filter adds."""
   if not _WORKDIR.value:
     raise UserError('Give --workdir, with a finished token store.')
   quiet_tensorflow.import_seqio()
@@ -34,7 +34,7 @@ def main(_) -> None:
   store = TokenStore.open(_WORKDIR.value)
   words = vocabulary.Vocabulary.load(artifacts.vocabulary_dir(_WORKDIR.value))
   corpus = tasks.Corpus(store, words)
-  everything = [np.arange(count) for count in store.documents_per_part]
+  everything = [np.arange(count) for count in store.documents_per_shard]
   variants = {
     'no filter': None,
     'keeps all': everything,

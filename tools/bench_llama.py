@@ -53,7 +53,7 @@ THETA, EPSILON = 10000.0, 1e-6
 
 
 def model_fields(name: str, dtype: str) -> dict[str, Any]:
-  """The fields of our `ModelConfig` that both sides share, and its choices."""
+  """The fields of our `ModelConfig` that both sides fraction, and its choices."""
   return dict(
     **SIZES[name],
     activation='swiglu',
@@ -65,9 +65,9 @@ def model_fields(name: str, dtype: str) -> dict[str, Any]:
     dtype=dtype,
     scan_unroll=1,
     remat='none',
-    loss_tile=1024,
+    loss_chunk_tokens=1024,
     attention='auto',
-    kernels='auto',
+    loss_kernel='auto',
   )
 
 

@@ -6,9 +6,9 @@ Needs a token store (`--job=tokenize`) and nothing that made it. The model is a
 Llama of random weights, which both sides load; transformers runs it with SDPA,
 eager and compiled, its batches sorted by length and padded to their longest and
 its loss from whole logits, as lm-evaluation-harness does (or, 'fused', compiled
-with the loss); none is run where PyTorch is not installed. First
-dense rows of random tokens, on the device alone; then documents of the store
-that fit a row, from token ids on the host to a sum for each document.
+with the loss); none is run where PyTorch is not installed. First dense
+sequences of random tokens, on the device alone; then documents of the store
+that fit a sequence, from token ids on the host to a sum for each document.
 """
 
 import dataclasses
@@ -27,8 +27,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 _WORKDIR = flags.DEFINE_string('workdir', None, 'With a finished token store.')
 _MODEL = flags.DEFINE_enum('model', '124m', ['tiny', '124m', '1b3'], 'Size.')
 _VOCAB = flags.DEFINE_integer('vocab_size', 50257, 'At least the store has.')
-_ROWS = flags.DEFINE_integer('rows', 64, 'Rows of a batch, of each contender.')
-_LENGTH = flags.DEFINE_integer('row_length', 1024, 'Tokens of a row.')
+_ROWS = flags.DEFINE_integer(
+  'sequences', 64, 'Sequences of a batch, of each contender.'
+)
+_LENGTH = flags.DEFINE_integer('sequence_length', 1024, 'Tokens of a sequence.')
 _TOKENS = flags.DEFINE_integer('tokens', 4_000_000, 'Of documents, at most.')
 _DTYPE = flags.DEFINE_enum(
   'dtype', 'bfloat16', ['bfloat16', 'float32'], 'Of the computation.'
@@ -43,14 +45,14 @@ _FOLDER = flags.DEFINE_string('folder', '', 'Used by the tool itself.')
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What all contenders share."""
+  """What all contenders fraction."""
 
   folder: str  # weights, as `bench_score_contenders` names them; results
   workdir: str
   model: str
   vocab_size: int
-  rows: int
-  row_length: int
+  sequences: int
+  sequence_length: int
   tokens: int
   dtype: str
 
@@ -62,8 +64,8 @@ def settings(folder: str) -> Settings:
     workdir=_WORKDIR.value,
     model=_MODEL.value,
     vocab_size=_VOCAB.value,
-    rows=_ROWS.value,
-    row_length=_LENGTH.value,
+    sequences=_ROWS.value,
+    sequence_length=_LENGTH.value,
     tokens=_TOKENS.value,
     dtype=_DTYPE.value,
   )
@@ -82,7 +84,7 @@ def run(name: str, folder: str) -> dict[str, Any] | None:
 
 
 def report(name: str, found: dict[str, Any], own: dict[str, Any]) -> None:
-  """Prints a line for dense rows and one for documents."""
+  """Prints a line for dense sequences and one for documents."""
   for kind in ('dense', 'mixed'):
     one, base = found[kind], own[kind]
     rate = one['tokens'] / one['seconds']
@@ -132,9 +134,9 @@ def main(argv: list[str]) -> None:
       sys.exit(1)
     mixed = own['mixed']
     print(
-      f'{own["device"]}: {_MODEL.value} {_DTYPE.value}, rows of {_LENGTH.value},'
+      f'{own["device"]}: {_MODEL.value} {_DTYPE.value}, sequences of {_LENGTH.value},'
       f' a matrix product reaches {own["ceiling"] / 1e12:.2f} TFLOP/s; '
-      f'{mixed["documents"]} documents of {mixed["tokens"]} tokens, rows '
+      f'{mixed["documents"]} documents of {mixed["tokens"]} tokens, sequences '
       f'{mixed["fill"]:.2%} full',
       flush=True,
     )

@@ -14,19 +14,19 @@ REPEATS = 3
 
 
 def documents(settings: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-  """The store, and shard and row of documents that fit a row, in its order."""
+  """The store, and shard and sequence of documents that fit a sequence, in its order."""
   from infoprune_jax.tokens.token_store import TokenStore
 
   store = TokenStore.open(settings.workdir)
-  shard, row, left = [], [], settings.tokens
-  for number in range(store.num_parts):
-    length = store.part(number).column('num_tokens')
-    fits = np.flatnonzero((length > 0) & (length <= settings.row_length))
+  shard, sequence, left = [], [], settings.tokens
+  for number in range(store.num_shards):
+    length = store.shard(number).column('num_tokens')
+    fits = np.flatnonzero((length > 0) & (length <= settings.sequence_length))
     taken = fits[np.cumsum(length[fits]) <= left]
     left -= int(length[taken].sum())
     shard.append(np.full(len(taken), number))
-    row.append(taken)
-  return store, np.concatenate(shard), np.concatenate(row)
+    sequence.append(taken)
+  return store, np.concatenate(shard), np.concatenate(sequence)
 
 
 def ours(settings: Any) -> dict[str, Any]:
@@ -47,8 +47,8 @@ def ours(settings: Any) -> dict[str, Any]:
     **bench_llama.model_fields(settings.model, settings.dtype)
   )
   scoring = config_lib.ScoringConfig(
-    per_device_batch_size=settings.rows,
-    row_length=settings.row_length,
+    per_device_batch_size=settings.sequences,
+    sequence_length=settings.sequence_length,
     window_overlap=0,
     dtype=settings.dtype,
   )
@@ -63,12 +63,12 @@ def ours(settings: Any) -> dict[str, Any]:
   )
   bench_llama.write_weights(settings.folder, params)
   rng = np.random.default_rng(0)
-  shape = (settings.rows, settings.row_length)
-  batch = packing.empty_rows(*shape)
+  shape = (settings.sequences, settings.sequence_length)
+  batch = packing.empty_sequences(*shape)
   for name in ('decoder_input_tokens', 'decoder_target_tokens'):
     batch[name][:] = rng.integers(0, settings.vocab_size, shape)
   batch['decoder_segment_ids'][:] = 1
-  batch['decoder_positions'][:] = np.arange(settings.row_length)
+  batch['decoder_positions'][:] = np.arange(settings.sequence_length)
   on_device = partitioning.global_batch(mesh, batch)
   program = scorer.program(1)
   repeats = 10 if jax.devices()[0].platform != 'cpu' else 1
@@ -80,15 +80,15 @@ def ours(settings: Any) -> dict[str, Any]:
 
   seconds = bench_llama.best(dense, REPEATS) / repeats
   memory = program.memory_analysis().temp_size_in_bytes
-  store, shard, row = documents(settings)
+  store, shard, sequence = documents(settings)
   sums: list[np.ndarray] = []
   mixed = bench_llama.best(
-    lambda: sums.append(scorer.document_nll(params, store, shard, row)[0]),
+    lambda: sums.append(scorer.document_nll(params, store, shard, sequence)[0]),
     REPEATS,
   )
   np.save(f'{settings.folder}/ours.npy', sums[-1])
-  laid_out = scorer_lib.Documents(store, shard, row, scoring)
-  length = laid_out.rows.plan.length
+  laid_out = scorer_lib.Documents(store, shard, sequence, scoring)
+  length = laid_out.sequences.plan.length
   return {
     'device': jax.devices()[0].device_kind,
     'ceiling': ceiling.measured(settings.dtype),
@@ -100,10 +100,10 @@ def ours(settings: Any) -> dict[str, Any]:
     },
     'mixed': {
       'tokens': int(length.sum()),
-      'documents': len(row),
+      'documents': len(sequence),
       'seconds': mixed,
-      'fill': laid_out.rows.plan.fill,
-      'memory': scorer.program(laid_out.max_pieces())
+      'fill': laid_out.sequences.plan.fill,
+      'memory': scorer.program(laid_out.max_segments())
       .memory_analysis()
       .temp_size_in_bytes,
       # Of the documents as they are: without what packing adds or leaves out.
@@ -131,7 +131,7 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
     settings.folder,
     settings.model,
     settings.vocab_size,
-    settings.row_length,
+    settings.sequence_length,
     settings.dtype,
     device,
   ).eval()
@@ -156,7 +156,7 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
 
   program = program_of(dynamic=None)
   synchronize = torch.cuda.synchronize if device == 'cuda' else lambda: None
-  shape = (settings.rows, settings.row_length)
+  shape = (settings.sequences, settings.sequence_length)
   tokens = torch.randint(0, settings.vocab_size, shape, device=device)
   repeats = 10 if device == 'cuda' else 1
 
@@ -168,18 +168,18 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
   parameters = sum(p.numel() * p.element_size() for p in model.parameters())
   seconds = bench_llama.best(dense, REPEATS) / repeats
   memory = _peak(torch, device, parameters)
-  store, shard, row = documents(settings)
+  store, shard, sequence = documents(settings)
   texts = [
     store.document(int(s), int(r)).astype(np.int64)
-    for s, r in zip(shard, row, strict=True)
+    for s, r in zip(shard, sequence, strict=True)
   ]
   order = sorted(range(len(texts)), key=lambda n: -len(texts[n]))
   program = program_of(dynamic=True)
   sums = np.zeros(len(texts))
 
   def mixed() -> None:
-    for first in range(0, len(order), settings.rows):
-      chosen = order[first : first + settings.rows]
+    for first in range(0, len(order), settings.sequences):
+      chosen = order[first : first + settings.sequences]
       padded = np.zeros((2, len(chosen), len(texts[chosen[0]])), np.int64)
       for place, number in enumerate(chosen):
         ids = texts[number]

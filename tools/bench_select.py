@@ -4,9 +4,9 @@ Command: python tools/bench_select.py --millions=1,10,100
 
 Writes tables of scores and of statistics with so many examples, of lognormal
 lengths and 58 sources, and for each rule, in a process of its own, selects,
-summarizes, writes the keep set and opens it; then writes the page on all of them,
-with made-up texts. Peak memory is all that the process had at once, scratch files
-included; these are at $TMPDIR.
+summarizes, writes the keep set and opens it; then writes the page on all of
+them, with made-up texts. Peak memory is all that the process had at once,
+scratch files included; these are at $TMPDIR.
 """
 
 import json
@@ -33,7 +33,7 @@ from infoprune_jax.selection import (
   shown,
   summary,
 )
-from infoprune_jax.selection.examples import ExampleParts
+from infoprune_jax.selection.examples import ExampleShards
 from infoprune_jax.tokens import tables
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -70,9 +70,9 @@ def main(_) -> None:
     return
   for millions in map(int, _MILLIONS.value):
     with tempfile.TemporaryDirectory(prefix='bench-select-') as workdir:
-      parts = [_PART] * millions
-      write_manifests(workdir, parts)
-      write_tables(workdir, parts)
+      shards = [_PART] * millions
+      write_manifests(workdir, shards)
+      write_tables(workdir, shards)
       names = _RULES.value or list(RULES)
       for name in names:
         found = in_process(workdir=workdir, rule=name)
@@ -93,29 +93,29 @@ def main(_) -> None:
       )
 
 
-def write_manifests(workdir: str, parts: list[int]) -> None:
-  """A vocabulary and a token store that hold nothing: parts of these sizes."""
-  counts = {name: sum(parts) for name in ('documents', 'tokens', 'bytes')}
+def write_manifests(workdir: str, shards: list[int]) -> None:
+  """A vocabulary and a token store that hold nothing: shards of these sizes."""
+  counts = {name: sum(shards) for name in ('documents', 'tokens', 'bytes')}
   for path, kind, facts in (
     (artifacts.vocabulary_dir(workdir), 'vocabulary', {}),
     (
       artifacts.token_store_dir(workdir),
       'token store',
       dict(
-        num_parts=len(parts),
-        documents_per_part=parts,
+        num_shards=len(shards),
+        documents_per_shard=shards,
         splits={'scored': counts},
         **{f'num_{name}': count for name, count in counts.items()},
         vocab_size=2**15,
-        bad_rows={},
+        bad_records={},
       ),
     ),
   ):
     artifacts.Artifact(path, kind, 'tokenize', {}, {}).finish({}, **facts)
 
 
-def write_tables(workdir: str, parts: list[int]) -> None:
-  """Score and statistics tables of parts of these sizes."""
+def write_tables(workdir: str, shards: list[int]) -> None:
+  """Score and statistics tables of shards of these sizes."""
   schemas = {
     'scores': tables.score_schema(['nll_sum']),
     'statistics': tables.STATISTICS_SCHEMA,
@@ -135,13 +135,13 @@ def write_tables(workdir: str, parts: list[int]) -> None:
   for artifact in made.values():
     artifact.begin()
   sources = [f'source-{n:02d}' for n in range(58)]
-  for part, size in enumerate(parts):
-    rng = np.random.default_rng(part)
+  for shard, size in enumerate(shards):
+    rng = np.random.default_rng(shard)
     tokens = rng.lognormal(5.5, 1.2, size).astype(np.int32) + 1
     columns = {
-      'shard': np.full(size, part, np.int32),
+      'shard': np.full(size, shard, np.int32),
       'row': np.arange(size),
-      'example_id': pa.array([f'{part}-{n}' for n in range(size)]),
+      'example_id': pa.array([f'{shard}-{n}' for n in range(size)]),
       'source': pa.DictionaryArray.from_arrays(
         rng.integers(0, 58, size).astype(np.int32), sources
       ),
@@ -157,9 +157,9 @@ def write_tables(workdir: str, parts: list[int]) -> None:
     }
     for name, schema in schemas.items():
       chosen = pa.table([columns[c] for c in schema.names], schema=schema)
-      marker = made[name].finish_part(
-        part,
-        len(parts),
+      marker = made[name].finish_shard(
+        shard,
+        len(shards),
         {'.parquet': lambda file, chosen=chosen: tables.write(chosen, file)},
         num_examples=size,
       )
@@ -167,8 +167,8 @@ def write_tables(workdir: str, parts: list[int]) -> None:
   for name, artifact in made.items():
     artifact.finish(
       files[name],
-      num_parts=len(parts),
-      num_examples=sum(parts),
+      num_shards=len(shards),
+      num_examples=sum(shards),
       num_tokens=0,
       flops=0.0,
       reference=dict(num_params=0, step=0, tokens=0, flops=0.0),
@@ -187,7 +187,7 @@ def select(workdir: str, rule: str) -> dict[str, float]:
   start = time.perf_counter()
   store = TokenStore.open(workdir)
   chosen = RuleConfig(**RULES[rule])
-  examples = ExampleParts(workdir, store.documents_per_part)
+  examples = ExampleShards(workdir, store.documents_per_shard)
   kept, decision = select_lib.decide((chosen,), examples, 0)
   ruled = time.perf_counter() - start
   found = summary.summarize(examples, kept)

@@ -5,12 +5,12 @@ Command: python tools/bench_train.py --model=124m --peer_python=venv/bin/python
 Parameters and AdamW's moments are float32 on both sides, what computes is
 `--dtype` (PyTorch by autocast). A Llama of random weights, clipping, AdamW
 (PyTorch's fused) and a schedule; transformers with SDPA, eager and compiled
-together with its loss. Dense rows, from the device's memory. No peer runs where
-`--peer_python` has no PyTorch.
+together with its loss. Dense sequences, from the device's memory. No peer runs
+where `--peer_python` has no PyTorch.
 
---curve trains instead on packed rows of several documents with padding, each
-side from the same weights on the same batches, and prints how far the losses
-of the two lie apart.
+--curve trains instead on packed sequences of several documents with padding,
+each side from the same weights on the same batches, and prints how far the
+losses of the two lie apart.
 """
 
 import importlib.util
@@ -30,8 +30,8 @@ _MODEL = flags.DEFINE_enum(
   'model', '8m', ['tiny', '8m', '124m', '1b3'], 'Size.'
 )
 _VOCAB = flags.DEFINE_integer('vocab_size', 8192, 'Of the model.')
-_ROWS = flags.DEFINE_integer('rows', 16, 'Rows of a batch.')
-_LENGTH = flags.DEFINE_integer('row_length', 256, 'Tokens of a row.')
+_ROWS = flags.DEFINE_integer('sequences', 16, 'Sequences of a batch.')
+_LENGTH = flags.DEFINE_integer('sequence_length', 256, 'Tokens of a sequence.')
 _DTYPE = flags.DEFINE_enum(
   'dtype', 'float32', ['bfloat16', 'float32'], 'Of the computation.'
 )
@@ -41,7 +41,7 @@ _CHOICES = flags.DEFINE_string(
   'choices', '{}', 'JSON of fields of our ModelConfig: remat, scan_unroll, ...'
 )
 _PARTS = flags.DEFINE_integer(
-  'parts', 1, 'Of a batch, computed one after another: of ours.'
+  'shards', 1, 'Of a batch, computed one after another: of ours.'
 )
 _CONTENDERS = flags.DEFINE_list(
   'contenders', ['ours', 'eager', 'compiled'], 'Ours runs anyway.'
@@ -51,8 +51,10 @@ _PEER = flags.DEFINE_string(
 )
 
 
-def packed_rows(steps: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-  """Rows of one document (`--curve`: of several, and padding at the end).
+def packed_sequences(
+  steps: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+  """Sequences of one document (`--curve`: of several, and padding at the end).
 
   Each token but some follows from the one before: there is something to learn.
   """
@@ -91,14 +93,14 @@ def run(name: str, python: str, folder: str) -> dict[str, Any] | None:
     'folder': folder,
     'model': _MODEL.value,
     'vocab_size': _VOCAB.value,
-    'rows': _ROWS.value,
-    'row_length': _LENGTH.value,
+    'sequences': _ROWS.value,
+    'sequence_length': _LENGTH.value,
     'dtype': _DTYPE.value,
     'timed_steps': _TIMED.value,
     'steps': max(_CURVE.value, 50),
     'curve_steps': _CURVE.value,
     'choices': json.loads(_CHOICES.value),
-    'parts': _PARTS.value,
+    'shards': _PARTS.value,
   }
   return bench_llama.run_contender(
     name,
@@ -149,7 +151,7 @@ def main(argv: list[str]) -> None:
     print(f'{_PEER.value} has no torch or transformers: ours alone')
     names = ['ours']
   with tempfile.TemporaryDirectory() as folder:
-    made = packed_rows(max(1, _CURVE.value), np.random.default_rng(0))
+    made = packed_sequences(max(1, _CURVE.value), np.random.default_rng(0))
     for name, values in made.items():
       np.save(f'{folder}/{name}.npy', values)
     own = run('ours', sys.executable, folder)
@@ -158,7 +160,7 @@ def main(argv: list[str]) -> None:
     print(
       f'{own["device"]}: {_MODEL.value}, {own["num_params"] / 1e6:.1f}M '
       f'parameters in float32, computed in {_DTYPE.value}, batches of '
-      f'{_ROWS.value} x {_LENGTH.value} tokens (ours in {_PARTS.value} parts); '
+      f'{_ROWS.value} x {_LENGTH.value} tokens (ours in {_PARTS.value} shards); '
       'a matrix product reaches '
       f'{own["ceiling"] / 1e12:.3f} TFLOP/s',
       flush=True,

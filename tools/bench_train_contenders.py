@@ -36,7 +36,7 @@ ARRAYS = {
 
 
 def batches(settings: dict[str, Any]) -> dict[str, np.ndarray]:
-  """[steps, rows, T] arrays by the names of `ARRAYS`."""
+  """[steps, sequences, T] arrays by the names of `ARRAYS`."""
   folder = settings['folder']
   return {name: np.load(f'{folder}/{name}.npy') for name in ARRAYS}
 
@@ -51,7 +51,9 @@ def result(
 ) -> dict[str, Any]:
   """What every contender returns."""
   return {
-    'tokens_per_second': settings['rows'] * settings['row_length'] / seconds,
+    'tokens_per_second': settings['sequences']
+    * settings['sequence_length']
+    / seconds,
     'memory': memory,
     'losses': losses,
   }
@@ -95,9 +97,9 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
   training = base.training()
   training.update(
     num_steps=settings['steps'],
-    batch_size=settings['rows'],
-    row_length=settings['row_length'],
-    gradient_accumulation_steps=settings['parts'],
+    batch_size=settings['sequences'],
+    sequence_length=settings['sequence_length'],
+    gradient_accumulation_steps=settings['shards'],
     **RECIPE,
   )
   training = validation.build(
@@ -118,9 +120,9 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
   bench_llama.write_weights(settings['folder'], state['params'])
 
   def batch(number: int) -> Any:
-    rows = {key: arrays[name][number] for name, key in ARRAYS.items()}
-    weights = (rows['decoder_segment_ids'] > 0).astype(np.float32)
-    return program.put({**rows, 'decoder_loss_weights': weights})
+    sequences = {key: arrays[name][number] for name, key in ARRAYS.items()}
+    weights = (sequences['decoder_segment_ids'] > 0).astype(np.float32)
+    return program.put({**sequences, 'decoder_loss_weights': weights})
 
   losses = []
   for number in range(settings['curve_steps']):
@@ -147,7 +149,7 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
     'device': jax.devices()[0].device_kind,
     'ceiling': max(ceilings),
     'flops_per_token': flops.training_flops_per_token(
-      model, settings['vocab_size'], settings['row_length']
+      model, settings['vocab_size'], settings['sequence_length']
     ),
     'num_params': flops.num_params(model, settings['vocab_size']),
   }
@@ -158,8 +160,8 @@ def schedule(step: int, steps: int) -> float:
   warm, end = RECIPE['warmup_steps'], RECIPE['final_learning_rate_ratio']
   if step < warm:
     return step / warm
-  share = (step - warm) / max(1, steps - warm)
-  return end + (1 - end) * (1 + math.cos(math.pi * min(1.0, share))) / 2
+  fraction = (step - warm) / max(1, steps - warm)
+  return end + (1 - end) * (1 + math.cos(math.pi * min(1.0, fraction))) / 2
 
 
 def allowed(segments: np.ndarray) -> np.ndarray:
@@ -173,7 +175,7 @@ def transformers_(settings: dict[str, Any], compiled: bool) -> dict[str, Any]:
   import torch
 
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  length = settings['row_length']
+  length = settings['sequence_length']
   model = bench_llama.transformers_llama(
     settings['folder'],
     settings['model'],
@@ -199,24 +201,26 @@ def transformers_(settings: dict[str, Any], compiled: bool) -> dict[str, Any]:
   )
   half = settings['dtype'] == 'bfloat16'
 
-  def loss_of(rows: dict[str, Any], mask: Any) -> Any:
+  def loss_of(sequences: dict[str, Any], mask: Any) -> Any:
     with torch.autocast(device, torch.bfloat16, enabled=half):
       logits = model(
-        input_ids=rows['inputs'],
-        position_ids=rows['positions'],
+        input_ids=sequences['inputs'],
+        position_ids=sequences['positions'],
         attention_mask=mask,
         use_cache=False,
       ).logits
     nll = torch.nn.functional.cross_entropy(
-      logits.float().flatten(0, 1), rows['targets'].flatten(), reduction='none'
+      logits.float().flatten(0, 1),
+      sequences['targets'].flatten(),
+      reduction='none',
     )
-    weights = (rows['segments'] > 0).flatten()
+    weights = (sequences['segments'] > 0).flatten()
     return (nll * weights).sum() / weights.sum()
 
   program = torch.compile(loss_of) if compiled else loss_of
 
-  def step(rows: dict[str, Any], mask: Any) -> Any:
-    loss = program(rows, mask)
+  def step(sequences: dict[str, Any], mask: Any) -> Any:
+    loss = program(sequences, mask)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), RECIPE['max_grad_norm'])
@@ -227,14 +231,14 @@ def transformers_(settings: dict[str, Any], compiled: bool) -> dict[str, Any]:
   arrays = batches(settings)
 
   def batch(number: int) -> tuple[dict[str, Any], Any]:
-    rows = {
+    sequences = {
       name: torch.from_numpy(values[number].astype(np.int64)).to(device)
       for name, values in arrays.items()
     }
-    if int(rows['segments'].min()) == int(rows['segments'].max()):
-      return rows, None  # PyTorch's own causal kernel.
+    if int(sequences['segments'].min()) == int(sequences['segments'].max()):
+      return sequences, None  # PyTorch's own causal kernel.
     mask = allowed(arrays['segments'][number])
-    return rows, torch.from_numpy(mask).to(device)
+    return sequences, torch.from_numpy(mask).to(device)
 
   losses = [
     step(*batch(number)).item() for number in range(settings['curve_steps'])

@@ -10,8 +10,8 @@ Where names changed between two versions, a file of renames says how:
 
   {"paths": {"^token_store/": "tokens/"}, "names": {"row": "doc_index"}}
 
-`paths` are regular expressions, replaced in paths below OLD; `names` are columns
-of tables, keys of metrics, and names of parameters in OLD.
+`paths` are regular expressions, replaced in paths below OLD; `names` are
+columns of tables, keys of metrics, and names of parameters in OLD.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 r"""Writes the parameters of a trained model to one file.
 
-  python tools/export_params.py --run=runs/small/reference --out=small.safetensors
+  python tools/export_params.py --run=runs/small/reference
+  --out=small.safetensors
 
 Any training run will do, and any step that it has kept. Scoring takes the file
 for a reference model: --config.reference.checkpoint.path=small.safetensors.
@@ -33,7 +34,11 @@ def export(run: str, step: int, out: str) -> None:
     raise UserError(f'--out must end in .safetensors, got {out!r}.')
   # Nothing is computed here: whatever a config may name.
   how = dict(
-    attention='auto', kernels='auto', remat='none', scan_unroll=1, loss_tile=1
+    attention='auto',
+    loss_kernel='auto',
+    remat='none',
+    scan_unroll=1,
+    loss_chunk_tokens=1,
   )
   given = references.open_given(
     'the parameters', CheckpointConfig(path=run, step=step), how

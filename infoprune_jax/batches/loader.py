@@ -1,8 +1,8 @@
-"""Training batches with Grain: a pure function of (rows, seed, step).
+"""Training batches with Grain: a pure function of (sequences, seed, step).
 
-Rows are shuffled anew in each epoch. Step s takes global rows s * B to
-(s + 1) * B of the endless sequence, whatever the number of hosts, so that the
-state of the reader is the step, and seeking costs nothing.
+Sequences are shuffled anew in each epoch. Step s takes global sequences s * B
+to (s + 1) * B of the endless sequence, whatever the number of hosts, so that
+the state of the reader is the step, and seeking costs nothing.
 """
 
 import dataclasses
@@ -23,22 +23,22 @@ class Reader(Protocol):
   """Where a training run gets its batches."""
 
   @property
-  def max_pieces(self) -> int:
-    """At least the pieces of documents of any row; 0 if unknown."""
+  def max_segments(self) -> int:
+    """At least the segments of documents of any sequence; 0 if unknown."""
     ...
 
   def batches(
-    self, first_step: int, num_steps: int, rows: np.ndarray
+    self, first_step: int, num_steps: int, sequences: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
-    """Some rows of the global batches of steps first_step to num_steps.
+    """Some sequences of the global batches of steps first_step to num_steps.
 
     Args:
       first_step: The first to read.
       num_steps: One more than the last.
-      rows: [rows] int, which of a global batch this host feeds.
+      sequences: [sequences] int, which of a global batch this host feeds.
 
     Yields:
-      [rows, T] arrays, see `packing.empty_rows`.
+      [sequences, T] arrays, see `packing.empty_sequences`.
     """
     ...
 
@@ -54,78 +54,85 @@ class Reader(Protocol):
     ...
 
   def facts(self, num_steps: int) -> dict[str, Any]:
-    """What `num_steps` steps have read: `num_rows`, `fill`, `epochs`."""
+    """What `num_steps` steps have read: `num_sequences`, `fill`, `epochs`."""
     ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GrainReader:
-  """Random access to packed rows, of one source or of a mixture."""
+  """Random access to packed sequences, of one source or of a mixture."""
 
-  rows: packing.PackedRows
+  sequences: packing.PackedSequences
   sources: tuple[str, ...]  # of a mixture; ('',) for natural sizes
-  row_offsets: np.ndarray  # [sources + 1] int64, where each source's rows start
+  # [sources + 1] int64, where each source's sequences start.
+  sequence_offsets: np.ndarray
   mixture: mixture_lib.Mixture
   seed: int
   batch_size: int
 
   @property
-  def max_pieces(self) -> int:
+  def max_segments(self) -> int:
     """See `Reader`."""
-    return int(self.rows.plan.pieces_per_row.max(initial=0))
+    return int(self.sequences.plan.segments_per_sequence.max(initial=0))
 
   def batches(
-    self, first_step: int, num_steps: int, rows: np.ndarray
+    self, first_step: int, num_steps: int, sequences: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
     """See `Reader`."""
     endless = self._endless()
 
     def batch_of(step: int) -> dict[str, np.ndarray]:
-      return self.rows.batch(self._chosen(endless, int(step), rows), len(rows))
+      return self.sequences.batch(
+        self._chosen(endless, int(step), sequences), len(sequences)
+      )
 
     steps = grain.MapDataset.range(first_step, num_steps).map(batch_of)
-    # One thread fills far more rows than a small machine can train on, and
+    # One thread fills far more sequences than a small machine can train on, and
     # more would take its cores from the training itself.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     yield from steps.to_iter_dataset(options)
 
   def example_ids(self, step: int) -> list[str]:
     """See `Reader`."""
-    rows = np.arange(self.batch_size)
-    return self.rows.example_ids(self._chosen(self._endless(), step, rows))
+    sequences = np.arange(self.batch_size)
+    return self.sequences.example_ids(
+      self._chosen(self._endless(), step, sequences)
+    )
 
   def _chosen(
-    self, endless: Sequence[grain.MapDataset], step: int, rows: np.ndarray
+    self, endless: Sequence[grain.MapDataset], step: int, sequences: np.ndarray
   ) -> np.ndarray:
-    """Which packed rows stand at some rows of a step's batch, [rows] int64."""
-    numbers = (step * self.batch_size + rows).tolist()
+    """Which packed sequences stand at some sequences of a step's batch, [sequences] int64."""
+    numbers = (step * self.batch_size + sequences).tolist()
     places = map(self.mixture.place, numbers)
     return np.array([endless[source][n] for source, n in places], np.int64)
 
   def _endless(self) -> list[grain.MapDataset]:
-    """Of each source its rows without end, each epoch in an order of its own."""
+    """Of each source its sequences without end, each epoch in an order of its own."""
     return [
       grain.MapDataset.range(int(first), int(last))
       .seed(self.seed)
       .shuffle()
       .repeat(None)
-      for first, last in itertools.pairwise(self.row_offsets)
+      for first, last in itertools.pairwise(self.sequence_offsets)
     ]
 
   def position(self, step: int) -> dict[str, float]:
     """See `Reader`."""
-    return {'epoch': step * self.batch_size / len(self.rows)}
+    return {'epoch': step * self.batch_size / len(self.sequences)}
 
   def facts(self, num_steps: int) -> dict[str, Any]:
     """See `Reader`; of a mixture also the epochs of each source."""
     read = num_steps * self.batch_size
     facts = {
-      'num_rows': len(self.rows),
-      'fill': self.rows.plan.fill,
-      'epochs': read / len(self.rows),
+      'num_sequences': len(self.sequences),
+      'fill': self.sequences.plan.fill,
+      'epochs': read / len(self.sequences),
     }
     if len(self.sources) > 1:
-      epochs = np.array(self.mixture.counts(read)) / np.diff(self.row_offsets)
+      epochs = np.array(self.mixture.counts(read)) / np.diff(
+        self.sequence_offsets
+      )
       facts['epochs_by_source'] = dict(
         zip(self.sources, epochs.tolist(), strict=True)
       )
@@ -135,19 +142,19 @@ class GrainReader:
 def grain_reader(
   store: TokenStore,
   keep: list[np.ndarray],
-  row_length: int,
+  sequence_length: int,
   batch_size: int,
   seed: int,
   mixture: Mapping[str, float],
   schedule: Sequence[MixturePhase],
 ) -> GrainReader:
-  """A reader of the documents kept, with EOS, packed into rows.
+  """A reader of the documents kept, with EOS, packed into sequences.
 
   Args:
     store: Where the documents are.
-    keep: For each part, the rows of the documents to train on, int.
-    row_length: Tokens a row.
-    batch_size: Rows of a global batch.
+    keep: For each shard, the indices of the documents to train on, int.
+    sequence_length: Tokens a sequence.
+    batch_size: Sequences of a global batch.
     seed: Of the packing and of the order.
     mixture: The weight of each source; {} for natural sizes.
     schedule: What takes its place later; it names the same sources.
@@ -155,21 +162,26 @@ def grain_reader(
   Raises:
     UserError: nothing is kept, or the mixture does not name the sources kept.
   """
-  shard = np.repeat(np.arange(len(keep)), [len(rows) for rows in keep])
-  row = np.concatenate(keep)
+  shard_index = np.repeat(
+    np.arange(len(keep)), [len(doc_indices) for doc_indices in keep]
+  )
+  doc_index = np.concatenate(keep)
   num_tokens = np.concatenate(
-    [store.part(p).column('num_tokens')[rows] for p, rows in enumerate(keep)]
+    [
+      store.shard(p).column('num_tokens')[doc_indices]
+      for p, doc_indices in enumerate(keep)
+    ]
   )
   documents = _by_source(store, keep, mixture)
   plans = [
-    packing.pack(num_tokens[chosen] + 1, row_length, overlap=0, seed=seed)
+    packing.pack(num_tokens[chosen] + 1, sequence_length, overlap=0, seed=seed)
     for chosen in documents.values()
   ]
   plan = packing.concatenate(plans, list(documents.values()))
   return GrainReader(
-    packing.PackedRows(store, shard, row, plan),
+    packing.PackedSequences(store, shard_index, doc_index, plan),
     tuple(documents),
-    np.concatenate([[0], np.cumsum([plan.num_rows for plan in plans])]),
+    np.concatenate([[0], np.cumsum([plan.num_sequences for plan in plans])]),
     mixture_lib.make(tuple(documents), mixture, schedule, batch_size),
     seed,
     batch_size,
@@ -180,16 +192,18 @@ def _by_source(
   store: TokenStore, keep: list[np.ndarray], mixture: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
   """The documents (numbers among those kept) of each source of a mixture."""
-  count = sum(len(rows) for rows in keep)
+  count = sum(len(doc_indices) for doc_indices in keep)
   if not count:
     raise UserError('There is no document to train on.')
   if not mixture:
     return {'': np.arange(count)}
   names = np.concatenate(
     [
-      np.array(store.part(p).table('source')['source'].take(rows).to_pylist())
-      for p, rows in enumerate(keep)
-      if len(rows)
+      np.array(
+        store.shard(p).table('source')['source'].take(doc_indices).to_pylist()
+      )
+      for p, doc_indices in enumerate(keep)
+      if len(doc_indices)
     ]
   )
   found = {

@@ -1,7 +1,7 @@
-"""Which source each row of a run comes from: a pure function of its number.
+"""Which source each sequence of a run comes from: a pure function of its number.
 
-Sources are interleaved by their weights, as evenly as whole rows can be. Where
-weights change, each source goes on with the row that it had come to.
+Sources are interleaved by their weights, as evenly as whole sequences can be.
+Where weights change, each source goes on with the sequence that it had come to.
 """
 
 import bisect
@@ -17,26 +17,26 @@ _UNIT = 100  # what the smallest weight counts as: weights are whole numbers
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """An endless sequence of rows of several sources."""
+  """An endless sequence of sequences of several sources."""
 
-  starts: tuple[int, ...]  # the first row of each phase, ascending from 0
+  starts: tuple[int, ...]  # the first sequence of each phase, ascending from 0
   weights: tuple[tuple[int, ...], ...]  # of each phase, for each source
 
-  def counts(self, row: int) -> list[int]:
-    """How many rows of each source come before a row."""
-    phase = bisect.bisect_right(self.starts, row) - 1
-    within = _interleaved(row - self.starts[phase], self.weights[phase])
+  def counts(self, sequence: int) -> list[int]:
+    """How many sequences of each source come before a sequence."""
+    phase = bisect.bisect_right(self.starts, sequence) - 1
+    within = _interleaved(sequence - self.starts[phase], self.weights[phase])
     return [a + b for a, b in zip(self._before[phase], within, strict=True)]
 
-  def place(self, row: int) -> tuple[int, int]:
-    """The source of a row, and how many rows of that source come before it."""
-    before, after = self.counts(row), self.counts(row + 1)
+  def place(self, sequence: int) -> tuple[int, int]:
+    """The source of a sequence, and how many sequences of that source come before it."""
+    before, after = self.counts(sequence), self.counts(sequence + 1)
     source = next(i for i, n in enumerate(before) if after[i] > n)
     return source, before[source]
 
   @functools.cached_property
   def _before(self) -> list[list[int]]:
-    """Rows of each source before each phase."""
+    """Sequences of each source before each phase."""
     before = [[0] * len(self.weights[0])]
     lengths = (last - first for first, last in itertools.pairwise(self.starts))
     for length, weights in zip(lengths, self.weights, strict=False):
@@ -57,7 +57,7 @@ def make(
     sources: Their names, in the order in which they are counted.
     mixture: The weight of each from step 0, however scaled; {} for one source.
     schedule: Other weights, and from which step on.
-    batch_size: Rows of a step.
+    batch_size: Sequences of a step.
   """
   mixture = mixture or dict.fromkeys(sources, 1.0)
   phases = [mixture, *(phase.weights for phase in schedule)]
@@ -72,13 +72,14 @@ def _whole(weights: Sequence[float]) -> tuple[int, ...]:
   return tuple(int(weight * scale) for weight in weights)
 
 
-def _interleaved(rows: int, weights: Sequence[int]) -> list[int]:
-  """How many of the first rows of one phase are of each source.
+def _interleaved(sequences: int, weights: Sequence[int]) -> list[int]:
+  """How many of the first sequences of one phase are of each source.
 
-  Each source in turn leaves to the later ones their share, rounded down; that
-  is how Grain mixes, so that one more row is one more of exactly one source.
+  Each source in turn leaves to the later ones their fraction, rounded down;
+  that is how Grain mixes, so that one more sequence is one more of exactly one
+  source.
   """
-  counts, left, rest = [], rows, sum(weights)
+  counts, left, rest = [], sequences, sum(weights)
   for weight in weights:
     others = left * (rest - weight) // rest if weight else left
     counts.append(left - others)

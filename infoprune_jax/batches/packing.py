@@ -1,8 +1,8 @@
-"""Packing: whole documents into rows of fixed length, by best fit.
+"""Packing: whole documents into sequences of fixed length, by best fit.
 
 A document of n tokens fills n slots, or n + 1 with EOS as a target. Slot j
 reads the token before target j; the first reads BOS. A document with more
-slots than a row is cut into windows that share `overlap` slots: the shared
+slots than a sequence is cut into windows that share `overlap` slots: the shared
 slots give context to the later window, which does not count them again.
 """
 
@@ -17,164 +17,169 @@ from infoprune_jax.tokens.token_store import TokenStore
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-  """Which pieces of which documents stand in which row.
+  """Which segments of which documents stand in which sequence.
 
-  Pieces are ordered by row; row r holds pieces row_offsets[r] to
-  row_offsets[r + 1], from left to right.
+  Pieces are ordered by sequence; sequence r holds segments sequence_offsets[r]
+  to sequence_offsets[r + 1], from left to right.
   """
 
-  row_length: int
-  document: np.ndarray  # [pieces] int64, into the documents packed
-  start: np.ndarray  # [pieces] int64, the first slot of the document
-  length: np.ndarray  # [pieces] int64, slots
-  context: np.ndarray  # [pieces] int64, leading slots that do not count
-  row_offsets: np.ndarray  # [rows + 1] int64
+  sequence_length: int
+  document: np.ndarray  # [segments] int64, into the documents packed
+  start: np.ndarray  # [segments] int64, the first slot of the document
+  length: np.ndarray  # [segments] int64, slots
+  context: np.ndarray  # [segments] int64, leading slots that do not count
+  sequence_offsets: np.ndarray  # [sequences + 1] int64
 
   @property
-  def num_rows(self) -> int:
-    """Number of rows."""
-    return len(self.row_offsets) - 1
+  def num_sequences(self) -> int:
+    """Number of sequences."""
+    return len(self.sequence_offsets) - 1
 
   @property
   def fill(self) -> float:
-    """The share of slots that hold a token."""
-    return float(self.length.sum()) / max(self.num_rows * self.row_length, 1)
-
-  @property
-  def pieces_per_row(self) -> np.ndarray:
-    """[rows] int64."""
-    return np.diff(self.row_offsets)
-
-  def ordered(self, rows: np.ndarray) -> 'Plan':
-    """The plan with its rows in another order, [rows] int."""
-    pieces, _ = self._pieces(rows)
-    return Plan(
-      self.row_length,
-      self.document[pieces],
-      self.start[pieces],
-      self.length[pieces],
-      self.context[pieces],
-      np.concatenate([[0], np.cumsum(self.pieces_per_row[rows])]),
+    """The fraction of slots that hold a token."""
+    return float(self.length.sum()) / max(
+      self.num_sequences * self.sequence_length, 1
     )
 
-  def _pieces(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pieces of some rows, in order, and how many each row has."""
-    counts = self.pieces_per_row[rows]
-    skipped = self.row_offsets[rows] - (np.cumsum(counts) - counts)
+  @property
+  def segments_per_sequence(self) -> np.ndarray:
+    """[sequences] int64."""
+    return np.diff(self.sequence_offsets)
+
+  def ordered(self, sequences: np.ndarray) -> 'Plan':
+    """The plan with its sequences in another order, [sequences] int."""
+    segments, _ = self._segments(sequences)
+    return Plan(
+      self.sequence_length,
+      self.document[segments],
+      self.start[segments],
+      self.length[segments],
+      self.context[segments],
+      np.concatenate([[0], np.cumsum(self.segments_per_sequence[sequences])]),
+    )
+
+  def _segments(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The segments of some sequences, in order, and how many each sequence has."""
+    counts = self.segments_per_sequence[sequences]
+    skipped = self.sequence_offsets[sequences] - (np.cumsum(counts) - counts)
     return np.repeat(skipped, counts) + np.arange(counts.sum()), counts
 
-  def slots(self, rows: np.ndarray) -> 'Slots':
-    """Where the tokens of some rows stand in an array of those rows."""
-    pieces, counts = self._pieces(rows)
-    length = self.length[pieces]
+  def slots(self, sequences: np.ndarray) -> 'Slots':
+    """Where the tokens of some sequences stand in an array of those sequences."""
+    segments, counts = self._segments(sequences)
+    length = self.length[segments]
     before = np.cumsum(length) - length
     first = np.cumsum(counts) - counts
-    # Slots before a piece in its own row.
+    # Slots before a segment in its own sequence.
     used = np.concatenate([before, [length.sum()]])
     left = before - np.repeat(used[first], counts)
-    left += np.repeat(np.arange(len(rows)) * self.row_length, counts)
+    left += np.repeat(np.arange(len(sequences)) * self.sequence_length, counts)
     within = np.arange(length.sum()) - np.repeat(before, length)
-    segment = np.arange(len(pieces)) - np.repeat(first, counts) + 1
+    segment = np.arange(len(segments)) - np.repeat(first, counts) + 1
     return Slots(
       place=np.repeat(left, length) + within,
       within=within,
-      position=np.repeat(self.start[pieces], length) + within,
-      document=np.repeat(self.document[pieces], length),
+      position=np.repeat(self.start[segments], length) + within,
+      document=np.repeat(self.document[segments], length),
       segment=np.repeat(segment, length),
-      counts=within >= np.repeat(self.context[pieces], length),
+      counts=within >= np.repeat(self.context[segments], length),
     )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Slots:
-  """The slots of some rows that hold a token: equally long arrays."""
+  """The slots of some sequences that hold a token: equally long arrays."""
 
-  place: np.ndarray  # int64, in the flattened rows
-  within: np.ndarray  # int64, of its piece
+  place: np.ndarray  # int64, in the flattened sequences
+  within: np.ndarray  # int64, of its segment
   position: np.ndarray  # int64, in its document
   document: np.ndarray  # int64, into the documents packed
-  segment: np.ndarray  # int64, from 1 in each row
+  segment: np.ndarray  # int64, from 1 in each sequence
   counts: np.ndarray  # bool, False for context of a later window
 
 
 def pack(
-  num_slots: np.ndarray, row_length: int, overlap: int, seed: int
+  num_slots: np.ndarray, sequence_length: int, overlap: int, seed: int
 ) -> Plan:
-  """Packs documents into rows by best-fit decreasing.
+  """Packs documents into sequences by best-fit decreasing.
 
   Args:
     num_slots: [documents] slots of each; those with none are left out.
-    row_length: Slots of a row.
-    overlap: Slots that windows of a long document share, below row_length.
-    seed: Of the order among pieces of equal length, and of the rows.
+    sequence_length: Slots of a sequence.
+    overlap: Slots that windows of a long document fraction, below
+      sequence_length.
+    seed: Of the order among segments of equal length, and of the sequences.
 
   Returns:
     The plan; the same arguments give the same plan anywhere.
   """
   document, start, length = _windows(
-    np.asarray(num_slots, np.int64), row_length, overlap
+    np.asarray(num_slots, np.int64), sequence_length, overlap
   )
   rng = np.random.default_rng(seed)
   shuffled = rng.permutation(len(document))
-  shorter = row_length - length[shuffled]
-  order = shuffled[_stable_order(shorter, row_length)[0]]
-  row, num_rows = _best_fit(length[order], row_length)
-  row = rng.permutation(num_rows)[row]
-  # Right after best-fit decreasing, a stable order keeps long pieces left.
-  by_row, row_offsets = _stable_order(row, num_rows)
-  pieces = order[by_row]
-  start = start[pieces]
+  shorter = sequence_length - length[shuffled]
+  order = shuffled[_stable_order(shorter, sequence_length)[0]]
+  sequence, num_sequences = _best_fit(length[order], sequence_length)
+  sequence = rng.permutation(num_sequences)[sequence]
+  # Right after best-fit decreasing, a stable order keeps long segments left.
+  by_sequence, sequence_offsets = _stable_order(sequence, num_sequences)
+  segments = order[by_sequence]
+  start = start[segments]
   return Plan(
-    row_length,
-    document[pieces],
+    sequence_length,
+    document[segments],
     start,
-    length[pieces],
+    length[segments],
     np.where(start > 0, overlap, 0),
-    row_offsets,
+    sequence_offsets,
   )
 
 
 def concatenate(plans: Sequence[Plan], documents: Sequence[np.ndarray]) -> Plan:
-  """One plan of the rows of several, in their order.
+  """One plan of the sequences of several, in their order.
 
   Args:
-    plans: Of equal row length.
+    plans: Of equal sequence length.
     documents: For each, the number of its documents in the plan to make.
   """
-  rows = [np.diff(plan.row_offsets) for plan in plans]
+  sequences = [np.diff(plan.sequence_offsets) for plan in plans]
   return Plan(
-    plans[0].row_length,
+    plans[0].sequence_length,
     np.concatenate(
       [d[p.document] for p, d in zip(plans, documents, strict=True)]
     ),
     np.concatenate([plan.start for plan in plans]),
     np.concatenate([plan.length for plan in plans]),
     np.concatenate([plan.context for plan in plans]),
-    np.concatenate([[0], np.cumsum(np.concatenate(rows))]).astype(np.int64),
+    np.concatenate([[0], np.cumsum(np.concatenate(sequences))]).astype(
+      np.int64
+    ),
   )
 
 
 @numba.njit(cache=True)
-def _windows(num_slots, row_length, overlap):
-  """Document, start and length of each piece, int64."""
-  stride = row_length - overlap
-  pieces = 0
+def _windows(num_slots, sequence_length, overlap):
+  """Document, start and length of each segment, int64."""
+  stride = sequence_length - overlap
+  segments = 0
   for slots in num_slots:
     if slots > 0:
-      pieces += 1 + max(slots - overlap - 1, 0) // stride
-  document = np.empty(pieces, np.int64)
-  start = np.empty(pieces, np.int64)
-  length = np.empty(pieces, np.int64)
-  piece = 0
+      segments += 1 + max(slots - overlap - 1, 0) // stride
+  document = np.empty(segments, np.int64)
+  start = np.empty(segments, np.int64)
+  length = np.empty(segments, np.int64)
+  segment = 0
   for index in range(len(num_slots)):
     slots = num_slots[index]
     first = 0
     while (first == 0 and slots > 0) or first + overlap < slots:
-      document[piece] = index
-      start[piece] = first
-      length[piece] = min(row_length, slots - first)
+      document[segment] = index
+      start[segment] = first
+      length[segment] = min(sequence_length, slots - first)
       first += stride
-      piece += 1
+      segment += 1
   return document, start, length
 
 
@@ -200,23 +205,23 @@ def _stable_order(keys, size):
 
 
 @numba.njit(cache=True)
-def _best_fit(length, row_length):
-  """The row of each piece (lengths descending), and the number of rows.
+def _best_fit(length, sequence_length):
+  """The sequence of each segment (lengths descending), and the number of sequences.
 
-  Rows with the same free space form a stack (a linked list); a binary tree
-  over free spaces says which stacks hold a row, so that the tightest row that
-  fits is found in log2(row_length) steps.
+  Sequences with the same free space form a stack (a linked list); a binary tree
+  over free spaces says which stacks hold a sequence, so that the tightest
+  sequence that fits is found in log2(sequence_length) steps.
   """
   leaves = 1
-  while leaves <= row_length:
+  while leaves <= sequence_length:
     leaves *= 2
   occupied = np.zeros(2 * leaves, np.bool_)
   top = np.full(leaves, -1, np.int64)
   below = np.full(len(length), -1, np.int64)
-  row = np.empty(len(length), np.int64)
-  num_rows = 0
-  for piece in range(len(length)):
-    size = length[piece]
+  sequence = np.empty(len(length), np.int64)
+  num_sequences = 0
+  for segment in range(len(length)):
+    size = length[segment]
     node = leaves + size
     while not occupied[node]:
       while node % 2 == 1 and node > 1:
@@ -241,9 +246,9 @@ def _best_fit(length, row_length):
             break
           node //= 2
     else:
-      chosen, free = num_rows, row_length
-      num_rows += 1
-    row[piece] = chosen
+      chosen, free = num_sequences, sequence_length
+      num_sequences += 1
+    sequence[segment] = chosen
     free -= size
     if free > 0:
       below[chosen] = top[free]
@@ -252,19 +257,21 @@ def _best_fit(length, row_length):
       while node >= 1 and not occupied[node]:
         occupied[node] = True
         node //= 2
-  return row, num_rows
+  return sequence, num_sequences
 
 
-def empty_rows(num_rows: int, row_length: int) -> dict[str, np.ndarray]:
-  """Rows of padding, under the names of SeqIO's decoder features.
+def empty_sequences(
+  num_sequences: int, sequence_length: int
+) -> dict[str, np.ndarray]:
+  """Sequences of padding, under the names of SeqIO's decoder features.
 
   Returns:
-    [num_rows, row_length] arrays, int32: `decoder_input_tokens`,
+    [num_sequences, sequence_length] arrays, int32: `decoder_input_tokens`,
     `decoder_target_tokens`, `decoder_segment_ids` (0 is padding),
     `decoder_positions` (from 0 in each segment); and float32:
     `decoder_loss_weights`.
   """
-  shape = (num_rows, row_length)
+  shape = (num_sequences, sequence_length)
   return {
     'decoder_input_tokens': np.zeros(shape, np.int32),
     'decoder_target_tokens': np.zeros(shape, np.int32),
@@ -274,32 +281,36 @@ def empty_rows(num_rows: int, row_length: int) -> dict[str, np.ndarray]:
   }
 
 
-class PackedRows:
-  """Random access to the rows of a plan, filled from a token store."""
+class PackedSequences:
+  """Random access to the sequences of a plan, filled from a token store."""
 
   def __init__(
     self,
     store: TokenStore,
-    shard: np.ndarray,
-    row: np.ndarray,
+    shard_index: np.ndarray,
+    doc_index: np.ndarray,
     plan: Plan,
   ):
-    """Rows of the documents (shard[i], row[i]), int [documents] each."""
-    self._store, self._shard, self._row = store, shard, row
+    """Sequences of the documents (shard[i], sequence[i]), int [documents] each."""
+    self._store, self._shard_index, self._doc_index = (
+      store,
+      shard_index,
+      doc_index,
+    )
     self.plan = plan
 
   def __len__(self) -> int:
-    return self.plan.num_rows
+    return self.plan.num_sequences
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """Row `index`: the arrays of `empty_rows` without the first axis."""
-    rows = self.batch(np.array([index]), 1)
-    return {name: values[0] for name, values in rows.items()}
+    """Sequence `index`: the arrays of `empty_sequences` without the first axis."""
+    sequences = self.batch(np.array([index]), 1)
+    return {name: values[0] for name, values in sequences.items()}
 
-  def batch(self, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    """The given rows, and padding up to `size` rows, as `empty_rows`."""
-    batch = empty_rows(size, self.plan.row_length)
-    slots = self.plan.slots(np.asarray(rows))
+  def batch(self, sequences: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """The given sequences, and padding up to `size` sequences, as `empty_sequences`."""
+    batch = empty_sequences(size, self.plan.sequence_length)
+    slots = self.plan.slots(np.asarray(sequences))
     targets, inputs = self._tokens(slots)
     for name, values in (
       ('decoder_input_tokens', inputs),
@@ -311,47 +322,55 @@ class PackedRows:
       batch[name].reshape(-1)[slots.place] = values
     return batch
 
-  def example_ids(self, rows: np.ndarray) -> list[str]:
-    """The documents of some rows, each once, in the order of their places."""
-    pieces, _ = self.plan._pieces(np.asarray(rows))
-    documents = list(dict.fromkeys(self.plan.document[pieces].tolist()))
-    shard, row = self._shard[documents], self._row[documents]
+  def example_ids(self, sequences: np.ndarray) -> list[str]:
+    """The documents of some sequences, each once, in the order of their places."""
+    segments, _ = self.plan._segments(np.asarray(sequences))
+    documents = list(dict.fromkeys(self.plan.document[segments].tolist()))
+    shard_index, doc_index = (
+      self._shard_index[documents],
+      self._doc_index[documents],
+    )
     found = np.empty(len(documents), object)
-    for number in np.unique(shard).tolist():
-      ids = self._store.part(number).table('example_id')['example_id']
-      found[shard == number] = ids.take(row[shard == number]).to_pylist()
+    for number in np.unique(shard_index).tolist():
+      ids = self._store.shard(number).table('example_id')['example_id']
+      found[shard_index == number] = ids.take(
+        doc_index[shard_index == number]
+      ).to_pylist()
     return found.tolist()
 
   def _tokens(self, slots: Slots) -> tuple[np.ndarray, np.ndarray]:
     """Targets and inputs of slots; EOS follows a document, BOS precedes it."""
     targets = np.full(len(slots.place), self._store.eos_id, np.int32)
     inputs = np.full(len(slots.place), self._store.bos_id, np.int32)
-    shard = self._shard[slots.document]
-    for number in np.unique(shard).tolist():
-      part = self._store.part(number)
-      here = np.flatnonzero(shard == number)
-      row, position = self._row[slots.document[here]], slots.position[here]
-      token = part.offsets[row] + position
-      known = token < part.offsets[row + 1]
-      targets[here[known]] = part.tokens[token[known]]
+    shard_index = self._shard_index[slots.document]
+    for number in np.unique(shard_index).tolist():
+      shard = self._store.shard(number)
+      here = np.flatnonzero(shard_index == number)
+      doc_index, position = (
+        self._doc_index[slots.document[here]],
+        slots.position[here],
+      )
+      token = shard.offsets[doc_index] + position
+      known = token < shard.offsets[doc_index + 1]
+      targets[here[known]] = shard.tokens[token[known]]
       known = position > 0
-      inputs[here[known]] = part.tokens[token[known] - 1]
+      inputs[here[known]] = shard.tokens[token[known] - 1]
     return targets, inputs
 
 
 def scatter(
   plan: Plan,
-  rows: np.ndarray,
+  sequences: np.ndarray,
   values: Sequence[np.ndarray],
   offsets: np.ndarray,
   out: np.ndarray,
 ) -> int:
-  """Puts what models gave packed rows in token order.
+  """Puts what models gave packed sequences in token order.
 
   Args:
-    plan: Of the rows.
-    rows: Which of them, [rows] int.
-    values: Of each model [at least rows, T], one value a slot.
+    plan: Of the sequences.
+    sequences: Which of them, [sequences] int.
+    values: Of each model [at least sequences, T], one value a slot.
     offsets: [documents] where each starts in `out`.
     out: [models, tokens] float32, NaN where nothing was put yet.
 
@@ -361,7 +380,7 @@ def scatter(
   Raises:
     AssertionError: a token has a value already.
   """
-  slots = plan.slots(rows)
+  slots = plan.slots(sequences)
   place = (offsets[slots.document] + slots.position)[slots.counts]
   from_ = slots.place[slots.counts]
   for line, given in zip(out, values, strict=True):

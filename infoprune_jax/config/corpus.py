@@ -14,7 +14,7 @@ from infoprune_jax.config.validation import (
 SPLITS = ('reference', 'scored', 'heldout')
 FILE_FORMATS = ('text', 'jsonl', 'parquet', 'hf_dataset')
 SOURCE_FORMATS = (*FILE_FORMATS, 'tfds', 'seqio')
-ON_BAD_ROW = ('refuse', 'drop')
+ON_BAD_RECORD = ('refuse', 'drop')
 VOCABULARY_TYPES = ('unigram', 'bpe')
 
 
@@ -23,16 +23,18 @@ class SourceConfig:
   """Where the documents of one source are.
 
   Formats: 'text', where a file is a document; 'jsonl' and 'parquet', where a
-  row is one; 'hf_dataset', a folder that `datasets.Dataset.save_to_disk` wrote;
-  'tfds', a TFDS dataset; 'seqio', a registered SeqIO task or mixture.
+  record is one; 'hf_dataset', a folder that `datasets.Dataset.save_to_disk`
+  wrote; 'tfds', a TFDS dataset; 'seqio', a registered SeqIO task or mixture.
   """
 
   format: str
   paths: tuple[str, ...]  # files, folders, globs, URLs; names of TFDS and SeqIO
-  text_column: str = 'text'  # of rows: the text; 'a.b' is field b of column a
-  # Of rows: a unique string or integer; '' for the format's own.
+  # Of records: the text; 'a.b' is field b of column a.
+  text_column: str = 'text'
+  # Of records: a unique string or integer; '' for the format's own.
   id_column: str = ''
-  source_column: str = ''  # of rows: overrides the source's name; '' for none
+  # Of records: overrides the source's name; '' for none.
+  source_column: str = ''
   split: str = ''  # of a TFDS dataset or a SeqIO task; '' for files
   data_dir: str = ''  # of TFDS; '' for its own default
   # Of SeqIO: imported first, as it registers the task; '' for none.
@@ -53,18 +55,19 @@ class SourceConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-  """What is read, how it is split, and into how many parts it is written."""
+  """What is read, how it is split, and into how many shards it is written."""
 
   sources: Mapping[str, SourceConfig]
-  # 'refuse' stops at the first bad row, 'drop' counts them. Both stop at a file
-  # whose rows are all bad.
-  on_bad_row: str = 'refuse'
+  # 'refuse' stops at the first bad record, 'drop' counts them. Both stop at a
+  # file whose records are all bad.
+  on_bad_record: str = 'refuse'
   max_bytes_per_source: int = 0  # a seeded draw of whole documents; 0 for all
-  reference_share: float = 0.25  # of distinct texts: the reference model's own
+  # Of distinct texts: the reference model's own.
+  reference_fraction: float = 0.25
   # Of distinct texts: for evaluation. The rest is scored.
-  heldout_share: float = 0.1
+  heldout_fraction: float = 0.1
   seed: int  # of the draw and the split
-  num_parts: int = 16  # of the token store, and so of the score table
+  num_shards: int = 16  # of the token store, and so of the score table
   num_workers: int = 0  # processes; 0 for one a core
   # Of an Apache Beam pipeline, which works in their place, such as
   # ('--runner=DataflowRunner', ...); () for none.
@@ -76,14 +79,14 @@ class CorpusConfig:
         'corpus.sources is empty: add one, for instance '
         "config.corpus.sources.mine = base.jsonl('data/*.jsonl.zst')."
       )
-    check_choice('corpus.on_bad_row', self.on_bad_row, ON_BAD_ROW)
+    check_choice('corpus.on_bad_record', self.on_bad_record, ON_BAD_RECORD)
     check_positive(
-      'corpus', self, 'num_parts', 'reference_share', 'heldout_share'
+      'corpus', self, 'num_shards', 'reference_fraction', 'heldout_fraction'
     )
-    if self.reference_share + self.heldout_share >= 1.0:
+    if self.reference_fraction + self.heldout_fraction >= 1.0:
       raise UserError(
-        'corpus.reference_share + corpus.heldout_share must leave documents '
-        f'to score, got {self.reference_share} + {self.heldout_share}.'
+        'corpus.reference_fraction + corpus.heldout_fraction must leave documents '
+        f'to score, got {self.reference_fraction} + {self.heldout_fraction}.'
       )
     check_range(
       'corpus.max_bytes_per_source', self.max_bytes_per_source, 0, 2**62

@@ -1,9 +1,9 @@
 """Frozen dataclasses for every section of a config, and their validation.
 
 Names, types, units, defaults and what is refused. A default is part of the
-format of artifacts (`runtime/options.py`): it never changes once it is released. Seeds
-have none, and neither has what only an experiment can know. `configs/base.py`
-holds the values of a first experiment. Standard library only.
+format of artifacts (`runtime/options.py`): it never changes once it is
+released. Seeds have none, and neither has what only an experiment can know.
+`configs/base.py` holds the values of a first experiment. Standard library only.
 """
 
 import dataclasses
@@ -41,7 +41,8 @@ class MeshConfig:
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
-  sequence: int = 1  # shares of a row's tokens, for rows that do not fit
+  # Shares of a sequence's tokens, for sequences that do not fit.
+  sequence: int = 1
   dcn_data: int = 1  # the number of slices, where TPUs come in several
   dcn_fsdp: int = 1
   # What differs from `model.mesh.RULES`: the mesh axes of a logical axis.
@@ -99,7 +100,7 @@ class ReferenceConfig:
   folds: int = 1
   checkpoint: CheckpointConfig = CheckpointConfig()  # scores column `nll_sum`
   # Column `nll_sum_<name>` each.
-  others: Mapping[str, CheckpointConfig] = dataclasses.field(
+  extra_models: Mapping[str, CheckpointConfig] = dataclasses.field(
     default_factory=dict
   )
 
@@ -111,10 +112,10 @@ class ReferenceConfig:
         f'reference.folds is {self.folds}, but reference.checkpoint.path gives '
         'one model: with folds each half has a model that is trained here.'
       )
-    for name in self.others:
+    for name in self.extra_models:
       if not re.fullmatch('[a-z][a-z0-9_]*', name):
         raise UserError(
-          f'reference.others: {name!r} names a column, nll_sum_<name>: use '
+          f'reference.extra_models: {name!r} names a column, nll_sum_<name>: use '
           'small letters, digits and _.'
         )
 
@@ -123,7 +124,7 @@ class ReferenceConfig:
     """What scores each column of NLL."""
     return {
       'nll_sum': self.checkpoint,
-      **{f'nll_sum_{name}': other for name, other in self.others.items()},
+      **{f'nll_sum_{name}': other for name, other in self.extra_models.items()},
     }
 
   @property
@@ -139,20 +140,21 @@ class ScoringConfig:
   A score table says its window and dtype to whoever reads it: no defaults.
   """
 
-  # Rows on each device along the mesh axes `data` and `fsdp`: what a device
-  # computes at once does not depend on how many devices and hosts there are.
+  # Sequences on each device along the mesh axes `data` and `fsdp`: what a
+  # device computes at once does not depend on how many devices and hosts there
+  # are.
   per_device_batch_size: int = 32
-  row_length: int  # tokens
+  sequence_length: int  # tokens
   window_overlap: int  # context tokens shared by windows of a long document
   dtype: str  # of the computation
 
   def __post_init__(self):
-    check_positive('scoring', self, 'per_device_batch_size', 'row_length')
+    check_positive('scoring', self, 'per_device_batch_size', 'sequence_length')
     check_choice('scoring.dtype', self.dtype, DTYPES)
-    if not 0 <= self.window_overlap < self.row_length:
+    if not 0 <= self.window_overlap < self.sequence_length:
       raise UserError(
-        'scoring.window_overlap must be in [0, row_length), got '
-        f'{self.window_overlap} at row_length {self.row_length}.'
+        'scoring.window_overlap must be in [0, sequence_length), got '
+        f'{self.window_overlap} at sequence_length {self.sequence_length}.'
       )
 
 
@@ -166,9 +168,11 @@ class SelectConfig:
     for name, rules in self.arms.items():
       if not rules:
         raise UserError(f'select.arms.{name} has no rule.')
-      if len(rules) > 1 and any(rule.keep == 'everything' for rule in rules):
+      if len(rules) > 1 and any(
+        rule.keep == 'all_plus_reference' for rule in rules
+      ):
         raise UserError(
-          f"select.arms.{name}: keep='everything' adds what was not scored, so "
+          f"select.arms.{name}: keep='all_plus_reference' adds what was not scored, so "
           "it stands alone: leave the other rules out, or use keep='all'."
         )
       if not name.isidentifier():
@@ -196,7 +200,8 @@ class EvaluateConfig:
   """Held-out losses."""
 
   scoring: ScoringConfig
-  curve_tokens: int = 50_000  # of the held-out split, scored while training
+  # Of the held-out split, scored while training.
+  online_eval_tokens: int = 50_000
 
   def __post_init__(self):
     check_positive('evaluate', self)
@@ -210,8 +215,8 @@ class ReportConfig:
   bootstrap_samples: int = 1000
   num_examples: int = 10  # shown at each end of the score, and near a threshold
   # Patterns of the names of sources, by kind; no source may be of two. With
-  # {'code': ('code-*',), 'talk': ('irc', '*-podcasts')} tables have a row a
-  # kind, too; sources of none are of kind 'other'.
+  # {'code': ('code-*',), 'talk': ('irc', '*-podcasts')} tables have a sequence
+  # a kind, too; sources of none are of kind 'other'.
   kinds: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
@@ -259,14 +264,15 @@ class ExportConfig:
 
   arms: tuple[str, ...] = ()  # names in select.arms; () for those of the run
   # Of EXPORT_FORMATS. 'jsonl' (.jsonl.zst) and 'parquet' have every field of
-  # the rows that an arm keeps; 'array_record' (for MaxText) and 'tfds' have id,
-  # source and text; 'scores' is a table of all documents, 'dolma_attributes'
-  # has a line for each line of the sources: both say what each arm keeps.
+  # the records that an arm keeps; 'array_record' (for MaxText) and 'tfds' have
+  # id, source and text; 'scores' is a table of all documents,
+  # 'dolma_attributes' has a line for each line of the sources: both say what
+  # each arm keeps.
   formats: tuple[str, ...] = ('jsonl', 'scores')
   folder: str = ''  # ARM/FORMAT/ is made in it; '' for export/ in the workdir
-  # Of 'scores': file and row of each document, for which the corpus is read.
-  # The default id of a row is file and row already.
-  places: bool = False
+  # Of 'scores': file and record of each document, for which the corpus is read.
+  # The default id of a record is file and record already.
+  include_locations: bool = False
 
   def __post_init__(self):
     if not self.formats:

@@ -18,10 +18,10 @@ REMAT = ('none', 'minimal', 'save_qkv_proj', 'full')
 # Fields that say how it is computed, not what: a run may go on with others.
 RUNTIME_ONLY_FIELDS = (
   'attention',
-  'kernels',
+  'loss_kernel',
   'remat',
   'scan_unroll',
-  'loss_tile',
+  'loss_chunk_tokens',
 )
 
 
@@ -48,31 +48,32 @@ class ModelConfig:
   # at high learning rates.
   qk_norm: bool = False
   # cap * tanh(logits / cap) of the last; 0.0 for none. Gemma 2 has 30.0; only
-  # kernels='xla' can.
+  # loss_kernel='xla' can.
   logit_softcap: float = 0.0
   tie_embeddings: bool = True  # the head is the embedding, transposed
   # Of the computation; parameters are float32. 'bfloat16' on TPUs and GPUs.
   dtype: str = 'float32'
   scan_unroll: int = 4  # layers a step of the scan over layers
   remat: str = 'none'  # if it fits in memory; else 'minimal', then 'full'
-  loss_tile: int = 2048  # tokens whose logits are held at once
+  loss_chunk_tokens: int = 2048  # tokens whose logits are held at once
   # 'auto' for the fastest that runs. Training takes XLA's kernels, and cuDNN's
-  # attention only where it is named. 'splash' on a TPU, 'cudnn' on an NVIDIA GPU
-  # of compute capability 9.0 or later (not an A100, L4 or 4090), 'xla' anywhere.
+  # attention only where it is named. 'splash' on a TPU, 'cudnn' on an NVIDIA
+  # GPU of compute capability 9.0 or later (not an A100, L4 or 4090), 'xla'
+  # anywhere.
   attention: str = 'auto'
-  # Of the loss and the gated MLP, when scoring: 'tpu' (v5e or later) and 'hopper'
-  # (H100, H200) never write logits, in bfloat16; 'xla' anywhere.
-  kernels: str = 'auto'
+  # Of the loss and the gated MLP, when scoring: 'tpu' (v5e or later) and
+  # 'hopper' (H100, H200) never write logits, in bfloat16; 'xla' anywhere.
+  loss_kernel: str = 'auto'
 
   def __post_init__(self):
     check_choice('model.activation', self.activation, ACTIVATIONS)
     check_choice('model.dtype', self.dtype, DTYPES)
     check_choice('model.remat', self.remat, REMAT)
     check_choice('model.attention', self.attention, ATTENTION)
-    check_choice('model.kernels', self.kernels, KERNELS)
+    check_choice('model.loss_kernel', self.loss_kernel, KERNELS)
     check_range('model.logit_softcap', self.logit_softcap, 0.0, 1e6)
     few = ('num_layers', 'num_heads', 'num_kv_heads', 'head_dim')
-    many = ('embed_dim', 'mlp_dim', 'scan_unroll', 'loss_tile')
+    many = ('embed_dim', 'mlp_dim', 'scan_unroll', 'loss_chunk_tokens')
     check_positive('model', self, 'rope_theta', 'norm_epsilon', *few, *many)
     # Larger than any, and the sizes of all arrays still fit 64 bits.
     for names, most in ((few, 2**14), (many, 2**20)):

@@ -12,7 +12,7 @@ from infoprune_jax.config.validation import (
 
 # What each keeps is said at `RuleConfig`.
 RANKED_KINDS = ('top', 'bottom', 'middle', 'band', 'threshold', 'sample')
-KEEP_KINDS = (*RANKED_KINDS, 'random', 'distinct', 'all', 'everything')
+KEEP_KINDS = (*RANKED_KINDS, 'random', 'distinct', 'all', 'all_plus_reference')
 BUDGET_KINDS = ('top', 'bottom', 'middle', 'sample', 'random')
 BOUND_KINDS = ('band', 'threshold')  # From `low` to `high`.
 UNITS = ('tokens', 'examples', 'bytes')
@@ -25,12 +25,12 @@ class NearDuplicatesConfig:
   """Which documents are near-duplicates: by MinHash, in bands.
 
   The defaults are those of FineWeb (arXiv 2406.17557): documents with 3 of 4
-  shingles in common are found with probability 0.77, with 9 of 10 nearly always,
-  with half of them in one case of twenty.
+  shingles in common are found with probability 0.77, with 9 of 10 nearly
+  always, with half of them in one case of twenty.
   """
 
   ngram: int = 5  # tokens of a shingle
-  # Documents with a share s of their shingles in common agree in a band of r
+  # Documents with a fraction s of their shingles in common agree in a band of r
   # rows with probability s^r, and in any of b with 1 - (1 - s^r)^b.
   bands: int = 14
   rows_per_band: int = 8
@@ -48,11 +48,11 @@ class RuleConfig:
   """One step of an arm's selection, over the examples that were scored.
 
   What is kept: 'top', 'bottom' and 'middle' of the ranking by `score`, up to
-  `fraction`; a 'band' of it, from `low` to `high` as fractions; every score from
-  `low` to `high` ('threshold'); a 'sample' without replacement, likelier by
-  exp(score / temperature); a 'random' part; the first of each text, or of each
-  value of `score`, such as near_duplicate_group ('distinct'); 'all'; or
-  'everything', which adds the reference split and trains for the FLOPs
+  `fraction`; a 'band' of it, from `low` to `high` as fractions; every score
+  from `low` to `high` ('threshold'); a 'sample' without replacement, likelier
+  by exp(score / temperature); a 'random' part; the first of each text, or of
+  each value of `score`, such as near_duplicate_group ('distinct'); 'all'; or
+  'all_plus_reference', which adds the reference split and trains for the FLOPs
   that the reference model and scoring cost the other arms.
   """
 

@@ -40,13 +40,13 @@ class TrainingConfig:
   """
 
   num_steps: int = 0
-  num_tokens: int = 0  # of rows, with what pads them; e.g. 20 a parameter
+  num_tokens: int = 0  # of sequences, with what pads them; e.g. 20 a parameter
   # By the formula of `model/flops.py`: compares models of several sizes.
   num_flops: float = 0.0
-  batch_size: int  # rows of a step
+  batch_size: int  # sequences of a step
   # Parts of a batch, one after another: more where a batch does not fit.
   gradient_accumulation_steps: int = 1
-  row_length: int  # tokens
+  sequence_length: int  # tokens
   # 'adamw', 'muon', which keeps one moment, or 'adafactor', almost none.
   optimizer: str = 'adamw'
   learning_rate: float  # peak; relative with 'adafactor': 1e-2 in T5X
@@ -54,7 +54,7 @@ class TrainingConfig:
   # not know the last.
   schedule: str = 'cosine'
   warmup_steps: int = 0  # linear, from zero
-  decay_share: float = 0.2  # of the steps, at the end: in which 'wsd' falls
+  decay_fraction: float = 0.2  # of the steps, at the end: in which 'wsd' falls
   final_learning_rate_ratio: float = 0.1  # of the peak, when it has fallen
   # Of matrices, times the learning rate; never of norms.
   weight_decay: float = 0.1
@@ -67,7 +67,8 @@ class TrainingConfig:
   log_every: int = 20  # steps
   eval_every: int = 100  # steps
   checkpoint_every: int = 250  # steps
-  # And after so many; 0.0 for steps alone. Where machines can be taken away: 10.0.
+  # And after so many; 0.0 for steps alone. Where machines can be taken away:
+  # 10.0.
   checkpoint_minutes: float = 0.0
   max_checkpoints: int = 2  # the newest are kept
   keep_checkpoints_every: int = 0  # steps of which all are kept; 0 for none
@@ -76,12 +77,12 @@ class TrainingConfig:
   # 'skip' leaves the parameters as they were.
   on_bad_step: str = 'stop'
   max_loss_spike: float = 0.0
-  # Without the end of a step; 0.0 to wait for ever. Longer than an evaluation of
-  # `curve_tokens`.
+  # Without the end of a step; 0.0 to wait for ever. Longer than an evaluation
+  # of `online_eval_tokens`.
   watchdog_minutes: float = 30.0
   profile_from: int = 10  # the step that jax.profiler begins with
   profile_steps: int = 0  # how many it traces; 0 for none
-  # The share of tokens by source, however scaled; {} for natural sizes.
+  # The fraction of tokens by source, however scaled; {} for natural sizes.
   mixture: Mapping[str, float] = dataclasses.field(
     default_factory=dict, hash=False
   )
@@ -99,7 +100,7 @@ class TrainingConfig:
     sizes = (
       'batch_size',
       'gradient_accumulation_steps',
-      'row_length',
+      'sequence_length',
       'max_checkpoints',
     )
     every = ('log_every', 'eval_every', 'checkpoint_every')
@@ -187,7 +188,7 @@ class TrainingConfig:
 
   def _check_schedule(self) -> None:
     check_choice('training.schedule', self.schedule, SCHEDULES)
-    check_range('training.decay_share', self.decay_share, 0.0, 1.0)
+    check_range('training.decay_fraction', self.decay_fraction, 0.0, 1.0)
     check_range(
       'training.final_learning_rate_ratio',
       self.final_learning_rate_ratio,
@@ -200,16 +201,16 @@ class TrainingConfig:
     if self.schedule == 'wsd' and self.warmup_steps + self.decay_steps > most:
       raise UserError(
         f'training.warmup_steps={self.warmup_steps} and the {self.decay_steps} '
-        f'steps of decay_share={self.decay_share:g} are more than num_steps='
+        f'steps of decay_fraction={self.decay_fraction:g} are more than num_steps='
         f'{self.num_steps}: lower one of them.'
       )
 
   @property
   def decay_steps(self) -> int:
     """The steps at the end in which 'wsd' falls; 0 if `num_steps` is unset."""
-    return round(self.decay_share * self.num_steps)
+    return round(self.decay_fraction * self.num_steps)
 
   @property
   def tokens_per_step(self) -> int:
     """Slots of a batch, padding included."""
-    return self.batch_size * self.row_length
+    return self.batch_size * self.sequence_length

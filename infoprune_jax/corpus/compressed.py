@@ -17,7 +17,7 @@ from typing import Any
 import zstandard
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import paths, rows
+from infoprune_jax.corpus import paths, records
 
 CODECS = {
   '.gz': 'gzip',
@@ -117,7 +117,7 @@ def open_stored(path: str, raw: Any) -> Iterator[io.BufferedReader]:
 
 def _check_name(path: str, codec: str, head: bytes) -> None:
   if not head:
-    raise rows.Bad('empty compressed file', f'0 bytes, which no {codec} has')
+    raise records.Bad('empty compressed file', f'0 bytes, which no {codec} has')
   if not any(mark.startswith(head[: len(mark)]) for mark in _MAGIC[codec]):
     kind = kind_of(head)
     raise UserError(
@@ -151,16 +151,16 @@ def skip_mark(path: str, content: io.BufferedReader) -> None:
 
 
 def text_of(data: bytes) -> str:
-  """The text of a whole file, as it is; or `rows.Bad`."""
+  """The text of a whole file, as it is; or `records.Bad`."""
   kind = kind_of(data[:_HEAD])
   try:
-    text = rows.utf8(data)
-  except rows.Bad as bad:
+    text = records.utf8(data)
+  except records.Bad as bad:
     what = kind or foreign_encoding(data)
     detail = f'{bad.args[1]}: it is {what}' if what else bad.args[1]
-    raise rows.Bad(bad.args[0], detail) from None
+    raise records.Bad(bad.args[0], detail) from None
   if kind == _TAR:  # Of texts in UTF-8, it is UTF-8 itself.
-    raise rows.Bad('an archive', f'it is {kind}')
+    raise records.Bad('an archive', f'it is {kind}')
   return text
 
 

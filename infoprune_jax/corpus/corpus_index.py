@@ -1,7 +1,7 @@
-"""A first pass over the corpus: which rows it has, and what becomes of each.
+"""A first pass over the corpus: which records it has, and what becomes of each.
 
 Cheap beside tokenizing. It finds bad input before any work starts, draws a
-sample, splits by content, and cuts the corpus into parts.
+sample, splits by content, and cuts the corpus into shards.
 """
 
 import collections
@@ -41,34 +41,34 @@ class FileIndex:
   id_hash: np.ndarray  # int64
   source: np.ndarray  # int32, into source_names
   source_names: tuple[str, ...]
-  bad_rows: dict[str, int]  # by reason
-  first_bad_row: str  # '' where there is none
+  bad_records: dict[str, int]  # by reason
+  first_bad_record: str  # '' where there is none
 
 
 def index_file(file: sources.InputFile) -> FileIndex:
   """Reads a file once."""
-  rows, bad, first_bad = [], collections.Counter(), ''
+  records, bad, first_bad = [], collections.Counter(), ''
   names: dict[str, int] = {}
   content: list[int] = []
   texts: list[str] = []
   size = 0  # bytes of `texts`, which are yet to be hashed by content
-  for line, row in sources.read_rows(file):
-    if isinstance(row, sources.BadRow):
-      bad[row.reason] += 1
-      first_bad = first_bad or str(row)
+  for line, record in sources.read_records(file):
+    if isinstance(record, sources.BadRecord):
+      bad[record.reason] += 1
+      first_bad = first_bad or str(record)
       continue
-    data = row.text.encode()
-    source = names.setdefault(row.source, len(names))
-    rows.append(
-      (line, len(data), utf8_hash(data), text_hash(row.example_id), source)
+    data = record.text.encode()
+    source = names.setdefault(record.source, len(names))
+    records.append(
+      (line, len(data), utf8_hash(data), text_hash(record.example_id), source)
     )
-    texts.append(row.text)
+    texts.append(record.text)
     size += len(data)
     if size >= BATCH_BYTES:
       content += content_hashes(texts)
       texts, size = [], 0
   content += content_hashes(texts)
-  columns = np.array(rows, np.int64).reshape(-1, 5).T
+  columns = np.array(records, np.int64).reshape(-1, 5).T
   return FileIndex(
     columns[0],
     columns[1],
@@ -94,8 +94,8 @@ class CorpusIndex:
   text_hash: np.ndarray  # int64, of the very text
   id_hash: np.ndarray  # int64
   split: np.ndarray  # int8, into SPLITS
-  part: np.ndarray  # int32, ascending
-  bad_rows: dict[str, int]
+  shard: np.ndarray  # int32, ascending
+  bad_records: dict[str, int]
 
   def fingerprint(self) -> str:
     """A digest of the content, the order and the fate of every document."""
@@ -106,15 +106,15 @@ class CorpusIndex:
       self.content_hash,
       self.id_hash,
       self.split,
-      self.part,
+      self.shard,
     ):
       digest.update(np.ascontiguousarray(array).tobytes())
     names = [file.source + '/' + file.name for file in self.files]
     return artifacts.fingerprint([digest.hexdigest(), names])
 
-  def restricted_to(self, part: int) -> 'CorpusIndex':
-    """The documents of one part, with the files they are in."""
-    return self.only(np.flatnonzero(self.part == part))
+  def restricted_to(self, shard: int) -> 'CorpusIndex':
+    """The documents of one shard, with the files they are in."""
+    return self.only(np.flatnonzero(self.shard == shard))
 
   def only(self, chosen: np.ndarray) -> 'CorpusIndex':
     """The documents at these positions, with the files they are in."""
@@ -129,7 +129,7 @@ class CorpusIndex:
       text_hash=self.text_hash[chosen],
       id_hash=self.id_hash[chosen],
       split=self.split[chosen],
-      part=self.part[chosen],
+      shard=self.shard[chosen],
     )
 
   def documents(
@@ -139,7 +139,7 @@ class CorpusIndex:
 
     Args:
       chosen: [documents] bool.
-      whole: Whether they come with their `row`.
+      whole: Whether they come with their `record`.
 
     Raises:
       UserError: a file is no longer what was indexed.
@@ -147,27 +147,29 @@ class CorpusIndex:
     chosen = np.flatnonzero(chosen)
     configs = [self.files[n].config for n in np.unique(self.file[chosen])]
     if sources.needs_worker(*configs):
-      part = (self.only(chosen), whole)
-      yield from next(workers.run_all(_read_all, [part], 1, apart=True))
+      shard = (self.only(chosen), whole)
+      yield from next(
+        workers.run_all(_read_all, [shard], 1, force_subprocess=True)
+      )
       return
     for file in np.unique(self.file[chosen]).tolist():
       wanted = chosen[self.file[chosen] == file]
       lines = dict(
         zip(self.line[wanted].tolist(), wanted.tolist(), strict=True)
       )
-      # Closed at once when the last wanted row is out, not when collected.
+      # Closed at once when the last wanted record is out, not when collected.
       with contextlib.closing(
-        sources.read_rows(self.files[file], lines, whole)
-      ) as rows:
-        for line, row in rows:
+        sources.read_records(self.files[file], lines, whole)
+      ) as records:
+        for line, record in records:
           index = lines.pop(line, None)
           if index is None:
             continue
-          if isinstance(row, sources.BadRow) or (
-            text_hash(row.text) != self.text_hash[index]
+          if isinstance(record, sources.BadRecord) or (
+            text_hash(record.text) != self.text_hash[index]
           ):
             raise UserError(changed(self.files[file]))
-          yield row
+          yield record
           if not lines:
             break
       if lines:
@@ -201,20 +203,22 @@ def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
     job: Who says how far it is.
 
   Raises:
-    UserError: a path matches nothing, a row is bad and rows may not be
+    UserError: a path matches nothing, a record is bad and records may not be
       dropped, or a split comes out empty.
   """
   files = sources.list_files(config.sources)
   total = sum(file.size for file in files)
   progress = Progress(f'{job}: index', 'B', total)
   indices = []
-  apart = sources.needs_worker(*(file.config for file in files))
-  found = workers.run_all(index_file, files, config.num_workers, apart)
+  force_subprocess = sources.needs_worker(*(file.config for file in files))
+  found = workers.run_all(
+    index_file, files, config.num_workers, force_subprocess
+  )
   for index, file in zip(found, files, strict=True):
-    if index.bad_rows and config.on_bad_row == 'refuse':
+    if index.bad_records and config.on_bad_record == 'refuse':
       raise UserError(
-        f"{index.first_bad_row}. Fix it, or set corpus.on_bad_row='drop' to "
-        'leave such rows out and count them.'
+        f"{index.first_bad_record}. Fix it, or set corpus.on_bad_record='drop' to "
+        'leave such records out and count them.'
       )
     _check_some(file, index)
     indices.append(index)
@@ -222,27 +226,27 @@ def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
   return _assemble(config, tuple(files), indices)
 
 
-# Rows of which nothing is lost: they were read, and hold no text.
+# Records of which nothing is lost: they were read, and hold no text.
 _EMPTY = {'empty text', 'empty compressed file'}
-# Where a row is a document; in 'text' a file is.
+# Where a record is a document; in 'text' a file is.
 _OF_ROWS = ('jsonl', 'parquet', 'hf_dataset')
-# What even one row is called only where the file is no JSONL.
+# What even one record is called only where the file is no JSONL.
 _NO_JSONL = {'broken JSON', 'not a JSON object'}
 
 
 def _check_some(file: sources.InputFile, index: FileIndex) -> None:
-  """Raises `UserError` for a file that is dropped whole, row by row.
+  """Raises `UserError` for a file that is dropped whole, record by record.
 
   It would be a wrong kind of file, or a column of another name.
   """
-  bad = sum(index.bad_rows.values())
-  reasons = set(index.bad_rows) - _EMPTY
+  bad = sum(index.bad_records.values())
+  reasons = set(index.bad_records) - _EMPTY
   if len(index.line) or not reasons or file.config.format not in _OF_ROWS:
     return
   if bad > 1 or reasons & _NO_JSONL:
     raise UserError(
-      f'{file.path} gives no document: all rows are bad ({bad}). The first: '
-      f"{index.first_bad_row}. corpus.on_bad_row='drop' leaves out rows, not "
+      f'{file.path} gives no document: all records are bad ({bad}). The first: '
+      f"{index.first_bad_record}. corpus.on_bad_record='drop' leaves out records, not "
       f'whole files: fix the file, or name other files or columns in '
       f'corpus.sources.{file.source}.'
     )
@@ -256,19 +260,19 @@ def _assemble(
   names = sorted({name for index in indices for name in index.source_names})
   column = _columns(names, indices)
   bad = sum(
-    (collections.Counter(i.bad_rows) for i in indices), collections.Counter()
+    (collections.Counter(i.bad_records) for i in indices), collections.Counter()
   )
   kept = _first_of_each_id(config, files, column, bad)
   for reason, count in sorted(bad.items()):
-    logger.warning('tokenize: dropped %d rows: %s', count, reason)
+    logger.warning('tokenize: dropped %d records: %s', count, reason)
   if config.max_bytes_per_source:
     kept = _draw(config, column, kept, names)
   if not kept.any():
     raise UserError('corpus.sources hold no document.')
   column = {name: values[kept] for name, values in column.items()}
-  # Contiguous parts of about equal size, whatever the number of workers.
+  # Contiguous shards of about equal size, whatever the number of workers.
   before = np.cumsum(column['num_bytes']) - column['num_bytes']
-  part = before * config.num_parts // max(column['num_bytes'].sum(), 1)
+  shard = before * config.num_shards // max(column['num_bytes'].sum(), 1)
   return CorpusIndex(
     files,
     column['file'],
@@ -278,7 +282,7 @@ def _assemble(
     column['text_hash'],
     column['id_hash'],
     _split(config, column['content_hash']),
-    part.astype(np.int32),
+    shard.astype(np.int32),
     dict(bad),
   )
 
@@ -319,12 +323,12 @@ def _first_of_each_id(
   if not kept.all():
     again = int(np.flatnonzero(~kept)[0])
     original = int(first[inverse[again]])
-    if config.on_bad_row == 'refuse':
+    if config.on_bad_record == 'refuse':
       raise UserError(
         f'{_where(files, column, again)} has the id of '
         f'{_where(files, column, original)}. '
         f'{sources.about_ids(files[column["file"][again]].config)} or set '
-        "corpus.on_bad_row='drop' to keep the first of each."
+        "corpus.on_bad_record='drop' to keep the first of each."
       )
     bad['duplicate id'] += int((~kept).sum())
   return kept
@@ -380,13 +384,13 @@ def _split(config: CorpusConfig, hashes: np.ndarray) -> np.ndarray:
   """The split of each document, by its content: copies fall on one side."""
   point = uniform(hashes, config.seed)
   split = np.full(len(hashes), SCORED, np.int8)
-  split[point < config.reference_share + config.heldout_share] = HELDOUT
-  split[point < config.reference_share] = REFERENCE
+  split[point < config.reference_fraction + config.heldout_fraction] = HELDOUT
+  split[point < config.reference_fraction] = REFERENCE
   for number, name in enumerate(SPLITS):
     if not (split == number).any():
       raise UserError(
         f'The {name} split is empty: {len(split)} documents are too few for '
-        f'corpus.reference_share={config.reference_share} and '
-        f'corpus.heldout_share={config.heldout_share}.'
+        f'corpus.reference_fraction={config.reference_fraction} and '
+        f'corpus.heldout_fraction={config.heldout_fraction}.'
       )
   return split

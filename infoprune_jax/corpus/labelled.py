@@ -1,4 +1,4 @@
-"""Pages that people judged: JSONL rows with a text and a label, 0 or 1."""
+"""Pages that people judged: JSONL records with a text and a label, 0 or 1."""
 
 import dataclasses
 import functools
@@ -10,8 +10,8 @@ import numpy as np
 from infoprune_jax.config.corpus import SourceConfig
 from infoprune_jax.config.experiment import LabelsConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import leftovers, paths, rows, sources
-from infoprune_jax.corpus.rows import Document, InputFile
+from infoprune_jax.corpus import leftovers, paths, records, sources
+from infoprune_jax.corpus.records import Document, InputFile
 
 NAME = 'pages'  # the source of a page where no column holds groups
 
@@ -22,18 +22,18 @@ class Pages:
 
   documents: tuple[Document, ...]  # N; the source of each is its group
   label: np.ndarray  # [N] bool
-  digest: str  # of all rows
+  digest: str  # of all records
 
 
 def read(config: LabelsConfig) -> Pages:
   """Reads all pages; there are few, as people have judged them.
 
   Raises:
-    UserError: a row is no page with a label, or all have the same label.
+    UserError: a record is no page with a label, or all have the same label.
   """
   if not config.path:
     raise UserError(
-      'labels.path is empty: name JSONL with a text and a label in each row, '
+      'labels.path is empty: name JSONL with a text and a label in each record, '
       'such as --config.labels.path=judged.jsonl.'
     )
   folder, found = paths.matches(
@@ -51,11 +51,11 @@ def read(config: LabelsConfig) -> Pages:
     try:
       for number, line in sources.read_lines(path):
         digest.update(line)
-        row = sources.json_object(line)
-        labels.append(_label(rows.column(row, config.label_column)))
-        place = rows.id_of_place(file, number)
-        documents.append(rows.row_document(file, row, place))
-    except rows.Bad as bad:
+        record = sources.json_object(line)
+        labels.append(_label(records.column(record, config.label_column)))
+        place = records.id_of_place(file, number)
+        documents.append(records.record_document(file, record, place))
+    except records.Bad as bad:
       raise UserError(
         f'{path}:{number}: {bad.args[0]} ({bad.args[1]}). '
         'labels.text_column, labels.label_column and labels.group_column name '
@@ -81,9 +81,9 @@ def _source(config: LabelsConfig) -> SourceConfig:
 
 
 def _label(value: Any) -> bool:
-  """A label, or `rows.Bad`."""
+  """A label, or `records.Bad`."""
   if not isinstance(value, bool | int | float) or value not in (0, 1):
-    raise rows.Bad('bad label', f'{value!r:.50} is neither 0 nor 1')
+    raise records.Bad('bad label', f'{value!r:.50} is neither 0 nor 1')
   return bool(value)
 
 

@@ -65,7 +65,7 @@ _NAMES = frozenset(
 
 
 def is_data(kind: str, name: str) -> bool:
-  """Whether a file in a folder may hold rows.
+  """Whether a file in a folder may hold records.
 
   Args:
     kind: The format of the source.

@@ -50,7 +50,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def user_errors(path: str) -> Iterator[None]:
+def read_error_as_user_error(path: str) -> Iterator[None]:
   """Makes what reading a file can raise a `UserError` with its path."""
   try:
     yield
@@ -118,7 +118,7 @@ def matches(
   files = []
   for name, info in sorted(found.items()):
     relative = posixpath.relpath(name, root or '/')
-    hidden = any(part.startswith('.') for part in relative.split('/'))
+    hidden = any(shard.startswith('.') for shard in relative.split('/'))
     if info['type'] == 'file' and not hidden:
       files.append((url(filesystem, name, path), info['size'] or 0))
   if not files:

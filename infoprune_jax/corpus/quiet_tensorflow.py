@@ -12,10 +12,10 @@ import numpy as np
 from absl import logging
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import rows
+from infoprune_jax.corpus import records
 
 
-def belongs_apart() -> bool:
+def needs_subprocess() -> bool:
   """Whether this is a main process that has no TensorFlow yet.
 
   It takes 10 seconds to import and never leaves; JAX is to have the devices.
@@ -78,7 +78,7 @@ def _importing(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def user_errors(path: str) -> Iterator[None]:
+def tensorflow_error_as_user_error(path: str) -> Iterator[None]:
   """Makes what TensorFlow raises while reading a `UserError` with the path."""
   import tensorflow as tf
 
@@ -103,5 +103,5 @@ def plain(value: Any) -> Any:
   if isinstance(value, dict):
     return {key: plain(item) for key, item in value.items()}
   if isinstance(value, bytes):
-    return rows.utf8(value)
+    return records.utf8(value)
   return value.item() if isinstance(value, np.generic) else value

@@ -14,8 +14,8 @@ from typing import Any
 
 from infoprune_jax.config.corpus import SourceConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import quiet_tensorflow, rows, tfds_source
-from infoprune_jax.corpus.rows import BadRow, Document, InputFile
+from infoprune_jax.corpus import quiet_tensorflow, records, tfds_source
+from infoprune_jax.corpus.records import BadRecord, Document, InputFile
 from infoprune_jax.runtime.hashing import text_hash
 
 
@@ -213,7 +213,7 @@ def _spec(field: str, name: str, split: str) -> dict[str, Any]:
 
 def _check_columns(field: str, task: Any, config: SourceConfig) -> None:
   spec = _spec(field, task.name, config.split)
-  for name in rows.wanted_columns(config):
+  for name in records.wanted_columns(config):
     if _column(spec, name) is None:
       raise UserError(
         f'{field}: the task {task.name!r} has no column {name!r}; '
@@ -266,8 +266,8 @@ def _is_tokens(task: Any, spec: dict[str, Any], name: str) -> bool:
 
 def _column(spec: Any, name: str) -> Any | None:
   try:
-    return rows.column(spec, name)
-  except rows.Bad:
+    return records.column(spec, name)
+  except records.Bad:
     return None
 
 
@@ -289,7 +289,7 @@ def _names(spec: dict[str, Any], prefix: str = '') -> Iterator[str]:
       yield prefix + name
 
 
-def read_rows(file: InputFile) -> Iterator[tuple[int, Document | BadRow]]:
+def read_records(file: InputFile) -> Iterator[tuple[int, Document | BadRecord]]:
   """The examples of a unit, in the task's order, from number 1.
 
   Raises:
@@ -302,17 +302,17 @@ def read_rows(file: InputFile) -> Iterator[tuple[int, Document | BadRow]]:
   task = seqio.TaskRegistry.get(config.paths[0])
   vocabulary = _vocabulary(field, task, config)
   dataset = _dataset(field, task, config.split, file.shard)
-  wanted = {*rows.wanted_columns(config), 'tfds_id'}
+  wanted = {*records.wanted_columns(config), 'tfds_id'}
   keys = [
     key
     for key in dataset.element_spec
     if key in wanted or any(name.startswith(f'{key}.') for name in wanted)
   ]
   dataset = dataset.map(lambda example: {key: example[key] for key in keys})
-  with quiet_tensorflow.user_errors(file.path):
+  with quiet_tensorflow.tensorflow_error_as_user_error(file.path):
     for number, example in enumerate(dataset.as_numpy_iterator(), 1):
       document = functools.partial(_document, file, vocabulary, example)
-      yield rows.read_row(file, number, document)
+      yield records.read_record(file, number, document)
 
 
 def _document(
@@ -321,12 +321,12 @@ def _document(
   if vocabulary is not None:
     name = file.config.text_column
     example = {**example, name: _decode(vocabulary, example[name].tolist())}
-  row = quiet_tensorflow.plain(example)
+  record = quiet_tensorflow.plain(example)
 
   def default_id(text: str) -> str:
-    return row['tfds_id'] if 'tfds_id' in row else fingerprint(text)
+    return record['tfds_id'] if 'tfds_id' in record else fingerprint(text)
 
-  return rows.row_document(file, row, default_id)
+  return records.record_document(file, record, default_id)
 
 
 def _decode(vocabulary: Any, ids: Sequence[int]) -> str:
@@ -335,7 +335,7 @@ def _decode(vocabulary: Any, ids: Sequence[int]) -> str:
   while ids and ids[-1] in (vocabulary.pad_id, vocabulary.eos_id):
     ids.pop()
   if vocabulary.eos_id in ids:  # `decode` would stop there.
-    raise rows.Bad(
+    raise records.Bad(
       'tokens after EOS', f'at token {ids.index(vocabulary.eos_id)}'
     )
   return vocabulary.decode(ids)

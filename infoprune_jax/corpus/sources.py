@@ -1,7 +1,7 @@
 """Documents out of what `corpus.sources` names: files and datasets.
 
-Every row of a unit comes out, good or bad, in the unit's order, so that two
-passes over one unit agree on what its n-th row is.
+Every record of a unit comes out, good or bad, in the unit's order, so that two
+passes over one unit agree on what its n-th record is.
 """
 
 import collections
@@ -16,17 +16,17 @@ import pyarrow as pa
 
 from infoprune_jax.config.corpus import FILE_FORMATS, SourceConfig
 from infoprune_jax.corpus import (
-  arrow_rows,
+  arrow_records,
   compressed,
   leftovers,
   parquet,
   paths,
   quiet_tensorflow,
-  rows,
+  records,
   seqio_source,
   tfds_source,
 )
-from infoprune_jax.corpus.rows import BadRow, Document, InputFile
+from infoprune_jax.corpus.records import BadRecord, Document, InputFile
 from infoprune_jax.runtime import filesystems, workers
 from infoprune_jax.runtime.progress import logger
 
@@ -46,10 +46,10 @@ def list_files(sources: Mapping[str, SourceConfig]) -> list[InputFile]:
   }
   datasets = [item for item in sources.items() if item[0] not in found]
   if datasets:
-    apart = needs_worker(datasets[0][1])
-    if apart:
+    force_subprocess = needs_worker(datasets[0][1])
+    if force_subprocess:
       logger.info('tokenize: TensorFlow starts, to list TFDS and SeqIO sources')
-    listing = workers.run_all(_list_datasets, [datasets], 1, apart)
+    listing = workers.run_all(_list_datasets, [datasets], 1, force_subprocess)
     units, warnings = next(listing)
     found.update(units)
     for warning in warnings:
@@ -60,7 +60,7 @@ def list_files(sources: Mapping[str, SourceConfig]) -> list[InputFile]:
 def needs_worker(*configs: SourceConfig) -> bool:
   """Whether reading would bring TensorFlow into a main process without it."""
   datasets = any(config.format in DATASETS for config in configs)
-  return datasets and quiet_tensorflow.belongs_apart()
+  return datasets and quiet_tensorflow.needs_subprocess()
 
 
 def about_ids(config: SourceConfig) -> str:
@@ -80,7 +80,7 @@ def about_ids(config: SourceConfig) -> str:
 def _list_files(source: str, config: SourceConfig) -> list[InputFile]:
   field = f'corpus.sources.{source}.paths'
   if config.format == 'hf_dataset':
-    found = [arrow_rows.saved_matches(field, path) for path in config.paths]
+    found = [arrow_records.saved_matches(field, path) for path in config.paths]
   else:
     is_data = functools.partial(leftovers.is_data, config.format)
     found = [paths.matches(field, path, is_data) for path in config.paths]
@@ -105,51 +105,54 @@ def _list_datasets(
   return units, warnings
 
 
-def read_rows(
+def read_records(
   file: InputFile,
   wanted: Container[int] | None = None,
   whole: bool = False,
-) -> Iterator[tuple[int, Document | BadRow]]:
-  """The rows of a unit, in order, each with its line or number (from 1).
+) -> Iterator[tuple[int, Document | BadRecord]]:
+  """The records of a unit, in order, each with its line or number (from 1).
 
   Args:
     file: The unit.
-    wanted: The numbers of the rows that are asked for; others may be left out,
-      and are where parsing them is most of the work. None for all.
-    whole: Whether documents come with their `row`, where a row is one.
+    wanted: The numbers of the records that are asked for; others may be left
+      out, and are where parsing them is most of the work. None for all.
+    whole: Whether documents come with their `record`, where a record is one.
 
   Raises:
     UserError: the unit cannot be read to its end.
   """
   if file.config.format in DATASETS:
-    yield from DATASETS[file.config.format].read_rows(file)
+    yield from DATASETS[file.config.format].read_records(file)
     return
   if file.config.format == 'jsonl':
-    yield from _json_rows(file, wanted, whole)
+    yield from _json_records(file, wanted, whole)
     return
-  with paths.user_errors(file.path), filesystems.open_file(file.path) as raw:
+  with (
+    paths.read_error_as_user_error(file.path),
+    filesystems.open_file(file.path) as raw,
+  ):
     if file.config.format == 'parquet':
-      yield from arrow_rows.parquet_rows(file, raw, wanted, whole)
+      yield from arrow_records.parquet_records(file, raw, wanted, whole)
     elif file.config.format == 'hf_dataset':
-      yield from arrow_rows.saved_rows(file, raw, wanted, whole)
+      yield from arrow_records.saved_records(file, raw, wanted, whole)
     else:
-      yield _text_row(file, raw)
+      yield _text_record(file, raw)
 
 
-def _json_rows(
+def _json_records(
   file: InputFile, wanted: Container[int] | None, whole: bool
-) -> Iterator[tuple[int, Document | BadRow]]:
+) -> Iterator[tuple[int, Document | BadRecord]]:
   try:
     with contextlib.closing(read_lines(file.path)) as lines:
       for number, line in lines:
         if wanted is None or number in wanted:
-          yield rows.read_row(
+          yield records.read_record(
             file,
             number,
             functools.partial(_json_document, file, number, line, whole),
           )
-  except rows.Bad as bad:
-    yield 1, BadRow(bad.args[0], file.path, bad.args[1])
+  except records.Bad as bad:
+    yield 1, BadRecord(bad.args[0], file.path, bad.args[1])
 
 
 def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
@@ -160,7 +163,7 @@ def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
     UserError: it cannot be read to its end, or is no text in UTF-8.
   """
   with (
-    paths.user_errors(path),
+    paths.read_error_as_user_error(path),
     filesystems.open_file(path) as raw,
     compressed.open_stored(path, raw) as lines,
   ):
@@ -176,8 +179,11 @@ def read_schema(file: InputFile) -> pa.Schema:
   Raises:
     UserError: the file cannot be read.
   """
-  with paths.user_errors(file.path), filesystems.open_file(file.path) as raw:
-    return arrow_rows.schema(file, raw)
+  with (
+    paths.read_error_as_user_error(file.path),
+    filesystems.open_file(file.path) as raw,
+  ):
+    return arrow_records.schema(file, raw)
 
 
 def without_checksums(files: Sequence[InputFile]) -> list[str]:
@@ -193,51 +199,58 @@ def without_checksums(files: Sequence[InputFile]) -> list[str]:
   }
   found = []
   for source, path in first.items():
-    with paths.user_errors(path), filesystems.open_file(path) as raw:
+    with (
+      paths.read_error_as_user_error(path),
+      filesystems.open_file(path) as raw,
+    ):
       if not parquet.has_checksums(raw):
         found.append(source)
   return sorted(found)
 
 
-def _text_row(file: InputFile, raw: Any) -> tuple[int, Document | BadRow]:
+def _text_record(file: InputFile, raw: Any) -> tuple[int, Document | BadRecord]:
   try:
     with compressed.open_stored(file.path, raw) as content:
       data = content.read()
-    text = rows.checked_text(compressed.text_of(data))
+    text = records.checked_text(compressed.text_of(data))
     return 1, Document(f'{file.source}/{file.name}', file.source, text)
-  except rows.Bad as bad:
-    return 1, BadRow(bad.args[0], file.path, bad.args[1])
+  except records.Bad as bad:
+    return 1, BadRecord(bad.args[0], file.path, bad.args[1])
 
 
 def _json_document(
   file: InputFile, number: int, line: bytes, whole: bool
 ) -> Document:
-  row = json_object(line)
-  document = rows.row_document(file, row, rows.id_of_place(file, number))
-  return dataclasses.replace(document, row=line.strip()) if whole else document
+  record = json_object(line)
+  document = records.record_document(
+    file, record, records.id_of_place(file, number)
+  )
+  return (
+    dataclasses.replace(document, record=line.strip()) if whole else document
+  )
 
 
 def json_object(line: bytes) -> dict[str, Any]:
-  """The object in a line of JSONL, or `rows.Bad`."""
+  """The object in a line of JSONL, or `records.Bad`."""
   try:
-    row = _JSON.decode(rows.utf8(line))
+    record = _JSON.decode(records.utf8(line))
   except RecursionError:
-    raise rows.Bad('broken JSON', 'nested too deeply') from None
+    raise records.Bad('broken JSON', 'nested too deeply') from None
   except ValueError as error:
-    raise rows.Bad('broken JSON', str(error)) from None
-  if not isinstance(row, dict):
-    raise rows.Bad('not a JSON object', f'a {type(row).__name__}')
-  return row
+    raise records.Bad('broken JSON', str(error)) from None
+  if not isinstance(record, dict):
+    raise records.Bad('not a JSON object', f'a {type(record).__name__}')
+  return record
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   """An object, of which the parser would keep the last of equal keys."""
-  row = dict(pairs)
-  if len(row) < len(pairs):
+  record = dict(pairs)
+  if len(record) < len(pairs):
     names = collections.Counter(name for name, _ in pairs)
     [(name, times)] = names.most_common(1)
-    raise rows.Bad('duplicate key', f'{name!r:.50} comes {times} times')
-  return row
+    raise records.Bad('duplicate key', f'{name!r:.50} comes {times} times')
+  return record
 
 
 _JSON = json.JSONDecoder(object_pairs_hook=_unique)

@@ -10,8 +10,8 @@ from typing import Any
 
 from infoprune_jax.config.corpus import SourceConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import quiet_tensorflow, rows
-from infoprune_jax.corpus.rows import BadRow, Document, InputFile
+from infoprune_jax.corpus import quiet_tensorflow, records
+from infoprune_jax.corpus.records import BadRecord, Document, InputFile
 from infoprune_jax.runtime import filesystems
 
 INFO = 'dataset_info.json'  # Of a dataset that is prepared.
@@ -31,7 +31,7 @@ def list_units(
   units = []
   for path in config.paths:
     builder = open_builder(field, path, config.data_dir)
-    for name in rows.wanted_columns(config):
+    for name in records.wanted_columns(config):
       if not _keys(builder.info.features, name):
         raise UserError(
           f'{field}: {path!r} has no feature {name!r}; features are '
@@ -204,7 +204,7 @@ def check_ids(units: Mapping[str, Sequence[InputFile]]) -> None:
         )
 
 
-def read_rows(file: InputFile) -> Iterator[tuple[int, Document | BadRow]]:
+def read_records(file: InputFile) -> Iterator[tuple[int, Document | BadRecord]]:
   """The examples of a unit, in the shard's order, from number 1.
 
   Raises:
@@ -214,13 +214,13 @@ def read_rows(file: InputFile) -> Iterator[tuple[int, Document | BadRow]]:
   config = file.config
   builder = _builder(f'corpus.sources.{file.source}', config.paths[0])
   wanted: dict[str, Any] = {}
-  for name in rows.wanted_columns(config):
+  for name in records.wanted_columns(config):
     *outer, last = _keys(builder.info.features, name)
     node = wanted
     for key in outer:
       node = node.setdefault(key, {})
     node[last] = True
-  with quiet_tensorflow.user_errors(file.path):
+  with quiet_tensorflow.tensorflow_error_as_user_error(file.path):
     dataset = builder.as_dataset(
       split=config.split,
       shuffle_files=False,
@@ -229,12 +229,12 @@ def read_rows(file: InputFile) -> Iterator[tuple[int, Document | BadRow]]:
     )
     for number, example in enumerate(dataset.as_numpy_iterator(), 1):
       document = functools.partial(_document, file, example)
-      yield rows.read_row(file, number, document)
+      yield records.read_record(file, number, document)
 
 
 def _document(file: InputFile, example: dict[str, Any]) -> Document:
-  row = quiet_tensorflow.plain(example)
-  return rows.row_document(file, row, lambda text: row['tfds_id'])
+  record = quiet_tensorflow.plain(example)
+  return records.record_document(file, record, lambda text: record['tfds_id'])
 
 
 def _keys(features: Any, name: str) -> tuple[str, ...]:

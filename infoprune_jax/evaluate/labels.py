@@ -145,7 +145,7 @@ def _tokenize(
   content: np.ndarray,
   words: Vocabulary,
 ) -> TokenStore:
-  """The token store of the pages, in one part, in their order."""
+  """The token store of the pages, in one shard, in their order."""
   artifact = artifacts.Artifact(
     artifacts.token_store_dir(home),
     'token store',
@@ -155,7 +155,7 @@ def _tokenize(
   )
   if artifact.finished() is None:
     artifact = artifact.begin()
-    marker = artifact.finished_part(0, 1) or tokenize.write_part(
+    marker = artifact.finished_shard(0, 1) or tokenize.write_shard(
       artifact,
       0,
       1,
@@ -190,10 +190,10 @@ def _write_statistics(
 def _num_trained(config: Config, store: TokenStore, content: np.ndarray) -> int:
   """How many pages are in the text that the reference model trains on."""
   trained = np.zeros(len(content), bool)
-  for number in range(store.num_parts):
-    part = store.part(number)
-    rows = folds_lib.trained_rows(part, 0, config.reference.folds)
-    trained |= np.isin(content, part.column('content_hash')[rows])
+  for number in range(store.num_shards):
+    shard = store.shard(number)
+    rows = folds_lib.trained_documents(shard, 0, config.reference.folds)
+    trained |= np.isin(content, shard.column('content_hash')[rows])
   return int(trained.sum())
 
 

@@ -26,15 +26,17 @@ class Curve:
 
   scorer: scorer_lib.Scorer
   store: TokenStore
-  shard: np.ndarray  # [documents] int64
-  row: np.ndarray  # [documents] int64
+  shard_index: np.ndarray  # [documents] int64
+  doc_index: np.ndarray  # [documents] int64
   source: np.ndarray  # [documents] str
   num_tokens: np.ndarray  # [documents] int64
   num_bytes: np.ndarray  # [documents] int64
 
   def losses(self, params: Any) -> dict[str, float]:
     """Nats per token and bits per byte, and nats per token of each source."""
-    sums, _ = self.scorer.document_nll(params, self.store, self.shard, self.row)
+    sums, _ = self.scorer.document_nll(
+      params, self.store, self.shard_index, self.doc_index
+    )
     found = losses(
       float(sums.sum()), int(self.num_tokens.sum()), int(self.num_bytes.sum())
     )
@@ -56,16 +58,18 @@ def losses(nll_sum: float, num_tokens: int, num_bytes: int) -> dict[str, float]:
 def make_curve(
   config: EvaluateConfig, model: ModelConfig, store: TokenStore, mesh: Any
 ) -> Curve:
-  """Draws held-out documents, as many as fit into `curve_tokens`.
+  """Draws held-out documents, as many as fit into `online_eval_tokens`.
 
   And the first of each source, whatever its length: all are followed.
   """
-  shard, row = heldout_documents(store)
+  shard_index, doc_index = heldout_documents(store)
   columns = {
     name: np.concatenate(
       [
-        np.array(store.part(p).table(name)[name].take(row[shard == p]))
-        for p in range(store.num_parts)
+        np.array(
+          store.shard(p).table(name)[name].take(doc_index[shard_index == p])
+        )
+        for p in range(store.num_shards)
       ]
     )
     for name in ('source', 'num_tokens', 'num_bytes', 'content_hash')
@@ -75,29 +79,33 @@ def make_curve(
   )
   total = np.cumsum(columns['num_tokens'][order], dtype=np.int64)
   _, first = np.unique(columns['source'][order], return_index=True)
-  drawn = np.union1d(order[total <= config.curve_tokens], order[first])
+  drawn = np.union1d(order[total <= config.online_eval_tokens], order[first])
   return Curve(
     scorer_lib.compile_scorer(model, config.scoring, store.vocab_size, mesh),
     store,
-    shard[drawn],
-    row[drawn],
+    shard_index[drawn],
+    doc_index[drawn],
     *(columns[name][drawn] for name in ('source', 'num_tokens', 'num_bytes')),
   )
 
 
 def heldout_documents(store: TokenStore) -> tuple[np.ndarray, np.ndarray]:
-  """Shard and row of each held-out document, in store order, int64."""
-  rows = [store.part(p).rows_of('heldout') for p in range(store.num_parts)]
-  shard = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
-  return shard, np.concatenate(rows)
+  """Shard and document of each held-out document, in store order, int64."""
+  doc_indices = [
+    store.shard(p).documents_of('heldout') for p in range(store.num_shards)
+  ]
+  shard_index = np.repeat(
+    np.arange(len(doc_indices)), [len(r) for r in doc_indices]
+  )
+  return shard_index, np.concatenate(doc_indices)
 
 
 def run(config: Config, workdir: str) -> None:
   """Writes the loss of every held-out document under every trained arm.
 
   Each host packs documents of its own. On another number of hosts a document
-  lies elsewhere in a row, and its loss differs by float32 rounding: by less than
-  1e-6 of it. On the same number it is the same, byte for byte.
+  lies elsewhere in a document, and its loss differs by float32 rounding: by
+  less than 1e-6 of it. On the same number it is the same, byte for byte.
 
   Raises:
     UserError: a run is missing, or was trained on another corpus.
@@ -156,23 +164,23 @@ def _evaluate_run(
       trained['step'],
       scorer_lib.abstract_params(config.model, store.vocab_size, mesh),
     )
-    shard, row = heldout_documents(store)
+    shard_index, doc_index = heldout_documents(store)
     sums, spent = scorer.document_nll(
-      params, store, shard, row, on_batch=progress.add
+      params, store, shard_index, doc_index, on_batch=progress.add
     )
     written = {}
-    for part in range(store.num_parts) if first else ():
-      here = shard == part
-      losses_table = tables.part_table(
+    for shard in range(store.num_shards) if first else ():
+      here = shard_index == shard
+      losses_table = tables.shard_table(
         tables.LOSS_SCHEMA,
-        part,
-        row[here],
-        store.part(part).table(*scorer_lib.DOCUMENT_COLUMNS),
+        shard,
+        doc_index[here],
+        store.shard(shard).table(*scorer_lib.DOCUMENT_COLUMNS),
         nll_sum=sums[here],
       )
-      written |= artifact.finish_part(
-        part,
-        store.num_parts,
+      written |= artifact.finish_shard(
+        shard,
+        store.num_shards,
         {'.parquet': lambda file, t=losses_table: tables.write(t, file)},
       )['files']
     if first:

@@ -1,4 +1,4 @@
-"""The corpus, found again as it was tokenized: file and row of each document.
+"""The corpus, found again as it was tokenized: file and record of each document.
 
 The token store has the text's hash of each document, but not its other fields.
 """
@@ -31,7 +31,7 @@ def read_again(config: Config, store: TokenStore) -> CorpusIndex:
     tokenize.store_options(config),
     store.manifest['inputs'],
   ).finished()
-  logger.info('export: reads the corpus, to find the row of each document')
+  logger.info('export: reads the corpus, to find the record of each document')
   index = corpus_index.build(config.corpus, 'export')
   if index.fingerprint() != store.manifest['inputs']['corpus']:
     raise UserError(_difference(index, store))
@@ -40,15 +40,15 @@ def read_again(config: Config, store: TokenStore) -> CorpusIndex:
 
 def _difference(index: CorpusIndex, store: TokenStore) -> str:
   """Where a corpus is first another than the one that was tokenized."""
-  parts = [store.part(number) for number in range(store.num_parts)]
-  same = np.ones(min(len(index.line), sum(store.documents_per_part)), bool)
+  shards = [store.shard(number) for number in range(store.num_shards)]
+  same = np.ones(min(len(index.line), sum(store.documents_per_shard)), bool)
   for name in ('num_bytes', 'content_hash'):
-    stored = np.concatenate([part.column(name) for part in parts])
+    stored = np.concatenate([shard.column(name) for shard in shards])
     same &= stored[: len(same)] == getattr(index, name)[: len(same)]
   ids = [
     text_hash(example_id)
-    for part in parts
-    for example_id in part.table('example_id')['example_id'].to_pylist()
+    for shard in shards
+    for example_id in shard.table('example_id')['example_id'].to_pylist()
   ]
   same &= np.array(ids, np.int64)[: len(same)] == index.id_hash[: len(same)]
   first = min(
@@ -57,7 +57,7 @@ def _difference(index: CorpusIndex, store: TokenStore) -> str:
   return (
     f'The corpus is not the one that the token store in {store.path} was made '
     f'from: it has {len(index.line)} documents, the store '
-    f'{sum(store.documents_per_part)}, and they first differ at '
+    f'{sum(store.documents_per_shard)}, and they first differ at '
     f'{index.files[index.file[first]].path}:{index.line[first]}. Put the files '
     'back as they were, or tokenize them in another --workdir.'
   )

@@ -75,31 +75,31 @@ def _opened(tables: Tables) -> tuple[TokenStore, list[KeepSet]]:
   return store, sets
 
 
-# Files of the corpus are often smaller than parts, and come one after another.
+# Files of the corpus are often smaller than shards, and come one after another.
 @functools.lru_cache(maxsize=2)
-def part_table(tables: Tables, number: int) -> pa.Table:
-  """Every document of a part, in store order.
+def shard_table(tables: Tables, number: int) -> pa.Table:
+  """Every document of a shard, in store order.
 
   Columns of scores and statistics are null where a document was not scored.
   """
   store, keep_sets = _opened(tables)
-  part = store.part(number)
-  documents = part.table()
+  shard = store.shard(number)
+  documents = shard.table()
   size = documents.num_rows
   columns: dict[str, Any] = {
     'example_id': documents['example_id'],
     'source': documents['source'],
     'split': pa.DictionaryArray.from_arrays(
-      pa.array(part.column('split').astype(np.int32)), list(SPLITS)
+      pa.array(shard.column('split').astype(np.int32)), list(SPLITS)
     ),
     'shard': pa.array(np.full(size, number, np.int32)),
-    'row': pa.array(np.arange(size)),
+    'doc_index': pa.array(np.arange(size)),
     **{name: documents[name] for name in documents.column_names[3:]},
   }
   for _, path, _, job in _tables(tables.workdir):
-    scored = _read_part(path, job, number, store.num_parts)
+    scored = _read_shard(path, job, number, store.num_shards)
     place = np.full(size, -1)
-    place[scored['row'].to_numpy()] = np.arange(scored.num_rows)
+    place[scored['doc_index'].to_numpy()] = np.arange(scored.num_rows)
     # What is taken at null is null.
     places = pa.array(place, mask=place < 0)
     for name in scored.column_names:
@@ -107,15 +107,15 @@ def part_table(tables: Tables, number: int) -> pa.Table:
         columns[name] = scored[name].take(places)
   for name, keep_set in zip(tables.keep_columns, keep_sets, strict=True):
     kept = np.zeros(size, bool)
-    kept[keep_set.rows(number)] = True
+    kept[keep_set.doc_indices(number)] = True
     columns[name] = pa.array(kept)
   return pa.table(columns)
 
 
-def _read_part(path: str, job: str, number: int, num_parts: int) -> pa.Table:
+def _read_shard(path: str, job: str, number: int, num_shards: int) -> pa.Table:
   manifest = artifacts.read_manifest(path, job)
   assert manifest is not None  # `Tables.inputs` opened it.
-  name = artifacts.part_name(number, num_parts) + '.parquet'
+  name = artifacts.shard_name(number, num_shards) + '.parquet'
   return parquet.read_table(checksums.verified(path, manifest, name))
 
 
@@ -124,20 +124,20 @@ class ScoresTask:
   """What a worker needs to write one part of the table."""
 
   artifact: Artifact
-  part: int
-  num_parts: int
+  shard: int
+  num_shards: int
   tables: Tables
-  index: CorpusIndex | None  # of the documents of the part; to say where
+  index: CorpusIndex | None  # of the documents of the shard; to say where
 
 
 def write_scores(task: ScoresTask) -> dict[str, Any]:
   """Writes a part of the table as Parquet, and returns its marker."""
-  table = part_table(task.tables, task.part)
+  table = shard_table(task.tables, task.shard)
   if task.index is not None:
     table = _with_places(table, task.index)
-  return task.artifact.finish_part(
-    task.part,
-    task.num_parts,
+  return task.artifact.finish_shard(
+    task.shard,
+    task.num_shards,
     {
       '.parquet': lambda file: parquet.write_table(
         table, file, compression='zstd'
@@ -148,7 +148,7 @@ def write_scores(task: ScoresTask) -> dict[str, Any]:
 
 
 def _with_places(table: pa.Table, index: CorpusIndex) -> pa.Table:
-  """With the file of each document, and its line or row in it, from 1."""
+  """With the file of each document, and its line or record in it, from 1."""
   paths = [filesystems.printable(file.path) for file in index.files]
   table = table.append_column(
     'file',

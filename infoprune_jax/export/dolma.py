@@ -18,7 +18,13 @@ import numpy as np
 import pyarrow as pa
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import compressed, corpus_index, paths, rows, sources
+from infoprune_jax.corpus import (
+  compressed,
+  corpus_index,
+  paths,
+  records,
+  sources,
+)
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.export import decisions
 from infoprune_jax.export.corpus import source_names
@@ -40,7 +46,7 @@ class FileTask:
   name: str  # of the file to write
   file: sources.InputFile
   index: CorpusIndex  # of its documents
-  first: int  # where they start in their first part
+  first: int  # where they start in their first shard
   tables: decisions.Tables
 
 
@@ -53,13 +59,13 @@ def tasks(
     UserError: a source is no JSONL, or two files would get one name.
   """
   names = _names(index)
-  starts = np.searchsorted(index.part, np.arange(index.part.max() + 1))
+  starts = np.searchsorted(index.shard, np.arange(index.shard.max() + 1))
   made = []
   for number, file in enumerate(index.files):
     inside = np.flatnonzero(index.file == number)
     first = 0
     if len(inside):
-      first = int(inside[0] - starts[index.part[inside[0]]])
+      first = int(inside[0] - starts[index.shard[inside[0]]])
     made.append(
       FileTask(
         artifact,
@@ -101,7 +107,7 @@ def _names(index: CorpusIndex) -> list[str]:
 
 
 def write_attributes(task: FileTask) -> dict[str, Any]:
-  """Writes the attributes of a file, a line for each of its rows."""
+  """Writes the attributes of a file, a line for each of its records."""
 
   def write(file: Any) -> None:
     with _compressed(task, file) as put:
@@ -131,7 +137,7 @@ def _compressed(task: FileTask, file: Any) -> Iterator[Callable[[bytes], Any]]:
 
 
 def _lines(task: FileTask) -> Iterator[bytes]:
-  """The attributes of each row, also of rows that are not in the corpus.
+  """The attributes of each record, also of records that are not in the corpus.
 
   Raises:
     UserError: the file is not what was indexed.
@@ -140,8 +146,8 @@ def _lines(task: FileTask) -> Iterator[bytes]:
   places = {line: place for place, line in enumerate(index.line.tolist())}
   values = list(_values(task))
   for number, line in _stored_lines(task.file.path):
-    row = _parsed(line)
-    text = _text(row, config.text_column)
+    record = _parsed(line)
+    text = _text(record, config.text_column)
     place = places.pop(number, None)
     example_id, attributes = None, {}
     if place is None:
@@ -156,9 +162,9 @@ def _lines(task: FileTask) -> Iterator[bytes]:
       for name, value in attributes.items()
     }
     record = {
-      'id': row.get('id', example_id),
+      'id': record.get('id', example_id),
       'attributes': spans,
-      'source': row.get('source', task.file.source),
+      'source': record.get('source', task.file.source),
     }
     yield json.dumps(record, allow_nan=False).encode()
   if places:
@@ -167,23 +173,23 @@ def _lines(task: FileTask) -> Iterator[bytes]:
 
 def _stored_lines(path: str) -> Iterator[tuple[int, bytes]]:
   """The lines of a file; none of one that was left out as it is empty."""
-  with contextlib.suppress(rows.Bad):
+  with contextlib.suppress(records.Bad):
     yield from sources.read_lines(path)
 
 
 def _parsed(line: bytes) -> Mapping[str, Any]:
-  """The row of a line; of a line that is none, an empty one."""
+  """The record of a line; of a line that is none, an empty one."""
   try:
-    row = json.loads(line)
+    record = json.loads(line)
   except (ValueError, RecursionError):
     return {}
-  return row if isinstance(row, dict) else {}
+  return record if isinstance(record, dict) else {}
 
 
-def _text(row: Mapping[str, Any], name: str) -> str:
+def _text(record: Mapping[str, Any], name: str) -> str:
   try:
-    text = rows.column(dict(row), name)
-  except rows.Bad:
+    text = records.column(dict(record), name)
+  except records.Bad:
     return ''
   return text if isinstance(text, str) else ''
 
@@ -193,8 +199,8 @@ def _values(task: FileTask) -> Iterator[tuple[str, dict[str, float]]]:
   if not len(task.index.line):
     return
   table = pa.concat_tables(
-    decisions.part_table(task.tables, number)
-    for number in np.unique(task.index.part).tolist()
+    decisions.shard_table(task.tables, number)
+    for number in np.unique(task.index.shard).tolist()
   ).slice(task.first, len(task.index.line))
   sums = [name for name in table.column_names if _SUMS in name]
   columns = {

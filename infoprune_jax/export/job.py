@@ -1,6 +1,6 @@
 """The job that exports what arms keep, and why, for other programs. No JAX.
 
-Each arm and format is an artifact of its own, of parts that processes write.
+Each arm and format is an artifact of its own, of shards that processes write.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.export import (
   corpus,
   decisions,
+  documents,
   dolma,
   records,
-  rows,
   tfds_writer,
 )
 from infoprune_jax.runtime import files, filesystems, workers
@@ -31,9 +31,9 @@ from infoprune_jax.tokens.token_store import TokenStore
 
 # No arm has this name: it is no identifier.
 EVERY_ARM = 'every-arm'
-_WRITERS: dict[str, Callable[[rows.PartTask], dict[str, Any]]] = {
-  'jsonl': rows.write_jsonl,
-  'parquet': rows.write_parquet,
+_WRITERS: dict[str, Callable[[documents.ShardTask], dict[str, Any]]] = {
+  'jsonl': documents.write_jsonl,
+  'parquet': documents.write_parquet,
   'array_record': records.write_array_record,
   'tfds': records.write_tfds,
 }
@@ -62,7 +62,7 @@ class _Source:
   keep_sets: dict[str, KeepSet]
   index: CorpusIndex | None  # of the whole corpus, where a format needs it
   num_workers: int
-  places: bool  # of the format 'scores'
+  include_locations: bool  # of the format 'scores'
 
 
 def run(config: Config, workdir: str) -> None:
@@ -87,7 +87,7 @@ def run(config: Config, workdir: str) -> None:
         logger.info('export: %s finished before, skipped', export.name)
       else:
         todo.append(export)
-  with workers.kept(config.corpus, workdir, 'export'):
+  with workers.shared_pool(config.corpus, workdir, 'export'):
     index = None
     if any(_needs_corpus(config, export.format) for export in todo):
       index = corpus.read_again(config, store)
@@ -97,7 +97,7 @@ def run(config: Config, workdir: str) -> None:
       keep_sets,
       index,
       config.corpus.num_workers,
-      config.export.places,
+      config.export.include_locations,
     )
     planned = [(export, _tasks(export, source)) for export in todo]
     for export, (write, tasks) in planned:
@@ -123,7 +123,7 @@ def _selections(config: Config) -> tuple[str, ...]:
 
 
 def _needs_corpus(config: Config, format: str) -> bool:
-  return format != 'scores' or config.export.places
+  return format != 'scores' or config.export.include_locations
 
 
 def _exports(
@@ -144,7 +144,9 @@ def _exports(
       groups = [(EVERY_ARM, tuple(keep_sets))]
       inputs |= decisions.Tables(workdir, tuple(keep_sets)).inputs()
     if format == 'scores':
-      options['places'] = options_of(config.export)['places']
+      options['include_locations'] = options_of(config.export)[
+        'include_locations'
+      ]
     for name, selections in groups:
       kept = {
         f'keep_set/{one}': keep_sets[one].manifest['fingerprint']
@@ -159,7 +161,7 @@ def _exports(
 def _tasks(
   export: _Export, source: _Source
 ) -> tuple[Callable[[Any], dict[str, Any]], list[Any]]:
-  """What writes a part, and the task of each part.
+  """What writes a shard, and the task of each shard.
 
   Raises:
     UserError: what is to be written does not fit the format.
@@ -172,19 +174,19 @@ def _tasks(
   if export.format == 'dolma_attributes':
     return dolma.write_attributes, dolma.tasks(export.artifact, index, tables)
   kept = _kept(source.keep_sets[export.selections[0]], source.store, index)
-  num_parts = source.store.num_parts
+  num_shards = source.store.num_shards
   tasks = [
-    rows.PartTask(
-      export.artifact, part, num_parts, kept.restricted_to(part), {}
+    documents.ShardTask(
+      export.artifact, shard, num_shards, kept.restricted_to(shard), {}
     )
-    for part in range(num_parts)
+    for shard in range(num_shards)
   ]
   if export.format == 'jsonl':
-    rows.check_json(kept)
+    documents.check_json(kept)
   if export.format == 'parquet':
     corpus.source_names(kept)
-    found = workers.run_all(rows.row_types, tasks, source.num_workers)
-    schemas = rows.schemas_of(kept, found)
+    found = workers.run_all(documents.record_types, tasks, source.num_workers)
+    schemas = documents.schemas_of(kept, found)
     tasks = [dataclasses.replace(task, schemas=schemas) for task in tasks]
   return _WRITERS[export.format], tasks
 
@@ -193,16 +195,16 @@ def _score_tasks(
   export: _Export, source: _Source
 ) -> list[decisions.ScoresTask]:
   tables = decisions.Tables(source.workdir, export.selections)
-  num_parts = source.store.num_parts
+  num_shards = source.store.num_shards
   return [
     decisions.ScoresTask(
       export.artifact,
-      part,
-      num_parts,
+      shard,
+      num_shards,
       tables,
-      source.index.restricted_to(part) if source.places else None,
+      source.index.restricted_to(shard) if source.include_locations else None,
     )
-    for part in range(num_parts)
+    for shard in range(num_shards)
   ]
 
 
@@ -210,10 +212,13 @@ def _kept(
   chosen: KeepSet, store: TokenStore, index: CorpusIndex
 ) -> CorpusIndex:
   """The documents of the corpus that a keep set keeps."""
-  first = np.cumsum([0, *store.documents_per_part])
+  first = np.cumsum([0, *store.documents_per_shard])
   return index.only(
     np.concatenate(
-      [first[part] + chosen.rows(part) for part in range(store.num_parts)]
+      [
+        first[shard] + chosen.doc_indices(shard)
+        for shard in range(store.num_shards)
+      ]
     )
   )
 
@@ -224,44 +229,47 @@ def _write(
   write: Callable[[Any], dict[str, Any]],
   tasks: list[Any],
 ) -> None:
-  """Writes the parts that are not done, then the manifest."""
-  artifact, num_parts = export.artifact, len(tasks)
+  """Writes the shards that are not done, then the manifest."""
+  artifact, num_shards = export.artifact, len(tasks)
   markers = {
-    part: marker
-    for part in range(num_parts)
-    if (marker := artifact.finished_part(part, num_parts))
+    shard: marker
+    for shard in range(num_shards)
+    if (marker := artifact.finished_shard(shard, num_shards))
   }
   if markers:
     logger.info(
-      'export: %s: %d of %d parts were done before',
+      'export: %s: %d of %d shards were done before',
       export.name,
       len(markers),
-      num_parts,
+      num_shards,
     )
-  total = sum(source.store.documents_per_part)
+  total = sum(source.store.documents_per_shard)
   if export.format in ARM_EXPORTS:
     total = sum(len(task.index.line) for task in tasks)
   done = sum(marker['num_documents'] for marker in markers.values())
   progress = Progress(f'export: {export.name}', 'documents', total, done=done)
-  todo = [part for part in range(num_parts) if part not in markers]
+  todo = [shard for shard in range(num_shards) if shard not in markers]
   inputs = source.index.files if source.index else ()
-  apart = sources.needs_worker(*(file.config for file in inputs)) or (
-    export.format == 'tfds' and quiet_tensorflow.belongs_apart()
-  )
+  force_subprocess = sources.needs_worker(
+    *(file.config for file in inputs)
+  ) or (export.format == 'tfds' and quiet_tensorflow.needs_subprocess())
   written = workers.run_all(
-    write, [tasks[part] for part in todo], source.num_workers, apart
+    write,
+    [tasks[shard] for shard in todo],
+    source.num_workers,
+    force_subprocess,
   )
-  for part, marker in zip(todo, written, strict=True):
-    markers[part] = marker
+  for shard, marker in zip(todo, written, strict=True):
+    markers[shard] = marker
     progress.add(marker['num_documents'])
-  ordered = [markers[part] for part in range(num_parts)]
+  ordered = [markers[shard] for shard in range(num_shards)]
   made = {name: file for m in ordered for name, file in m['files'].items()}
   if export.format == 'tfds':
     name = export.selections[0].replace('-', '_')
     made |= records.finish_tfds(artifact, name, ordered)
   artifact.finish(
     made,
-    num_parts=num_parts,
+    num_shards=num_shards,
     num_documents=sum(marker['num_documents'] for marker in ordered),
   )
   progress.finish(f'in {artifact.path}')

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus.rows import Document
+from infoprune_jax.corpus.records import Document
 from infoprune_jax.export import tfds_writer
-from infoprune_jax.export.rows import PartTask
+from infoprune_jax.export.documents import ShardTask
 from infoprune_jax.runtime import artifacts, attempts, files, scratch
 
 
@@ -40,13 +40,13 @@ def _field(number: int, data: bytes) -> bytes:
   return bytes(size) + bytes([length]) + data
 
 
-def write_array_record(task: PartTask) -> dict[str, Any]:
-  """Writes a part as ArrayRecord."""
+def write_array_record(task: ShardTask) -> dict[str, Any]:
+  """Writes a shard as ArrayRecord."""
   return _write(task, '.array_record', _array_record)
 
 
-def write_tfds(task: PartTask) -> dict[str, Any]:
-  """Writes a part as a shard of a TFDS dataset. Needs TensorFlow."""
+def write_tfds(task: ShardTask) -> dict[str, Any]:
+  """Writes a shard as a shard of a TFDS dataset. Needs TensorFlow."""
   return _write(task, tfds_writer.EXTENSION, tfds_writer.write_records)
 
 
@@ -96,16 +96,16 @@ def _records(documents: Iterable[Document]) -> Iterator[bytes]:
 
 
 def _write(
-  task: PartTask,
+  task: ShardTask,
   extension: str,
   write_records: Callable[[str, Iterable[bytes]], None],
 ) -> dict[str, Any]:
-  """Writes a part by a library that writes to a path of its own."""
+  """Writes a shard by a library that writes to a path of its own."""
 
   def write(file: Any) -> None:
-    name = artifacts.part_name(task.part, task.num_parts)
+    name = artifacts.shard_name(task.shard, task.num_shards)
     name = attempts.temporary(name, task.artifact.attempt)
-    # Beside the part, where there is room for it.
+    # Beside the shard, where there is room for it.
     with scratch.folder(os.path.join(task.artifact.path, name)) as folder:
       path = os.path.join(folder, 'records')
       write_records(path, _records(task.documents()))

@@ -1,7 +1,7 @@
 """The types of columns: of what Parquet is to hold, and what JSON can.
 
-JSON has no schema, so that of a source is found in its rows. No value is made
-another to fit: 3 and "3" in one field are refused, 3 and 0.5 are numbers.
+JSON has no schema, so that of a source is found in its records. No value is
+made another to fit: 3 and "3" in one field are refused, 3 and 0.5 are numbers.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-# Of documents of sources that have no rows.
+# Of documents of sources that have no records.
 DOCUMENT = pa.schema(
   [('id', pa.string()), ('source', pa.string()), ('text', pa.string())]
 )
@@ -33,18 +33,18 @@ class Unfit(Exception):
   """A field, and why no type holds its values."""
 
 
-def of_rows(rows: Iterable[Mapping[str, Any]]) -> pa.StructType:
-  """The type of rows of JSON, fields in the order of their first appearance.
+def of_records(records: Iterable[Mapping[str, Any]]) -> pa.StructType:
+  """The type of records of JSON, fields in the order of their first appearance.
 
-  >>> of_rows([{'a': 1, 'b': None}, {'a': 0.5}])
+  >>> of_records([{'a': 1, 'b': None}, {'a': 0.5}])
   StructType(struct<a: double, b: null>)
 
   Raises:
     Unfit: no type holds the values of a field.
   """
   found = pa.struct([])
-  for row in rows:
-    found = merged(found, _of_value(row, ''), '')
+  for record in records:
+    found = merged(found, _of_value(record, ''), '')
   return found
 
 

@@ -33,18 +33,18 @@ def write_records(path: str, records: Iterable[bytes]) -> None:
 
 
 def metadata_files(
-  name: str, records_per_part: Sequence[int], num_bytes: int
+  name: str, records_per_shard: Sequence[int], num_bytes: int
 ) -> dict[str, str]:
-  """The files that TFDS opens a folder of parts by, by name.
+  """The files that TFDS opens a folder of shards by, by name.
 
   Args:
     name: Of the dataset.
-    records_per_part: As the parts are numbered.
-    num_bytes: Of all parts, as TFRecord.
+    records_per_shard: As the shards are numbered.
+    num_bytes: Of all shards, as TFRecord.
   """
-  task = (name, list(records_per_part), num_bytes)
-  apart = quiet_tensorflow.belongs_apart()
-  return next(workers.run_all(_metadata_files, [task], 1, apart))
+  task = (name, list(records_per_shard), num_bytes)
+  force_subprocess = quiet_tensorflow.needs_subprocess()
+  return next(workers.run_all(_metadata_files, [task], 1, force_subprocess))
 
 
 def _metadata_files(task: tuple[str, list[int], int]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Causal attention within the segments of packed rows, by several backends."""
+"""Causal attention within the segments of packed sequences, by several backends."""
 
 import dataclasses
 from typing import Any
@@ -14,10 +14,10 @@ from infoprune_jax.model import partitioning
 # the causal mask would throw away are mostly never computed.
 MIN_BLOCK = 64
 MAX_BLOCKS = 8
-SPLASH_BLOCKS = (512, 384, 256, 128)  # tokens; one must divide a row
+SPLASH_BLOCKS = (512, 384, 256, 128)  # tokens; one must divide a sequence
 QUERY = ('batch', 'length', 'heads', 'head_dim')
 KEY = ('batch', 'length', 'kv_heads', 'head_dim')
-ROWS = ('batch', 'length')
+rows = ('batch', 'length')
 WHOLE_KEY = ('batch', None, 'kv_heads', 'head_dim')
 WHOLE_ROWS = ('batch', None)
 
@@ -25,16 +25,16 @@ WHOLE_ROWS = ('batch', None)
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Segments:
-  """Which tokens of packed rows belong together, as a backend wants to know."""
+  """Which tokens of packed sequences belong together, as a backend wants to know."""
 
-  ids: Int[Array, 'B T']  # from 1 in each row; 0 is padding, at its end
+  ids: Int[Array, 'B T']  # from 1 in each sequence; 0 is padding, at its end
   # Of cuDNN: of each segment, where padding is one as well; -1 for no more.
   lengths: Int[Array, 'B S'] | None
   offsets: Int[Array, 'B S+1'] | None
 
 
-def segment_limit(max_pieces: int) -> int:
-  """2, 8, 32 and so on: room for rows of so many pieces, and for padding.
+def segment_limit(max_segments: int) -> int:
+  """2, 8, 32 and so on: room for sequences of so many segments, and for padding.
 
   A program has at most four times what it needs, and there are few programs.
 
@@ -42,7 +42,7 @@ def segment_limit(max_pieces: int) -> int:
   (2, 8)
   """
   limit = 2
-  while limit < max_pieces + 1:
+  while limit < max_segments + 1:
     limit *= 4
   return limit
 
@@ -53,9 +53,10 @@ def segments(
   """What `attention` needs, once for all layers.
 
   Args:
-    ids: Segments count from 1 in each row; 0 is padding, at the row's end.
+    ids: Segments count from 1 in each sequence; 0 is padding, at the sequence's
+      end.
     backend: As for `attention`.
-    max_segments: At least the segments of any row, with padding; of cuDNN.
+    max_segments: At least the segments of any sequence, with padding; of cuDNN.
   """
   if backend != 'cudnn':
     return Segments(ids, None, None)
@@ -91,21 +92,21 @@ def attention(
   """
   if backend == 'xla':
     ids = segments.ids
-    if partitioning.shares('length') == 1:
+    if partitioning.num_shards('length') == 1:
       return _xla(query, key, value, ids, ids)
     # Each device has its share of the queries, and gathers all keys.
     return partitioning.per_device(
-      _xla, (QUERY, WHOLE_KEY, WHOLE_KEY, ROWS, WHOLE_ROWS), QUERY
+      _xla, (QUERY, WHOLE_KEY, WHOLE_KEY, rows, WHOLE_ROWS), QUERY
     )(query, key, value, ids, ids)
   if backend == 'splash':
     length, heads = query.shape[1:3]
     kernel = _splash_kernel(
       length,
-      heads // partitioning.shares('heads'),
-      partitioning.shares('length'),
+      heads // partitioning.num_shards('heads'),
+      partitioning.num_shards('length'),
     )
     where = partitioning.mapped(kernel.manual_sharding_spec, (None, 'length'))
-    axes = (QUERY, WHOLE_KEY, WHOLE_KEY, ROWS, WHOLE_ROWS, where)
+    axes = (QUERY, WHOLE_KEY, WHOLE_KEY, rows, WHOLE_ROWS, where)
     return partitioning.per_device(_splash, axes, QUERY)(
       query, key, value, segments.ids, segments.ids, kernel
     )
@@ -115,9 +116,10 @@ def attention(
 
 
 def _splash_kernel(length: int, heads: int, shares: int) -> Any:
-  """JAX's splash attention, for queries of rows cut in so many shares.
+  """JAX's splash attention, for queries of sequences cut in so many shares.
 
-  Which blocks of keys a share needs is in arrays, which go with the queries: all
+  Which blocks of keys a share needs is in arrays, which go with the queries:
+    all
   devices run one program.
   """
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
@@ -192,7 +194,7 @@ def _xla(
   query_ids: Int[Array, 'B t'],
   key_ids: Int[Array, 'B T'],
 ) -> Float[Array, 'B t N H']:
-  """Attention of whole rows, or of this device's share of their queries."""
+  """Attention of whole sequences, or of this device's share of their queries."""
   batch, length, heads, dim = query.shape
   span, groups = key.shape[1:3]
   # The queries that share keys go in one product with them: XLA's CPU products

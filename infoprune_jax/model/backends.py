@@ -17,15 +17,15 @@ SMALL_TPUS = ('TPU v2', 'TPU v3', 'TPU v4', 'TPU v4 lite')
 
 @functools.lru_cache(maxsize=16)  # Each choice is said once.
 def resolve(
-  config: ModelConfig, mesh: Any, batch_size: int, row_length: int
+  config: ModelConfig, mesh: Any, batch_size: int, sequence_length: int
 ) -> ModelConfig:
   """The config with 'auto' replaced, for a forward pass on a mesh.
 
   Args:
     config: The model, in the dtype of the computation.
     mesh: Its devices decide.
-    batch_size: Rows of the global batch.
-    row_length: Tokens of a row.
+    batch_size: Sequences of the global batch.
+    sequence_length: Tokens of a sequence.
 
   Raises:
     UserError: what the config names does not run there; the reason is given.
@@ -37,18 +37,20 @@ def resolve(
       {'tpu': 'splash', 'gpu': 'cudnn'},
       mesh,
       {
-        'splash': lambda: _no_splash(config, mesh, row_length),
+        'splash': lambda: _no_splash(config, mesh, sequence_length),
         'cudnn': lambda: _no_cudnn(config, mesh),
       },
     ),
-    'kernels': _choose(
-      'kernels',
-      config.kernels,
+    'loss_kernel': _choose(
+      'loss_kernel',
+      config.loss_kernel,
       {'tpu': 'tpu', 'gpu': 'hopper'},
       mesh,
       {
         'tpu': lambda: _no_tpu(config, mesh),
-        'hopper': lambda: _no_hopper(config, mesh, batch_size * row_length),
+        'hopper': lambda: _no_hopper(
+          config, mesh, batch_size * sequence_length
+        ),
       },
     ),
   }
@@ -57,7 +59,7 @@ def resolve(
 
 @functools.lru_cache(maxsize=16)
 def resolve_training(
-  config: ModelConfig, mesh: Any, row_length: int
+  config: ModelConfig, mesh: Any, sequence_length: int
 ) -> ModelConfig:
   """The config with 'auto' replaced, for a training step on a mesh.
 
@@ -67,7 +69,7 @@ def resolve_training(
   Args:
     config: The model.
     mesh: Its devices decide.
-    row_length: Tokens of a row.
+    sequence_length: Tokens of a sequence.
 
   Raises:
     UserError: the attention that the config names does not run there; the
@@ -89,11 +91,11 @@ def resolve_training(
     {'tpu': 'splash', 'gpu': 'cudnn'},
     mesh,
     {
-      'splash': lambda: _no_splash(config, mesh, row_length),
+      'splash': lambda: _no_splash(config, mesh, sequence_length),
       'cudnn': no_cudnn,
     },
   )
-  return dataclasses.replace(config, attention=attention, kernels='xla')
+  return dataclasses.replace(config, attention=attention, loss_kernel='xla')
 
 
 def _choose(
@@ -127,12 +129,14 @@ def _choose(
   return 'xla'
 
 
-def _no_splash(config: ModelConfig, mesh: Any, row_length: int) -> str:
+def _no_splash(config: ModelConfig, mesh: Any, sequence_length: int) -> str:
   """Why splash attention cannot run; '' if it can."""
-  ways = mesh.ways('length')
-  if row_length % (LANES * ways):
-    parts = f', cut in {ways},' * (ways > 1)
-    return f'rows of {row_length} tokens{parts} are no multiple of {LANES}'
+  num_shards = mesh.num_shards('length')
+  if sequence_length % (LANES * num_shards):
+    parts = f', cut in {num_shards},' * (num_shards > 1)
+    return (
+      f'sequences of {sequence_length} tokens{parts} are no multiple of {LANES}'
+    )
   if config.head_dim % LANES and config.head_dim != LANES // 2:
     return f'head_dim={config.head_dim} is not 64, nor a multiple of {LANES}'
   return ''
@@ -170,8 +174,10 @@ def _no_cudnn(config: ModelConfig, mesh: Any) -> str:
     return f'it computes in bfloat16, the dtype here is {config.dtype}'
   if config.head_dim % 8 or config.head_dim > 128:
     return f'head_dim={config.head_dim} is no multiple of 8 up to 128'
-  ways = mesh.ways('length')
-  return f'the mesh cuts rows in {ways}, it takes whole ones' * (ways > 1)
+  num_shards = mesh.num_shards('length')
+  return f'the mesh cuts sequences in {num_shards}, it takes whole ones' * (
+    num_shards > 1
+  )
 
 
 def _no_tpu(config: ModelConfig, mesh: Any) -> str:
@@ -209,11 +215,11 @@ def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
   # Imports what only a GPU needs.
   from infoprune_jax.model.kernels import hopper
 
-  ways = mesh.ways('batch') * mesh.ways('length')
-  columns = config.mlp_dim // mesh.ways('mlp')
-  if not hopper.supports(tokens // ways, config.embed_dim, columns):
+  num_shards = mesh.num_shards('batch') * mesh.num_shards('length')
+  columns = config.mlp_dim // mesh.num_shards('mlp')
+  if not hopper.supports(tokens // num_shards, config.embed_dim, columns):
     return (
-      f'{tokens // ways} tokens per device, embed_dim={config.embed_dim} and '
+      f'{tokens // num_shards} tokens per device, embed_dim={config.embed_dim} and '
       f'mlp_dim={columns} a device must be multiples of 256, 64 and 64'
     )
   return ''

@@ -37,8 +37,8 @@ RECORD = 'checksums.json'
 _TIMED = '_CHECKPOINT_METADATA'
 # Copies of an array write a share each, unless shares would be of less.
 _MIN_SHARE = 1 << 20  # bytes
-# Orbax takes the time from the wall clock, which an administrator may set. A save
-# that hangs is for the watchdog.
+# Orbax takes the time from the wall clock, which an administrator may set. A
+# save that hangs is for the watchdog.
 _NEVER = 100 * 365 * 24 * 3600  # seconds
 
 

@@ -25,32 +25,35 @@ def token_nll(
   targets: Int[Array, 'B T'],
   *,
   tile: int,
-  kernels: str = 'xla',
+  loss_kernel: str = 'xla',
   softcap: float = 0.0,
 ) -> Float[Array, 'B T']:
   """Negative log-likelihood of each target token, in nats, float32.
 
   For scores and evaluation. It is not to be differentiated: a gradient would
-  keep all logits, and a spread vocabulary has none; training has `weighted_nll`.
+  keep all logits, and a spread vocabulary has none; training has
+  `weighted_nll`.
 
   Args:
     hidden: Final hidden states, in the dtype of the computation.
     head: Output projection, in the same dtype.
     targets: Token ids.
     tile: Tokens a tile on a device; rounded down to whole positions.
-    kernels: 'xla', or 'hopper' or 'tpu', which hold no logits at all.
+    loss_kernel: 'xla', or 'hopper' or 'tpu', which hold no logits at all.
     softcap: Logits become softcap * tanh(logits / softcap); 0.0 for none.
       Only 'xla' can.
   """
-  if softcap and kernels != 'xla':
-    raise ValueError(f'kernels={kernels!r} cannot cap logits at {softcap}.')
+  if softcap and loss_kernel != 'xla':
+    raise ValueError(
+      f'loss_kernel={loss_kernel!r} cannot cap logits at {softcap}.'
+    )
 
   def local(hidden: Array, head: Array, targets: Array) -> Array:
     head, targets = _local_vocab_shard(head, targets)
-    if kernels == 'xla':
+    if loss_kernel == 'xla':
       log_sum, logit = _by_tiles(hidden, head, targets, tile, softcap)
     else:
-      log_sum, logit = _by_kernel(hidden, head, targets, kernels)
+      log_sum, logit = _by_kernel(hidden, head, targets, loss_kernel)
     return _merge_vocab_shards(log_sum, logit)[0]
 
   return partitioning.per_device(local, (HIDDEN, HEAD, TOKENS), TOKENS)(
@@ -70,10 +73,10 @@ def weighted_nll(
 ) -> tuple[Float[Array, ''], Float[Array, 'B T'], Float[Array, 'B T']]:
   """The sum over tokens of weight * (NLL + z_loss * log(Z)^2), for training.
 
-  Z is the softmax's denominator (the z-loss is of arXiv 2204.02311). The weights
-  are known before the sum is, so that its gradient is computed along with it:
-  three products with the head a tile, where a gradient that waits for the
-  backward pass takes a fourth, for logits it has not kept.
+  Z is the softmax's denominator (the z-loss is of arXiv 2204.02311). The
+  weights are known before the sum is, so that its gradient is computed along
+  with it: three products with the head a tile, where a gradient that waits for
+  the backward pass takes a fourth, for logits it has not kept.
 
   Args:
     hidden: As for `token_nll`, as are `head`, `targets`, `tile`, `softcap`.
@@ -85,7 +88,8 @@ def weighted_nll(
     softcap: Likewise.
 
   Returns:
-    The sum, and of each token NLL and log(Z), which are constants to a gradient.
+    The sum, and of each token NLL and log(Z), which are constants to a
+    gradient.
   """
 
   def local(
@@ -111,7 +115,7 @@ def _local_vocab_shard(
 
   Another device's targets fall outside, and add nothing here.
   """
-  head = partitioning.gathered(head, 'embed', axis=0)
+  head = partitioning.all_gather_axis(head, 'embed', axis=0)
   return head, targets - head.shape[1] * partitioning.axis_index('vocab')
 
 
@@ -119,9 +123,11 @@ def _merge_vocab_shards(
   log_sum: Float[Array, '*N'], logit: Float[Array, '*N']
 ) -> tuple[Float[Array, '*N'], Float[Array, '*N']]:
   """NLL and log(Z) from what each device finds in its share of the columns."""
-  top = partitioning.across(jax.lax.pmax, log_sum, 'vocab')
-  total = partitioning.across(jax.lax.psum, jnp.exp(log_sum - top), 'vocab')
-  logit = partitioning.across(jax.lax.psum, logit, 'vocab')
+  top = partitioning.reduce_axis(jax.lax.pmax, log_sum, 'vocab')
+  total = partitioning.reduce_axis(
+    jax.lax.psum, jnp.exp(log_sum - top), 'vocab'
+  )
+  logit = partitioning.reduce_axis(jax.lax.psum, logit, 'vocab')
   log_z = jnp.log(total) + top
   return log_z - logit, log_z
 
@@ -134,10 +140,10 @@ def _by_kernel(
   hidden: Float[Array, 'B T D'],
   head: Float[Array, 'D V'],
   targets: Int[Array, 'B T'],
-  kernels: str,
+  loss_kernel: str,
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
   """Log-sum-exp over the vocabulary, and the target's logit (0 if outside)."""
-  if kernels == 'hopper':  # Imports what only its device needs.
+  if loss_kernel == 'hopper':  # Imports what only its device needs.
     from infoprune_jax.model.kernels.hopper import logsumexp
   else:
     from infoprune_jax.model.kernels.tpu import logsumexp
@@ -258,7 +264,7 @@ def _weighted_backward(
   gradients: tuple[Array, Array, Array],
 ) -> tuple[Array, Array, None, None]:
   # Devices with other columns have the same sum, and each a part of what comes.
-  scale = partitioning.across(jax.lax.psum, gradients[0], 'vocab')
+  scale = partitioning.reduce_axis(jax.lax.psum, gradients[0], 'vocab')
   hidden_grad, head_grad = (
     (scale * grad.astype(jnp.float32)).astype(grad.dtype) for grad in kept
   )
@@ -282,7 +288,7 @@ def _logits(
 
 
 def _tile_positions(shape: tuple[int, int], tile: int) -> int:
-  """The positions of all rows that make a tile; they divide a row."""
+  """The positions of all sequences that make a tile; they divide a sequence."""
   batch, length = shape
   positions = max(1, min(length, tile // batch))
   while length % positions:
@@ -291,7 +297,7 @@ def _tile_positions(shape: tuple[int, int], tile: int) -> int:
 
 
 def _split(x: Array, positions: int) -> Array:
-  """[B, T, ...] to [tiles, N, ...]: some positions of all rows.
+  """[B, T, ...] to [tiles, N, ...]: some positions of all sequences.
 
   Sums over one axis: over two XLA's products on a CPU take twice as long.
   """
@@ -299,7 +305,9 @@ def _split(x: Array, positions: int) -> Array:
   return tiles.reshape(len(tiles), -1, *x.shape[2:])
 
 
-def _joined(tiles: Array, rows: int) -> Array:
+def _joined(tiles: Array, sequences: int) -> Array:
   """[tiles, N, ...] to [B, T, ...]."""
-  tiles = tiles.reshape(len(tiles), rows, -1, *tiles.shape[2:]).swapaxes(0, 1)
-  return tiles.reshape(rows, -1, *tiles.shape[3:])
+  tiles = tiles.reshape(len(tiles), sequences, -1, *tiles.shape[2:]).swapaxes(
+    0, 1
+  )
+  return tiles.reshape(sequences, -1, *tiles.shape[3:])

@@ -10,7 +10,7 @@ from infoprune_jax.config.validation import UserError
 
 
 @contextlib.contextmanager
-def user_errors(explain: Callable[[], str]) -> Iterator[None]:
+def oom_as_user_error(explain: Callable[[], str]) -> Iterator[None]:
   """Turns a lack of device memory into a message.
 
   Args:

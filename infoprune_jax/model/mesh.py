@@ -1,9 +1,9 @@
 """Devices in a mesh, and the rules by which logical axes are spread over it.
 
 Mesh axes, the slowest network first: `data` holds copies of the parameters,
-`fsdp` shares of them, `sequence` shares of a row's tokens, `tensor` shares of a
-layer's inner axes. Where devices come in slices, the `dcn_` sizes say how many
-slices `data` and `fsdp` go over; no other axis leaves a slice.
+`fsdp` shares of them, `sequence` shares of a sequence's tokens, `tensor` shares
+of a layer's inner axes. Where devices come in slices, the `dcn_` sizes say how
+many slices `data` and `fsdp` go over; no other axis leaves a slice.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ class LogicalMesh:
     """Those of this process."""
     return self.physical.local_devices
 
-  def ways(self, logical_axis: str | None) -> int:
+  def num_shards(self, logical_axis: str | None) -> int:
     """Over how many shares a logical axis is spread; 1 for None."""
     return math.prod(self.shape[name] for name in self.axes(logical_axis))
 

@@ -60,7 +60,7 @@ def product(
   matrix = matrix.astype(x.dtype)
   precision = matmul_precision(x.dtype)
   if not partitioning.one_device():
-    # Rows and positions may be spread: together they could not be.
+    # Sequences and positions may be spread: together they could not be.
     return jnp.tensordot(x, matrix, inner, precision=precision)
   # The gradient then sums over one axis: over two, XLA's products on a CPU take
   # twice as long.
@@ -134,7 +134,7 @@ class MLP(nnx.Module):
   """silu(x gate) * (x up), or gelu(x up) without a gate, projected down."""
 
   def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-    self.kernels = concrete(config.kernels)
+    self.loss_kernel = concrete(config.loss_kernel)
     width, hidden = config.embed_dim, config.mlp_dim
     axes = ('embed', 'mlp')
     self.gated = config.activation == 'swiglu'
@@ -154,7 +154,7 @@ class MLP(nnx.Module):
     if not self.gated:
       return product(jax.nn.gelu(product(x, up)), down)  # By tanh, as in GPT-2.
     gate = self.gate[...]
-    if self.kernels == 'hopper':
+    if self.loss_kernel == 'hopper':
       inner = partitioning.per_device(
         _gated_by_kernel, (ACTIVATION, GATE, GATE), (*ACTIVATION[:2], 'mlp')
       )(x, gate.astype(x.dtype), up.astype(x.dtype))
@@ -312,22 +312,22 @@ def batch_nll(
   batch: dict[str, Array],
   max_segments: int = 0,
 ) -> Float[Array, 'B T']:
-  """The NLL of each target of packed rows, nats, float32; padding included.
+  """The NLL of each target of packed sequences, nats, float32; padding included.
 
   Args:
     config: The model.
     params: As `init_params`.
     batch: `decoder_*` arrays of shape [B, T], see `batches.packing`.
-    max_segments: At least the segments of any row, with padding; 0 if unknown.
-      cuDNN's attention is slower the larger it is; others need it not.
+    max_segments: At least the segments of any sequence, with padding; 0 if
+      unknown. cuDNN's attention is slower the larger it is; others need it not.
   """
   model, hidden = _final_hidden(config, params, batch, max_segments)
   return token_nll(
     hidden,
     model.output_head(),
     batch['decoder_target_tokens'],
-    tile=config.loss_tile,
-    kernels=concrete(config.kernels),
+    tile=config.loss_chunk_tokens,
+    loss_kernel=concrete(config.loss_kernel),
     softcap=config.logit_softcap,
   )
 
@@ -351,7 +351,7 @@ def batch_loss(
     batch['decoder_target_tokens'],
     weights,
     z_loss=z_loss,
-    tile=config.loss_tile,
+    tile=config.loss_chunk_tokens,
     softcap=config.logit_softcap,
   )
 

@@ -61,7 +61,7 @@ def replicated(mesh: LogicalMesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: LogicalMesh) -> NamedSharding:
-  """The sharding of a [B, T] batch as it comes and goes, with whole rows.
+  """The sharding of a [B, T] batch as it comes and goes, with whole sequences.
 
   Within a step its activations are spread along `length` as well.
   """
@@ -88,10 +88,10 @@ def shardings(
     name = f'{what} {jax.tree_util.keystr(path)} of shape {leaf.shape}'
     target = NamedSharding(mesh.physical, spec(mesh, axes, name))
     for axis, size in zip(axes, leaf.shape, strict=True):
-      if size % mesh.ways(axis):
+      if size % mesh.num_shards(axis):
         raise UserError(
           f'{name} has {axis}={size}, which the rule {axis} -> '
-          f'{mesh.axes(axis)} spreads over {mesh.ways(axis)} devices of the '
+          f'{mesh.axes(axis)} spreads over {mesh.num_shards(axis)} devices of the '
           f'mesh {dict(mesh.shape)}: it must be divisible.'
         )
     return target
@@ -99,23 +99,23 @@ def shardings(
   return jax.tree_util.tree_map_with_path(one, shapes, logical_axes)
 
 
-def batch_ways(mesh: LogicalMesh) -> int:
+def num_batch_shards(mesh: LogicalMesh) -> int:
   """Over how many shards a batch is spread."""
-  return mesh.ways('batch')
+  return mesh.num_shards('batch')
 
 
-def row_groups(mesh: LogicalMesh) -> list[tuple[list[int], list[int]]]:
-  """Which processes hold which rows of a batch.
+def process_groups(mesh: LogicalMesh) -> list[tuple[list[int], list[int]]]:
+  """Which processes hold which sequences of a batch.
 
-  Processes whose devices hold the same rows, as with `tensor` across hosts, are
-  one group: they feed the same rows.
+  Processes whose devices hold the same sequences, as with `tensor` across
+  hosts, are one group: they feed the same sequences.
 
   Returns:
     For each group its processes and its shards of the batch, both ascending;
     groups are in the order of their first processes.
 
   Raises:
-    UserError: two processes share some of their rows, not all.
+    UserError: two processes share some of their sequences, not all.
   """
   shards: dict[int, set[int]] = {}
   for device, shard in _shard_of_device(mesh).items():
@@ -130,7 +130,7 @@ def row_groups(mesh: LogicalMesh) -> list[tuple[list[int], list[int]]]:
       if other is not processes:
         raise UserError(
           f'The mesh {dict(mesh.shape)} gives processes {other[0]} and '
-          f'{processes[0]} some rows of the batch in common, and others not: '
+          f'{processes[0]} some sequences of the batch in common, and others not: '
           'choose mesh.tensor times mesh.sequence so that it divides the devices '
           'of a host or is a multiple of them.'
         )
@@ -139,8 +139,8 @@ def row_groups(mesh: LogicalMesh) -> list[tuple[list[int], list[int]]]:
 
 def _shard_of_device(mesh: LogicalMesh) -> dict[Any, int]:
   """Which shard of a batch each device of the mesh holds."""
-  ways = batch_ways(mesh)
-  indices = batch_sharding(mesh).devices_indices_map((ways, 1))
+  num_shards = num_batch_shards(mesh)
+  indices = batch_sharding(mesh).devices_indices_map((num_shards, 1))
   return {device: index[0].start or 0 for device, index in indices.items()}
 
 
@@ -156,17 +156,17 @@ def _own_shards(mesh: LogicalMesh) -> list[int]:
   )
 
 
-def own_batch_rows(mesh: LogicalMesh, batch_size: int) -> np.ndarray:
-  """Which rows of a batch this process feeds to `global_batch`.
+def local_batch_indices(mesh: LogicalMesh, batch_size: int) -> np.ndarray:
+  """Which sequences of a batch this process feeds to `global_batch`.
 
-  Processes of one group, see `row_groups`, feed the same.
+  Processes of one group, see `process_groups`, feed the same.
 
   Returns:
-    [rows] int64, ascending.
+    [sequences] int64, ascending.
   """
-  rows = batch_size // batch_ways(mesh)  # of a shard
-  first = np.array(_own_shards(mesh), np.int64) * rows
-  return (first[:, None] + np.arange(rows)).reshape(-1)
+  sequences = batch_size // num_batch_shards(mesh)  # of a shard
+  first = np.array(_own_shards(mesh), np.int64) * sequences
+  return (first[:, None] + np.arange(sequences)).reshape(-1)
 
 
 def check_batch(mesh: LogicalMesh, batch_size: int, name: str) -> None:
@@ -174,16 +174,18 @@ def check_batch(mesh: LogicalMesh, batch_size: int, name: str) -> None:
   _check_divides(mesh, 'batch', batch_size, name)
 
 
-def check_row_length(mesh: LogicalMesh, row_length: int, name: str) -> None:
-  """Raises `UserError` unless a row spreads evenly over the mesh."""
-  _check_divides(mesh, 'length', row_length, name)
+def check_sequence_length(
+  mesh: LogicalMesh, sequence_length: int, name: str
+) -> None:
+  """Raises `UserError` unless a sequence spreads evenly over the mesh."""
+  _check_divides(mesh, 'length', sequence_length, name)
 
 
 def _check_divides(mesh: LogicalMesh, axis: str, size: int, name: str) -> None:
-  ways = mesh.ways(axis)
-  if size % ways:
+  num_shards = mesh.num_shards(axis)
+  if size % num_shards:
     raise UserError(
-      f'{name}={size} must be divisible by {ways}, the product of the '
+      f'{name}={size} must be divisible by {num_shards}, the product of the '
       f'mesh axes {mesh.axes(axis)} in {dict(mesh.shape)}.'
     )
 
@@ -211,8 +213,8 @@ def per_device(
   function itself, on whole arrays.
 
   Args:
-    function: Of as many arrays as `in_axes`; `axis_index` and `across` tell it
-      of the other devices.
+    function: Of as many arrays as `in_axes`; `axis_index` and `reduce_axis`
+      tell it of the other devices.
     in_axes: Logical axes of each argument, or what `mapped` gives for one.
     out_axes: Logical axes of the result; of several results, of each.
   """
@@ -245,10 +247,10 @@ def mapped(
   return spec_of(sharding(mesh, logical_axes)) if mesh else None
 
 
-def shares(logical_axis: str) -> int:
+def num_shards(logical_axis: str) -> int:
   """Over how many shares a logical axis is spread; 1 outside `use_mesh`."""
   mesh = _mesh.get()
-  return mesh.ways(logical_axis) if mesh else 1
+  return mesh.num_shards(logical_axis) if mesh else 1
 
 
 def axis_index(logical_axis: str) -> jax.Array | int:
@@ -259,7 +261,7 @@ def axis_index(logical_axis: str) -> jax.Array | int:
   return jax.lax.axis_index(mesh.axes(logical_axis))
 
 
-def across(
+def reduce_axis(
   reduce: Callable[..., jax.Array], x: jax.Array, logical_axis: str
 ) -> jax.Array:
   """Within `per_device`: `jax.lax.psum` or `pmax` over a logical axis."""
@@ -269,43 +271,45 @@ def across(
   return reduce(x, mesh.axes(logical_axis))
 
 
-def gathered(x: jax.Array, logical_axis: str, axis: int) -> jax.Array:
+def all_gather_axis(x: jax.Array, logical_axis: str, axis: int) -> jax.Array:
   """Within `per_device`: an array whole along an axis that is spread.
 
   Its gradient goes to each device's share, summed in float32, and is never
   all-reduced: that of an array which comes whole into `per_device` would be.
   """
-  ways = shares(logical_axis)
-  if ways == 1:
+  count = num_shards(logical_axis)
+  if count == 1:
     return x
-  return _gathered(x, _mesh.get().axes(logical_axis), ways, axis)
+  return _all_gather_axis(x, _mesh.get().axes(logical_axis), count, axis)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gathered(
-  x: jax.Array, names: tuple[str, ...], ways: int, axis: int
+def _all_gather_axis(
+  x: jax.Array, names: tuple[str, ...], num_shards: int, axis: int
 ) -> jax.Array:
-  del ways  # For the gradient.
+  del num_shards  # For the gradient.
   return jax.lax.all_gather(x, names, axis=axis, tiled=True)
 
 
-def _gathered_forward(
-  x: jax.Array, names: tuple[str, ...], ways: int, axis: int
+def _all_gather_forward(
+  x: jax.Array, names: tuple[str, ...], num_shards: int, axis: int
 ) -> tuple[jax.Array, None]:
-  return _gathered(x, names, ways, axis), None
+  return _all_gather_axis(x, names, num_shards, axis), None
 
 
-def _gathered_backward(
-  names: tuple[str, ...], ways: int, axis: int, _: None, grad: jax.Array
+def _all_gather_backward(
+  names: tuple[str, ...], num_shards: int, axis: int, _: None, grad: jax.Array
 ) -> tuple[jax.Array]:
   # The compiler of TPUs makes an all-reduce of a reduce-scatter over both axes
   # of a pod.
-  shares = grad.reshape(*grad.shape[:axis], ways, -1, *grad.shape[axis + 1 :])
-  shares = jax.lax.all_to_all(shares, names, axis, axis)
-  return (shares.sum(axis, dtype=jnp.float32).astype(grad.dtype),)
+  blocks = grad.reshape(
+    *grad.shape[:axis], num_shards, -1, *grad.shape[axis + 1 :]
+  )
+  blocks = jax.lax.all_to_all(blocks, names, axis, axis)
+  return (blocks.sum(axis, dtype=jnp.float32).astype(grad.dtype),)
 
 
-_gathered.defvjp(_gathered_forward, _gathered_backward)
+_all_gather_axis.defvjp(_all_gather_forward, _all_gather_backward)
 
 
 @contextlib.contextmanager
@@ -322,22 +326,26 @@ def use_mesh(mesh: LogicalMesh) -> Iterator[None]:
 def global_batch(
   mesh: LogicalMesh, batch: Mapping[str, np.ndarray]
 ) -> dict[str, jax.Array]:
-  """Puts this host's rows of a [B, T] batch on its devices.
+  """Puts this host's sequences of a [B, T] batch on its devices.
 
   Args:
     mesh: The mesh.
-    batch: The rows of the shards that this process holds, in their order.
+    batch: The sequences of the shards that this process holds, in their order.
   """
-  target, ways, own = batch_sharding(mesh), batch_ways(mesh), _own_shards(mesh)
+  target, num_shards, own = (
+    batch_sharding(mesh),
+    num_batch_shards(mesh),
+    _own_shards(mesh),
+  )
 
   def put(values: np.ndarray) -> jax.Array:
-    rows = len(values) // len(own)  # of a shard
+    sequences = len(values) // len(own)  # of a shard
 
     def shard(index: tuple[slice, ...]) -> np.ndarray:
-      first = own.index((index[0].start or 0) // rows) * rows
-      return values[first : first + rows]
+      first = own.index((index[0].start or 0) // sequences) * sequences
+      return values[first : first + sequences]
 
-    shape = (rows * ways, *values.shape[1:])
+    shape = (sequences * num_shards, *values.shape[1:])
     return jax.make_array_from_callback(shape, target, shard)
 
   return {name: put(values) for name, values in batch.items()}
@@ -359,21 +367,25 @@ def flags(mesh: LogicalMesh, values: Sequence[bool]) -> jax.Array:
 def flags_shape(mesh: LogicalMesh, count: int) -> jax.ShapeDtypeStruct:
   """Shape, dtype and sharding of `flags`."""
   return jax.ShapeDtypeStruct(
-    (batch_ways(mesh), count), bool, sharding=sharding(mesh, ('batch', None))
+    (num_batch_shards(mesh), count),
+    bool,
+    sharding=sharding(mesh, ('batch', None)),
   )
 
 
-def own_rows(x: jax.Array) -> np.ndarray:
-  """This process's rows of a [B, T] array, in their order, without a gather."""
+def local_sequences(x: jax.Array) -> np.ndarray:
+  """This process's sequences of a [B, T] array, in their order, without a gather."""
   shards = {
     shard.index[0].start or 0: shard.data for shard in x.addressable_shards
   }
   if len(shards) == 1:
     return np.asarray(*shards.values())
-  return np.concatenate([np.asarray(shards[row]) for row in sorted(shards)])
+  return np.concatenate(
+    [np.asarray(shards[sequence]) for sequence in sorted(shards)]
+  )
 
 
-def bytes_a_device(tree: Any) -> int:
+def bytes_per_device(tree: Any) -> int:
   """What arrays take on the first device of this process."""
   return sum(
     leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree)

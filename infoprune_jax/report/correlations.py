@@ -31,13 +31,15 @@ def correlations(config: Config, examples: Examples) -> dict[str, Any]:
   """Spearman's rank correlation of each pair of scores, over examples.
 
   Args:
-    config: Whose arms' scores are compared with each other and the natural ones.
+    config: Whose arms' scores are compared with each other and the natural
+      ones.
     examples: The scored split; those without a token are left out. Of more than
       `MAX_RANKED` about as many are drawn; what an expression says of all
       examples, such as `rank(x)`, it then says of these.
 
   Returns:
-    `correlations`: `scores`, each with its `label`, `expression`, and the `arms`
+    `correlations`: `scores`, each with its `label`, `expression`, and the
+      `arms`
     that rank by it; `spearman`, [scores, scores], None where a score is
     constant; `ranked` and `out_of`, how many examples; and `length_bias`, what
     every other score has with length.
@@ -116,13 +118,13 @@ def _drawn(examples: Examples) -> tuple[np.ndarray, int]:
     int(np.count_nonzero((tokens[some] > 0) & (size[some] > 0)))
     for some in steps(len(examples))
   )
-  share = MAX_RANKED / max(out_of, MAX_RANKED)
+  fraction = MAX_RANKED / max(out_of, MAX_RANKED)
   found = [
     some.start
     + np.flatnonzero(
       (tokens[some] > 0)
       & (size[some] > 0)
-      & (uniform(examples.index[some], _SEED) < share)
+      & (uniform(examples.index[some], _SEED) < fraction)
     )
     for some in steps(len(examples))
   ]

@@ -18,7 +18,7 @@ from infoprune_jax.train import budget
 _ROUNDING = 1e-6  # of a step
 _DOCUMENT_COLUMNS = (
   'shard',
-  'row',
+  'doc_index',
   'source',
   'num_tokens',
   'num_bytes',
@@ -92,7 +92,9 @@ class Upstream(Selected):
     for (arm, seed), run in self.runs.items():
       asked = budget.describe(config.train.training)
       why, more = f'what train.training.{asked} asks for is', 0.0
-      if any(rule.keep == 'everything' for rule in config.select.arms[arm]):
+      if any(
+        rule.keep == 'all_plus_reference' for rule in config.select.arms[arm]
+      ):
         why = 'for the FLOPs of the other arms in total it should go'
         scored = self.scores['reference']['flops'] + self.scores['flops']
         more = scored * run['step'] / max(run['flops'], 1.0)
@@ -165,12 +167,12 @@ def heldout_losses(config: Config, workdir: str) -> HeldoutLosses:
   table = read_table(
     artifacts.evaluation_dir(workdir, arms[0], seeds[0]), _DOCUMENT_COLUMNS
   )
-  keys = {name: table[name].to_numpy() for name in ('shard', 'row')}
+  keys = {name: table[name].to_numpy() for name in ('shard', 'doc_index')}
   nll_sum = np.empty((len(arms), len(seeds), table.num_rows))
   for a, arm in enumerate(arms):
     for s, seed in enumerate(seeds):
       path = artifacts.evaluation_dir(workdir, arm, seed)
-      run = read_table(path, ('shard', 'row', 'nll_sum'))
+      run = read_table(path, ('shard', 'doc_index', 'nll_sum'))
       for name, expected in keys.items():
         if not np.array_equal(run[name].to_numpy(), expected):
           raise UserError(

@@ -69,9 +69,11 @@ def jaccard(
   """
   each = np.diag(both).astype(float)
   either = each[:, None] + each[None] - both
-  share = np.divide(both, either, out=np.zeros_like(either), where=either > 0)
-  mean = np.mean([share[np.ix_(some, some)] for some in by_seed], axis=0)
-  draws = [share[a, b] for a, b in itertools.combinations(by_seed, 2)]
+  fraction = np.divide(
+    both, either, out=np.zeros_like(either), where=either > 0
+  )
+  mean = np.mean([fraction[np.ix_(some, some)] for some in by_seed], axis=0)
+  draws = [fraction[a, b] for a, b in itertools.combinations(by_seed, 2)]
   if draws:
     np.fill_diagonal(mean, np.mean(draws, axis=0))
   return mean.tolist()

@@ -203,7 +203,7 @@ def scores(
 
   Args:
     histogram: `edges` in nats per token, and `tokens` between them.
-    deciles: `{'low', 'high', 'arms': {arm: share kept}}` of each.
+    deciles: `{'low', 'high', 'arms': {arm: fraction kept}}` of each.
     colours: By arm.
   """
   edges = np.asarray(histogram['edges'])
@@ -225,7 +225,7 @@ def scores(
     top.yaxis.set_major_formatter(_tokens_formatter())
     for y, (arm, colour) in enumerate(colours.items()):
       for d, decile in enumerate(deciles):
-        # The height of a bar is the share kept, from nothing to all.
+        # The height of a bar is the fraction kept, from nothing to all.
         bottom.bar(
           strips[d],
           -0.8 * decile['arms'][arm],

@@ -74,7 +74,7 @@ def _corpus(store: Mapping[str, Any]) -> dict[str, Any]:
       'num_bytes',
       'splits',
       'vocab_size',
-      'bad_rows',
+      'bad_records',
     )
   }
 

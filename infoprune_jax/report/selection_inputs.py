@@ -157,7 +157,7 @@ def _summary(workdir: str, name: str, selected: Selected) -> dict[str, Any]:
 def texts_of(
   workdir: str, examples: Iterable[tuple[int, int]]
 ) -> dict[tuple[int, int], str]:
-  """The beginning of the text of each (shard, row)."""
+  """The beginning of the text of each (shard, doc_index)."""
   # In store order, so that each part is opened once.
   ordered = sorted(set(examples))
   if not ordered:

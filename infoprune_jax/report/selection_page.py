@@ -68,7 +68,7 @@ def constants(found: dict[str, Any]) -> dict[str, float]:
   return {
     'kinds_shift': max(
       (
-        abs(points - row['share'])
+        abs(points - row['fraction'])
         for row in found['kinds']
         for points in row['mix'].values()
       ),

@@ -13,16 +13,18 @@ UNITS = ('examples', 'tokens', 'bytes')
 
 
 def kept(summaries: Summaries) -> dict[str, Any]:
-  """Shares of tokens kept, by score decile and by source, for each arm."""
-  sources = shares(summaries, 'sources', 'tokens')
+  """Fractions of tokens kept, by score decile and by source, for each arm."""
+  sources = fractions(summaries, 'sources', 'tokens')
   return {
-    'deciles': shares(summaries, 'deciles', 'tokens'),
+    'deciles': fractions(summaries, 'deciles', 'tokens'),
     'sources': sorted(sources, key=lambda row: row['source']),
   }
 
 
-def shares(summaries: Summaries, part: str, unit: str) -> list[dict[str, Any]]:
-  """The share of each part that each arm keeps, over the draws of an arm."""
+def fractions(
+  summaries: Summaries, part: str, unit: str
+) -> list[dict[str, Any]]:
+  """The fraction of each part that each arm keeps, over the draws of an arm."""
   rows = next(iter(summaries.values()))[0][part]
   named = ('source', 'decile', 'low', 'high', *UNITS)
   return [
@@ -41,7 +43,7 @@ def shares(summaries: Summaries, part: str, unit: str) -> list[dict[str, Any]]:
 def heat(
   summaries: Summaries, kind_of: Mapping[str, str]
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-  """The share of tokens thrown away, by source or kind and decile of the NLL.
+  """The fraction of tokens thrown away, by source or kind and decile of the NLL.
 
   Args:
     summaries: By arm; draws are averaged.
@@ -94,16 +96,17 @@ def _heat_row(name: str, there: np.ndarray, kept: np.ndarray) -> dict[str, Any]:
 
 
 def mix(summaries: Summaries) -> dict[str, Any]:
-  """The share of tokens of each source, in all that was scored and in each arm.
+  """The fraction of tokens of each source, in all that was scored and in each arm.
 
   Args:
     summaries: By arm; draws are added up.
 
   Returns:
-    `sources`, those whose share moves most first: `share` of what was scored,
-    `arms`, and `shift`, the largest move. `moved`, by arm: the share of tokens
-    that would have to change source (half the sum of all moves), on average
-    over its draws.
+    `sources`, those whose fraction moves most first: `fraction` of what was
+      scored,
+    `arms`, and `shift`, the largest move. `total_variation`, by arm: the
+    fraction of tokens that would have to change source (half the sum of all
+    moves), on average over its draws.
   """
   base = collections.Counter(
     _by_source(next(iter(summaries.values()))[0], 'tokens')
@@ -116,23 +119,24 @@ def mix(summaries: Summaries) -> dict[str, Any]:
     # A source may be in the reference split alone.
     base.update(dict.fromkeys(tokens_of, 0))
   total = max(base.total(), 1)
-  shares = {
+  fractions = {
     arm: {s: n[s] / max(n.total(), 1) for s in base}
     for arm, n in in_all.items()
   }
   sources = [
     {
       'source': source,
-      'share': tokens / total,
-      'arms': {arm: share[source] for arm, share in shares.items()},
-      'shift': max(abs(s[source] - tokens / total) for s in shares.values()),
+      'fraction': tokens / total,
+      'arms': {arm: fraction[source] for arm, fraction in fractions.items()},
+      'shift': max(abs(s[source] - tokens / total) for s in fractions.values()),
     }
     for source, tokens in base.items()
   ]
   return {
     'sources': sorted(sources, key=lambda s: (-s['shift'], s['source'])),
-    'moved': {
-      arm: sum(_moved(base, tokens_of) for tokens_of in items) / len(items)
+    'total_variation': {
+      arm: sum(_total_variation(base, tokens_of) for tokens_of in items)
+      / len(items)
       for arm, items in draws.items()
     },
   }
@@ -145,10 +149,10 @@ def _kept_of(item: Mapping[str, Any]) -> collections.Counter[str]:
   return kept
 
 
-def _moved(
+def _total_variation(
   base: collections.Counter[str], kept: collections.Counter[str]
 ) -> float:
-  """The share of tokens that would have to change source."""
+  """The fraction of tokens that would have to change source."""
   there, here = max(base.total(), 1), max(kept.total(), 1)
   return sum(abs(kept[s] / here - base[s] / there) for s in base) / 2
 
@@ -162,7 +166,7 @@ def by_kind(
   mixed: Mapping[str, Any],
   kind_of: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-  """What there is of each kind, what arms keep of it, and its share of the mix.
+  """What there is of each kind, what arms keep of it, and its fraction of the mix.
 
   Args:
     summaries: By arm; draws are added up.
@@ -171,8 +175,8 @@ def by_kind(
 
   Returns:
     A row a kind, those with most tokens first: `kind`, how many `sources`,
-    `examples`, `tokens` and `bytes` were scored; `arms`, the share of tokens
-    kept; `share` of what was scored and `mix`, of what arms train on.
+    `examples`, `tokens` and `bytes` were scored; `arms`, the fraction of tokens
+    kept; `fraction` of what was scored and `mix`, of what arms train on.
   """
   its_mix = {row['source']: row for row in mixed['sources']}
   first = next(iter(summaries.values()))[0]['sources']
@@ -191,7 +195,7 @@ def by_kind(
           / max(len(items) * tokens, 1)
           for arm, items in summaries.items()
         },
-        'share': sum(its_mix[source]['share'] for source in members),
+        'fraction': sum(its_mix[source]['fraction'] for source in members),
         'mix': {
           arm: sum(its_mix[source]['arms'][arm] for source in members)
           for arm in summaries

@@ -11,9 +11,10 @@ from infoprune_jax.report.wording import signed
 _NAMED = 3  # sources or kinds on each side
 _NAMED_AT_MOST = 8  # of those that are nearly gone
 _POINT = 0.001  # of the mix: what moves less is not named
-# Of a source, as a share of what the arm keeps in all.
+# Of a source, as a fraction of what the arm keeps in all.
 WIPED_OUT = 0.1
-# Times as large a share of one decile of the documents by length as of another.
+# Times as large a fraction of one decile of the documents by length as of
+# another.
 LENGTH_BIAS = 2.0
 _NOISE = 5.0  # standard errors that chance may make of it
 _ALMOST = 0.95  # of the tokens of either
@@ -30,7 +31,7 @@ def said(arm: str, found: Found) -> list[str]:
   if it['same_as']:
     return [f'Keeps of what was scored the same as {it["same_as"]}.']
   total = found['scored']
-  shares = [
+  fractions = [
     f'{percent(it["kept"][unit], total[unit])} of the {name}'
     for unit, name in (
       ('tokens', 'tokens'),
@@ -39,7 +40,7 @@ def said(arm: str, found: Found) -> list[str]:
     )
   ]
   lines = [
-    f'Keeps {shares[0]}, {shares[1]} and {shares[2]}. A document that it keeps '
+    f'Keeps {fractions[0]}, {fractions[1]} and {fractions[2]}. A document that it keeps '
     f'has {_length(it["kept"])} tokens on average, one that it throws away '
     f'{_length(it["thrown"])}.'
   ]
@@ -47,7 +48,12 @@ def said(arm: str, found: Found) -> list[str]:
     lines += _moves('kind', found['kinds'], arm)
     if len(found['mix']['sources']) > 1:
       lines += _moves('source', _sources(arm, found), arm)
-  return [*lines, *_moved(arm, found), *_lengths(arm, found), *_copies(it)]
+  return [
+    *lines,
+    *_total_variation(arm, found),
+    *_lengths(arm, found),
+    *_copies(it),
+  ]
 
 
 def _arm(name: str, found: Found) -> Mapping[str, Any]:
@@ -63,7 +69,7 @@ def _sources(arm: str, found: Found) -> list[dict[str, Any]]:
       'source': row['source'],
       'arms': kept[row['source']],
       'mix': row['arms'],
-      'share': row['share'],
+      'fraction': row['fraction'],
     }
     for row in found['mix']['sources']
     if row['source'] in kept  # Not of the reference split alone.
@@ -75,7 +81,11 @@ def _moves(
 ) -> Iterator[str]:
   """Which lose and which gain most of the mix."""
   moves = [
-    (row['mix'][arm] - row['share'], ' '.join(row[what].split()), row['arms'])
+    (
+      row['mix'][arm] - row['fraction'],
+      ' '.join(row[what].split()),
+      row['arms'],
+    )
     for row in rows
   ]
   ranked = sorted(moves, key=lambda move: move[:2])
@@ -90,14 +100,14 @@ def _moves(
       yield f'{verb} most, by {what}: {named}.'
 
 
-def _moved(arm: str, found: Found) -> Iterator[str]:
+def _total_variation(arm: str, found: Found) -> Iterator[str]:
   """How much of the mix changes, and how much it does by chance."""
   if len(found['mix']['sources']) < 2:
     return
-  words = f'{_round(found["mix"]["moved"][arm])} of the tokens change source'
+  words = f'{_round(found["mix"]["total_variation"][arm])} of the tokens change source'
   for other in found['arms']:
     if other['by_chance'] and other['name'] != arm:
-      chance = _round(found['mix']['moved'][other['name']])
+      chance = _round(found['mix']['total_variation'][other['name']])
       words += f' ({chance} by chance, as {other["name"]})'
       break
   yield words + '.'
@@ -106,11 +116,11 @@ def _moved(arm: str, found: Found) -> Iterator[str]:
 def _lengths(arm: str, found: Found) -> Iterator[str]:
   halves, deciles = by_half(found['lengths'], arm), found['lengths']
   if halves:
-    shares = [deciles[0]['arms'][arm], *halves, deciles[-1]['arms'][arm]]
+    fractions = [deciles[0]['arms'][arm], *halves, deciles[-1]['arms'][arm]]
     yield (
       'By length it keeps {} of the shortest decile of the documents, {} of the '
       'shorter half, {} of the longer half and {} of the longest decile.'
-    ).format(*map(_round, shares))
+    ).format(*map(_round, fractions))
 
 
 def _copies(it: Mapping[str, Any]) -> Iterator[str]:
@@ -126,7 +136,7 @@ def _copies(it: Mapping[str, Any]) -> Iterator[str]:
 def by_half(
   lengths: Sequence[Mapping[str, Any]], arm: str
 ) -> tuple[float, float] | None:
-  """The share of the shorter and of the longer documents that an arm keeps.
+  """The fraction of the shorter and of the longer documents that an arm keeps.
 
   None where all are about as long.
   """
@@ -162,9 +172,9 @@ def _length_bias(it: Mapping[str, Any], found: Found) -> Iterator[str]:
   """The deciles of length that are kept most and least, where that is far."""
   rows = sorted(found['lengths'], key=lambda row: row['arms'][it['name']])
   least, most = (row['arms'][it['name']] for row in (rows[0], rows[-1]))
-  share = it['kept']['examples'] / max(found['scored']['examples'], 1)
+  fraction = it['kept']['examples'] / max(found['scored']['examples'], 1)
   count = min(row['examples'] for row in rows)
-  noise = _NOISE * math.sqrt(share * (1.0 - share) / count)
+  noise = _NOISE * math.sqrt(fraction * (1.0 - fraction) / count)
   if most >= LENGTH_BIAS * least and most - least > noise:
     ends = [
       f'{_round(row["arms"][it["name"]])} of those with {row["low"]} to '
@@ -208,11 +218,11 @@ def _short_of_budget(
   rule = config.select.arms[it['name']][-1]
   if rule.keep not in BUDGET_KINDS:
     return
-  share = it['kept'][rule.unit] / max(found['scored'][rule.unit], 1)
-  if share < rule.fraction - _SHORT:
+  fraction = it['kept'][rule.unit] / max(found['scored'][rule.unit], 1)
+  if fraction < rule.fraction - _SHORT:
     yield (
       f'Its budget is {100 * rule.fraction:g} % of {rule.unit}, yet it keeps '
-      f'{_round(share)}: earlier rules left no more, or the next document was '
+      f'{_round(fraction)}: earlier rules left no more, or the next document was '
       f'too long for what was left{" of a source" if rule.per else ""}. An '
       'arm that spends its budget has more text to train on.'
     )
@@ -223,9 +233,9 @@ def _almost(it: Mapping[str, Any], found: Found) -> Iterator[str]:
   names = [item['name'] for item in found['arms']]
   here = names.index(it['name'])
   for there, name in enumerate(names[:here]):
-    share = found['overlaps']['tokens'][here][there]
-    if share >= _ALMOST and not found['arms'][there]['same_as']:
-      yield f'Keeps almost the same as {name}: they share {_round(share)}.'
+    fraction = found['overlaps']['tokens'][here][there]
+    if fraction >= _ALMOST and not found['arms'][there]['same_as']:
+      yield f'Keeps almost the same as {name}: they fraction {_round(fraction)}.'
 
 
 def cautions(found: Found) -> list[str]:
@@ -253,9 +263,13 @@ def percent(part: float, whole: float) -> str:
   return _round(part / max(whole, 1))
 
 
-def _round(share: float) -> str:
+def _round(fraction: float) -> str:
   """With a digit after the point, but for nothing and for all."""
-  return f'{100 * share:.1f} %' if 0.0 < share < 1.0 else f'{100 * share:.0f} %'
+  return (
+    f'{100 * fraction:.1f} %'
+    if 0.0 < fraction < 1.0
+    else f'{100 * fraction:.0f} %'
+  )
 
 
 def _length(size: Mapping[str, int]) -> str:

@@ -24,7 +24,7 @@ from infoprune_jax.report import (
 from infoprune_jax.report.selection_inputs import Selected, Summaries
 from infoprune_jax.runtime import artifacts
 from infoprune_jax.selection import shown, summary
-from infoprune_jax.selection.examples import ExampleParts, Examples
+from infoprune_jax.selection.examples import Examples, ExampleShards
 from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -39,7 +39,7 @@ def gather(config: Config, workdir: str, selected: Selected) -> dict[str, Any]:
       pattern of `report.kinds` matches no source.
   """
   store = TokenStore.open(workdir)
-  examples = ExampleParts(workdir, store.documents_per_part)
+  examples = ExampleShards(workdir, store.documents_per_shard)
   summaries = selection_inputs.keep_summaries(workdir, selected)
   keep_sets = [
     KeepSet.open(workdir, name, store) for name in selected.keep_sets
@@ -66,7 +66,7 @@ def gather(config: Config, workdir: str, selected: Selected) -> dict[str, Any]:
     'kinds': tables.by_kind(summaries, sources, kind_of),
     'overlaps': shared,
     **correlations.correlations(config, examples),
-    'lengths': tables.shares(summaries, 'lengths', 'examples'),
+    'lengths': tables.fractions(summaries, 'lengths', 'examples'),
     'mix': sources,
     'examples': _extremes(config, summaries),
     'decisions': _decisions(config, summaries),
@@ -110,7 +110,7 @@ def _check_summaries(
 def _scored(examples: Examples) -> dict[str, Any]:
   """What there is to choose from, and the mean of what two scores say of it."""
   sums = dict.fromkeys(('nll_sum', 'unigram_nll_sum'), 0.0)
-  for _, part in examples.parts(list(sums)):
+  for _, part in examples.shards(list(sums)):
     for name in sums:
       sums[name] += float(part[name].to_numpy().sum())
   tokens = int(examples.weight('tokens').sum(dtype=np.int64))
@@ -255,11 +255,11 @@ def _add_texts(workdir: str, found: Mapping[str, Any]) -> None:
   """Gives each example the beginning of its text, and whether it goes on."""
   rows = list(_examples(found))
   texts = selection_inputs.texts_of(
-    workdir, [(row['shard'], row['row']) for row in rows]
+    workdir, [(row['shard'], row['doc_index']) for row in rows]
   )
   most = selection_inputs.MAX_TEXT_CHARS
   for row in rows:
-    text = texts[row['shard'], row['row']]
+    text = texts[row['shard'], row['doc_index']]
     row['text'], row['cut'] = text[:most], len(text) > most
 
 

@@ -9,7 +9,7 @@ from infoprune_jax.report import plots
 
 PANELS = 4  # arms side by side
 MAX_LINES = 80  # sources of a forest: the lowest and the highest differences
-MAX_SHIFTS = 25  # sources whose share moves most
+MAX_SHIFTS = 25  # sources whose fraction moves most
 _LINE = 0.165  # inches
 _MAX_NAME = 26  # characters
 
@@ -116,7 +116,7 @@ def _draw_panel(
 
 
 def shifts(sources: Sequence[dict[str, Any]], colours: dict[str, str]) -> str:
-  """How far each arm moves the share of tokens of a source, in points.
+  """How far each arm moves the fraction of tokens of a source, in points.
 
   Args:
     sources: As `selections.mix` gives them, the largest moves first.
@@ -130,9 +130,9 @@ def shifts(sources: Sequence[dict[str, Any]], colours: dict[str, str]) -> str:
     # Arms of one line stand a little apart, so that none hides another.
     spread = np.linspace(-0.26, 0.26, len(colours)) if len(colours) > 1 else [0]
     for offset, (arm, colour) in zip(spread, colours.items(), strict=True):
-      moved = [100 * (s['arms'][arm] - s['share']) for s in shown]
+      total_variation = [100 * (s['arms'][arm] - s['fraction']) for s in shown]
       at = np.arange(len(shown)) + offset
-      axes.plot(moved, at, 'o', color=colour, markersize=3.6)
+      axes.plot(total_variation, at, 'o', color=colour, markersize=3.6)
     axes.set_yticks(
       range(len(shown)), [_short(source['source']) for source in shown]
     )
@@ -140,7 +140,7 @@ def shifts(sources: Sequence[dict[str, Any]], colours: dict[str, str]) -> str:
     axes.tick_params(axis='both', labelsize=8)
     axes.tick_params(axis='y', length=0)
     axes.set_xlabel(
-      'share of tokens, minus the share in all that was scored, points'
+      'fraction of tokens, minus the fraction in all that was scored, points'
     )
 
   height = 0.8 + 1.25 * _LINE * max(len(shown), 2)

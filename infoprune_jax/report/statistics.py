@@ -57,7 +57,7 @@ class HeldoutLosses:
     source: np.ndarray,
     content_hash: np.ndarray,
     shard: np.ndarray,
-    row: np.ndarray,
+    doc_index: np.ndarray,
     num_tokens: np.ndarray,
     num_bytes: np.ndarray,
     nll_sum: np.ndarray,
@@ -71,7 +71,7 @@ class HeldoutLosses:
       source: [D] index of each document's source in `sources`.
       content_hash: [D] int64, equal for copies.
       shard: [D] with `row`, what identifies a document.
-      row: [D].
+      doc_index: [D].
       num_tokens: [D] tokens scored.
       num_bytes: [D] bytes of text.
       nll_sum: [A, S, D] nats, summed over a document's tokens.
@@ -80,11 +80,11 @@ class HeldoutLosses:
     code = np.array([names.index(name) for name in sources])[source]
     # Shard and row fix the order in which copies are summed, so that results
     # do not depend on the order of documents even in the last bit.
-    order = np.lexsort((row, shard, content_hash, code))
+    order = np.lexsort((doc_index, shard, content_hash, code))
     order = order[(num_tokens[order] > 0) & (num_bytes[order] > 0)]
     if not len(order):
       raise UserError(
-        'The held-out split has no token: raise corpus.heldout_share or add '
+        'The held-out split has no token: raise corpus.heldout_fraction or add '
         'documents.'
       )
     code, digest = code[order], content_hash[order]
@@ -147,7 +147,7 @@ def halves(losses: HeldoutLosses) -> tuple[HeldoutLosses, HeldoutLosses]:
     raise UserError(
       f'The held-out split has too few distinct texts ({len(report)}) to '
       'choose an arm on one half and report on the other: raise '
-      'corpus.heldout_share.'
+      'corpus.heldout_fraction.'
     )
   return losses.where(~report), losses.where(report)
 
@@ -287,11 +287,11 @@ def source_intervals(
 ) -> dict[str, np.ndarray]:
   """Arm minus baseline in bits per byte within each source, with intervals.
 
-  The bootstrap draws a source's own texts with replacement, so the intervals are
-  about other texts of the same source. Percentiles lie further out the fewer
-  the texts (Hesterberg's expanded percentile interval). In simulations with
-  skewed differences, 95 % intervals held the truth in 90, 92 and 93 % of 2,000
-  sources of 5, 15 and 60 texts.
+  The bootstrap draws a source's own texts with replacement, so the intervals
+  are about other texts of the same source. Percentiles lie further out the
+  fewer the texts (Hesterberg's expanded percentile interval). In simulations
+  with skewed differences, 95 % intervals held the truth in 90, 92 and 93 % of
+  2,000 sources of 5, 15 and 60 texts.
 
   Args:
     losses: Of A arms on K sources.

@@ -7,7 +7,7 @@ from infoprune_jax.report.selection_wording import by_half, percent
 from infoprune_jax.report.wording import signed
 from infoprune_jax.runtime.progress import quantity
 
-_MOVED = 3  # sources named whose share moves most
+_MOVED = 3  # sources named whose fraction moves most
 
 
 def text(found: dict[str, Any]) -> str:
@@ -33,7 +33,14 @@ def selections_text(found: dict[str, Any]) -> str:
   """
   total = found['scored']
   rows = [
-    ('arm', 'tokens', 'documents', 'shorter half', 'longer half', 'moved')
+    (
+      'arm',
+      'tokens',
+      'documents',
+      'shorter half',
+      'longer half',
+      'total_variation',
+    )
   ]
   for arm in found['arms']:
     halves = by_half(found['lengths'], arm['name'])
@@ -45,7 +52,7 @@ def selections_text(found: dict[str, Any]) -> str:
           for unit in ('tokens', 'examples')
         ),
         *(percent(half, 1) if halves else '' for half in halves or ('', '')),
-        percent(found['mix']['moved'][arm['name']], 1),
+        percent(found['mix']['total_variation'][arm['name']], 1),
       )
     )
   lines = [*found['selection_cautions']]
@@ -114,18 +121,19 @@ def _shifts(found: dict[str, Any]) -> Iterator[str]:
   mix = found['mix']
   if len(mix['sources']) < 2:
     return
-  for arm, moved in mix['moved'].items():
+  for arm, total_variation in mix['total_variation'].items():
     largest = sorted(
-      mix['sources'], key=lambda s, arm=arm: -abs(s['arms'][arm] - s['share'])
+      mix['sources'],
+      key=lambda s, arm=arm: -abs(s['arms'][arm] - s['fraction']),
     )[:_MOVED]
-    if moved:
+    if total_variation:
       named = ', '.join(
         f'{" ".join(s["source"].split())} '
-        f'{signed(100 * (s["arms"][arm] - s["share"]), 2)}'
+        f'{signed(100 * (s["arms"][arm] - s["fraction"]), 2)}'
         for s in largest
       )
       yield (
-        f'{arm} moves {100 * moved:.1f} % of tokens between sources; in points: '
+        f'{arm} moves {100 * total_variation:.1f} % of tokens between sources; in points: '
         f'{named}'
       )
 

@@ -24,19 +24,19 @@ def signed(value: float, digits: int = 4) -> str:
 
 def rule_in_words(rule: RuleConfig) -> str:
   """'the top 50 % of tokens by nll_sum / num_tokens, within each source'."""
-  share = f'{100 * rule.fraction:g} % of {rule.unit}'
+  fraction = f'{100 * rule.fraction:g} % of {rule.unit}'
   score = rule.score.strip()
   words = {
     'all': 'everything scored',
-    'everything': 'everything scored, and the reference split',
+    'all_plus_reference': 'everything scored, and the reference split',
     'distinct': 'the first copy of each text',
-    'random': f'a random {share}',
-    'sample': f'a sample of {share}, likelier by exp(score / '
+    'random': f'a random {fraction}',
+    'sample': f'a sample of {fraction}, likelier by exp(score / '
     f'{rule.temperature:g}), where score is {score}',
     'band': f'from {100 * rule.low:g} % to {100 * rule.high:g} % of '
     f'{rule.unit} in ascending order of {score}',
     'threshold': f'{score} {_bounds(rule.low, rule.high)}',
-  }.get(rule.keep, f'the {rule.keep} {share} by {score}')
+  }.get(rule.keep, f'the {rule.keep} {fraction} by {score}')
   return words + (f', within each {rule.per}' if rule.per else '')
 
 
@@ -56,7 +56,7 @@ def rules_in_words(rules: Sequence[RuleConfig]) -> str:
 def keeps_everything(rules: Sequence[RuleConfig]) -> bool:
   """Whether the arm prunes nothing."""
   return all(
-    rule.keep in ('all', 'everything')
+    rule.keep in ('all', 'all_plus_reference')
     or (rule.keep in BUDGET_KINDS and rule.fraction == 1.0)
     or (rule.keep == 'band' and (rule.low, rule.high) == (0.0, 1.0))
     for rule in rules

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from infoprune_jax.runtime import files
 
-# An object store cannot append: each upload writes the whole file again. Between
-# calls of `sync` there is one a minute, or fewer, so that uploads take at most
-# this fraction of the time.
+# An object store cannot append: each upload writes the whole file again.
+# Between calls of `sync` there is one a minute, or fewer, so that uploads take
+# at most this fraction of the time.
 _UPLOAD_SECONDS, _UPLOAD_FRACTION = 60.0, 0.01
 
 

@@ -1,6 +1,6 @@
-"""Artifacts: folders of parts with completion markers and a manifest.
+"""Artifacts: folders of shards with completion markers and a manifest.
 
-Stages meet only here. A part is written to a temporary name, synced and
+Stages meet only here. A shard is written to a temporary name, synced and
 renamed, then marked done with the checksums of its files; `manifest.json`
 comes last. A manifest says what decided the artifact's bytes (`options`, and
 `inputs` by fingerprint), and carries the fingerprint that the next stage
@@ -116,7 +116,7 @@ def beam_dir(workdir: str, job: str) -> str:
   return posixpath.join(workdir, 'beam', job)
 
 
-# Fingerprints, parts and manifests.
+# Fingerprints, shards and manifests.
 
 
 def fingerprint(value: Any) -> str:
@@ -125,9 +125,9 @@ def fingerprint(value: Any) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def part_name(part: int, num_parts: int) -> str:
+def shard_name(shard: int, num_shards: int) -> str:
   """'part-00003-of-00008'."""
-  return f'part-{part:05d}-of-{num_parts:05d}'
+  return f'part-{shard:05d}-of-{num_shards:05d}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,45 +222,47 @@ class Artifact:
       return begun['options']
     return recorded(self.options)
 
-  def finished_part(self, part: int, num_parts: int) -> dict[str, Any] | None:
-    """The marker of a part that is done, or None.
+  def finished_shard(
+    self, shard: int, num_shards: int
+  ) -> dict[str, Any] | None:
+    """The marker of a shard that is done, or None.
 
     Raises:
-      UserError: the marker or a file of the part is damaged.
+      UserError: the marker or a file of the shard is damaged.
     """
-    name = part_name(part, num_parts) + DONE
+    name = shard_name(shard, num_shards) + DONE
     repair_hint = how_to_repair(self.path, name, self.job)
     marker = read_record(posixpath.join(self.path, name), repair_hint)
     for file, facts in (marker or {}).get('files', {}).items():
       verify(self.path, file, facts, repair_hint)
     return marker
 
-  def finish_part(
+  def finish_shard(
     self,
-    part: int,
-    num_parts: int,
+    shard: int,
+    num_shards: int,
     files: Mapping[str, Callable[[Any], None]],
     **counts: Any,
   ) -> dict[str, Any]:
-    """Writes the files of a part, by extension, and then its marker."""
-    name = part_name(part, num_parts)
+    """Writes the files of a shard, by extension, and then its marker."""
+    name = shard_name(shard, num_shards)
     named = {name + extension: write for extension, write in files.items()}
-    return self.finish_named(part, num_parts, named, **counts)
+    return self.finish_named(shard, num_shards, named, **counts)
 
   def finish_named(
     self,
-    part: int,
-    num_parts: int,
+    shard: int,
+    num_shards: int,
     files: Mapping[str, Callable[[Any], None]],
     **counts: Any,
   ) -> dict[str, Any]:
-    """Writes the files of a part, by a name of their own, and its marker."""
+    """Writes the files of a shard, by a name of their own, and its marker."""
     written = {
       name: self.write_file(posixpath.join(self.path, name), write)
       for name, write in files.items()
     }
     marker = {'files': written, **counts}
-    done = part_name(part, num_parts) + DONE
+    done = shard_name(shard, num_shards) + DONE
     write_record(posixpath.join(self.path, done), marker, self.write_file)
     return marker
 
@@ -308,7 +310,7 @@ def open_finished(path: str, kind: str, job: str) -> dict[str, Any]:
   """The manifest of an artifact that an earlier stage must have finished.
 
   Raises:
-    UserError: it is not there, or only some of its parts are.
+    UserError: it is not there, or only some of its shards are.
   """
   manifest = read_manifest(path, job)
   if manifest is not None:
@@ -318,15 +320,15 @@ def open_finished(path: str, kind: str, job: str) -> dict[str, Any]:
         f'version reads {FORMAT_VERSION}: run --job={job} in a new --workdir.'
       )
     return manifest
-  parts = matching(path, f'part-*-of-*{DONE}')
+  shards = matching(path, f'part-*-of-*{DONE}')
   state = (
-    f'has {len(parts)} finished parts but no manifest'
-    if parts
+    f'has {len(shards)} finished shards but no manifest'
+    if shards
     else ('is not there')
   )
   raise UserError(
     f'The {kind} in {path} {state}. Run --job={job} first'
-    + (': finished parts are kept.' if parts else '.')
+    + (': finished shards are kept.' if shards else '.')
   )
 
 
@@ -370,6 +372,6 @@ def begun_hint(path: str, job: str) -> str:
       f'{MANIFEST} says the same.'
     )
   return (
-    f'Delete {path} and run --job={job} again: nothing else says what the parts '
+    f'Delete {path} and run --job={job} again: nothing else says what the shards '
     'there are made from.'
   )

@@ -6,10 +6,11 @@ So an attempt puts a token of its own into the folder when it begins. Whoever
 writes for it puts the token into temporary names, and compares it with the
 folder's right before a file gets its final name.
 
-On a local file system a file of an older attempt cannot slip in between: when an
-attempt has put its token there, it deletes the temporary files of all others, and
-what is deleted cannot be renamed. On an object store it can, for as long as the
-upload of a file takes.
+On a local file system a file of an older attempt cannot slip in between: when
+  an
+attempt has put its token there, it deletes the temporary files of all others,
+and what is deleted cannot be renamed. On an object store it can, for as long as
+the upload of a file takes.
 """
 
 import posixpath

@@ -1,6 +1,7 @@
 """Work as Apache Beam pipelines, for corpora that outgrow one machine.
 
-A task is a file, and so is its result, in a folder that all workers see: runners
+A task is a file, and so is its result, in a folder that all workers see:
+  runners
 limit what a pipeline may hold, and hand nothing back to who launched it.
 """
 

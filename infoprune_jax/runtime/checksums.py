@@ -1,6 +1,6 @@
 """Files of an artifact, held to the checksums that its records name.
 
-A record is the manifest of an artifact or the marker of a part.
+A record is the manifest of an artifact or the marker of a shard.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ def how_to_repair(path: str, name: str, job: str) -> str:
     job: The stage that writes it.
   """
   manifest = posixpath.join(path, MANIFEST)
-  part = re.match(r'part-\d+-of-\d+', name)
-  if part:
+  shard = re.match(r'part-\d+-of-\d+', name)
+  if shard:
     return (
-      f'Delete {posixpath.join(path, part[0] + DONE)} and {manifest} and run '
-      f'--job={job} again: only that part is made again.'
+      f'Delete {posixpath.join(path, shard[0] + DONE)} and {manifest} and run '
+      f'--job={job} again: only that shard is made again.'
     )
   return (
-    f'Delete {manifest} and run --job={job} again: parts that are finished and '
+    f'Delete {manifest} and run --job={job} again: shards that are finished and '
     'sound are kept.'
   )
 

@@ -17,7 +17,7 @@ def protocol_of(path: str) -> str:
 
 
 @contextlib.contextmanager
-def user_errors(path: str) -> Iterator[None]:
+def missing_driver_as_user_error(path: str) -> Iterator[None]:
   """Makes what fsspec raises where it has no file system for a URL a `UserError`.
 
   Args:

@@ -102,7 +102,7 @@ def split_chain(path: str) -> tuple[str, str]:
 
 def _reads_others(path: str) -> bool:
   """Whether a file system is made of files that another stores."""
-  with drivers.user_errors(path):
+  with drivers.missing_driver_as_user_error(path):
     system = fsspec.get_filesystem_class(_PROTOCOL.match(path)[1])
   takes = {
     name
@@ -120,7 +120,7 @@ def filesystem_of(path: str) -> tuple[Any, str]:
   """
   if is_local(path):
     return _LOCAL, canonical(path)
-  with drivers.user_errors(path):
+  with drivers.missing_driver_as_user_error(path):
     if '::' not in path or split_chain(path)[1]:
       return fsspec.core.url_to_fs(path)
     protocol = _PROTOCOL.match(path)[1]

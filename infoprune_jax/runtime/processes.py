@@ -165,9 +165,9 @@ def _memory() -> int:
 
 
 def _name(task: Any) -> str:
-  """What a task is about, where it says so: a part, or a file."""
-  if hasattr(task, 'part'):
-    return f'part {task.part}'
+  """What a task is about, where it says so: a shard, or a file."""
+  if hasattr(task, 'shard'):
+    return f'shard {task.shard}'
   return str(getattr(task, 'path', 'a task'))
 
 

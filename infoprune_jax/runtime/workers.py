@@ -23,17 +23,17 @@ from infoprune_jax.runtime.progress import Progress
 
 @dataclasses.dataclass(frozen=True)
 class _Workers:
-  """Who works for a block of `kept`."""
+  """Who works for a block of `shared_pool`."""
 
   number: float  # of processes; of Beam, as many as its runner likes
   map: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
 
-_kept: _Workers | None = None
+_shared_pool: _Workers | None = None
 
 
 @contextlib.contextmanager
-def kept(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
+def shared_pool(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
   """Lets all calls of `run_all` in this block share their workers.
 
   A process takes half a second to start, and ten where it needs TensorFlow.
@@ -46,7 +46,7 @@ def kept(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
   Raises:
     UserError: as `beam_work.check` does, or another process is at this job.
   """
-  global _kept
+  global _shared_pool
   with contextlib.ExitStack() as stack:
     if config.beam_options:
       folder = artifacts.beam_dir(workdir, job)
@@ -57,15 +57,15 @@ def kept(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
         options=config.beam_options,
         folder=_tasks_folder(folder),
       )
-      _kept = _Workers(math.inf, run)
+      _shared_pool = _Workers(math.inf, run)
     else:
       number = config.num_workers or os.cpu_count() or 1
       pool = stack.enter_context(processes.Pool(number))
-      _kept = _Workers(number, pool.map)
+      _shared_pool = _Workers(number, pool.map)
     try:
       yield
     finally:
-      _kept = None
+      _shared_pool = None
 
 
 def _tasks_folder(folder: str) -> str:
@@ -80,58 +80,61 @@ def run_all(
   function: Callable[[Any], Any],
   tasks: Sequence[Any],
   num_workers: int,
-  apart: bool = False,
+  force_subprocess: bool = False,
 ) -> Iterator[Any]:
   """The result of each task, in the tasks' order, as soon as it is there.
 
   Args:
     function: A module-level function of one argument.
     tasks: Its arguments; they and the results must pickle.
-    num_workers: Processes; 0 for one a core. With one, or one task, the work
-      is done in this process. In a block of `kept` its workers count instead.
-    apart: Whether it is to be done in another process even then.
+    num_workers: Processes; 0 for one a core. With one, or one task, the work is
+      done in this process. In a block of `shared_pool` its workers count
+      instead.
+    force_subprocess: Whether it is to be done in another process even then.
 
   Raises:
     UserError: as the function does; or a worker was killed, for want of memory.
   """
-  number = _kept.number if _kept else num_workers or os.cpu_count() or 1
-  if min(number, len(tasks)) <= 1 and not (apart and tasks):
+  number = (
+    _shared_pool.number if _shared_pool else num_workers or os.cpu_count() or 1
+  )
+  if min(number, len(tasks)) <= 1 and not (force_subprocess and tasks):
     yield from map(function, tasks)
-  elif _kept:
-    yield from _kept.map(function, tasks)
+  elif _shared_pool:
+    yield from _shared_pool.map(function, tasks)
   else:
     number = min(int(number), len(tasks))
     with processes.Pool(number) as pool:
       yield from pool.map(function, tasks)
 
 
-def write_parts(
+def write_shards(
   artifact: artifacts.Artifact,
   write: Callable[[Any], dict[str, Any]],
   tasks: Sequence[Any],
   num_workers: int,
   what: str,
 ) -> list[dict[str, Any]]:
-  """Writes the parts that are not done, and returns the markers of all.
+  """Writes the shards that are not done, and returns the markers of all.
 
   Args:
     artifact: What they are parts of, begun.
-    write: A module-level function that writes a part and returns its marker.
-    tasks: Its argument for each part.
+    write: A module-level function that writes a shard and returns its marker.
+    tasks: Its argument for each shard.
     num_workers: As for `run_all`.
     what: Whose progress it is.
   """
-  parts = range(len(tasks))
+  shards = range(len(tasks))
   markers = {
-    part: marker
-    for part in parts
-    if (marker := artifact.finished_part(part, len(parts)))
+    shard: marker
+    for shard in shards
+    if (marker := artifact.finished_shard(shard, len(shards)))
   }
-  todo = [part for part in parts if part not in markers]
-  progress = Progress(what, 'parts', len(parts), done=len(markers))
-  written = run_all(write, [tasks[part] for part in todo], num_workers)
-  for part, marker in zip(todo, written, strict=True):
-    markers[part] = marker
+  todo = [shard for shard in shards if shard not in markers]
+  progress = Progress(what, 'shards', len(shards), done=len(markers))
+  written = run_all(write, [tasks[shard] for shard in todo], num_workers)
+  for shard, marker in zip(todo, written, strict=True):
+    markers[shard] = marker
     progress.add(1)
-  progress.finish(f'{len(parts)} parts')
-  return [markers[part] for part in parts]
+  progress.finish(f'{len(shards)} shards')
+  return [markers[shard] for shard in shards]

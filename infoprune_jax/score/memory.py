@@ -7,7 +7,7 @@ from typing import Any
 from infoprune_jax.model import memory
 
 
-def user_errors(
+def oom_as_user_error(
   scorer: Any, others_bytes: int = 0
 ) -> contextlib.AbstractContextManager[None]:
   """Turns a lack of device memory into a message with a batch that fits.
@@ -21,30 +21,32 @@ def user_errors(
   """
 
   def explain() -> str:
-    rows = scorer.scoring.per_device_batch_size
+    sequences = scorer.scoring.per_device_batch_size
     smaller = _fitting(scorer, others_bytes)
     advice = (
       f'per_device_batch_size={smaller} fits'
       if smaller
-      else 'not even one row fits: spread the model over more devices, with '
+      else 'not even one sequence fits: spread the model over more devices, with '
       'mesh.fsdp or mesh.tensor'
     )
     return (
-      f'Scoring with per_device_batch_size={rows}, '
-      f'row_length={scorer.scoring.row_length} needs more memory than a device '
+      f'Scoring with per_device_batch_size={sequences}, '
+      f'sequence_length={scorer.scoring.sequence_length} needs more memory than a device '
       f'has: {advice}.'
     )
 
-  return memory.user_errors(explain)
+  return memory.oom_as_user_error(explain)
 
 
 def _fitting(scorer: Any, others_bytes: int) -> int:
   """The largest half, quarter and so on of the batch that fits; 0 for none."""
-  rows = scorer.scoring.per_device_batch_size // 2
-  while rows:
-    scoring = dataclasses.replace(scorer.scoring, per_device_batch_size=rows)
+  sequences = scorer.scoring.per_device_batch_size // 2
+  while sequences:
+    scoring = dataclasses.replace(
+      scorer.scoring, per_device_batch_size=sequences
+    )
     smaller = dataclasses.replace(scorer, scoring=scoring)
     if memory.fits(lambda s=smaller: s.program(1), scorer.mesh, others_bytes):
-      return rows
-    rows //= 2
+      return sequences
+    sequences //= 2
   return 0

@@ -1,6 +1,6 @@
 """The NLL of documents under a model, or under several at once.
 
-Packed rows go through the compiled program; per-token NLL comes back in
+Packed sequences go through the compiled program; per-token NLL comes back in
 float32, is put in token order on the host, and is summed there in float64. BOS
 conditions a document's first token; EOS is not counted.
 """
@@ -43,13 +43,13 @@ _SENT = 10_000  # numbers to the other hosts at once
 
 
 class Documents:
-  """Documents laid out in rows, and the NLL of their tokens as it comes."""
+  """Documents laid out in sequences, and the NLL of their tokens as it comes."""
 
   def __init__(
     self,
     store: TokenStore,
-    shard: np.ndarray,
-    row: np.ndarray,
+    shard_index: np.ndarray,
+    doc_index: np.ndarray,
     scoring: ScoringConfig,
     num_models: int = 1,
   ):
@@ -57,21 +57,27 @@ class Documents:
 
     Args:
       store: Where they are.
-      shard: [documents] int, the part of each.
-      row: [documents] int, its row in the part.
-      scoring: Length and overlap of rows.
+      shard: [documents] int, the shard of each.
+      doc_index: [documents] int, its doc_index in the shard.
+      scoring: Length and overlap of sequences.
       num_models: Which give each token an NLL.
     """
-    self._store, self._shard, self._row = store, shard, row
-    self._num_tokens = _num_tokens(store, shard, row)
+    self._store, self._shard_index, self._doc_index = (
+      store,
+      shard_index,
+      doc_index,
+    )
+    self._num_tokens = _num_tokens(store, shard_index, doc_index)
     self._offsets = np.cumsum(self._num_tokens) - self._num_tokens
     plan = packing.pack(
-      self._num_tokens, scoring.row_length, scoring.window_overlap, seed=0
+      self._num_tokens, scoring.sequence_length, scoring.window_overlap, seed=0
     )
-    # Rows of a batch with about as many pieces: see `Scorer.program`.
-    plan = plan.ordered(np.argsort(plan.pieces_per_row, kind='stable'))
-    self.rows = packing.PackedRows(store, shard, row, plan)
-    self.size = len(shard)
+    # Sequences of a batch with about as many segments: see `Scorer.program`.
+    plan = plan.ordered(np.argsort(plan.segments_per_sequence, kind='stable'))
+    self.sequences = packing.PackedSequences(
+      store, shard_index, doc_index, plan
+    )
+    self.size = len(shard_index)
     # NaN marks a token not scored yet: each must be reached, exactly once.
     shape = (num_models, self._num_tokens.sum())
     self._nll = np.full(shape, np.nan, np.float32)
@@ -79,15 +85,15 @@ class Documents:
   def batches(
     self, size: int, vocab_size: int
   ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Which rows, and the rows themselves, padded to `size`.
+    """Which sequences, and the sequences themselves, padded to `size`.
 
     Raises:
       UserError: a token id is beyond the model's vocabulary, whose NLL would
         be that of another token; the document is named.
     """
-    for first in range(0, len(self.rows), size):
-      chosen = np.arange(first, min(first + size, len(self.rows)))
-      batch = self.rows.batch(chosen, size)
+    for first in range(0, len(self.sequences), size):
+      chosen = np.arange(first, min(first + size, len(self.sequences)))
+      batch = self.sequences.batch(chosen, size)
       if batch['decoder_target_tokens'].max() >= vocab_size:
         self._refuse_tokens(chosen, batch, vocab_size)
       yield chosen, batch
@@ -95,26 +101,26 @@ class Documents:
   def _refuse_tokens(
     self, chosen: np.ndarray, batch: dict[str, np.ndarray], vocab_size: int
   ) -> NoReturn:
-    slots = self.rows.plan.slots(chosen)
+    slots = self.sequences.plan.slots(chosen)
     ids = batch['decoder_target_tokens'].reshape(-1)[slots.place]
     where = int(np.flatnonzero(ids >= vocab_size)[0])
     document = slots.document[where]
     raise UserError(
-      f'Document (shard {self._shard[document]}, row {self._row[document]}) of '
+      f'Document (shard {self._shard_index[document]}, doc_index {self._doc_index[document]}) of '
       f'{self._store.path} has token id {ids[where]} at {slots.position[where]}'
       f', the model has a vocabulary of {vocab_size}: score with a model that '
       'was trained on this token store.'
     )
 
   def add(self, chosen: np.ndarray, nll: Sequence[np.ndarray]) -> int:
-    """Takes each model's NLL of rows, [size, T]; returns how many tokens."""
+    """Takes each model's NLL of sequences, [size, T]; returns how many tokens."""
     return packing.scatter(
-      self.rows.plan, chosen, nll, self._offsets, self._nll
+      self.sequences.plan, chosen, nll, self._offsets, self._nll
     )
 
-  def max_pieces(self, chosen: np.ndarray | slice = slice(None)) -> int:
-    """The most pieces of any row, or of any of some rows."""
-    return int(self.rows.plan.pieces_per_row[chosen].max(initial=0))
+  def max_segments(self, chosen: np.ndarray | slice = slice(None)) -> int:
+    """The most segments of any sequence, or of any of some sequences."""
+    return int(self.sequences.plan.segments_per_sequence[chosen].max(initial=0))
 
   def sums(self) -> np.ndarray:
     """The NLL of each document, [models, documents] float64, in nats.
@@ -129,7 +135,7 @@ class Documents:
       )
       raise UserError(
         f'The model gives no finite NLL to document (shard '
-        f'{self._shard[bad - 1]}, row {self._row[bad - 1]}) of '
+        f'{self._shard_index[bad - 1]}, doc_index {self._doc_index[bad - 1]}) of '
         f'{self._store.path}: is its checkpoint sound, and its dtype wide '
         'enough?'
       )
@@ -149,17 +155,17 @@ class Scorer:
 
   @property
   def flops_per_token(self) -> float:
-    """Of a full row, by our own formula."""
+    """Of a full sequence, by our own formula."""
     return flops.forward_flops_per_token(
-      self.model, self.vocab_size, self.scoring.row_length
+      self.model, self.vocab_size, self.scoring.sequence_length
     )
 
   def prepare(self, params: Any) -> Any:
     """Parameters as the programs take them, cast once and for all batches."""
     return _cast(params, self.scoring.dtype)
 
-  def program(self, max_pieces: int) -> Callable[[Any, Any], jax.Array]:
-    """The compiled program for rows of at most so many pieces.
+  def program(self, max_segments: int) -> Callable[[Any, Any], jax.Array]:
+    """The compiled program for sequences of at most so many segments.
 
     Only cuDNN's attention wants to know: it is the slower the more there may
     be. There is one program for each of a few limits.
@@ -169,13 +175,13 @@ class Scorer:
     """
     limit = 0
     if self.model.attention == 'cudnn':
-      limit = attention.segment_limit(max_pieces)
+      limit = attention.segment_limit(max_segments)
     return _compile(self.model, self.scoring, self.vocab_size, self.mesh, limit)
 
   @functools.cached_property
   def groups(self) -> list[tuple[list[int], list[int]]]:
-    """As `partitioning.row_groups`."""
-    return partitioning.row_groups(self.mesh)
+    """As `partitioning.process_groups`."""
+    return partitioning.process_groups(self.mesh)
 
   @functools.cached_property
   def group(self) -> int:
@@ -186,13 +192,13 @@ class Scorer:
 
   @property
   def batch_size(self) -> int:
-    """Rows that this process feeds at once."""
+    """Sequences that this process feeds at once."""
     _, shards = self.groups[self.group]
     return len(shards) * self.scoring.per_device_batch_size
 
   def flops(self, documents: Documents) -> float:
-    """What its rows cost; rows of padding are no part of the work."""
-    slots = len(documents.rows) * self.scoring.row_length
+    """What its sequences cost; sequences of padding are no part of the work."""
+    slots = len(documents.sequences) * self.scoring.sequence_length
     return slots * self.flops_per_token
 
   def run(
@@ -208,15 +214,15 @@ class Scorer:
       times: Is added to.
       others_bytes: What else a device holds all the while.
     """
-    with memory.user_errors(self, others_bytes):
+    with memory.oom_as_user_error(self, others_bytes):
       stream.run(self.mesh, items, times)
 
   def document_nll(
     self,
     params: Any,
     store: TokenStore,
-    shard: np.ndarray,
-    row: np.ndarray,
+    shard_index: np.ndarray,
+    doc_index: np.ndarray,
     on_batch: Callable[[int], None] = lambda tokens: None,
   ) -> tuple[np.ndarray, float]:
     """The NLL of whole documents, which all processes ask for together.
@@ -224,8 +230,8 @@ class Scorer:
     Args:
       params: The model's parameters, on the mesh.
       store: Where the documents are.
-      shard: [documents] int, the part of each.
-      row: [documents] int, its row in the part.
+      shard: [documents] int, the shard of each.
+      doc_index: [documents] int, its doc_index in the shard.
       on_batch: Called with the number of tokens counted in each batch.
 
     Returns:
@@ -235,16 +241,21 @@ class Scorer:
     Raises:
       UserError: the model gave a token no finite NLL; the document is named.
     """
-    ways = len(self.groups)  # Documents go round the groups of hosts.
+    num_groups = len(self.groups)  # Documents go round the groups of hosts.
     groups = [
-      Documents(store, shard[group::ways], row[group::ways], self.scoring)
-      for group in range(ways)
+      Documents(
+        store,
+        shard_index[group::num_groups],
+        doc_index[group::num_groups],
+        self.scoring,
+      )
+      for group in range(num_groups)
     ]
     params = self.prepare(params)
     self.run(self._items(groups, params, on_batch), stream.Times())
-    sums = np.empty(len(shard))
+    sums = np.empty(len(shard_index))
     for group, found in enumerate(self._gathered(groups)):
-      sums[group::ways] = found
+      sums[group::num_groups] = found
     return sums, sum(self.flops(documents) for documents in groups)
 
   def _items(
@@ -256,19 +267,19 @@ class Scorer:
     """This process's batches; all processes run equally many."""
     size, own = self.batch_size, groups[self.group]
     # Where hosts share programs they must choose alike, so by all documents.
-    most = max(documents.max_pieces() for documents in groups)
+    most = max(documents.max_segments() for documents in groups)
     shared = most if len(groups) > 1 else 0
     steps = 0
     for chosen, batch in own.batches(size, self.vocab_size):
       steps += 1
-      program = self.program(shared or own.max_pieces(chosen))
+      program = self.program(shared or own.max_segments(chosen))
       yield (
         lambda nll, c=chosen: on_batch(own.add(c, nll)),
         [functools.partial(program, params)],
         batch,
       )
-    padding = packing.empty_rows(size, self.scoring.row_length)
-    longest = max(-(-len(documents.rows) // size) for documents in groups)
+    padding = packing.empty_sequences(size, self.scoring.sequence_length)
+    longest = max(-(-len(documents.sequences) // size) for documents in groups)
     for _ in range(longest - steps):
       program = functools.partial(self.program(most), params)
       yield lambda nll: None, [program], padding
@@ -279,26 +290,26 @@ class Scorer:
     if len(groups) == 1:
       return [own]
     longest = max(documents.size for documents in groups)
-    pieces = [
+    segments = [
       distributed.all_gather(
         'the NLL of documents', own[start : start + _SENT].tolist()
       )
       for start in range(0, longest, _SENT)
     ]
     return [
-      np.concatenate([np.array(piece[processes[0]]) for piece in pieces])
+      np.concatenate([np.array(segment[processes[0]]) for segment in segments])
       for processes, _ in self.groups
     ]
 
 
 def _num_tokens(
-  store: TokenStore, shard: np.ndarray, row: np.ndarray
+  store: TokenStore, shard_index: np.ndarray, doc_index: np.ndarray
 ) -> np.ndarray:
   """The length of each document, [documents] int64."""
-  lengths = np.zeros(len(shard), np.int64)
-  for part in np.unique(shard).tolist():
-    here = shard == part
-    lengths[here] = store.part(part).column('num_tokens')[row[here]]
+  lengths = np.zeros(len(shard_index), np.int64)
+  for shard in np.unique(shard_index).tolist():
+    here = shard_index == shard
+    lengths[here] = store.shard(shard).column('num_tokens')[doc_index[here]]
   return lengths
 
 
@@ -308,17 +319,19 @@ def with_kernels(
   """A model as it is scored with on a mesh.
 
   Raises:
-    UserError: a kernel that the config names does not run there, or rows do
-      not spread over the mesh.
+    UserError: a kernel that the config names does not run there, or sequences
+      do not spread over the mesh.
   """
-  partitioning.check_row_length(
-    mesh, scoring.row_length, 'row_length of score and evaluate.scoring'
+  partitioning.check_sequence_length(
+    mesh,
+    scoring.sequence_length,
+    'sequence_length of score and evaluate.scoring',
   )
   return backends.resolve(
     dataclasses.replace(model, dtype=scoring.dtype, remat='none'),
     mesh,
-    scoring.per_device_batch_size * partitioning.batch_ways(mesh),
-    scoring.row_length,
+    scoring.per_device_batch_size * partitioning.num_batch_shards(mesh),
+    scoring.sequence_length,
   )
 
 
@@ -326,14 +339,14 @@ def with_kernels(
 def compile_scorer(
   model: ModelConfig, scoring: ScoringConfig, vocab_size: int, mesh: Any
 ) -> Scorer:
-  """Chooses kernels, and compiles the program of rows with few pieces.
+  """Chooses kernels, and compiles the program of sequences with few segments.
 
   Raises:
     UserError: the shapes do not divide over the mesh, a kernel that the config
       names does not run there, or the program does not fit.
   """
   scorer = Scorer(mesh, with_kernels(model, scoring, mesh), scoring, vocab_size)
-  with memory.user_errors(scorer):
+  with memory.oom_as_user_error(scorer):
     scorer.program(1)
   return scorer
 
@@ -346,11 +359,13 @@ def _compile(
   mesh: Any,
   max_segments: int,
 ) -> Any:
-  batch_size = scoring.per_device_batch_size * partitioning.batch_ways(mesh)
+  batch_size = scoring.per_device_batch_size * partitioning.num_batch_shards(
+    mesh
+  )
   batch_sharding = partitioning.batch_sharding(mesh)
   batch = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding),
-    packing.empty_rows(batch_size, scoring.row_length),
+    packing.empty_sequences(batch_size, scoring.sequence_length),
   )
   params = jax.eval_shape(
     functools.partial(network.cast_params, dtype=model.dtype),

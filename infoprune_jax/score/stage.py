@@ -1,10 +1,11 @@
 """The stage that scores a corpus, on one host or many.
 
-Parts of the token store go round the groups of hosts that feed the same rows of
-a batch (one host alone is a group of one). A batch holds rows of one part, so
-that a part's table does not depend on who else scores; groups out of work feed
-padding, so that all run equally many steps. Nothing is gathered: the first host
-of a group writes its parts, and process 0 reads the markers of all of them.
+Shards of the token store go round the groups of hosts that feed the same
+sequences of a batch (one host alone is a group of one). A batch holds sequences
+of one shard, so that a part's table does not depend on who else scores; groups
+out of work feed padding, so that all run equally many steps. Nothing is
+gathered: the first host of a group writes its shards, and process 0 reads the
+markers of all of them.
 """
 
 import contextlib
@@ -20,9 +21,9 @@ from infoprune_jax.runtime.options import first_difference, options_of, recorded
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.score import (
   ceiling,
-  parts,
   references as references_lib,
   scorer as scorer_lib,
+  shards,
 )
 from infoprune_jax.score.references import Reference
 from infoprune_jax.tokens.token_store import TokenStore
@@ -105,7 +106,7 @@ def _begin(
   """What all hosts need to know.
 
   Returns:
-    'to_do': which parts, None for a finished table; 'made_from': see
+    'to_do': which shards, None for a finished table; 'made_from': see
     `_made_from`; 'attempt': that of the table, if it is not finished.
   """
   made_from = _made_from(config, scores)
@@ -113,15 +114,15 @@ def _begin(
     return {'to_do': None, 'made_from': made_from}
   attempt = scores.begin().attempt
   to_do = [
-    part
-    for part in range(store.num_parts)
-    if scores.finished_part(part, store.num_parts) is None
+    shard
+    for shard in range(store.num_shards)
+    if scores.finished_shard(shard, store.num_shards) is None
   ]
-  if len(to_do) < store.num_parts:
+  if len(to_do) < store.num_shards:
     logger.info(
-      'score: %d of %d parts were done before',
-      store.num_parts - len(to_do),
-      store.num_parts,
+      'score: %d of %d shards were done before',
+      store.num_shards - len(to_do),
+      store.num_shards,
     )
   return {'to_do': to_do, 'made_from': made_from, 'attempt': attempt}
 
@@ -154,10 +155,10 @@ def _score(
   scores: artifacts.Artifact,
   to_do: list[int],
 ) -> None:
-  """Scores the parts that are not done, until all hosts have done theirs."""
+  """Scores the shards that are not done, until all hosts have done theirs."""
   mesh = mesh_lib.make_mesh(config.mesh)
   folds = [
-    parts.Fold(
+    shards.Fold(
       number,
       tuple(
         _model(config, store, mesh, reference)
@@ -168,24 +169,24 @@ def _score(
     for number in range(config.reference.folds)
   ]
   peak = ceiling.matmul_flops_per_second(config.score.dtype)
-  done = parts.PartScorer(store, folds, scores, to_do).run()
+  done = shards.ShardScorer(store, folds, scores, to_do).run()
   # Where nothing else holds hosts together, a slow one may be far behind.
   found = distributed.all_gather(
     'the end of scoring',
     done,
     max(distributed.BARRIER_TIMEOUT, done['seconds']),
   )
-  logger.info('score: %s', parts.summary(found, peak))
+  logger.info('score: %s', shards.summary(found, peak))
 
 
 def _model(
   config: Config, store: TokenStore, mesh: Any, reference: Reference
-) -> parts.Model:
+) -> shards.Model:
   """Compiles a model's program, and loads its parameters."""
   scorer = scorer_lib.compile_scorer(
     reference.model, config.score, store.vocab_size, mesh
   )
-  with memory.user_errors(
+  with memory.oom_as_user_error(
     lambda: (
       f'The parameters of the model for {reference.column}, beside those of the '
       'columns before it, need more memory than a device has: spread them over '
@@ -193,29 +194,29 @@ def _model(
     )
   ):
     params = references_lib.load(reference, store.vocab_size, mesh)
-    return parts.Model(reference.column, scorer, scorer.prepare(params))
+    return shards.Model(reference.column, scorer, scorer.prepare(params))
 
 
 def _finish(
   store: TokenStore, references: list[Reference], scores: artifacts.Artifact
 ) -> None:
-  """Reads back the marker of every part, and writes the manifest.
+  """Reads back the marker of every shard, and writes the manifest.
 
   Raises:
-    UserError: a part is not where its host has written it, or damaged.
+    UserError: a shard is not where its host has written it, or damaged.
   """
   markers = []
-  for part in range(store.num_parts):
-    marker = scores.finished_part(part, store.num_parts)
+  for shard in range(store.num_shards):
+    marker = scores.finished_shard(shard, store.num_shards)
     if marker is None:
       raise UserError(
-        f'Part {part} is done, but process 0 does not find it in '
+        f'Shard {shard} is done, but process 0 does not find it in '
         f'{scores.path}: give a --workdir that all hosts see.'
       )
     markers.append(marker)
   scores.finish(
     {name: file for m in markers for name, file in m['files'].items()},
-    num_parts=store.num_parts,
+    num_shards=store.num_shards,
     columns=list(dict.fromkeys(one.column for one in references)),
     reference=references_lib.training_facts(references),
     **{

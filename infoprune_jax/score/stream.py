@@ -21,8 +21,8 @@ AHEAD = 4  # batches made before the device asks for them
 RUNNING = 4  # batches given to the device whose results are not read yet
 
 # What to call with the results, the programs, each of a batch on the mesh, and
-# the [rows, T] arrays of this host's share of it; without arrays nothing runs,
-# and the call is made in its turn.
+# the [sequences, T] arrays of this host's share of it; without arrays nothing
+# runs, and the call is made in its turn.
 Program = Callable[[dict[str, jax.Array]], jax.Array]
 Item = tuple[
   Callable[[Any], None], Sequence[Program], Mapping[str, np.ndarray] | None
@@ -52,7 +52,7 @@ def run(mesh: Any, items: Iterator[Item], times: Times) -> None:
   Args:
     mesh: Where the batches go.
     items: The batches. It is advanced in a thread of its own; the calls are
-      made in the caller's, with this host's rows of each result, or None.
+      made in the caller's, with this host's sequences of each result, or None.
     times: Is added to.
   """
 
@@ -65,7 +65,7 @@ def run(mesh: Any, items: Iterator[Item], times: Times) -> None:
   def read(results: list[jax.Array], started: float) -> list[np.ndarray]:
     jax.block_until_ready(results)
     times.note(started, time.monotonic())
-    return [partitioning.own_rows(result) for result in results]
+    return [partitioning.local_sequences(result) for result in results]
 
   feeder = futures.ThreadPoolExecutor(1, 'feeder')
   reader = futures.ThreadPoolExecutor(1, 'reader')

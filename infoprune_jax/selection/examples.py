@@ -1,8 +1,8 @@
-"""The scored split, as rules and summaries see it: a part at a time.
+"""The scored split, as rules and summaries see it: a shard at a time.
 
-A corpus has more examples than memory has room for what is known of them. What a
-pass needs of all of them at once, a number each, is in scratch files, which the
-system keeps in memory while there is room.
+A corpus has more examples than memory has room for what is known of them. What
+a pass needs of all of them at once, a number each, is in scratch files, which
+the system keeps in memory while there is room.
 """
 
 import functools
@@ -22,7 +22,7 @@ from infoprune_jax.selection.arrays import scratch, side_by_side, steps
 from infoprune_jax.tokens.token_store import TokenStore
 
 WEIGHTS = {'tokens': 'num_tokens', 'bytes': 'num_bytes', 'examples': None}
-_KEY = ('shard', 'row')
+_KEY = ('shard', 'doc_index')
 
 
 class Examples:
@@ -30,7 +30,7 @@ class Examples:
 
   Attributes:
     schema: Of their columns.
-    starts: Positions at which parts begin, and the end, [parts + 1] int64.
+    starts: Positions at which shards begin, and the end, [shards + 1] int64.
   """
 
   schema: pa.Schema
@@ -39,39 +39,39 @@ class Examples:
   def __len__(self) -> int:
     return int(self.starts[-1])
 
-  def read(self, part: int, columns: Sequence[str]) -> pa.Table:
-    """These columns of one part."""
+  def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
+    """These columns of one shard."""
     raise NotImplementedError
 
   def pick(
-    self, part: int, rows: np.ndarray, columns: Sequence[str]
+    self, shard: int, rows: np.ndarray, columns: Sequence[str]
   ) -> pa.Table:
-    """These columns of some rows of one part, which ascend."""
-    return self.read(part, columns).select(list(columns)).take(rows)
+    """These columns of some rows of one shard, which ascend."""
+    return self.read(shard, columns).select(list(columns)).take(rows)
 
   @functools.cached_property
   def index(self) -> np.ndarray:
     """The number of each document in the store, [examples], an integer."""
     raise NotImplementedError
 
-  def parts(self, columns: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
-    """Yields the positions of each part, and these columns of it."""
+  def shards(self, columns: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
+    """Yields the positions of each shard, and these columns of it."""
     bounds = list(itertools.pairwise(self.starts.tolist()))
     with futures.ThreadPoolExecutor(1) as reader:
       ahead = None
       for number, (first, last) in enumerate(bounds):
-        part = ahead.result() if ahead else self.read(number, columns)
+        shard = ahead.result() if ahead else self.read(number, columns)
         if number + 1 < len(bounds):
           ahead = reader.submit(self.read, number + 1, columns)
-        yield slice(first, last), part
+        yield slice(first, last), shard
 
   def column(self, name: str, dtype: Any) -> np.ndarray:
     """A column of numbers, [examples]."""
     found = scratch(len(self), dtype)
 
-    def fill(part: int) -> None:
-      column = self.read(part, [name])[name]
-      found[self.starts[part] : self.starts[part + 1]] = column.to_numpy()
+    def fill(shard: int) -> None:
+      column = self.read(shard, [name])[name]
+      found[self.starts[shard] : self.starts[shard + 1]] = column.to_numpy()
 
     side_by_side(fill, range(len(self.starts) - 1))
     return found
@@ -98,8 +98,8 @@ class Examples:
     """The names of sources, and the number of each example's, int32."""
     names: dict[str, int] = {}
     codes = scratch(len(self), np.int32)
-    for where, part in self.parts(['source']):
-      column = part['source'].combine_chunks().dictionary_encode()
+    for where, shard in self.shards(['source']):
+      column = shard['source'].combine_chunks().dictionary_encode()
       known = [
         names.setdefault(name, len(names))
         for name in column.dictionary.to_pylist()
@@ -128,8 +128,8 @@ class Examples:
     wanted = positions[order]
     bounds = np.searchsorted(wanted, self.starts)
     taken = [
-      self.pick(part, wanted[first:last] - self.starts[part], columns)
-      for part, (first, last) in enumerate(itertools.pairwise(bounds))
+      self.pick(shard, wanted[first:last] - self.starts[shard], columns)
+      for shard, (first, last) in enumerate(itertools.pairwise(bounds))
       if first < last
     ]
     if not taken:
@@ -144,21 +144,21 @@ class ExampleTable(Examples):
     self.table, self.schema, self.index = table, table.schema, index
     self.starts = np.array([0, table.num_rows])
 
-  def read(self, part: int, columns: Sequence[str]) -> pa.Table:
+  def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
     """The table."""
-    del part, columns
+    del shard, columns
     return self.table
 
 
-class ExampleParts(Examples):
+class ExampleShards(Examples):
   """Examples on disk: the tables of a workdir, side by side."""
 
-  def __init__(self, workdir: str, documents_per_part: Sequence[int]):
+  def __init__(self, workdir: str, documents_per_shard: Sequence[int]):
     """Opens scores, statistics, and groups of near-duplicates if there are any.
 
     Args:
       workdir: Where they are.
-      documents_per_part: Of the token store.
+      documents_per_shard: Of the token store.
 
     Raises:
       UserError: one is missing or damaged, or they hold other examples.
@@ -184,17 +184,19 @@ class ExampleParts(Examples):
         *(table.schema.field(name) for name, table in self._table_of.items()),
       ]
     )
-    self._offsets = np.cumsum([0, *documents_per_part])
+    self._offsets = np.cumsum([0, *documents_per_shard])
 
-  def read(self, part: int, columns: Sequence[str]) -> pa.Table:
-    """These columns of one part."""
-    return self._joined(columns, lambda table, own: table.read(part, own))
+  def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
+    """These columns of one shard."""
+    return self._joined(columns, lambda table, own: table.read(shard, own))
 
   def pick(
-    self, part: int, rows: np.ndarray, columns: Sequence[str]
+    self, shard: int, rows: np.ndarray, columns: Sequence[str]
   ) -> pa.Table:
-    """These columns of some rows of one part, which ascend."""
-    return self._joined(columns, lambda table, own: table.pick(part, rows, own))
+    """These columns of some rows of one shard, which ascend."""
+    return self._joined(
+      columns, lambda table, own: table.pick(shard, rows, own)
+    )
 
   def _joined(
     self,
@@ -217,22 +219,22 @@ class ExampleParts(Examples):
     small = self._offsets[-1] < 2**32
     found = scratch(len(self), np.uint32 if small else np.int64)
 
-    def fill(part: int) -> None:
-      keys = self._scores.read(part, _KEY)
+    def fill(shard: int) -> None:
+      keys = self._scores.read(shard, _KEY)
       for other in self._others:
-        if not keys.equals(other.read(part, _KEY)):
+        if not keys.equals(other.read(shard, _KEY)):
           raise _differ(other, self._scores)
-      shard, row = (keys[name].to_numpy() for name in _KEY)
-      where = slice(self.starts[part], self.starts[part + 1])
-      found[where] = self._offsets[shard] + row
+      shard_index, doc_index = (keys[name].to_numpy() for name in _KEY)
+      where = slice(self.starts[shard], self.starts[shard + 1])
+      found[where] = self._offsets[shard_index] + doc_index
 
     side_by_side(fill, range(len(self.starts) - 1))
     return found
 
   def table(self) -> pa.Table:
     """All of it, in memory."""
-    parts = [part for _, part in self.parts(self.schema.names)]
-    return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+    shards = [shard for _, shard in self.shards(self.schema.names)]
+    return pa.concat_tables(shards).unify_dictionaries().combine_chunks()
 
 
 class _Table:
@@ -248,15 +250,15 @@ class _Table:
     self.sizes = [pq.read_metadata(file).num_rows for file in self._files]
     self.schema = pq.read_schema(self._files[0])
 
-  def read(self, part: int, columns: Sequence[str]) -> pa.Table:
-    with parquet.open_file(self._files[part], memory_map=True) as file:
+  def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
+    with parquet.open_file(self._files[shard], memory_map=True) as file:
       return file.read(columns=list(columns))
 
   def pick(
-    self, part: int, rows: np.ndarray, columns: Sequence[str]
+    self, shard: int, rows: np.ndarray, columns: Sequence[str]
   ) -> pa.Table:
     """Some rows, by reading the groups that they are in."""
-    with parquet.open_file(self._files[part], memory_map=True) as file:
+    with parquet.open_file(self._files[shard], memory_map=True) as file:
       sizes = [
         file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)
       ]
@@ -264,7 +266,7 @@ class _Table:
       group = np.searchsorted(ends, rows, 'right')
       needed = np.unique(group)
       read = file.read_row_groups(needed.tolist(), columns=list(columns))
-    # Where each group begins in the part, and in what was read.
+    # Where each group begins in the shard, and in what was read.
     first = (ends - sizes)[group]
     here = np.cumsum([0, *np.array(sizes)[needed]])
     return read.take(rows - first + here[np.searchsorted(needed, group)])
@@ -283,5 +285,5 @@ def scored_examples(workdir: str, store: TokenStore) -> ExampleTable:
   Raises:
     UserError: a table is missing or damaged, or they hold other examples.
   """
-  parts = ExampleParts(workdir, store.documents_per_part)
-  return ExampleTable(parts.table(), parts.index)
+  shards = ExampleShards(workdir, store.documents_per_shard)
+  return ExampleTable(shards.table(), shards.index)

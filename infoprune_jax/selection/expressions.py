@@ -1,9 +1,9 @@
 """Rule expressions: SQL over the columns of an example that gives a number.
 
-DuckDB parses and evaluates them, part by part. Beside its own functions there
-are `rank(x)`, the share of examples whose x is lower, and `zscore(x)`, both over
-all examples of a reference model; an expression with a window or a subquery is
-evaluated over all examples at once, in memory.
+DuckDB parses and evaluates them, shard by shard. Beside its own functions there
+are `rank(x)`, the fraction of examples whose x is lower, and `zscore(x)`, both
+over all examples of a reference model; an expression with a window or a
+subquery is evaluated over all examples at once, in memory.
 """
 
 import re
@@ -139,25 +139,25 @@ def reads_near_duplicates(text: str) -> bool:
 def _tables(
   examples: Examples, expression: Expression, missing: str
 ) -> Iterator[tuple[slice, pa.Table]]:
-  """What an expression reads, and of which examples: by parts, or all at once."""
+  """What an expression reads, and of which examples: by shards, or all at once."""
   called = {
     column: _call(examples, name, argument, missing)
     for column, (name, argument) in expression.calls.items()
   }
-  parts = (
-    (where, part.select(expression.columns))
-    for where, part in examples.parts(expression.columns)
+  shards = (
+    (where, shard.select(expression.columns))
+    for where, shard in examples.shards(expression.columns)
   )
   if expression.whole:
-    tables = [part for _, part in parts]
-    parts = iter([(slice(0, len(examples)), pa.concat_tables(tables))])
-  for where, part in parts:
+    tables = [shard for _, shard in shards]
+    shards = iter([(slice(0, len(examples)), pa.concat_tables(tables))])
+  for where, shard in shards:
     for column, values in called.items():
       here = values[where]
       # As NULL, so that what is made of it has no number either.
       array = pa.array(here, mask=np.isneginf(here))
-      part = part.append_column(column, array)
-    yield where, part
+      shard = shard.append_column(column, array)
+    yield where, shard
 
 
 def _call(

@@ -35,20 +35,20 @@ class KeepSet:
   """Which documents of a token store an arm trains on."""
 
   bits: np.ndarray  # [ceil(documents / 8)] uint8, in store order
-  documents_per_part: Sequence[int]
+  documents_per_shard: Sequence[int]
   manifest: dict[str, Any]
 
   @functools.cached_property
   def _offsets(self) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(self.documents_per_part)])
+    return np.concatenate([[0], np.cumsum(self.documents_per_shard)])
 
-  def rows(self, part: int) -> np.ndarray:
-    """The rows of one part that are kept, ascending, int64."""
-    first, last = self._offsets[part : part + 2].tolist()
-    # Whole bytes, which begin before the part does.
+  def doc_indices(self, shard: int) -> np.ndarray:
+    """The documents of one shard that are kept, ascending, int64."""
+    first, last = self._offsets[shard : shard + 2].tolist()
+    # Whole bytes, which begin before the shard does.
     ones = np.flatnonzero(np.unpackbits(self.bits[first // 8 : -(-last // 8)]))
-    rows = ones - first % 8
-    return rows[(rows >= 0) & (rows < last - first)]
+    doc_indices = ones - first % 8
+    return doc_indices[(doc_indices >= 0) & (doc_indices < last - first)]
 
   def holds(self, index: np.ndarray) -> np.ndarray:
     """Whether documents are kept, by their numbers in the store, bool."""
@@ -72,7 +72,7 @@ class KeepSet:
     data = files.read_bytes(file)
     checksums.check_content(file, data, manifest['files'][FILE], 'select')
     bits = np.load(io.BytesIO(data))
-    return cls(bits, store.documents_per_part, manifest)
+    return cls(bits, store.documents_per_shard, manifest)
 
 
 def read_summary(path: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Parses rule expressions, and checks what they give before there are examples.
 
-DuckDB parses and binds them. What is accepted gives one number for each example,
-the same one each time.
+DuckDB parses and binds them. What is accepted gives one number for each
+example, the same one each time.
 """
 
 import dataclasses
@@ -41,7 +41,8 @@ class Expression:
     columns: Those of the table that it reads.
     calls: By the name of that column, the function and its argument.
     whole: Whether it looks at other examples than its own.
-    stars: Whether it stands for columns by a pattern, such as COLUMNS('nll_.*').
+    stars: Whether it stands for columns by a pattern, such as
+      COLUMNS('nll_.*').
   """
 
   text: str

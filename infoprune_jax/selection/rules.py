@@ -31,8 +31,8 @@ def ranking(
   """What examples are ranked by: a score, or its rank within the fold.
 
   Two reference models differ in scale, so what they say of their folds is made
-  comparable before it is joined: by mid-ranks, as shares of a fold's examples.
-  An example without a number has minus infinity, in either fold.
+  comparable before it is joined: by mid-ranks, as fractions of a fold's
+  examples. An example without a number has minus infinity, in either fold.
 
   Args:
     examples: Whose columns the expression may name.
@@ -52,7 +52,7 @@ def ranking(
       return expressions.within_folds(examples, mid_ranks, values)
     return values
 
-  # Arms often keep different parts of one ranking.
+  # Arms often keep different shards of one ranking.
   return examples.once(('ranking', expression, missing), compute)
 
 
@@ -105,7 +105,7 @@ def apply(
       kept = kept & _between(rule, examples)
     elif rule.keep == 'distinct':
       kept = _first_of_each(rule, examples, kept)
-    elif rule.keep not in ('all', 'everything'):
+    elif rule.keep not in ('all', 'all_plus_reference'):
       kept = _up_to_budget(rule, examples, kept, draw)
   return kept
 
@@ -192,11 +192,11 @@ def _up_to_budget(
   count, group = examples.groups(rule.per)
   everything = np.broadcast_to(np.True_, len(examples))
   total = budget.add_up(weight, group, everything, count)
-  share = rule.high - rule.low if rule.keep == 'band' else rule.fraction
-  most = _share_of(total, share)
+  fraction = rule.high - rule.low if rule.keep == 'band' else rule.fraction
+  most = _fraction_of(total, fraction)
   skipped = np.zeros(count, np.int64)
   if rule.keep == 'band':
-    skipped = _share_of(total, rule.low)
+    skipped = _fraction_of(total, rule.low)
   elif rule.keep == 'middle':
     left = budget.add_up(weight, group, candidates, count)
     skipped = np.maximum((left - most) // 2, 0)
@@ -221,8 +221,8 @@ def _up_to_budget(
   return budget.lowest(*order, candidates, most, rule.seed)
 
 
-def _share_of(total: np.ndarray, share: float) -> np.ndarray:
-  return np.array([int(share * int(n)) for n in total], np.int64)
+def _fraction_of(total: np.ndarray, fraction: float) -> np.ndarray:
+  return np.array([int(fraction * int(n)) for n in total], np.int64)
 
 
 def reads_tables(rules: Sequence[RuleConfig]) -> bool:

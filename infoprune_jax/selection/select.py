@@ -14,7 +14,7 @@ from infoprune_jax.runtime import artifacts, checksums, files
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.selection import keep_set, rules as rules_lib, shown, summary
 from infoprune_jax.selection.arrays import steps
-from infoprune_jax.selection.examples import ExampleParts, Examples
+from infoprune_jax.selection.examples import Examples, ExampleShards
 from infoprune_jax.tokens.token_store import TokenStore
 
 # Of what a summary holds: one of another is written again.
@@ -49,7 +49,7 @@ def run(config: Config, workdir: str) -> None:
     'scores': scores['fingerprint'],
     'statistics': statistics['fingerprint'],
   }
-  examples = ExampleParts(workdir, store.documents_per_part)
+  examples = ExampleShards(workdir, store.documents_per_shard)
   names = {
     keep_set.selection_name(config.select.arms[arm], arm, seed): (arm, seed)
     for arm in config.arms
@@ -155,10 +155,10 @@ def _select(
       if rule.needs_score
     ),
   }
-  mask = np.zeros(sum(store.documents_per_part), bool)
+  mask = np.zeros(sum(store.documents_per_shard), bool)
   for some in steps(len(kept)):
     mask[examples.index[some][kept[some]]] = True
-  if any(rule.keep == 'everything' for rule in rules):
+  if any(rule.keep == 'all_plus_reference' for rule in rules):
     found['added'], mask = _with_reference_split(store, mask)
   keep_set.check_any(artifact, mask)
   return _Selection(artifact, about, found, np.packbits(mask))
@@ -167,7 +167,7 @@ def _select(
 def _write(store: TokenStore, selection: _Selection) -> None:
   """Writes a keep set, unless another process has done so since."""
   artifact, about, found, bits = selection
-  mask = np.unpackbits(bits, count=sum(store.documents_per_part)).astype(bool)
+  mask = np.unpackbits(bits, count=sum(store.documents_per_shard)).astype(bool)
   with files.lock(artifact.path):
     if _is_done(artifact, about):
       return
@@ -247,14 +247,14 @@ def _with_reference_split(
   Returns:
     What was added, in all and by source, and the mask with it, [D] bool.
   """
-  parts = [store.part(number) for number in range(store.num_parts)]
+  shards = [store.shard(number) for number in range(store.num_shards)]
   split, tokens, size = (
-    np.concatenate([part.column(name) for part in parts])
+    np.concatenate([shard.column(name) for shard in shards])
     for name in ('split', 'num_tokens', 'num_bytes')
   )
   added = (split != SPLITS.index('heldout')) & ~mask
   sources = np.concatenate(
-    [part.table('source')['source'].to_pylist() for part in parts]
+    [shard.table('source')['source'].to_pylist() for shard in shards]
   )
   names, code = np.unique(sources[added], return_inverse=True)
   by_source = np.bincount(code, tokens[added], len(names))

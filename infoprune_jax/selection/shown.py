@@ -12,7 +12,7 @@ from infoprune_jax.selection import summary
 from infoprune_jax.selection.arrays import side_by_side, steps
 from infoprune_jax.selection.examples import Examples
 
-_COLUMNS = ('shard', 'row', 'example_id', 'source', 'num_tokens')
+_COLUMNS = ('shard', 'doc_index', 'example_id', 'source', 'num_tokens')
 _COPIES = 8  # times as many are looked at near a threshold: copies are close
 
 

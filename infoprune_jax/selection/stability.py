@@ -1,9 +1,9 @@
 """Whether a query gives the same value each time: by what DuckDB binds.
 
-A name does not tell. Some functions, such as `year` and `-`, have overloads that
-depend on their arguments alone and overloads that depend on the session, too.
-The plan of a query says which overload each call is, and `duckdb_functions()`
-says on what that overload depends.
+A name does not tell. Some functions, such as `year` and `-`, have overloads
+that depend on their arguments alone and overloads that depend on the session,
+too. The plan of a query says which overload each call is, and
+`duckdb_functions()` says on what that overload depends.
 """
 
 import collections

@@ -15,7 +15,7 @@ from infoprune_jax.selection.examples import Examples
 NUM_DECILES = 10
 _UNITS = ('examples', 'tokens', 'bytes')
 _TOKENS = _UNITS.index('tokens')
-# Of a value: those that differ by one part in 4096 may share a decile.
+# Of a value: those that differ by one shard in 4096 may share a decile.
 _BITS = 24
 _STRETCH = 1 << 18  # of what begins alike, summed up at a time
 _NUM_BINS = 60  # of the histogram

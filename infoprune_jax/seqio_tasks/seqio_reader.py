@@ -25,13 +25,13 @@ from infoprune_jax.seqio_tasks import tasks
 from infoprune_jax.tokens import vocabulary
 from infoprune_jax.tokens.token_store import TokenStore
 
-# Documents packed together. More fill rows better, and wait longer.
+# Documents packed together. More fill sequences better, and wait longer.
 PACKED_TOGETHER = 2048
 
 
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
-  """Documents in memory, as `packing.PackedRows` reads a store."""
+  """Documents in memory, as `packing.PackedSequences` reads a store."""
 
   documents: Sequence[np.ndarray]
   bos_id: int
@@ -47,7 +47,7 @@ class _Chunk:
     """Where each document starts in `tokens`, [documents + 1]."""
     return np.cumsum([0, *map(len, self.documents)])
 
-  def part(self, number: int) -> '_Chunk':
+  def shard(self, number: int) -> '_Chunk':
     """The only one."""
     del number
     return self
@@ -62,7 +62,7 @@ class SeqIOReader:
   bos_id: int
   eos_id: int
   num_documents: int  # in an epoch, of all hosts
-  row_length: int
+  sequence_length: int
   batch_size: int
   seed: int
   _read: int = 0  # documents of this host, so far
@@ -70,35 +70,38 @@ class SeqIOReader:
   _tokens: int = 0
 
   @property
-  def max_pieces(self) -> int:
+  def max_segments(self) -> int:
     """See `loader.Reader`: what is still to come is not known."""
     return 0
 
   def batches(
-    self, first_step: int, num_steps: int, rows: np.ndarray
+    self, first_step: int, num_steps: int, sequences: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
-    """See `loader.Reader`; it matters how many rows, not which.
+    """See `loader.Reader`; it matters how many sequences, not which.
 
     Raises:
-      UserError: hosts feed the same rows, and would read them apart.
+      UserError: hosts feed the same sequences, and would read them apart.
     """
-    if len(rows) * jax.process_count() != self.batch_size:
+    if len(sequences) * jax.process_count() != self.batch_size:
       raise UserError(
         f"{self.name}: reader='seqio' reads a stream of its own on each of the "
         f'{jax.process_count()} hosts, but the mesh has several feed the same '
-        "rows: use reader='grain', or mesh.tensor and mesh.sequence within a "
+        "sequences: use reader='grain', or mesh.tensor and mesh.sequence within a "
         'host.'
       )
     self._read = self._rows = self._tokens = 0
     start = time.monotonic()
     read: list[dict[str, np.ndarray]] = []
     step = 0
-    for row in self._packed_rows():
-      read.append(row)
-      if len(read) < len(rows):
+    for sequence in self._packed_sequences():
+      read.append(sequence)
+      if len(read) < len(sequences):
         continue
       if step >= first_step:
-        yield {name: np.stack([row[name] for row in read]) for name in read[0]}
+        yield {
+          name: np.stack([sequence[name] for sequence in read])
+          for name in read[0]
+        }
       read = []
       step += 1
       if step == first_step:
@@ -113,7 +116,7 @@ class SeqIOReader:
         return
 
   def example_ids(self, step: int) -> list[str]:
-    """[]: `_packed_rows` packs the tokens of examples, without their ids."""
+    """[]: `_packed_sequences` packs the tokens of examples, without their ids."""
     del step
     return []
 
@@ -122,8 +125,8 @@ class SeqIOReader:
     del step
     return {}
 
-  def _packed_rows(self) -> Iterator[dict[str, np.ndarray]]:
-    """This host's rows, without end."""
+  def _packed_sequences(self) -> Iterator[dict[str, np.ndarray]]:
+    """This host's sequences, without end."""
     dataset = self.provider.get_dataset(
       sequence_length=None,
       split='train',
@@ -139,30 +142,30 @@ class SeqIOReader:
       documents = [next(stream)[:-1] for _ in range(PACKED_TOGETHER)]
       plan = packing.pack(
         np.array([len(ids) + 1 for ids in documents]),
-        self.row_length,
+        self.sequence_length,
         overlap=0,
         seed=self.seed + number,
       )
-      rows = packing.PackedRows(
+      sequences = packing.PackedSequences(
         _Chunk(documents, self.bos_id, self.eos_id),
         np.zeros(len(documents), np.int64),
         np.arange(len(documents)),
         plan,
       )
       self._read += len(documents)
-      self._rows += len(rows)
+      self._rows += len(sequences)
       self._tokens += int(plan.length.sum())
-      for row in range(len(rows)):
-        yield rows[row]
+      for sequence in range(len(sequences)):
+        yield sequences[sequence]
       number += 1
 
   def facts(self, num_steps: int) -> dict[str, Any]:
-    """See `loader.Reader`; an epoch's rows go by those read so far."""
-    rows_an_epoch = self.num_documents * self._rows / self._read
+    """See `loader.Reader`; an epoch's sequences go by those read so far."""
+    sequences_per_epoch = self.num_documents * self._rows / self._read
     return {
-      'num_rows': round(rows_an_epoch),
-      'fill': self._tokens / (self._rows * self.row_length),
-      'epochs': num_steps * self.batch_size / rows_an_epoch,
+      'num_sequences': round(sequences_per_epoch),
+      'fill': self._tokens / (self._rows * self.sequence_length),
+      'epochs': num_steps * self.batch_size / sequences_per_epoch,
     }
 
 
@@ -171,7 +174,7 @@ def seqio_reader(
   store: TokenStore,
   workdir: str,
   keep: Sequence[np.ndarray],
-  row_length: int,
+  sequence_length: int,
   batch_size: int,
   seed: int,
   mixture: Mapping[str, float],
@@ -182,21 +185,21 @@ def seqio_reader(
     name: Of the run.
     store: Where the documents are.
     workdir: Of the store and its vocabulary.
-    keep: For each part, the rows of the documents to train on, int.
-    row_length: Tokens a row.
-    batch_size: Rows of a global batch.
+    keep: For each shard, the indices of the documents to train on, int.
+    sequence_length: Tokens a sequence.
+    batch_size: Sequences of a global batch.
     seed: Of the order and the packing.
-    mixture: The share of tokens of each source; {} for natural sizes.
+    mixture: The fraction of tokens of each source; {} for natural sizes.
 
   Raises:
     UserError: nothing is kept, the mixture does not name the sources kept, or
-      the store has fewer parts than there are hosts.
+      the store has fewer shards than there are hosts.
   """
-  if store.num_parts < jax.process_count():
+  if store.num_shards < jax.process_count():
     raise UserError(
-      f"reader='seqio' gives each host parts of its own: {store.num_parts} "
-      f'parts are too few for {jax.process_count()} hosts. Raise '
-      "corpus.num_parts, or use reader='grain'."
+      f"reader='seqio' gives each host parts of its own: {store.num_shards} "
+      f'shards are too few for {jax.process_count()} hosts. Raise '
+      "corpus.num_shards, or use reader='grain'."
     )
   words = vocabulary.Vocabulary.load(artifacts.vocabulary_dir(workdir))
   corpus = tasks.Corpus(store, words)
@@ -212,8 +215,8 @@ def seqio_reader(
     provider,
     store.bos_id,
     store.eos_id,
-    sum(len(rows) for rows in keep),
-    row_length,
+    sum(len(doc_indices) for doc_indices in keep),
+    sequence_length,
     batch_size,
     seed,
   )

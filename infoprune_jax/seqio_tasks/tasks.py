@@ -55,8 +55,10 @@ def keep_examples(
       return dataset.filter(lambda one: is_kept(one[feature][tf.newaxis])[0])
 
     def masked(batch: Mapping[str, Any]) -> dict[str, Any]:
-      rows = tf.where(is_kept(batch[feature]))[:, 0]
-      return {name: tf.gather(values, rows) for name, values in batch.items()}
+      doc_indices = tf.where(is_kept(batch[feature]))[:, 0]
+      return {
+        name: tf.gather(values, doc_indices) for name, values in batch.items()
+      }
 
     return dataset.map(masked)
 
@@ -84,19 +86,21 @@ def kept_ids(workdir: str, selection: str) -> list[str]:
   """
   store = TokenStore.open(workdir)
   keep_set = KeepSet.open(workdir, selection, store)
-  return ids_of(store, [keep_set.rows(p) for p in range(store.num_parts)])
+  return ids_of(
+    store, [keep_set.doc_indices(p) for p in range(store.num_shards)]
+  )
 
 
 def ids_of(store: TokenStore, keep: Sequence[np.ndarray]) -> list[str]:
-  """The ids of the given rows of each part, and of all held-out ones."""
+  """The ids of the given documents of each shard, and of all held-out ones."""
   kept: list[str] = []
   dropped: list[str] = []
-  for number, rows in enumerate(keep):
-    part = store.part(number)
-    names = part.table('example_id')['example_id']
-    rows = np.union1d(rows, part.rows_of('heldout'))
-    others = np.setdiff1d(np.arange(len(names)), rows)
-    kept += names.take(rows).to_pylist()
+  for number, doc_indices in enumerate(keep):
+    shard = store.shard(number)
+    names = shard.table('example_id')['example_id']
+    doc_indices = np.union1d(doc_indices, shard.documents_of('heldout'))
+    others = np.setdiff1d(np.arange(len(names)), doc_indices)
+    kept += names.take(doc_indices).to_pylist()
     dropped += names.take(others).to_pylist()
   both = [
     _fingerprint(tf.constant(ids, tf.string)).numpy() for ids in (kept, dropped)
@@ -109,13 +113,13 @@ def ids_of(store: TokenStore, keep: Sequence[np.ndarray]) -> list[str]:
   return kept
 
 
-def task_name(*parts: str) -> str:
-  """Joins parts into a name that SeqIO accepts: '/' and '-' it does not.
+def task_name(*names: str) -> str:
+  """Joins names into a name that SeqIO accepts: '/' and '-' it does not.
 
   >>> task_name('demo', 'random-seed-0')
   'demo.random_seed_0'
   """
-  return '.'.join(re.sub(r'[^\w:]', '_', part) for part in parts)
+  return '.'.join(re.sub(r'[^\w:]', '_', name) for name in names)
 
 
 class Corpus:
@@ -137,8 +141,8 @@ class Corpus:
     }
     self._everything = TokenStoreSource(store)
     names = set()
-    for number in range(store.num_parts):
-      column = store.part(number).table('source')['source']
+    for number in range(store.num_shards):
+      column = store.shard(number).table('source')['source']
       names.update(column.combine_chunks().dictionary.to_pylist())
     self._sources = {
       name: TokenStoreSource(store, name) for name in sorted(names)
@@ -197,17 +201,19 @@ def register(workdir: str, name: str = '') -> list[str]:
   store = TokenStore.open(workdir)
   vocabulary_dir = artifacts.vocabulary_dir(workdir)
   corpus = Corpus(store, vocabulary_lib.Vocabulary.load(vocabulary_dir))
-  everything = [np.arange(n) for n in store.documents_per_part]
+  everything = [np.arange(n) for n in store.documents_per_shard]
   names = _register(corpus, name, store, everything, None)
   for selection in _selections(workdir):
     keep_set = KeepSet.open(workdir, selection, store)
-    rows = [keep_set.rows(part) for part in range(store.num_parts)]
+    doc_indices = [
+      keep_set.doc_indices(shard) for shard in range(store.num_shards)
+    ]
     names += _register(
       corpus,
       task_name(name, selection),
       store,
-      rows,
-      keep_examples(ids_of(store, rows)),
+      doc_indices,
+      keep_examples(ids_of(store, doc_indices)),
     )
   return names
 
@@ -224,7 +230,7 @@ def _register(
   corpus: Corpus,
   name: str,
   store: TokenStore,
-  rows: Sequence[np.ndarray],
+  doc_indices: Sequence[np.ndarray],
   keep: Preprocessor | None,
 ) -> list[str]:
   """Registers a task of all sources, one a source, and their mixture."""
@@ -243,7 +249,7 @@ def _register(
   seqio.MixtureRegistry.remove(mixture)
   rates = [
     (by_source[source].name, float(size.documents))
-    for source, size in sizes_by_source(store, rows).items()
+    for source, size in sizes_by_source(store, doc_indices).items()
   ]
   seqio.MixtureRegistry.add(mixture, rates)
   return [name, mixture]
@@ -265,14 +271,14 @@ class SourceSize:
 
 
 def sizes_by_source(
-  store: TokenStore, rows: Sequence[np.ndarray]
+  store: TokenStore, doc_indices: Sequence[np.ndarray]
 ) -> dict[str, SourceSize]:
-  """The size of each source among the given rows that are not held out."""
+  """The size of each source among the given documents that are not held out."""
   sizes: dict[str, SourceSize] = {}
-  for number, chosen in enumerate(rows):
-    part = store.part(number)
-    chosen = np.setdiff1d(chosen, part.rows_of('heldout'))
-    table = part.table('source', 'num_tokens').take(chosen)
+  for number, chosen in enumerate(doc_indices):
+    shard = store.shard(number)
+    chosen = np.setdiff1d(chosen, shard.documents_of('heldout'))
+    table = shard.table('source', 'num_tokens').take(chosen)
     grouped = table.group_by('source').aggregate(
       [('num_tokens', 'count'), ('num_tokens', 'sum')]
     )

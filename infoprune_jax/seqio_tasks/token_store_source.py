@@ -12,7 +12,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from infoprune_jax.tokens.token_store import Part, TokenStore
+from infoprune_jax.tokens.token_store import Shard, TokenStore
 
 # As SeqIO users call them; an arm's `train` is what its keep set keeps of it.
 SPLITS = {
@@ -24,7 +24,7 @@ _BATCH = 256  # documents
 
 
 class TokenStoreSource(seqio.FileDataSource):
-  """The documents of a token store, for a SeqIO task; a shard is a part.
+  """The documents of a token store, for a SeqIO task; a shard is a shard.
 
   Elements are batches: `targets`, [documents, tokens] int32 and ragged, without
   BOS or EOS, and `example_id`, [documents].
@@ -50,43 +50,48 @@ class TokenStoreSource(seqio.FileDataSource):
     )
 
   def list_shards(self, split: str) -> list[str]:
-    """Split and part of each shard."""
-    return [f'{split}/{part}' for part in range(self.store.num_parts)]
+    """Split and shard of each shard."""
+    return [f'{split}/{shard}' for shard in range(self.store.num_shards)]
 
-  def _open_shard(self, shard: str) -> tuple[Part, np.ndarray, np.ndarray]:
-    """A part of the store, and which rows of it, with their example ids."""
-    split, number = shard.split('/')
-    part = self.store.part(int(number))
+  def _open_shard(
+    self, shard_name: str
+  ) -> tuple[Shard, np.ndarray, np.ndarray]:
+    """A part of the store, and which documents of it, with their example ids."""
+    split, number = shard_name.split('/')
+    shard = self.store.shard(int(number))
     chosen = np.sort(
-      np.concatenate([part.rows_of(name) for name in SPLITS[split]])
+      np.concatenate([shard.documents_of(name) for name in SPLITS[split]])
     )
-    table = part.table('example_id', 'source').take(chosen)
+    table = shard.table('example_id', 'source').take(chosen)
     if self._source is not None:
       mine = np.array(
         [name == self._source for name in table['source'].to_pylist()], bool
       )
       chosen, table = chosen[mine], table.filter(mine)
     names = [name.encode() for name in table['example_id'].to_pylist()]
-    return part, chosen, np.array(names, object)
+    return shard, chosen, np.array(names, object)
 
-  def _batches(self, shard: tf.Tensor) -> tf.data.Dataset:
+  def _batches(self, shard_name: tf.Tensor) -> tf.data.Dataset:
     """The documents of a shard, in order."""
 
-    def count(shard: bytes) -> np.int64:
-      return np.int64(-(-len(self._shard(shard.decode())[1]) // _BATCH))
+    def count(shard_name: bytes) -> np.int64:
+      return np.int64(-(-len(self._shard(shard_name.decode())[1]) // _BATCH))
 
-    def read(shard: bytes, number: int) -> tuple[np.ndarray, ...]:
-      part, rows, names = self._shard(shard.decode())
+    def read(shard_name: bytes, number: int) -> tuple[np.ndarray, ...]:
+      shard, doc_indices, names = self._shard(shard_name.decode())
       here = slice(number * _BATCH, (number + 1) * _BATCH)
-      starts, stops = part.offsets[rows[here]], part.offsets[rows[here] + 1]
+      starts, stops = (
+        shard.offsets[doc_indices[here]],
+        shard.offsets[doc_indices[here] + 1],
+      )
       tokens = np.concatenate(
-        [part.tokens[a:b] for a, b in zip(starts, stops, strict=True)]
+        [shard.tokens[a:b] for a, b in zip(starts, stops, strict=True)]
       )
       return tokens.astype(np.int32), stops - starts, names[here]
 
     def batch(number: tf.Tensor) -> dict[str, tf.Tensor | tf.RaggedTensor]:
       tokens, lengths, names = tf.numpy_function(
-        read, [shard, number], (tf.int32, tf.int64, tf.string)
+        read, [shard_name, number], (tf.int32, tf.int64, tf.string)
       )
       for tensor in (tokens, lengths, names):
         tensor.set_shape([None])
@@ -96,7 +101,7 @@ class TokenStoreSource(seqio.FileDataSource):
       )
       return {'targets': targets, 'example_id': names}
 
-    batches = tf.numpy_function(count, [shard], tf.int64)
+    batches = tf.numpy_function(count, [shard_name], tf.int64)
     batches.set_shape([])
     return tf.data.Dataset.range(batches).map(batch)
 

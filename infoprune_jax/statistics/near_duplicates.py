@@ -2,8 +2,8 @@
 
 By MinHash, with `datasketch`, and banding: documents whose signatures agree in
 all rows of any band are joined, and so are those joined to them. Shingles are
-n-grams of token ids, as in RefinedWeb (arXiv 2306.01116); shingle, bands and rows
-of the base config are those of FineWeb (arXiv 2406.17557), meant for three
+n-grams of token ids, as in RefinedWeb (arXiv 2306.01116); shingle, bands and
+rows of the base config are those of FineWeb (arXiv 2406.17557), meant for three
 quarters in common. Like there, no pair is compared again.
 """
 
@@ -60,7 +60,7 @@ def run(config: Config, workdir: str) -> None:
       logger.info('%s: finished before, skipped', JOB)
       return
     artifact = artifact.begin()
-    with workers.kept(config.corpus, workdir, JOB):
+    with workers.shared_pool(config.corpus, workdir, JOB):
       _sign(config, workdir, store, signatures)
       group, size = _groups(config, store, signatures)
       _write(config, workdir, store, artifact, group, size)
@@ -90,7 +90,7 @@ def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
   """A hash of each band of each signature.
 
   Args:
-    signatures: [documents, bands * rows] uint32.
+    signatures: [documents, bands * documents] uint32.
     bands: How many.
 
   Returns:
@@ -131,15 +131,15 @@ def joined(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _PartTask:
-  """What a worker needs to write one part."""
+class _ShardTask:
+  """What a worker needs to write one shard."""
 
   artifact: artifacts.Artifact
   workdir: str
-  part: int
+  shard: int
   folds: int
   config: NearDuplicatesConfig
-  columns: dict[str, np.ndarray]  # of the table: [rows] each
+  columns: dict[str, np.ndarray]  # of the table: [documents] each
 
 
 @functools.lru_cache(maxsize=1)
@@ -147,17 +147,19 @@ def _opened(workdir: str) -> TokenStore:
   return TokenStore.open(workdir)
 
 
-def _rows(store: TokenStore, part: int, folds: int) -> np.ndarray:
-  """The rows of a part that the table has, as those of scores."""
-  return np.flatnonzero(folds_lib.fold_of_rows(store.part(part), folds) >= 0)
+def _rows(store: TokenStore, shard: int, folds: int) -> np.ndarray:
+  """The documents of a shard that the table has, as those of scores."""
+  return np.flatnonzero(
+    folds_lib.fold_of_documents(store.shard(shard), folds) >= 0
+  )
 
 
-def _sign_part(task: _PartTask) -> dict[str, Any]:
-  """Writes the keys of the bands of one part, and returns its marker."""
+def _sign_shard(task: _ShardTask) -> dict[str, Any]:
+  """Writes the keys of the bands of one shard, and returns its marker."""
   import datasketch
 
   store = _opened(task.workdir)
-  part = store.part(task.part)
+  shard = store.shard(task.shard)
   given = task.config
   blank = datasketch.MinHash(
     given.bands * given.rows_per_band,
@@ -165,22 +167,23 @@ def _sign_part(task: _PartTask) -> dict[str, Any]:
     hashfunc=int,  # They are hashes already.
     scheme=_SCHEME,
   )
-  rows = _rows(store, task.part, task.folds)
-  found = np.zeros((len(rows), len(blank)), np.uint32)
-  for number, row in enumerate(rows):
+  doc_indices = _rows(store, task.shard, task.folds)
+  found = np.zeros((len(doc_indices), len(blank)), np.uint32)
+  for number, doc_index in enumerate(doc_indices):
     sketch = blank.copy()
     hashes = shingles(
-      part.tokens[part.offsets[row] : part.offsets[row + 1]], given.ngram
+      shard.tokens[shard.offsets[doc_index] : shard.offsets[doc_index + 1]],
+      given.ngram,
     )
     for start in range(0, len(hashes), _PIECE):
       sketch.update_batch(hashes[start : start + _PIECE].tolist())
     found[number] = sketch.hashvalues
   keys = band_keys(found, given.bands)
-  return task.artifact.finish_part(
-    task.part,
-    store.num_parts,
+  return task.artifact.finish_shard(
+    task.shard,
+    store.num_shards,
     {_BANDS: lambda file: np.save(file, keys)},
-    num_examples=len(rows),
+    num_examples=len(doc_indices),
   )
 
 
@@ -195,26 +198,26 @@ def _sign(
     return
   artifact = artifact.begin()
   tasks = [
-    _PartTask(
+    _ShardTask(
       artifact,
       workdir,
-      part,
+      shard,
       config.reference.folds,
       config.near_duplicates,
       {},
     )
-    for part in range(store.num_parts)
+    for shard in range(store.num_shards)
   ]
-  markers = workers.write_parts(
+  markers = workers.write_shards(
     artifact,
-    _sign_part,
+    _sign_shard,
     tasks,
     config.corpus.num_workers,
     f'{JOB}: signatures',
   )
   artifact.finish(
     {name: file for m in markers for name, file in m['files'].items()},
-    examples_per_part=[marker['num_examples'] for marker in markers],
+    examples_per_shard=[marker['num_examples'] for marker in markers],
   )
 
 
@@ -246,35 +249,35 @@ def _groups(
     # Most are in many bands.
     pairs = np.unique(np.concatenate([pairs, found], axis=1), axis=1)
     progress.add(1)
-  count = sum(manifest['examples_per_part'])
+  count = sum(manifest['examples_per_shard'])
   group, size = joined(pairs, count)
   progress.finish(
     f'{np.count_nonzero(group != np.arange(count))} of {count} examples are '
     'near-duplicates of an earlier one'
   )
-  first = np.cumsum([0, *store.documents_per_part])
+  first = np.cumsum([0, *store.documents_per_shard])
   document = np.concatenate(
     [
-      first[part] + _rows(store, part, config.reference.folds)
-      for part in range(store.num_parts)
+      first[shard] + _rows(store, shard, config.reference.folds)
+      for shard in range(store.num_shards)
     ]
   )
   return document[group], size
 
 
-def _write_part(task: _PartTask) -> dict[str, Any]:
+def _write_shard(task: _ShardTask) -> dict[str, Any]:
   """Writes one part of the table, and returns its marker."""
   store = _opened(task.workdir)
-  made = tables.part_table(
+  made = tables.shard_table(
     tables.NEAR_DUPLICATES_SCHEMA,
-    task.part,
-    _rows(store, task.part, task.folds),
-    store.part(task.part).table('num_tokens'),
+    task.shard,
+    _rows(store, task.shard, task.folds),
+    store.shard(task.shard).table('num_tokens'),
     **task.columns,
   )
-  return task.artifact.finish_part(
-    task.part,
-    store.num_parts,
+  return task.artifact.finish_shard(
+    task.shard,
+    store.num_shards,
     {'.parquet': lambda file: tables.write(made, file)},
     num_examples=made.num_rows,
   )
@@ -288,29 +291,31 @@ def _write(
   group: np.ndarray,
   size: np.ndarray,
 ) -> None:
-  """Writes the parts that are not done, then the manifest."""
+  """Writes the shards that are not done, then the manifest."""
   folds = config.reference.folds
-  counts = [len(_rows(store, part, folds)) for part in range(store.num_parts)]
+  counts = [
+    len(_rows(store, shard, folds)) for shard in range(store.num_shards)
+  ]
   ends = np.cumsum(counts)[:-1]
   tasks = [
-    _PartTask(
+    _ShardTask(
       artifact,
       workdir,
-      part,
+      shard,
       folds,
       config.near_duplicates,
       {'near_duplicate_group': groups, 'near_duplicates': sizes},
     )
-    for part, (groups, sizes) in enumerate(
+    for shard, (groups, sizes) in enumerate(
       zip(np.split(group, ends), np.split(size, ends), strict=True)
     )
   ]
-  markers = workers.write_parts(
-    artifact, _write_part, tasks, config.corpus.num_workers, JOB
+  markers = workers.write_shards(
+    artifact, _write_shard, tasks, config.corpus.num_workers, JOB
   )
   artifact.finish(
     {name: f for marker in markers for name, f in marker['files'].items()},
-    num_parts=len(markers),
+    num_shards=len(markers),
     num_examples=len(group),
     num_groups=len(np.unique(group)),
   )

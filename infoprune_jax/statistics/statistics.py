@@ -97,7 +97,7 @@ def run(config: Config, workdir: str) -> None:
       return
     artifact = artifact.begin()
     num_workers = config.corpus.num_workers
-    with workers.kept(config.corpus, workdir, 'statistics'):
+    with workers.shared_pool(config.corpus, workdir, 'statistics'):
       counts = token_counts(workdir, store, folds, num_workers)
       write(artifact, workdir, store, counts, num_workers)
 
@@ -118,7 +118,7 @@ def token_counts(
     folds: How many reference models there are.
     num_workers: Processes; 0 for one a core.
   """
-  tasks = [(workdir, part, folds) for part in range(store.num_parts)]
+  tasks = [(workdir, shard, folds) for shard in range(store.num_shards)]
   return sum(workers.run_all(_count, tasks, num_workers))
 
 
@@ -129,7 +129,7 @@ def write(
   counts: np.ndarray,
   num_workers: int,
 ) -> None:
-  """Writes the parts that are not done, then the manifest.
+  """Writes the shards that are not done, then the manifest.
 
   Args:
     artifact: The table, begun.
@@ -139,26 +139,26 @@ def write(
     num_workers: Processes; 0 for one a core.
   """
   tasks = [
-    _PartTask(artifact, workdir, part, counts)
-    for part in range(store.num_parts)
+    _ShardTask(artifact, workdir, shard, counts)
+    for shard in range(store.num_shards)
   ]
-  markers = workers.write_parts(
-    artifact, _write_part, tasks, num_workers, 'statistics'
+  markers = workers.write_shards(
+    artifact, _write_shard, tasks, num_workers, 'statistics'
   )
   artifact.finish(
     {name: file for m in markers for name, file in m['files'].items()},
-    num_parts=len(markers),
+    num_shards=len(markers),
     num_examples=sum(marker['num_examples'] for marker in markers),
   )
 
 
 @dataclasses.dataclass(frozen=True)
-class _PartTask:
-  """What a worker needs to write one part."""
+class _ShardTask:
+  """What a worker needs to write one shard."""
 
   artifact: artifacts.Artifact
   workdir: str
-  part: int
+  shard: int
   counts: np.ndarray  # [folds, V] int64
 
 
@@ -168,40 +168,40 @@ def _opened(workdir: str) -> TokenStore:
 
 
 def _count(task: tuple[str, int, int]) -> np.ndarray:
-  """How often tokens occur in a part where each fold trains, [folds, V]."""
-  workdir, part, folds = task
+  """How often tokens occur in a shard where each fold trains, [folds, V]."""
+  workdir, shard, folds = task
   store = _opened(workdir)
   return np.stack(
     [
-      folds_lib.unigram_counts(store, fold, folds, [part])
+      folds_lib.unigram_counts(store, fold, folds, [shard])
       for fold in range(folds)
     ]
   )
 
 
-def _write_part(task: _PartTask) -> dict[str, Any]:
-  """Writes one part, and returns its marker."""
+def _write_shard(task: _ShardTask) -> dict[str, Any]:
+  """Writes one shard, and returns its marker."""
   store = _opened(task.workdir)
-  part = store.part(task.part)
-  fold = folds_lib.fold_of_rows(part, len(task.counts))
-  num_tokens = part.column('num_tokens')
+  shard = store.shard(task.shard)
+  fold = folds_lib.fold_of_documents(shard, len(task.counts))
+  num_tokens = shard.column('num_tokens')
   sums = {name: np.zeros(len(fold)) for name in tables.TOKEN_SUMS}
   for number, counts in enumerate(task.counts):
     here = fold == number
     for name, values in token_values(counts).items():
-      of_all = sums_by_document(values[part.tokens], num_tokens)
+      of_all = sums_by_document(values[shard.tokens], num_tokens)
       sums[name][here] = of_all[here]
-  rows = np.flatnonzero(fold >= 0)
-  made = tables.part_table(
+  doc_indices = np.flatnonzero(fold >= 0)
+  made = tables.shard_table(
     tables.STATISTICS_SCHEMA,
-    task.part,
-    rows,
-    part.table('compressed_bytes'),
-    **{name: values[rows] for name, values in sums.items()},
+    task.shard,
+    doc_indices,
+    shard.table('compressed_bytes'),
+    **{name: values[doc_indices] for name, values in sums.items()},
   )
-  return task.artifact.finish_part(
-    task.part,
-    store.num_parts,
+  return task.artifact.finish_shard(
+    task.shard,
+    store.num_shards,
     {'.parquet': lambda file: tables.write(made, file)},
-    num_examples=len(rows),
+    num_examples=len(doc_indices),
   )

@@ -1,8 +1,8 @@
 """Text to token ids and back, over SentencePiece and over `tokenizers`.
 
 One class a library, alike in what they offer: `size`, `encode` of many texts,
-`decode`, `special_tokens` and `reachable_from_text`. Neither adds BOS or EOS, cuts or pads,
-nor takes the text of a special token for that token.
+`decode`, `special_tokens` and `reachable_from_text`. Neither adds BOS or EOS,
+cuts or pads, nor takes the text of a special token for that token.
 """
 
 import functools
@@ -91,10 +91,10 @@ class SentencePieceEncoder:
     first, *others = self._processor.encode_as_numpy(
       text.split(META_SPACE), num_threads=1
     )
-    parts = [first]
-    for part in others:
-      parts += [self._meta_space_ids, part]
-    return np.concatenate(parts)
+    shards = [first]
+    for shard in others:
+      shards += [self._meta_space_ids, shard]
+    return np.concatenate(shards)
 
   def decode(self, ids: Iterable[int]) -> str:
     """The text of `ids`; special tokens decode to nothing."""

@@ -1,4 +1,4 @@
-"""The tables of scores and of statistics: Parquet, one row an example.
+"""The tables of scores and of statistics: Parquet, one row per example.
 
 Both are in store order, and hold the same examples.
 
@@ -17,7 +17,7 @@ from infoprune_jax.runtime import artifacts, checksums
 LOSS_SCHEMA = pa.schema(
   [
     ('shard', pa.int32()),
-    ('row', pa.int64()),
+    ('doc_index', pa.int64()),
     ('example_id', pa.string()),
     ('source', pa.dictionary(pa.int32(), pa.string())),
     ('num_tokens', pa.int32()),
@@ -36,7 +36,7 @@ TOKEN_SUMS = (
 STATISTICS_SCHEMA = pa.schema(
   [
     ('shard', pa.int32()),
-    ('row', pa.int64()),
+    ('doc_index', pa.int64()),
     *((name, pa.float64()) for name in TOKEN_SUMS),
     ('compressed_bytes', pa.int32()),
   ]
@@ -45,7 +45,7 @@ STATISTICS_SCHEMA = pa.schema(
 NEAR_DUPLICATES_SCHEMA = pa.schema(
   [
     ('shard', pa.int32()),
-    ('row', pa.int64()),
+    ('doc_index', pa.int64()),
     # The number in the store of the first document of its group, and how many
     # examples the group has; one where nothing is like it.
     ('near_duplicate_group', pa.int64()),
@@ -81,46 +81,46 @@ def rule_schema(columns: Sequence[str]) -> pa.Schema:
   )
 
 
-def part_table(
+def shard_table(
   schema: pa.Schema,
-  shard: int,
-  rows: np.ndarray,
+  shard_index: int,
+  doc_indices: np.ndarray,
   documents: pa.Table,
   **sums: np.ndarray,
 ) -> pa.Table:
-  """The rows of one part.
+  """The documents of one shard.
 
   Args:
     schema: Which columns, in which order.
     shard: The part of the store.
-    rows: Which documents of it, [documents] int64.
-    documents: The store's own columns, of all documents of the part.
+    documents: Which documents of it, [documents] int64.
+    documents: The store's own columns, of all documents of the shard.
     **sums: Further columns, [documents] each.
   """
-  taken = documents.take(pa.array(rows))
+  taken = documents.take(pa.array(doc_indices))
   columns = {
-    'shard': np.full(len(rows), shard, np.int32),
-    'row': rows,
+    'shard': np.full(len(doc_indices), shard_index, np.int32),
+    'doc_index': doc_indices,
     **{name: taken[name] for name in taken.column_names},
     **sums,
   }
   return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-# Of a row group: a few examples are read without the rest of their part.
+# Of a row group: a few examples are read without the rest of their shard.
 GROUP_ROWS = 1 << 17
 
 
 def write(made: pa.Table, file: Any) -> None:
-  """Writes a part as Parquet."""
+  """Writes a shard as Parquet."""
   parquet.write_table(
     made,
     file,
     row_group_size=GROUP_ROWS,
     # One after another: the difference to the last takes next to nothing, and a
     # reader has it in a tenth of the time.
-    use_dictionary=[name for name in made.column_names if name != 'row'],
-    column_encoding={'row': 'DELTA_BINARY_PACKED'},
+    use_dictionary=[name for name in made.column_names if name != 'doc_index'],
+    column_encoding={'doc_index': 'DELTA_BINARY_PACKED'},
   )
 
 
@@ -132,7 +132,7 @@ def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     columns: Names; all of them if None.
 
   Raises:
-    UserError: the table is not finished, or a part is missing or damaged.
+    UserError: the table is not finished, or a shard is missing or damaged.
   """
   manifest = artifacts.open_finished(path, 'table', 'score or --job=evaluate')
   tables = [

@@ -1,11 +1,11 @@
 """The token store: every document of the corpus as token ids, written once.
 
-A part is a flat array of token ids (`.tokens.npy`, uint16 or uint32), a table
-with one row a document (`.docs.parquet`), and the token counts of its
+A shard is a flat array of token ids (`.tokens.npy`, uint16 or uint32), a table
+with one row per document (`.docs.parquet`), and the token counts of its
 reference documents (`.unigrams.npy`, int64). Documents are whole, without BOS
-or EOS; all splits stand in one store. An example is `(shard, row)`: the part
-and the position in it. A file is compared with its checksum when a process
-first opens it.
+or EOS; all splits stand in one store. An example is `(shard, doc_index)`: the
+shard and the position in it. A file is compared with its checksum when a
+process first opens it.
 """
 
 import dataclasses
@@ -43,8 +43,8 @@ class TokenStore:
     """Opens the store in `path`, whose manifest this is."""
     self.path = path
     self.manifest = manifest
-    self.num_parts: int = manifest['num_parts']
-    self.documents_per_part: list[int] = manifest['documents_per_part']
+    self.num_shards: int = manifest['num_shards']
+    self.documents_per_shard: list[int] = manifest['documents_per_shard']
 
   @classmethod
   def open(cls, workdir: str) -> 'TokenStore':
@@ -79,19 +79,19 @@ class TokenStore:
     return self.manifest['eos_id']
 
   @functools.lru_cache(maxsize=64)  # noqa: B019  A store lives for a stage.
-  def part(self, number: int) -> 'Part':
-    """One part, opened."""
-    name = artifacts.part_name(number, self.num_parts)
-    return Part(self.path, self.manifest, name)
+  def shard(self, number: int) -> 'Shard':
+    """One shard, opened."""
+    name = artifacts.shard_name(number, self.num_shards)
+    return Shard(self.path, self.manifest, name)
 
-  def document(self, shard: int, row: int) -> np.ndarray:
+  def document(self, shard_index: int, doc_index: int) -> np.ndarray:
     """The token ids of one example, [num_tokens]."""
-    part = self.part(shard)
-    return part.tokens[part.offsets[row] : part.offsets[row + 1]]
+    shard = self.shard(shard_index)
+    return shard.tokens[shard.offsets[doc_index] : shard.offsets[doc_index + 1]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Part:
+class Shard:
   """One part of a store."""
 
   path: str  # of the store
@@ -99,7 +99,7 @@ class Part:
   name: str
 
   def file(self, extension: str) -> str:
-    """A local copy of a file of the part.
+    """A local copy of a file of the shard.
 
     Raises:
       UserError: it is missing or damaged.
@@ -127,18 +127,18 @@ class Part:
     """A numeric column of the documents, [documents]."""
     return self.table(name)[name].to_numpy()
 
-  def rows_of(self, split: str) -> np.ndarray:
-    """The rows of the documents of a split, ascending, int64."""
+  def documents_of(self, split: str) -> np.ndarray:
+    """The documents of the documents of a split, ascending, int64."""
     return np.flatnonzero(self.column('split') == SPLITS.index(split))
 
 
-def part_files(
+def shard_files(
   documents: list[dict[str, Any]],
   tokens: list[np.ndarray],
   vocab_size: int,
   dtype: type[np.unsignedinteger],
 ) -> dict[str, Any]:
-  """The files of a part, by extension, for `Artifact.finish_part`."""
+  """The files of a shard, by extension, for `Artifact.finish_shard`."""
   flat = np.concatenate(tokens).astype(dtype) if tokens else np.zeros(0, dtype)
   reference = [
     ids

@@ -54,7 +54,7 @@ def run(config: Config, workdir: str) -> None:
         found['num_documents'],
       )
       return
-    with workers.kept(config.corpus, workdir, 'tokenize'):
+    with workers.shared_pool(config.corpus, workdir, 'tokenize'):
       index = corpus_index.build(config.corpus)
       words = _vocabulary(config, workdir, index)
       store = artifacts.Artifact(
@@ -150,19 +150,19 @@ def _train_vocabulary(
 
 
 @dataclasses.dataclass(frozen=True)
-class _PartTask:
-  """What a worker needs to write one part."""
+class _ShardTask:
+  """What a worker needs to write one shard."""
 
   store: artifacts.Artifact
-  part: int
-  num_parts: int
+  shard: int
+  num_shards: int
   index: CorpusIndex  # of this part alone
   words: vocabulary.Vocabulary
 
 
 @functools.lru_cache(maxsize=1)
 def _opened(words: vocabulary.Vocabulary) -> vocabulary.Vocabulary:
-  """The first of equal vocabularies; a worker opens it once for all parts."""
+  """The first of equal vocabularies; a worker opens it once for all shards."""
   return words
 
 
@@ -185,13 +185,13 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     yield batch
 
 
-def _write_part(task: _PartTask) -> dict[str, Any]:
+def _write_shard(task: _ShardTask) -> dict[str, Any]:
   """Tokenizes and writes one part of the corpus, and returns its marker."""
   everything = np.ones(len(task.index.split), bool)
-  return write_part(
+  return write_shard(
     task.store,
-    task.part,
-    task.num_parts,
+    task.shard,
+    task.num_shards,
     _opened(task.words),
     task.index.documents(everything),
     task.index.split,
@@ -199,23 +199,23 @@ def _write_part(task: _PartTask) -> dict[str, Any]:
   )
 
 
-def write_part(
+def write_shard(
   store: artifacts.Artifact,
   number: int,
-  num_parts: int,
+  num_shards: int,
   words: vocabulary.Vocabulary,
   texts: Iterable[Document],
   split: np.ndarray,
   content_hash: np.ndarray,
 ) -> dict[str, Any]:
-  """Tokenizes documents, writes them as a part, and returns its marker.
+  """Tokenizes documents, writes them as a shard, and returns its marker.
 
   Args:
     store: The token store.
-    number: Which part.
-    num_parts: Of how many.
+    number: Which shard.
+    num_shards: Of how many.
     words: What the texts are encoded with.
-    texts: D documents, in the order of the part.
+    texts: D documents, in the order of the shard.
     split: [D] int, into SPLITS.
     content_hash: [D] int64, as `hashing.content_hashes` gives them.
 
@@ -241,10 +241,10 @@ def write_part(
           'content_hash': int(content_hash[position]),
         }
       )
-  return store.finish_part(
+  return store.finish_shard(
     number,
-    num_parts,
-    token_store.part_files(documents, tokens, words.size, words.token_dtype),
+    num_shards,
+    token_store.shard_files(documents, tokens, words.size, words.token_dtype),
     splits=_totals(documents),
     num_documents=len(documents),
   )
@@ -267,53 +267,58 @@ def _write(
   index: CorpusIndex,
   words: vocabulary.Vocabulary,
 ) -> None:
-  """Writes the parts that are not done, then the manifest."""
-  num_parts = config.corpus.num_parts
+  """Writes the shards that are not done, then the manifest."""
+  num_shards = config.corpus.num_shards
   store = store.begin()
-  size = np.bincount(index.part, index.num_bytes, num_parts)
+  size = np.bincount(index.shard, index.num_bytes, num_shards)
   markers = {
-    part: marker
-    for part in range(num_parts)
-    if (marker := store.finished_part(part, num_parts))
+    shard: marker
+    for shard in range(num_shards)
+    if (marker := store.finished_shard(shard, num_shards))
   }
   if markers:
     logger.info(
-      'tokenize: %d of %d parts were done before', len(markers), num_parts
+      'tokenize: %d of %d shards were done before', len(markers), num_shards
     )
-  todo = [part for part in range(num_parts) if part not in markers]
+  todo = [shard for shard in range(num_shards) if shard not in markers]
   tasks = [
-    _PartTask(store, part, num_parts, index.restricted_to(part), words)
-    for part in todo
+    _ShardTask(store, shard, num_shards, index.restricted_to(shard), words)
+    for shard in todo
   ]
   progress = Progress(
     'tokenize', 'B', size.sum(), done=size[list(markers)].sum()
   )
-  apart = sources.needs_worker(*(file.config for file in index.files))
+  force_subprocess = sources.needs_worker(
+    *(file.config for file in index.files)
+  )
   written = workers.run_all(
-    _write_part, tasks, config.corpus.num_workers, apart
+    _write_shard, tasks, config.corpus.num_workers, force_subprocess
   )
-  for part, marker in zip(todo, written, strict=True):
-    markers[part] = marker
-    progress.add(size[part], f'{len(markers)} of {num_parts} parts')
+  for shard, marker in zip(todo, written, strict=True):
+    markers[shard] = marker
+    progress.add(size[shard], f'{len(markers)} of {num_shards} shards')
   manifest = finish(
-    store, [markers[part] for part in range(num_parts)], words, index.bad_rows
+    store,
+    [markers[shard] for shard in range(num_shards)],
+    words,
+    index.bad_records,
   )
-  progress.finish(f'{manifest["num_tokens"]} tokens in {num_parts} parts')
+  progress.finish(f'{manifest["num_tokens"]} tokens in {num_shards} shards')
 
 
 def finish(
   store: artifacts.Artifact,
   markers: list[dict[str, Any]],
   words: vocabulary.Vocabulary,
-  bad_rows: dict[str, int],
+  bad_records: dict[str, int],
 ) -> dict[str, Any]:
-  """Writes the manifest of a store whose parts are done, and returns it.
+  """Writes the manifest of a store whose shards are done, and returns it.
 
   Args:
     store: The token store.
-    markers: Of all its parts, in order.
+    markers: Of all its shards, in order.
     words: What the texts were encoded with.
-    bad_rows: Those left out, by reason.
+    bad_records: Those left out, by reason.
   """
   splits = {
     name: {
@@ -324,13 +329,13 @@ def finish(
   }
   return store.finish(
     {name: file for m in markers for name, file in m['files'].items()},
-    num_parts=len(markers),
-    documents_per_part=[marker['num_documents'] for marker in markers],
+    num_shards=len(markers),
+    documents_per_shard=[marker['num_documents'] for marker in markers],
     num_documents=sum(s['documents'] for s in splits.values()),
     num_tokens=sum(s['tokens'] for s in splits.values()),
     num_bytes=sum(s['bytes'] for s in splits.values()),
     splits=splits,
-    bad_rows=bad_rows,
+    bad_records=bad_records,
     vocab_size=words.size,
     bos_id=words.bos_id,
     eos_id=words.eos_id,

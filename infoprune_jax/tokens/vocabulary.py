@@ -193,7 +193,7 @@ def _common_characters(texts: list[str], size: int) -> list[str]:
     len(rare),
   )
   cut = re.compile(f'[{re.escape(rare)}]+')
-  return [part for text in texts for part in cut.split(text) if part]
+  return [shard for text in texts for shard in cut.split(text) if shard]
 
 
 def train(config: VocabularyConfig, texts: Iterable[str]) -> Vocabulary:

@@ -31,7 +31,7 @@ def in_steps(
       f'{name}.{describe(training)} is less than one step, which is of '
       f'{training.tokens_per_step:,} tokens and '
       f'{training.tokens_per_step * flops_per_token:.3g} FLOPs: raise it, or '
-      'lower batch_size or row_length.'
+      'lower batch_size or sequence_length.'
     )
   try:
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""The train loop: one run of a model over packed rows, resumed exactly.
+"""The train loop: one run of a model over packed sequences, resumed exactly.
 
 All processes of a job run it alike. What one of them is asked to do by its
 machine or its clock, the others learn with the batch, and do at the same step.
@@ -55,7 +55,7 @@ class Run:
   def flops_per_step(self) -> float:
     """By formula."""
     return self.training.tokens_per_step * flops.training_flops_per_token(
-      self.model, self.vocab_size, self.training.row_length
+      self.model, self.vocab_size, self.training.sequence_length
     )
 
   def compiled(
@@ -63,7 +63,7 @@ class Run:
   ) -> state_lib.Program:
     """The program of this run, or of one that is computed otherwise."""
     return state_lib.compile_program(
-      model, training, self.vocab_size, self.mesh, self.reader.max_pieces
+      model, training, self.vocab_size, self.mesh, self.reader.max_segments
     )
 
 
@@ -81,7 +81,7 @@ def train(run: Run) -> None:
   path, training = run.artifact.path, run.training
   with contextlib.ExitStack() as closing:
     closing.enter_context(
-      memory.user_errors(
+      memory.oom_as_user_error(
         run.name,
         run.model,
         training,
@@ -190,7 +190,7 @@ class _Loop:
       writer=run.artifact.write_file,
     )
     self._previous: tuple[int, Any] | None = None
-    self._skipped = 0  # in a row
+    self._skipped = 0  # in a sequence
     self._tracing: contextlib.ExitStack | None = None
     self._asked = dict.fromkeys(state_lib.HOST_REQUESTS, False)
     self._saved_at = time.monotonic()
@@ -198,8 +198,10 @@ class _Loop:
   def run(self, state: state_lib.State) -> state_lib.State:
     """Takes the steps that are left."""
     training = self._run.training
-    rows = self._program.rows
-    batches = self._run.reader.batches(self._first, training.num_steps, rows)
+    sequences = self._program.sequences
+    batches = self._run.reader.batches(
+      self._first, training.num_steps, sequences
+    )
     with self._watchdog.watching():
       for step in range(self._first + 1, training.num_steps + 1):
         with self._timing.waiting('input'):

@@ -11,7 +11,7 @@ from infoprune_jax.model import memory, partitioning
 from infoprune_jax.runtime.progress import logger
 
 
-def user_errors(
+def oom_as_user_error(
   name: str,
   model: ModelConfig,
   training: TrainingConfig,
@@ -44,12 +44,12 @@ def user_errors(
         advice = f'{_choices(*other)} fits'
         break
     return (
-      f'{name}: a step of {training.batch_size} rows of {training.row_length} '
+      f'{name}: a step of {training.batch_size} sequences of {training.sequence_length} '
       f'tokens, with {_choices(model, training)}, needs more memory than a '
       f'device has: {advice}.'
     )
 
-  return memory.user_errors(explain)
+  return memory.oom_as_user_error(explain)
 
 
 def _choices(model: ModelConfig, training: TrainingConfig) -> str:
@@ -61,9 +61,9 @@ def _smaller(
   model: ModelConfig, training: TrainingConfig, mesh: Any
 ) -> Iterator[tuple[ModelConfig, TrainingConfig]]:
   """Ever more parts, then ever less that is kept."""
-  ways = partitioning.batch_ways(mesh)
+  num_shards = partitioning.num_batch_shards(mesh)
   parts = training.gradient_accumulation_steps * 2
-  while training.batch_size % (parts * ways) == 0:
+  while training.batch_size % (parts * num_shards) == 0:
     training = dataclasses.replace(training, gradient_accumulation_steps=parts)
     yield model, training
     parts *= 2

@@ -52,14 +52,14 @@ def decays(logical_axes: tuple[str, ...]) -> bool:
   return len([axis for axis in logical_axes if axis != 'layers']) > 1
 
 
-def sides(
+def in_out_axes(
   logical_axes: tuple[str, ...],
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
   """Which axes of a layer's matrix it sums over, and which it makes.
 
   One side is `embed`; the other may be several axes, as of attention's heads.
 
-  >>> sides(('layers', 'heads', 'head_dim', 'embed'))
+  >>> in_out_axes(('layers', 'heads', 'head_dim', 'embed'))
   ((1, 2), (3,))
   """
   first = logical_axes[0] == 'layers'
@@ -155,7 +155,7 @@ def _matrix(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
   """A layer's matrix, or a stack of them, with one axis a side."""
   if not decays(axes) or 'vocab' in axes:
     return x
-  rows, columns = sides(axes)
+  rows, columns = in_out_axes(axes)
   size = [math.prod(x.shape[axis] for axis in side) for side in (rows, columns)]
   return x.reshape(*x.shape[: rows[0]], *size)
 
@@ -168,7 +168,7 @@ def _muon(
   def numbers(axes: tuple[str, ...]) -> Any:
     if not decays(axes) or 'vocab' in axes:
       return optax.MaskedNode()
-    return optax.contrib.MuonDimensionNumbers(*sides(axes))
+    return optax.contrib.MuonDimensionNumbers(*in_out_axes(axes))
 
   dimensions = _of_axes(numbers, param_axes)
 

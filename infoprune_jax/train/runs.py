@@ -22,8 +22,8 @@ from infoprune_jax.tokens import folds as folds_lib
 from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.train import budget, loop
 
-# Cadence, how far a run goes and in which parts it computes a batch do not change
-# the steps it shares with another: they are no part of what a run is.
+# Cadence, how far a run goes and in which parts it computes a batch do not
+# change the steps it shares with another: they are no part of what a run is.
 _NOT_FINGERPRINTED = (
   'gradient_accumulation_steps',
   'num_steps',
@@ -67,8 +67,8 @@ def run_reference(config: Config, workdir: str) -> None:
       training,
       section.seed,
       [
-        folds_lib.trained_rows(store.part(p), fold, section.folds)
-        for p in range(store.num_parts)
+        folds_lib.trained_documents(store.shard(p), fold, section.folds)
+        for p in range(store.num_shards)
       ],
       {'token_store': store.fingerprint},
     )
@@ -103,7 +103,7 @@ def run_arms(config: Config, workdir: str) -> None:
       config.model,
       training[arm],
       seed,
-      [keep_set.rows(part) for part in range(store.num_parts)],
+      [keep_set.doc_indices(part) for part in range(store.num_shards)],
       {
         'token_store': store.fingerprint,
         'keep_set': keep_set.manifest['fingerprint'],
@@ -115,7 +115,9 @@ def in_steps(
   training: TrainingConfig, model: ModelConfig, vocab_size: int, name: str
 ) -> TrainingConfig:
   """The training of a model with its budget in steps, see `budget.in_steps`."""
-  each = flops.training_flops_per_token(model, vocab_size, training.row_length)
+  each = flops.training_flops_per_token(
+    model, vocab_size, training.sequence_length
+  )
   found = budget.in_steps(training, each, name)
   if found != training:
     logger.info(
@@ -132,7 +134,7 @@ def in_steps(
 def _training(
   config: Config, workdir: str, store: TokenStore, arm: str
 ) -> TrainingConfig:
-  """The budget of an arm: equal tokens, or for 'everything' equal total FLOPs.
+  """The budget of an arm: equal tokens, or for 'all_plus_reference' equal total FLOPs.
 
   An arm of everything also gets the steps that the reference models and scoring
   cost the others.
@@ -140,14 +142,16 @@ def _training(
   training = in_steps(
     config.train.training, config.model, store.vocab_size, 'train.training'
   )
-  if not any(rule.keep == 'everything' for rule in config.select.arms[arm]):
+  if not any(
+    rule.keep == 'all_plus_reference' for rule in config.select.arms[arm]
+  ):
     return training
   scores = artifacts.open_finished(
     artifacts.scores_dir(workdir), 'score table', 'score'
   )
   spent = scores['flops'] + scores['reference']['flops']
   a_step = training.tokens_per_step * flops.training_flops_per_token(
-    config.model, store.vocab_size, training.row_length
+    config.model, store.vocab_size, training.sequence_length
   )
   extra = int(spent // a_step)
   logger.info(
@@ -236,7 +240,7 @@ def _reader(
 ) -> loader.Reader:
   """The reader that the config names, over the documents kept."""
   options = {
-    'row_length': training.row_length,
+    'sequence_length': training.sequence_length,
     'batch_size': training.batch_size,
     'seed': seed,
     'mixture': training.mixture,

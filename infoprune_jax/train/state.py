@@ -19,7 +19,7 @@ from infoprune_jax.train import optimizer
 # It runs once: code for random numbers is slow to optimise, quick to run.
 INIT_COMPILER_OPTIONS = {'xla_backend_optimization_level': 0}
 
-# What any process may ask of all, with its share of a batch.
+# What any process may ask of all, with its fraction of a batch.
 HOST_REQUESTS = ('stop', 'save')
 # Of the running mean of the loss; before it is settled nothing is a spike.
 MEAN_DECAY, SETTLED_AFTER = 0.98, 50
@@ -40,14 +40,14 @@ class Program:
   shapes: State  # of jax.ShapeDtypeStruct, with shardings
   init: Any  # seed -> State
   step: Any  # (State, batch) -> (State, metrics); the state is donated
-  rows: np.ndarray  # of a global batch: which ones this process feeds
+  sequences: np.ndarray  # of a global batch: which ones this process feeds
 
   def put(
     self,
     batch: Mapping[str, np.ndarray],
     requests: tuple[bool, bool] = (False, False),
   ) -> dict[str, jax.Array]:
-    """This host's rows, and its HOST_REQUESTS, onto its devices."""
+    """This host's sequences, and its HOST_REQUESTS, onto its devices."""
     return {
       **partitioning.global_batch(self.mesh, batch),
       'requests': partitioning.flags(self.mesh, requests),
@@ -59,27 +59,27 @@ def compile_program(
   training: TrainingConfig,
   vocab_size: int,
   mesh: Any,
-  max_pieces: int = 0,
+  max_segments: int = 0,
 ) -> Program:
   """Chooses attention, and compiles the training of a model.
 
   Args:
     model: The model.
     training: Its batches and its optimizer.
-    vocab_size: Rows of the embedding.
+    vocab_size: Sequences of the embedding.
     mesh: Where it is trained.
-    max_pieces: At least the pieces of any row; 0 if unknown. Only cuDNN's
-      attention wants to know: it is the slower the more there may be.
+    max_segments: At least the segments of any sequence; 0 if unknown. Only
+      cuDNN's attention wants to know: it is the slower the more there may be.
 
   Raises:
     UserError: the shapes do not divide over the mesh, or the attention that the
       config names does not run there.
   """
   check_batch(mesh, training, 'training')
-  model = backends.resolve_training(model, mesh, training.row_length)
+  model = backends.resolve_training(model, mesh, training.sequence_length)
   limit = 0
-  if model.attention == 'cudnn' and max_pieces:
-    limit = attention.segment_limit(max_pieces)
+  if model.attention == 'cudnn' and max_segments:
+    limit = attention.segment_limit(max_segments)
   return _compile(model, training, vocab_size, mesh, limit)
 
 
@@ -117,7 +117,7 @@ def _compile(
     lambda leaf: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=partitioning.batch_sharding(mesh)
     ),
-    packing.empty_rows(training.batch_size, training.row_length),
+    packing.empty_sequences(training.batch_size, training.sequence_length),
   )
   batch['requests'] = partitioning.flags_shape(mesh, len(HOST_REQUESTS))
   with partitioning.use_mesh(mesh):
@@ -141,7 +141,7 @@ def _compile(
     shapes,
     lambda seed: compiled_init()(np.uint32(seed)),
     compiled_step,
-    partitioning.own_batch_rows(mesh, training.batch_size),
+    partitioning.local_batch_indices(mesh, training.batch_size),
   )
 
 
@@ -217,8 +217,8 @@ def _find_bad_loss(
     spike = loss > training.max_loss_spike * mean
     bad |= spike & (step >= SETTLED_AFTER)
   # Unbiased: as if the mean had begun with the first loss alone.
-  share = jnp.maximum(1 - MEAN_DECAY, 1 / (step + 1.0))
-  return bad, jnp.where(bad, mean, mean + share * (loss - mean))
+  fraction = jnp.maximum(1 - MEAN_DECAY, 1 / (step + 1.0))
+  return bad, jnp.where(bad, mean, mean + fraction * (loss - mean))
 
 
 def check_batch(mesh: Any, training: TrainingConfig, section: str) -> None:
@@ -230,8 +230,8 @@ def check_batch(mesh: Any, training: TrainingConfig, section: str) -> None:
     f'{section}.batch_size'
     + (' / gradient_accumulation_steps' if parts > 1 else ''),
   )
-  partitioning.check_row_length(
-    mesh, training.row_length, f'{section}.row_length'
+  partitioning.check_sequence_length(
+    mesh, training.sequence_length, f'{section}.sequence_length'
   )
 
 
@@ -275,7 +275,7 @@ def _gradients(
     found, grads = jax.tree.map(jnp.add, total, one(part))
     return (found, jax.tree.map(partitioning.constrain, grads, axes)), None
 
-  # Every n-th row: a device's rows stay on it.
+  # Every n-th sequence: a device's sequences stay on it.
   split = jax.tree.map(
     lambda x: x.reshape(-1, parts, x.shape[1]).swapaxes(0, 1), batch
   )

@@ -84,7 +84,8 @@ class Timing:
       'seconds': seconds,
       'tokens_per_second': steps * self._tokens / seconds,
       **{
-        f'{what}_share': time / seconds for what, time in self._waited.items()
+        f'{what}_fraction': time / seconds
+        for what, time in self._waited.items()
       },
       'goodput': self._productive / max(now - self._begun, 1e-9),
     }

@@ -24,16 +24,16 @@ def problems(found: Found, workdir: str) -> Iterator[str]:
   """What is wrong with the content of a store."""
   store = TokenStore.open(workdir)
   totals = {name: np.zeros(3, np.int64) for name in SPLITS}
-  for number in range(store.num_parts):
-    yield from _part_problems(found, store, number)
-    part = store.part(number)
-    split = part.column('split')
+  for number in range(store.num_shards):
+    yield from _shard_problems(found, store, number)
+    shard = store.shard(number)
+    split = shard.column('split')
     for index, name in enumerate(SPLITS):
       inside = split == index
       totals[name] += (
         inside.sum(),
-        part.column('num_tokens')[inside].sum(dtype=np.int64),
-        part.column('num_bytes')[inside].sum(dtype=np.int64),
+        shard.column('num_tokens')[inside].sum(dtype=np.int64),
+        shard.column('num_bytes')[inside].sum(dtype=np.int64),
       )
   for name, got in totals.items():
     units = ('documents', 'tokens', 'bytes')
@@ -46,34 +46,34 @@ def problems(found: Found, workdir: str) -> Iterator[str]:
         )
 
 
-def _part_problems(
+def _shard_problems(
   found: Found, store: TokenStore, number: int
 ) -> Iterator[str]:
-  """Lengths, documents, ids and token counts of one part."""
-  part = store.part(number)
-  name = artifacts.part_name(number, store.num_parts)
-  lengths = part.column('num_tokens')
+  """Lengths, documents, ids and token counts of one shard."""
+  shard = store.shard(number)
+  name = artifacts.shard_name(number, store.num_shards)
+  lengths = shard.column('num_tokens')
   counted = np.bincount(
-    part.tokens[
-      np.repeat(part.column('split') == SPLITS.index('reference'), lengths)
+    shard.tokens[
+      np.repeat(shard.column('split') == SPLITS.index('reference'), lengths)
     ]
-    if lengths.sum() == len(part.tokens)
+    if lengths.sum() == len(shard.tokens)
     else np.zeros(0, np.int64),
     minlength=store.vocab_size,
   )
-  unigrams = np.load(part.file(UNIGRAMS))
+  unigrams = np.load(shard.file(UNIGRAMS))
   for what, got, expected, file in (
     (
       'documents',
       len(lengths),
-      store.documents_per_part[number],
+      store.documents_per_shard[number],
       artifacts.MANIFEST,
     ),
-    ('tokens', len(part.tokens), int(lengths.sum()), name + TOKENS),
+    ('tokens', len(shard.tokens), int(lengths.sum()), name + TOKENS),
     (
       'token ids below the size of the vocabulary',
-      int((part.tokens < store.vocab_size).sum()),
-      len(part.tokens),
+      int((shard.tokens < store.vocab_size).sum()),
+      len(shard.tokens),
       name + TOKENS,
     ),
     (

@@ -27,7 +27,7 @@ def problems(found: Found, workdir: str) -> Iterator[str]:
     )
     return
   bits = np.load(io.BytesIO(files.read_bytes(where)))
-  size = sum(store.documents_per_part)
+  size = sum(store.documents_per_shard)
   if found.manifest['num_documents'] != size or len(bits) != -(-size // 8):
     yield (
       f'{where} is over {found.manifest["num_documents"]} documents in '
@@ -48,14 +48,14 @@ def _document_problems(
   """Which documents are kept, and how many tokens and bytes."""
   folds = found.manifest['options']['folds']
   rules = found.manifest['options']['rules']
-  everything = any(rule['keep'] == 'everything' for rule in rules)
+  everything = any(rule['keep'] == 'all_plus_reference' for rule in rules)
   columns: dict[str, Any] = {}
   for name in ('split', 'num_tokens', 'num_bytes'):
     columns[name] = np.concatenate(
-      [store.part(p).column(name) for p in range(store.num_parts)]
+      [store.shard(p).column(name) for p in range(store.num_shards)]
     )
   scored = np.concatenate(
-    [_scored(store, p, folds) for p in range(store.num_parts)]
+    [_scored(store, p, folds) for p in range(store.num_shards)]
   )
   allowed = (
     columns['split'] != SPLITS.index('heldout') if everything else scored
@@ -80,10 +80,10 @@ def _document_problems(
 
 
 def _scored(store: TokenStore, number: int, folds: int) -> np.ndarray:
-  part = store.part(number)
-  scored = np.zeros(len(part.column('split')), bool)
+  shard = store.shard(number)
+  scored = np.zeros(len(shard.column('split')), bool)
   for fold in range(folds):
-    scored[folds_lib.scored_rows(part, fold, folds)] = True
+    scored[folds_lib.scored_documents(shard, fold, folds)] = True
   return scored
 
 

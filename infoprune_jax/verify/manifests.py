@@ -113,7 +113,7 @@ def _begun(found: Found) -> dict[str, Any] | None:
 def _expected_files(
   found: Found, problems: list[str]
 ) -> dict[str, dict[str, Any]]:
-  """The files that the manifest and the markers of parts name."""
+  """The files that the manifest and the markers of shards name."""
   manifest = found.manifest or {'files': {}}
   # A run's manifest names the hash of its parameters, which are no file.
   expected = {n: f for n, f in manifest['files'].items() if 'bytes' in f}
@@ -134,11 +134,11 @@ def _expected_files(
           f'{facts["sha256"][:16]} and {expected[file]["sha256"][:16]}. '
           f'{found.repair_hint(name)}'
         )
-  parts = manifest.get('num_parts')
-  if markers and parts is not None and len(markers) != parts:
+  shards = manifest.get('num_shards')
+  if markers and shards is not None and len(markers) != shards:
     problems.append(
-      f'{found.path} has {len(markers)} markers of parts, its manifest says '
-      f'{parts} parts. {found.repair_hint()}'
+      f'{found.path} has {len(markers)} markers of shards, its manifest says '
+      f'{shards} shards. {found.repair_hint()}'
     )
   return expected
 

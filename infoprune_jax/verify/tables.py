@@ -11,7 +11,7 @@ from infoprune_jax.corpus import parquet
 from infoprune_jax.runtime import artifacts, checksums
 from infoprune_jax.score import scorer
 from infoprune_jax.tokens import folds as folds_lib, tables
-from infoprune_jax.tokens.token_store import Part
+from infoprune_jax.tokens.token_store import Shard
 from infoprune_jax.verify import documents
 from infoprune_jax.verify.manifests import Found
 
@@ -55,17 +55,17 @@ def near_duplicates_problems(found: Found, workdir: str) -> Iterator[str]:
   )
 
 
-def _folds_of(found: Found) -> Callable[[Part], np.ndarray]:
+def _folds_of(found: Found) -> Callable[[Shard], np.ndarray]:
   folds = found.manifest['options']['folds']
-  return lambda part: folds_lib.fold_of_rows(part, folds)
+  return lambda shard: folds_lib.fold_of_documents(shard, folds)
 
 
 def loss_problems(found: Found, workdir: str) -> Iterator[str]:
   """What is wrong with the losses of a trained arm."""
 
-  def expected_folds(part: Part) -> np.ndarray:
-    heldout = np.full(len(part.column('split')), -1, np.int8)
-    heldout[part.rows_of('heldout')] = 0
+  def expected_folds(shard: Shard) -> np.ndarray:
+    heldout = np.full(len(shard.column('split')), -1, np.int8)
+    heldout[shard.documents_of('heldout')] = 0
     return heldout
 
   yield from _problems(
@@ -89,8 +89,8 @@ def _problems(
     )
     return
   counts = dict.fromkeys(totals, 0)
-  for number in range(store.num_parts):
-    name = artifacts.part_name(number, store.num_parts) + '.parquet'
+  for number in range(store.num_shards):
+    name = artifacts.shard_name(number, store.num_shards) + '.parquet'
     where = posixpath.join(found.path, name)
     if name not in found.manifest['files']:
       yield f'{where} is not in the manifest. {found.remake()}'
@@ -105,8 +105,12 @@ def _problems(
         f'{schema.names}. {found.repair_hint(name)}'
       )
       continue
-    for problem in _part_problems(
-      rows, number, store.part(number), expected_folds(store.part(number)), sums
+    for problem in _shard_problems(
+      rows,
+      number,
+      store.shard(number),
+      expected_folds(store.shard(number)),
+      sums,
     ):
       yield f'{where}: {problem}. {found.repair_hint(name)}'
     for unit in totals:
@@ -123,23 +127,23 @@ def _problems(
       )
 
 
-def _part_problems(
+def _shard_problems(
   rows: pa.Table,
   number: int,
-  part: Part,
+  shard: Shard,
   folds: np.ndarray,
   sums: Sequence[str],
 ) -> Iterator[str]:
-  """What is wrong with the rows of one part, without where it is."""
+  """What is wrong with the documents of one shard, without where it is."""
   expected = np.flatnonzero(folds >= 0)
-  found = rows['row'].to_numpy()
+  found = rows['doc_index'].to_numpy()
   if not np.array_equal(found, expected):
     yield _order_problem(found, expected)
     return
   if (rows['shard'].to_numpy() != number).any():
     yield f'column shard is not {number} everywhere'
   shared = (*scorer.DOCUMENT_COLUMNS, 'compressed_bytes')
-  theirs = part.table(*shared).take(pa.array(expected))
+  theirs = shard.table(*shared).take(pa.array(expected))
   columns = {n: theirs[n] for n in shared if n in rows.column_names}
   if 'fold' in rows.column_names:
     columns['fold'] = pa.chunked_array([pa.array(folds[expected])])
@@ -150,7 +154,7 @@ def _part_problems(
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if len(bad):
       yield (
-        f'{name} of row {found[bad[0]]} is {values[bad[0]]}, and {len(bad)} in '
+        f'{name} of doc_index {found[bad[0]]} is {values[bad[0]]}, and {len(bad)} in '
         'all are not finite or are negative; expected 0 or more'
       )
 
@@ -162,7 +166,7 @@ def _order_problem(found: np.ndarray, expected: np.ndarray) -> str:
   values, times = np.unique(found, return_counts=True)
   twice = values[times > 1]
   details = [
-    f'{len(which)} {what} (the first is row {which[0]})'
+    f'{len(which)} {what} (the first is doc_index {which[0]})'
     for what, which in (
       ('missing', missing),
       ('twice', twice),
@@ -177,7 +181,10 @@ def _order_problem(found: np.ndarray, expected: np.ndarray) -> str:
 
 
 def _column_problems(
-  name: str, row: np.ndarray, found: pa.ChunkedArray, expected: pa.ChunkedArray
+  name: str,
+  doc_index: np.ndarray,
+  found: pa.ChunkedArray,
+  expected: pa.ChunkedArray,
 ) -> Iterator[str]:
   """Where a column first differs from the store's."""
   if pa.types.is_dictionary(found.type):
@@ -193,6 +200,6 @@ def _column_problems(
     if pair[0] != pair[1]
   ]
   yield (
-    f'{name} of row {row[bad[0]]} is {ours[bad[0]]!r}, expected '
+    f'{name} of doc_index {doc_index[bad[0]]} is {ours[bad[0]]!r}, expected '
     f'{theirs[bad[0]]!r} as in the token store; {len(bad)} differ'
   )

@@ -116,7 +116,7 @@ def check(workdir: str) -> Iterator[tuple[Found, list[str]]]:
 
 
 def _is_artifact(folder: str) -> bool:
-  """Whether a folder holds a manifest, the beginning of one, or parts."""
+  """Whether a folder holds a manifest, the beginning of one, or shards."""
   names = filesystems.names_in(folder)
   return bool(
     {artifacts.MANIFEST, artifacts.BEGUN}.intersection(names)

@@ -17,27 +17,27 @@ BATCH = 4
 
 @pytest.fixture
 def store(make_store):
-  """Two parts of documents whose ids are all their own number."""
+  """Two shards of documents whose ids are all their own number."""
   lengths = np.random.default_rng(0).integers(3, 40, 60)
   documents = [[10 + n] * int(length) for n, length in enumerate(lengths)]
   return make_store([documents[:25], documents[25:]])
 
 
 @pytest.fixture
-def rows(make_store):
-  """13 rows of one document each, which fills its row with its number."""
+def sequences(make_store):
+  """13 sequences of one document each, which fills its sequence with its number."""
   documents = [[10 + n] * 7 for n in range(NUM_ROWS)]
   store = make_store([documents])
-  return reader(store, [np.arange(NUM_ROWS)], row_length=8)
+  return reader(store, [np.arange(NUM_ROWS)], sequence_length=8)
 
 
 def reader(
-  store, keep, row_length=16, mixture=None, schedule=()
+  store, keep, sequence_length=16, mixture=None, schedule=()
 ) -> loader.GrainReader:
   return loader.grain_reader(
     store,
     keep,
-    row_length=row_length,
+    sequence_length=sequence_length,
     batch_size=BATCH,
     seed=0,
     mixture=mixture or {},
@@ -46,16 +46,18 @@ def reader(
 
 
 def batches(
-  rows, first_step: int, num_steps: int, seed: int = 0, feeds=range(BATCH)
+  sequences, first_step: int, num_steps: int, seed: int = 0, feeds=range(BATCH)
 ) -> list:
-  rows = dataclasses.replace(rows, seed=seed)
-  return list(rows.batches(first_step, num_steps, np.array(feeds)))
+  sequences = dataclasses.replace(sequences, seed=seed)
+  return list(sequences.batches(first_step, num_steps, np.array(feeds)))
 
 
 def numbers(found) -> list[int]:
-  """Which row stands where, over all steps."""
+  """Which sequence stands where, over all steps."""
   return [
-    int(row[0]) for batch in found for row in batch['decoder_target_tokens']
+    int(sequence[0])
+    for batch in found
+    for sequence in batch['decoder_target_tokens']
   ]
 
 
@@ -68,20 +70,22 @@ def same(first, second) -> bool:
 
 
 @pytest.mark.parametrize('first_step', [1, 5, 12, 19])
-def test_starting_late_is_skipping(rows, first_step):
-  assert same(batches(rows, first_step, 20), batches(rows, 0, 20)[first_step:])
+def test_starting_late_is_skipping(sequences, first_step):
+  assert same(
+    batches(sequences, first_step, 20), batches(sequences, 0, 20)[first_step:]
+  )
 
 
-def test_no_step_left(rows):
-  assert batches(rows, 20, 20) == []
+def test_no_step_left(sequences):
+  assert batches(sequences, 20, 20) == []
 
 
-def test_a_longer_run_starts_alike(rows):
-  assert same(batches(rows, 0, 30)[:20], batches(rows, 0, 20))
+def test_a_longer_run_starts_alike(sequences):
+  assert same(batches(sequences, 0, 30)[:20], batches(sequences, 0, 20))
 
 
-def test_each_epoch_holds_every_row_once_in_an_order_of_its_own(rows):
-  found = numbers(batches(rows, 0, 13))  # Four epochs of 13 rows.
+def test_each_epoch_holds_every_row_once_in_an_order_of_its_own(sequences):
+  found = numbers(batches(sequences, 0, 13))  # Four epochs of 13 sequences.
   assert len(found) == 4 * NUM_ROWS
   epochs = [found[n * NUM_ROWS : (n + 1) * NUM_ROWS] for n in range(4)]
   assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
@@ -89,16 +93,18 @@ def test_each_epoch_holds_every_row_once_in_an_order_of_its_own(rows):
   assert all(a != b for a, b in itertools.combinations(epochs, 2))
 
 
-def test_the_seed_changes_the_order(rows):
-  assert numbers(batches(rows, 0, 3)) != numbers(batches(rows, 0, 3, seed=1))
+def test_the_seed_changes_the_order(sequences):
+  assert numbers(batches(sequences, 0, 3)) != numbers(
+    batches(sequences, 0, 3, seed=1)
+  )
 
 
-def test_shapes(rows):
-  [batch] = batches(rows, 0, 1)
+def test_shapes(sequences):
+  [batch] = batches(sequences, 0, 1)
   assert {values.shape for values in batch.values()} == {(BATCH, 8)}
 
 
-# Of a pod's hosts some have rows that do not follow one another.
+# Of a pod's hosts some have sequences that do not follow one another.
 HOSTS = [
   [[0, 1, 2, 3]],
   [[0, 1], [2, 3]],
@@ -108,10 +114,10 @@ HOSTS = [
 
 
 @pytest.mark.parametrize('hosts', HOSTS)
-def test_hosts_share_each_batch(rows, mixed, hosts):
+def test_hosts_share_each_batch(sequences, mixed, hosts):
   schedule = (MixturePhase(from_step=5, weights=dict.fromkeys(WEIGHTS, 1.0)),)
   blend = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS, schedule=schedule)
-  for read in (rows, blend):
+  for read in (sequences, blend):
     whole = batches(read, 3, 9)
     shares = [batches(read, 3, 9, feeds=feeds) for feeds in hosts]
     order = np.argsort(np.concatenate(hosts))
@@ -133,17 +139,19 @@ def test_seeking_takes_no_time(mixed):
     MixturePhase(from_step=10_000 * n, weights=phases[n % 2])
     for n in range(1, 90)
   ]
-  rows = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS, schedule=schedule)
+  sequences = reader(
+    mixed, [np.arange(30)] * 2, mixture=WEIGHTS, schedule=schedule
+  )
   times = []
   for _ in range(3):  # The machine may be at something else.
     start = time.monotonic()
-    [found] = batches(rows, step, step + 1)
+    [found] = batches(sequences, step, step + 1)
     times.append(time.monotonic() - start)
   assert min(times) < 1.0
   assert found['decoder_loss_weights'].any()
   # Far out, epochs still are epochs.
   plain = reader(mixed, [np.arange(30)] * 2)
-  size = len(plain.rows)
+  size = len(plain.sequences)
   first = -(-step * BATCH // size) * size
   places = np.arange(first, first + size)
   chosen = plain._chosen(plain._endless(), 0, places)
@@ -151,15 +159,15 @@ def test_seeking_takes_no_time(mixed):
 
 
 def test_the_examples_of_a_step(store):
-  rows = reader(store, [np.arange(25), np.arange(35)])
+  sequences = reader(store, [np.arange(25), np.arange(35)])
   for step in (0, 7):
-    [batch] = batches(rows, step, step + 1)
-    found = rows.example_ids(step)
+    [batch] = batches(sequences, step, step + 1)
+    found = sequences.example_ids(step)
     assert len(found) == len(set(found))
-    # Document n of the first part is all n + 10, of the second all n + 35.
+    # Document n of the first shard is all n + 10, of the second all n + 35.
     tokens = [
-      10 + 25 * int(part) + int(row)
-      for part, row in (name.split('-') for name in found)
+      10 + 25 * int(shard) + int(sequence)
+      for shard, sequence in (name.split('-') for name in found)
     ]
     seen = dict.fromkeys(batch['decoder_target_tokens'].ravel().tolist())
     assert [token for token in seen if token not in (0, store.eos_id)] == tokens
@@ -170,11 +178,11 @@ def test_only_what_is_kept_is_ever_seen(store):
   keep = [
     np.sort(rng.choice(size, size // 2, replace=False)) for size in (25, 35)
   ]
-  rows = reader(store, keep)
+  sequences = reader(store, keep)
   expected = {10 + int(n) for n in keep[0]} | {35 + int(n) for n in keep[1]}
-  steps = 3 * len(rows.rows) // BATCH
+  steps = 3 * len(sequences.sequences) // BATCH
   seen = set()
-  for batch in batches(rows, 0, steps):
+  for batch in batches(sequences, 0, steps):
     counted = batch['decoder_loss_weights'] > 0
     seen |= set(np.unique(batch['decoder_target_tokens'][counted]).tolist())
     inputs = batch['decoder_input_tokens'][counted]
@@ -184,9 +192,9 @@ def test_only_what_is_kept_is_ever_seen(store):
 
 def test_every_kept_token_and_its_eos_is_in_the_plan(store):
   keep = [np.array([3, 4]), np.array([], int)]
-  rows = reader(store, keep)
-  lengths = store.part(0).column('num_tokens')[[3, 4]]
-  assert rows.rows.plan.length.sum() == lengths.sum() + 2
+  sequences = reader(store, keep)
+  lengths = store.shard(0).column('num_tokens')[[3, 4]]
+  assert sequences.sequences.plan.length.sum() == lengths.sum() + 2
 
 
 SOURCES = ['web', 'books', 'web', 'news', 'books'] * 12
@@ -204,8 +212,8 @@ def mixed(make_store):
 
 
 def test_a_mixture_has_the_shares_asked_for(mixed):
-  rows = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS)
-  found = batches(rows, 0, 100)
+  sequences = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS)
+  found = batches(sequences, 0, 100)
   tokens = np.concatenate([b['decoder_target_tokens'].ravel() for b in found])
   shares = [np.mean(tokens == token) for token in (10, 20, 30)]
   relative = np.array(shares) / shares[0]
@@ -213,21 +221,23 @@ def test_a_mixture_has_the_shares_asked_for(mixed):
 
 
 def test_a_row_of_a_mixture_has_one_source(mixed):
-  rows = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS)
-  for batch in batches(rows, 0, 20):
-    for row in batch['decoder_target_tokens']:
-      assert len(set(row.tolist()) - {0, mixed.eos_id}) == 1
+  sequences = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS)
+  for batch in batches(sequences, 0, 20):
+    for sequence in batch['decoder_target_tokens']:
+      assert len(set(sequence.tolist()) - {0, mixed.eos_id}) == 1
 
 
 def test_a_mixture_can_start_late(mixed):
-  rows = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS)
-  assert same(batches(rows, 11, 20), batches(rows, 0, 20)[11:])
+  sequences = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS)
+  assert same(batches(sequences, 11, 20), batches(sequences, 0, 20)[11:])
 
 
 def test_epochs_of_a_mixture(mixed):
-  rows = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS)
-  facts = rows.facts(100)
-  sizes = dict(zip(rows.sources, np.diff(rows.row_offsets), strict=True))
+  sequences = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS)
+  facts = sequences.facts(100)
+  sizes = dict(
+    zip(sequences.sources, np.diff(sequences.sequence_offsets), strict=True)
+  )
   read = {
     name: epochs * sizes[name]
     for name, epochs in facts['epochs_by_source'].items()

@@ -1,4 +1,4 @@
-"""Mixtures: shares, and places that need no walk through the rows before."""
+"""Mixtures: shares, and places that need no walk through the sequences before."""
 
 import grain
 import numpy as np
@@ -29,11 +29,11 @@ def test_each_source_is_read_row_after_row(first, schedule):
   """Over changes of the weights, too."""
   made = mixture_lib.make(NAMES, first, phases_of(schedule), BATCH)
   read = [0] * len(NAMES)
-  for row in range(200):
-    assert made.counts(row) == read
-    source, number = made.place(row)
+  for sequence in range(200):
+    assert made.counts(sequence) == read
+    source, number = made.place(sequence)
     assert number == read[source]
-    step = row // BATCH
+    step = sequence // BATCH
     now = max((n for n in schedule if n <= step), default=None)
     assert (first if now is None else schedule[now])[NAMES[source]] > 0.0
     read[source] += 1
@@ -41,13 +41,13 @@ def test_each_source_is_read_row_after_row(first, schedule):
 
 @settings(max_examples=50)
 @given(WEIGHTS, SCHEDULES, st.integers(1, 1000))
-def test_each_phase_has_its_shares(first, schedule, rows):
-  """Of its rows; each source is out by less than one a source."""
+def test_each_phase_has_its_shares(first, schedule, sequences):
+  """Of its sequences; each source is out by less than one a source."""
   phases = [first, *(phase.weights for phase in phases_of(schedule))]
   starts = [0, *(BATCH * step for step in sorted(schedule))]
   made = mixture_lib.make(NAMES, first, phases_of(schedule), BATCH)
   for start, end, weights in zip(
-    starts, [*starts[1:], starts[-1] + rows], phases, strict=True
+    starts, [*starts[1:], starts[-1] + sequences], phases, strict=True
   ):
     shares = np.array([weights[name] for name in NAMES]) / sum(weights.values())
     found = np.subtract(made.counts(end), made.counts(start))
@@ -66,8 +66,8 @@ def test_without_a_schedule_it_mixes_as_grain_does(weights):
     for source in range(3)
   ]
   expected = grain.MapDataset.mix(sources, weights)
-  for row in [*range(300), 1777, 1999]:
-    assert made.place(row) == expected[row]
+  for sequence in [*range(300), 1777, 1999]:
+    assert made.place(sequence) == expected[sequence]
 
 
 def test_far_rows_are_as_near_as_others():
@@ -78,7 +78,7 @@ def test_far_rows_are_as_near_as_others():
     for n in range(1, 1000)
   ]
   made = mixture_lib.make(NAMES, {}, schedule, 1024)
-  row = 10**6 * 1024
-  assert sum(made.counts(row)) == row
-  source, number = made.place(row)
-  assert number == made.counts(row)[source]
+  sequence = 10**6 * 1024
+  assert sum(made.counts(sequence)) == sequence
+  source, number = made.place(sequence)
+  assert number == made.counts(sequence)[source]

@@ -186,7 +186,7 @@ def test_what_is_no_section_is_refused(path, value):
 @pytest.mark.parametrize(
   'path, near',
   [
-    ('corpus.num_part', 'num_parts'),
+    ('corpus.num_shard', 'num_shards'),
     ('train.training.learning_rat', 'learning_rate'),
     ('corpus.sources.mine.text_colum', 'text_column'),
     ('select.arms.random.fracton', 'fraction'),
@@ -229,14 +229,26 @@ REFUSED = [
   ('corpus.sources.mine.paths', [], r'source\.paths is empty'),
   ('corpus.sources.mine.text_column', '', r'source\.text_column is empty'),
   ('corpus.sources', {}, r'corpus\.sources is empty: add one'),
-  ('corpus.on_bad_row', 'refused', "mean 'refuse'"),
-  ('corpus.reference_share', 1.5, r'must leave documents to score, got 1\.5'),
-  ('corpus.reference_share', NAN, r'reference_share must be positive'),
-  ('corpus.heldout_share', 0.0, r'heldout_share must be positive, got 0\.0'),
-  ('corpus.heldout_share', 0.75, r'must leave documents to score, got 0\.25'),
+  ('corpus.on_bad_record', 'refused', "mean 'refuse'"),
+  (
+    'corpus.reference_fraction',
+    1.5,
+    r'must leave documents to score, got 1\.5',
+  ),
+  ('corpus.reference_fraction', NAN, r'reference_fraction must be positive'),
+  (
+    'corpus.heldout_fraction',
+    0.0,
+    r'heldout_fraction must be positive, got 0\.0',
+  ),
+  (
+    'corpus.heldout_fraction',
+    0.75,
+    r'must leave documents to score, got 0\.25',
+  ),
   ('corpus.max_bytes_per_source', -1, 'max_bytes_per_source must be in'),
   ('corpus.num_workers', -1, r'num_workers must be in \[0, 4096\]'),
-  ('corpus.num_parts', 0, r'corpus\.num_parts must be positive, got 0'),
+  ('corpus.num_shards', 0, r'corpus\.num_shards must be positive, got 0'),
   ('vocabulary.type', 'bpee', "mean 'bpe'"),
   ('labels.text_column', '', r'labels\.text_column is empty'),
   ('labels.label_column', '', r'labels\.label_column is empty'),
@@ -287,14 +299,14 @@ REFUSED = [
   ('train.training.z_loss', -1e-4, r'training\.z_loss must be in'),
   ('train.training.optimizer', 'adam', "mean 'adamw'"),
   ('train.training.schedule', 'cosin', "mean 'cosine'"),
-  ('train.training.decay_share', 1.5, r'decay_share must be in \[0, 1\]'),
+  ('train.training.decay_fraction', 1.5, r'decay_fraction must be in \[0, 1\]'),
   ('train.training.learning_rate', -1.0, 'learning_rate must be positive'),
   ('train.training.warmup_steps', 501, r'warmup_steps must be in \[0, 500\]'),
   ('train.training.beta1', 1.5, r'beta1 must be in \[0, 1\]'),
   ('train.training.beta2', NAN, r'beta2 must be in \[0, 1\]'),
   ('train.training.final_learning_rate_ratio', 2.0, 'ratio must be in'),
-  ('score.window_overlap', 256, r'got 256 at row_length 256'),
-  ('score.window_overlap', -1, r'must be in \[0, row_length\)'),
+  ('score.window_overlap', 256, r'got 256 at sequence_length 256'),
+  ('score.window_overlap', -1, r'must be in \[0, sequence_length\)'),
   ('score.dtype', 'int8', r'scoring\.dtype must be one of'),
   (
     'evaluate.scoring.per_device_batch_size',
@@ -314,7 +326,7 @@ REFUSED = [
   ('train.arms', ['topnll'], "mean 'top_nll'"),
   ('train.seeds', [], r'train\.seeds must be distinct, got \(\)'),
   ('train.seeds', [1, 2, 1], r'got \(1, 2, 1\)'),
-  ('evaluate.curve_tokens', 0, 'curve_tokens must be positive'),
+  ('evaluate.online_eval_tokens', 0, 'online_eval_tokens must be positive'),
   ('report.baseline', 'randon', "mean 'random'"),
   ('report.bootstrap_samples', 0, 'bootstrap_samples must be positive'),
   ('report.num_examples', 0, 'num_examples must be positive'),
@@ -430,7 +442,9 @@ def test_warm_up_and_decay_must_fit():
   value['train']['training'].update(schedule='wsd', warmup_steps=400)
   config_lib.from_mapping(value)
   value['train']['training'].update(warmup_steps=401)
-  with pytest.raises(UserError, match=r'=401 and the 100 steps of decay_share'):
+  with pytest.raises(
+    UserError, match=r'=401 and the 100 steps of decay_fraction'
+  ):
     config_lib.from_mapping(value)
 
 

@@ -21,7 +21,7 @@ from infoprune_jax.config import (
 )
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import corpus_index, labelled, sources
-from infoprune_jax.corpus.rows import BadRow
+from infoprune_jax.corpus.records import BadRecord
 
 PACK = {
   '.gz': gzip.compress,
@@ -33,20 +33,20 @@ PACK = {
 ROWS = [
   {'text': f'text {number} ' * 20, 'label': number % 2} for number in range(9)
 ]
-LINES = ''.join(json.dumps(row) + '\n' for row in ROWS).encode()
+LINES = ''.join(json.dumps(record) + '\n' for record in ROWS).encode()
 
 
 def read(path, make=base.jsonl):
   section = corpus_config.SourceConfig(**make(str(path)))
   return [
-    row
+    record
     for file in sources.list_files({'mine': section})
-    for _, row in sources.read_rows(file)
+    for _, record in sources.read_records(file)
   ]
 
 
 def texts(path, make=base.jsonl):
-  return [row.text for row in read(path, make)]
+  return [record.text for record in read(path, make)]
 
 
 def stored(folder, name, data):
@@ -61,7 +61,7 @@ def test_each_codec(tmp_path, extension, upper):
   name = f'x.jsonl{extension}'
   packed = PACK[extension](LINES)
   path = stored(tmp_path, name.upper() if upper else name, packed)
-  assert texts(path) == [row['text'] for row in ROWS]
+  assert texts(path) == [record['text'] for record in ROWS]
   raw = stored(tmp_path, f'y.txt{extension}', PACK[extension](b'as it is\r\n'))
   assert texts(raw, base.text) == ['as it is\r\n']
   section = base.get_config().labels
@@ -78,7 +78,7 @@ def test_members_and_zeros_behind_them(tmp_path, extension):
     (one + two, one + two + bytes(512), one + bytes(512) + two + bytes(70_000))
   ):
     path = stored(tmp_path, f'{number}.jsonl{extension}', data)
-    assert texts(path) == [row['text'] for row in ROWS]
+    assert texts(path) == [record['text'] for record in ROWS]
 
 
 @pytest.mark.parametrize('extension', PACK)
@@ -101,22 +101,22 @@ def test_zstd_of_long_windows_and_skippable_frames(tmp_path):
   packer = zstandard.ZstdCompressor(compression_params=window).compressobj()
   data = packer.compress(LINES) + packer.flush()
   path = stored(tmp_path, 'long.jsonl.zst', data)
-  assert texts(path) == [row['text'] for row in ROWS]
+  assert texts(path) == [record['text'] for record in ROWS]
   skippable = b'\x50\x2a\x4d\x18\x04\x00\x00\x00abcd'
   path = stored(
     tmp_path, 'skip.jsonl.zst', skippable + zstandard.compress(LINES)
   )
-  assert texts(path) == [row['text'] for row in ROWS]
+  assert texts(path) == [record['text'] for record in ROWS]
 
 
 @pytest.mark.parametrize('name', ['x.jsonl', 'x.txt'])
 @pytest.mark.parametrize('extension', PACK)
-def test_an_empty_compressed_file_is_a_bad_row(tmp_path, name, extension):
+def test_an_empty_compressed_file_is_a_bad_record(tmp_path, name, extension):
   path = stored(tmp_path, name + extension, b'')
   make = base.text if name.endswith('txt') else base.jsonl
-  [row] = read(path, make)
-  assert isinstance(row, BadRow)
-  assert row.reason == 'empty compressed file' and row.where == str(path)
+  [record] = read(path, make)
+  assert isinstance(record, BadRecord)
+  assert record.reason == 'empty compressed file' and record.where == str(path)
   # Of nothing, packed, there is nothing to say.
   assert (
     read(stored(tmp_path, f'z.jsonl{extension}', PACK[extension](b''))) == []
@@ -126,23 +126,25 @@ def test_an_empty_compressed_file_is_a_bad_row(tmp_path, name, extension):
 def test_empty_compressed_files_are_refused_or_counted(tmp_path, make_corpus):
   for number in range(3):
     stored(tmp_path, f'{number}.jsonl.gz', b'')
-  rows = [json.dumps({'text': f'text {n}'}) for n in range(100)]
-  stored(tmp_path, 'x.jsonl', '\n'.join(rows).encode())
+  records = [json.dumps({'text': f'text {n}'}) for n in range(100)]
+  stored(tmp_path, 'x.jsonl', '\n'.join(records).encode())
   source = {'mine': base.jsonl(str(tmp_path))}
   with pytest.raises(UserError, match=r'0\.jsonl\.gz: empty compressed file'):
     corpus_index.build(make_corpus(source))
-  index = corpus_index.build(make_corpus(source, on_bad_row='drop'))
-  assert index.bad_rows == {'empty compressed file': 3}
+  index = corpus_index.build(make_corpus(source, on_bad_record='drop'))
+  assert index.bad_records == {'empty compressed file': 3}
   assert len(index.line) == 100
 
 
-def test_a_byte_order_mark_is_no_part_of_a_line(tmp_path):
+def test_a_byte_order_mark_is_no_shard_of_a_line(tmp_path):
   mark = b'\xef\xbb\xbf'
   for name, data in (
     ('x.jsonl', mark + LINES),
     ('x.jsonl.gz', gzip.compress(mark + LINES)),
   ):
-    assert texts(stored(tmp_path, name, data)) == [row['text'] for row in ROWS]
+    assert texts(stored(tmp_path, name, data)) == [
+      record['text'] for record in ROWS
+    ]
 
 
 @pytest.mark.parametrize('order', ['le', 'be'])
@@ -152,8 +154,8 @@ def test_other_encodings_are_named(tmp_path, bits, order):
   for name, content in (('x.jsonl', data), ('x.jsonl.gz', gzip.compress(data))):
     with pytest.raises(UserError, match=f'says UTF-{bits}, expected UTF-8'):
       read(stored(tmp_path, name, content))
-  [row] = read(stored(tmp_path, 'x.txt', data), base.text)
-  assert row.reason == 'not UTF-8' and f'it is UTF-{bits}' in row.detail
+  [record] = read(stored(tmp_path, 'x.txt', data), base.text)
+  assert record.reason == 'not UTF-8' and f'it is UTF-{bits}' in record.detail
 
 
 def packed_as(kind):
@@ -203,8 +205,8 @@ def test_archives_are_no_documents(tmp_path):
   for make in (base.jsonl, base.text):
     with pytest.raises(UserError, match='what it holds is a tar archive'):
       read(path, make)
-  [row] = read(stored(tmp_path, 'x.tar', packed_as('tar')), base.text)
-  assert row.reason == 'an archive'
+  [record] = read(stored(tmp_path, 'x.tar', packed_as('tar')), base.text)
+  assert record.reason == 'an archive'
 
 
 def test_text_that_only_begins_like_another_kind(tmp_path):
@@ -223,16 +225,16 @@ def test_text_that_only_begins_like_another_kind(tmp_path):
   ],
 )
 def test_a_file_is_not_dropped_whole(tmp_path, make_corpus, data, said):
-  rows = [json.dumps({'text': f'text {n}'}) for n in range(100)]
-  stored(tmp_path, 'good.jsonl', '\n'.join(rows).encode())
+  records = [json.dumps({'text': f'text {n}'}) for n in range(100)]
+  stored(tmp_path, 'good.jsonl', '\n'.join(records).encode())
   bad = stored(tmp_path, 'bad.jsonl', data)
   source = {'mine': base.jsonl(str(tmp_path))}
   with pytest.raises(UserError, match=said) as caught:
-    corpus_index.build(make_corpus(source, on_bad_row='drop'))
+    corpus_index.build(make_corpus(source, on_bad_record='drop'))
   assert f'{bad} gives no document' in str(caught.value)
-  # Where it gives one, and where nothing is lost, rows are dropped as ever.
+  # Where it gives one, and where nothing is lost, records are dropped as ever.
   bad.write_bytes(b'{"text": "one"}\n' + data)
-  corpus_index.build(make_corpus(source, on_bad_row='drop'))
+  corpus_index.build(make_corpus(source, on_bad_record='drop'))
   bad.write_bytes(b'{"text": ""}\n' * 3)
-  index = corpus_index.build(make_corpus(source, on_bad_row='drop'))
-  assert index.bad_rows == {'empty text': 3}
+  index = corpus_index.build(make_corpus(source, on_bad_record='drop'))
+  assert index.bad_records == {'empty text': 3}

@@ -1,4 +1,4 @@
-"""The first pass: bad rows, draws, splits and parts."""
+"""The first pass: bad records, draws, splits and shards."""
 
 import collections
 import random
@@ -14,14 +14,14 @@ from infoprune_jax.runtime.hashing import content_hashes
 
 
 @pytest.fixture
-def make_index(tmp_path, make_rows, make_jsonl, make_corpus):
-  """Indexes rows in files of 40; fields are of the corpus."""
+def make_index(tmp_path, make_records, make_jsonl, make_corpus):
+  """Indexes records in files of 40; fields are of the corpus."""
 
-  def make(rows=None, reverse=False, **fields):
-    rows = make_rows(300) if rows is None else rows
+  def make(records=None, reverse=False, **fields):
+    records = make_records(300) if records is None else records
     paths = [
-      make_jsonl(tmp_path / f'{first:06d}.jsonl', rows[first : first + 40])
-      for first in range(0, len(rows), 40)
+      make_jsonl(tmp_path / f'{first:06d}.jsonl', records[first : first + 40])
+      for first in range(0, len(records), 40)
     ]
     mine = base.jsonl(
       *(paths[::-1] if reverse else paths),
@@ -37,83 +37,83 @@ def documents(index) -> list:
   return list(index.documents(np.ones(len(index.split), bool)))
 
 
-def test_every_document_once_and_in_order(make_index, make_rows):
+def test_every_document_once_and_in_order(make_index, make_records):
   index = make_index()
   assert [d.text for d in documents(index)] == [
-    row['text'] for row in make_rows(300)
+    record['text'] for record in make_records(300)
   ]
   assert index.num_bytes.tolist() == [
-    len(row['text'].encode()) for row in make_rows(300)
+    len(record['text'].encode()) for record in make_records(300)
   ]
 
 
-def test_a_bad_row_is_refused(make_index, make_rows):
-  rows = make_rows(100)
-  rows[57] = {**rows[57], 'text': ' '}
-  rows[80] = {**rows[80], 'text': None}
+def test_a_bad_record_is_refused(make_index, make_records):
+  records = make_records(100)
+  records[57] = {**records[57], 'text': ' '}
+  records[80] = {**records[80], 'text': None}
   with pytest.raises(
-    UserError, match=r"000040\.jsonl:18: empty text .*on_bad_row='drop'"
+    UserError, match=r"000040\.jsonl:18: empty text .*on_bad_record='drop'"
   ):
-    make_index(rows)
+    make_index(records)
 
 
-def test_bad_rows_are_dropped_and_counted(make_index, make_rows):
-  rows = make_rows(300)
+def test_bad_records_are_dropped_and_counted(make_index, make_records):
+  records = make_records(300)
   for at in (3, 50, 130):
-    rows[at] = {**rows[at], 'text': ' '}
-  rows[4] = {'id': 'x'}
-  rows[299] = {**rows[299], 'id': rows[0]['id']}
-  index = make_index(rows, on_bad_row='drop')
-  assert index.bad_rows == {
+    records[at] = {**records[at], 'text': ' '}
+  records[4] = {'id': 'x'}
+  records[299] = {**records[299], 'id': records[0]['id']}
+  index = make_index(records, on_bad_record='drop')
+  assert index.bad_records == {
     'empty text': 3,
     'no such column': 1,
     'duplicate id': 1,
   }
   dropped = {3, 4, 50, 130, 299}
   assert [d.text for d in documents(index)] == [
-    row['text'] for at, row in enumerate(rows) if at not in dropped
+    record['text'] for at, record in enumerate(records) if at not in dropped
   ]
 
 
-def test_no_bad_row_no_count(make_index):
-  assert make_index(on_bad_row='drop').bad_rows == {}
+def test_no_bad_record_no_count(make_index):
+  assert make_index(on_bad_record='drop').bad_records == {}
 
 
-def test_a_duplicate_id_is_named_with_both_places(make_index, make_rows):
-  rows = make_rows(100)
-  rows[85]['id'] = rows[41]['id']
+def test_a_duplicate_id_is_named_with_both_places(make_index, make_records):
+  records = make_records(100)
+  records[85]['id'] = records[41]['id']
   with pytest.raises(UserError) as caught:
-    make_index(rows)
+    make_index(records)
   assert '000080.jsonl:6 has the id of ' in str(caught.value)
   assert '000040.jsonl:2. ' in str(caught.value)
 
 
-def test_an_id_of_another_type_is_the_same_id(make_index, make_rows):
-  rows = make_rows(100)
-  rows[3]['id'], rows[4]['id'] = 12, '12'
+def test_an_id_of_another_type_is_the_same_id(make_index, make_records):
+  records = make_records(100)
+  records[3]['id'], records[4]['id'] = 12, '12'
   with pytest.raises(UserError, match=r':5 has the id of .*:4\.'):
-    make_index(rows)
+    make_index(records)
 
 
 def test_two_folders_of_a_source_may_hold_files_of_one_name(
-  tmp_path, make_rows, make_jsonl, make_corpus
+  tmp_path, make_records, make_jsonl, make_corpus
 ):
-  rows = make_rows(100)
+  records = make_records(100)
   folders = [tmp_path / name for name in ('en', 'de')]
-  for folder, half in zip(folders, (rows[:50], rows[50:]), strict=True):
+  for folder, half in zip(folders, (records[:50], records[50:]), strict=True):
     make_jsonl(folder / 'part-0.jsonl', half)
   mine = base.jsonl(*map(str, folders))
   index = corpus_index.build(make_corpus({'mine': mine}))
   assert len(index.split) == 100
 
 
-def test_copies_fall_on_one_side(make_index, make_rows):
+def test_copies_fall_on_one_side(make_index, make_records):
   rng = random.Random(0)
-  rows = make_rows(60)
+  records = make_records(60)
   copies = [
-    {**row, 'id': f'{row["id"]}-{n}', 'text': reflow(row['text'], rng)}
+    {**record, 'id': f'{record["id"]}-{n}', 'text': reflow(record['text'], rng)}
     for n in range(5)
-    for row in rows
+    for record in records
   ]
   rng.shuffle(copies)
   index = make_index(copies)
@@ -132,8 +132,10 @@ def reflow(text: str, rng: random.Random) -> str:
   return rng.choice(['', ' ', '\n']) + words
 
 
-def test_split_shares(make_index, make_rows):
-  index = make_index(make_rows(4000), reference_share=0.3, heldout_share=0.15)
+def test_split_shares(make_index, make_records):
+  index = make_index(
+    make_records(4000), reference_fraction=0.3, heldout_fraction=0.15
+  )
   shares = np.bincount(index.split, minlength=3) / 4000
   assert np.abs(shares - [0.3, 0.55, 0.15]).max() < 0.03
   assert SPLITS[corpus_index.HELDOUT] == 'heldout'
@@ -149,19 +151,21 @@ def test_splits_go_by_the_seed_and_not_by_the_order(make_index):
 
 
 def test_a_larger_share_only_adds(make_index):
-  small = make_index(reference_share=0.2).split == corpus_index.REFERENCE
-  large = make_index(reference_share=0.4).split == corpus_index.REFERENCE
+  small = make_index(reference_fraction=0.2).split == corpus_index.REFERENCE
+  large = make_index(reference_fraction=0.4).split == corpus_index.REFERENCE
   assert large[small].all() and large.sum() > small.sum()
 
 
-def test_dropped_rows_are_not_drawn(make_index, make_rows):
-  rows = make_rows(300)
+def test_dropped_records_are_not_drawn(make_index, make_records):
+  records = make_records(300)
 
-  def drawn(rows):
-    index = make_index(rows, max_bytes_per_source=8_000, on_bad_row='drop')
+  def drawn(records):
+    index = make_index(
+      records, max_bytes_per_source=8_000, on_bad_record='drop'
+    )
     return [document.example_id for document in documents(index)]
 
-  assert drawn(rows + rows) == drawn(rows)
+  assert drawn(records + records) == drawn(records)
 
 
 @pytest.mark.parametrize('limit', [2_000, 8_000])
@@ -200,10 +204,10 @@ def test_workers_change_nothing(make_index):
   assert together.fingerprint() == alone.fingerprint()
 
 
-def test_a_document_above_the_limit_is_left_out(make_index, make_rows):
-  rows = make_rows(200)
-  rows[7]['text'] *= 100
-  index = make_index(rows, max_bytes_per_source=8_000)
+def test_a_document_above_the_limit_is_left_out(make_index, make_records):
+  records = make_records(200)
+  records[7]['text'] *= 100
+  index = make_index(records, max_bytes_per_source=8_000)
   assert (index.num_bytes < 8_000).all()
 
 
@@ -212,24 +216,24 @@ def test_a_limit_below_every_document_says_so(make_index):
     make_index(max_bytes_per_source=1)
 
 
-@pytest.mark.parametrize('num_parts', [1, 3, 16, 500])
-def test_parts_are_contiguous_and_hold_each_document_once(
-  make_index, num_parts
+@pytest.mark.parametrize('num_shards', [1, 3, 16, 500])
+def test_shards_are_contiguous_and_hold_each_document_once(
+  make_index, num_shards
 ):
-  index = make_index(num_parts=num_parts)
-  assert (np.diff(index.part) >= 0).all()
-  assert index.part.min() >= 0 and index.part.max() < num_parts
+  index = make_index(num_shards=num_shards)
+  assert (np.diff(index.shard) >= 0).all()
+  assert index.shard.min() >= 0 and index.shard.max() < num_shards
   found = []
-  for part in range(num_parts):
-    restricted = index.restricted_to(part)
-    assert (restricted.part == part).all()
+  for shard in range(num_shards):
+    restricted = index.restricted_to(shard)
+    assert (restricted.shard == shard).all()
     found += documents(restricted)
   assert found == documents(index)
 
 
-def test_parts_are_about_equal(make_index):
+def test_shards_are_about_equal(make_index):
   index = make_index()
-  size = np.bincount(index.part, index.num_bytes)
+  size = np.bincount(index.shard, index.num_bytes)
   assert np.abs(size - size.mean()).max() <= 2 * index.num_bytes.max()
 
 
@@ -240,46 +244,46 @@ def test_documents_that_need_a_worker_are_read_by_one(make_index, monkeypatch):
   here = list(index.documents(chosen))
   # In the worker the files are JSONL again, and read at once.
   monkeypatch.setattr(sources, 'needs_worker', lambda *configs: True)
-  monkeypatch.setattr(sources, 'read_rows', None)
+  monkeypatch.setattr(sources, 'read_records', None)
   assert list(index.documents(chosen)) == here
 
 
-def test_a_choice_of_documents_is_read_in_order(make_index, make_rows):
+def test_a_choice_of_documents_is_read_in_order(make_index, make_records):
   index = make_index()
   chosen = np.zeros(300, bool)
   chosen[[2, 41, 45, 299]] = True
   texts = [document.text for document in index.documents(chosen)]
-  assert texts == [make_rows(300)[at]['text'] for at in (2, 41, 45, 299)]
+  assert texts == [make_records(300)[at]['text'] for at in (2, 41, 45, 299)]
 
 
 @pytest.mark.parametrize('change', ['edited', 'shorter', 'bad', 'shifted'])
 def test_a_file_that_changed_is_named(
-  make_index, make_rows, make_jsonl, tmp_path, change
+  make_index, make_records, make_jsonl, tmp_path, change
 ):
   index = make_index()
-  rows = make_rows(300)[40:80]
+  records = make_records(300)[40:80]
   if change == 'edited':
-    rows[30] = {**rows[30], 'text': 'something else'}
+    records[30] = {**records[30], 'text': 'something else'}
   elif change == 'shorter':
-    rows = rows[:30]
+    records = records[:30]
   elif change == 'bad':
-    rows[30] = {**rows[30], 'text': ''}
+    records[30] = {**records[30], 'text': ''}
   else:
-    rows = rows[1:] + rows[:1]
-  path = make_jsonl(tmp_path / '000040.jsonl', rows)
+    records = records[1:] + records[:1]
+  path = make_jsonl(tmp_path / '000040.jsonl', records)
   with pytest.raises(UserError, match=r'changed while|shrank while') as caught:
     documents(index)
   assert path in str(caught.value)
 
 
-def test_the_fingerprint_sees_content_order_and_fate(make_index, make_rows):
-  rows = make_rows(300)
-  edited = [{**row} for row in rows]
+def test_the_fingerprint_sees_content_order_and_fate(make_index, make_records):
+  records = make_records(300)
+  edited = [{**record} for record in records]
   edited[9]['text'] += ' more'
   found = {
     make_index().fingerprint(),
     make_index(edited).fingerprint(),
-    make_index(rows[1:] + rows[:1]).fingerprint(),
+    make_index(records[1:] + records[:1]).fingerprint(),
     make_index(seed=1).fingerprint(),
     make_index(max_bytes_per_source=9_000).fingerprint(),
   }
@@ -287,16 +291,16 @@ def test_the_fingerprint_sees_content_order_and_fate(make_index, make_rows):
   assert make_index().fingerprint() == make_index().fingerprint()
 
 
-def test_an_empty_split_is_refused(make_index, make_rows):
+def test_an_empty_split_is_refused(make_index, make_records):
   with pytest.raises(UserError, match='The reference split is empty: 2 doc'):
-    make_index(make_rows(2), reference_share=0.001, heldout_share=0.5)
+    make_index(make_records(2), reference_fraction=0.001, heldout_fraction=0.5)
   with pytest.raises(UserError, match=r'The heldout split is empty.*=0\.001'):
-    make_index(make_rows(20), heldout_share=0.001)
+    make_index(make_records(20), heldout_fraction=0.001)
 
 
-def test_a_corpus_of_bad_rows_is_refused(make_index):
+def test_a_corpus_of_bad_records_is_refused(make_index):
   with pytest.raises(UserError, match='hold no document'):
-    make_index([{'id': 1}], on_bad_row='drop')
+    make_index([{'id': 1}], on_bad_record='drop')
 
 
 def test_text_files_are_named_without_a_line(tmp_path, make_corpus):

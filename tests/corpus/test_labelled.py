@@ -26,8 +26,8 @@ def section(path: object, **fields: str) -> LabelsConfig:
   return validation.build(LabelsConfig, values, 'labels')
 
 
-def lines(rows: list[dict]) -> bytes:
-  return ''.join(json.dumps(row) + '\n' for row in rows).encode()
+def lines(records: list[dict]) -> bytes:
+  return ''.join(json.dumps(record) + '\n' for record in records).encode()
 
 
 @pytest.fixture
@@ -39,7 +39,9 @@ def path(tmp_path) -> pathlib.Path:
 
 def test_texts_labels_and_groups(path):
   pages = labelled.read(section(path, group_column='set'))
-  assert [d.text for d in pages.documents] == [row['text'] for row in ROWS]
+  assert [d.text for d in pages.documents] == [
+    record['text'] for record in ROWS
+  ]
   assert [d.source for d in pages.documents] == ['a', 'b', 'a']
   assert pages.label.tolist() == [True, False, True]
   assert pages.label.dtype == bool
@@ -70,7 +72,7 @@ def test_compressed_files_hold_the_same(path, extension):
   assert np.array_equal(compressed.label, plain.label)
 
 
-def test_the_digest_is_of_all_rows(path):
+def test_the_digest_is_of_all_records(path):
   before = labelled.read(section(path)).digest
   changed = [*ROWS[:2], {**ROWS[2], 'label': 0}]
   path.write_bytes(lines(changed))
@@ -78,7 +80,7 @@ def test_the_digest_is_of_all_rows(path):
 
 
 @pytest.mark.parametrize(
-  'row, expected',
+  'record, expected',
   [
     ({'label': 1}, "no such column (no 'text', columns are label"),
     ({'text': 'x'}, "no such column (no 'label', columns are text"),
@@ -90,8 +92,8 @@ def test_the_digest_is_of_all_rows(path):
     ({'text': 'x', 'label': float('nan')}, 'bad label (nan is neither'),
   ],
 )
-def test_a_bad_row_is_named(path, row, expected):
-  path.write_bytes(lines([*ROWS, row]))
+def test_a_bad_record_is_named(path, record, expected):
+  path.write_bytes(lines([*ROWS, record]))
   with pytest.raises(UserError) as caught:
     labelled.read(section(path))
   assert f'{path}:{len(ROWS) + 1}: {expected}' in str(caught.value)
@@ -109,15 +111,15 @@ def test_broken_json_and_a_group_that_is_missing_are_named(path):
 
 
 @pytest.mark.parametrize(
-  'rows, expected',
+  'records, expected',
   [
     ([], 'holds no page'),
     ([ROWS[0], ROWS[2]], 'all 2 pages of .* have the label 1'),
     ([ROWS[1]], 'all 1 pages of .* have the label 0'),
   ],
 )
-def test_labels_that_tell_nothing_apart_are_refused(path, rows, expected):
-  path.write_bytes(lines(rows))
+def test_labels_that_tell_nothing_apart_are_refused(path, records, expected):
+  path.write_bytes(lines(records))
   with pytest.raises(UserError, match=expected):
     labelled.read(section(path))
 

@@ -1,4 +1,4 @@
-"""Parquet sources: rows as in JSONL, nested columns, and what is damaged."""
+"""Parquet sources: records as in JSONL, nested columns, and what is damaged."""
 
 import datetime
 import decimal
@@ -12,16 +12,16 @@ import pytest
 from configs import base
 from infoprune_jax.config import corpus as corpus_config
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import arrow_rows, parquet, sources
-from infoprune_jax.corpus.sources import BadRow, Document
+from infoprune_jax.corpus import arrow_records, parquet, sources
+from infoprune_jax.corpus.sources import BadRecord, Document
 
 
-def read(source) -> list[tuple[int, Document | BadRow]]:
+def read(source) -> list[tuple[int, Document | BadRecord]]:
   section = corpus_config.SourceConfig(**source)
   return [
-    row
+    record
     for file in sources.list_files({'mine': section})
-    for row in sources.read_rows(file)
+    for record in sources.read_records(file)
   ]
 
 
@@ -30,32 +30,34 @@ def path(tmp_path):
   return str(tmp_path / 'x.parquet')
 
 
-def test_rows_in_order_over_row_groups(path, monkeypatch):
-  monkeypatch.setattr(arrow_rows, 'BATCH', 7)
+def test_records_in_order_over_row_groups(path, monkeypatch):
+  monkeypatch.setattr(arrow_records, 'BATCH', 7)
   texts = [f'text {number}' for number in range(50)]
   table = pa.table({'text': texts, 'key': range(50), 'from': ['a', 'b'] * 25})
   pq.write_table(table, path, row_group_size=11)
   found = read(base.parquet(path, id_column='key', source_column='from'))
   assert [number for number, _ in found] == list(range(1, 51))
-  assert [row.text for _, row in found] == texts
-  assert [row.example_id for _, row in found] == [str(n) for n in range(50)]
-  assert [row.source for _, row in found[:3]] == ['a', 'b', 'a']
+  assert [record.text for _, record in found] == texts
+  assert [record.example_id for _, record in found] == [
+    str(n) for n in range(50)
+  ]
+  assert [record.source for _, record in found[:3]] == ['a', 'b', 'a']
 
 
-def test_without_an_id_column_the_row_is_the_id(path):
+def test_without_an_id_column_the_record_is_the_id(path):
   pq.write_table(pa.table({'text': ['a', 'b']}), path)
-  ids = [row.example_id for _, row in read(base.parquet(path))]
+  ids = [record.example_id for _, record in read(base.parquet(path))]
   assert ids == ['mine/x.parquet:1', 'mine/x.parquet:2']
 
 
 def test_nested_columns(path):
-  rows = [{'text': 'deep', 'meta': {'id': 'x'}, 'other': 1}, None]
-  pq.write_table(pa.table({'raw': rows}), path)
+  records = [{'text': 'deep', 'meta': {'id': 'x'}, 'other': 1}, None]
+  pq.write_table(pa.table({'raw': records}), path)
   found = read(
     base.parquet(path, text_column='raw.text', id_column='raw.meta.id')
   )
   assert found[0][1] == Document('x', 'mine', 'deep')
-  assert isinstance(found[1][1], BadRow)
+  assert isinstance(found[1][1], BadRecord)
   assert found[1][1].where == f'{path}:2'
 
 
@@ -74,27 +76,29 @@ def test_a_column_whose_name_has_a_dot(path):
     (pa.array([' ']), 'empty text'),
   ],
 )
-def test_bad_rows_name_file_and_row(path, column, reason):
+def test_bad_records_name_file_and_record(path, column, reason):
   pq.write_table(pa.table({'text': column}), path)
-  [(number, row)] = read(base.parquet(path))
+  [(number, record)] = read(base.parquet(path))
   assert number == 1
-  assert isinstance(row, BadRow)
-  assert row.reason == reason
-  assert row.where == f'{path}:1'
+  assert isinstance(record, BadRecord)
+  assert record.reason == reason
+  assert record.where == f'{path}:1'
 
 
-def test_bytes_that_are_no_utf8_cost_their_row_alone(path):
+def test_bytes_that_are_no_utf8_cost_their_record_alone(path):
   column = pa.array([b'a', b'\xff', b'c'], pa.binary()).view(pa.string())
   pq.write_table(pa.table({'text': column}), path)
-  found = [row for _, row in read(base.parquet(path))]
-  assert [type(row) for row in found] == [Document, BadRow, Document]
+  found = [record for _, record in read(base.parquet(path))]
+  assert [type(record) for record in found] == [Document, BadRecord, Document]
   assert found[1].reason == 'not UTF-8'
 
 
 def test_a_missing_column_names_those_there_are(path):
   pq.write_table(pa.table({'content': ['a'], 'id': ['b']}), path)
-  [(_, row)] = read(base.parquet(path, text_column='content', id_column='id'))
-  assert row.text == 'a'
+  [(_, record)] = read(
+    base.parquet(path, text_column='content', id_column='id')
+  )
+  assert record.text == 'a'
   with pytest.raises(UserError, match=r"no column 'text'.* content, id\."):
     read(base.parquet(path))
 
@@ -136,9 +140,9 @@ def test_bytes_are_text_in_utf8(path, type_):
   ids = pa.array([b'a', b'b', b'c'], pa.binary())
   pq.write_table(pa.table({'text': column, 'id': ids, 'from': column}), path)
   found = read(base.parquet(path, id_column='id', source_column='from'))
-  assert [row.text for _, row in found] == values
-  assert [row.source for _, row in found] == values
-  assert [row.example_id for _, row in found] == ['a', 'b', 'c']
+  assert [record.text for _, record in found] == values
+  assert [record.source for _, record in found] == values
+  assert [record.example_id for _, record in found] == ['a', 'b', 'c']
 
 
 @pytest.mark.parametrize('store_schema', [True, False])
@@ -148,7 +152,7 @@ def test_a_uuid_is_an_id(path, store_schema):
   table = pa.table({'text': ['a', 'b', 'c'], 'id': column})
   pq.write_table(table, path, store_schema=store_schema)
   found = read(base.parquet(path, id_column='id'))
-  assert [row.example_id for _, row in found] == [str(id_) for id_ in ids]
+  assert [record.example_id for _, record in found] == [str(id_) for id_ in ids]
 
 
 @pytest.mark.parametrize(
@@ -162,8 +166,8 @@ def test_a_uuid_is_an_id(path, store_schema):
 )
 def test_what_is_no_id_is_said(path, column, said):
   pq.write_table(pa.table({'text': ['a'], 'id': column}), path)
-  [(_, row)] = read(base.parquet(path, id_column='id'))
-  assert row.reason == 'bad id' and said in row.detail
+  [(_, record)] = read(base.parquet(path, id_column='id'))
+  assert record.reason == 'bad id' and said in record.detail
 
 
 @pytest.mark.parametrize('compression', ['none', 'snappy', 'zstd'])
@@ -190,7 +194,7 @@ def test_a_flipped_bit_is_found_where_there_are_checksums(
     with open(path, 'wb') as file:
       file.write(damaged)
     try:
-      found = [row.text for _, row in read(base.parquet(path))]
+      found = [record.text for _, record in read(base.parquet(path))]
     except UserError as error:
       assert path in str(error)
     else:

@@ -14,7 +14,7 @@ from infoprune_jax.corpus import paths, sources
 
 def read(edits):
   files = sources.list_files({'mine': SourceConfig(**edits)})
-  return [row for file in files for _, row in sources.read_rows(file)]
+  return [record for file in files for _, record in sources.read_records(file)]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def tree(tmp_path):
 )
 def test_local_paths_and_globs(tree, scheme, pattern, names):
   found = read(base.text(f'{scheme}{tree}/{pattern}'))
-  assert [row.example_id for row in found] == [f'mine/{n}' for n in names]
+  assert [record.example_id for record in found] == [f'mine/{n}' for n in names]
 
 
 @pytest.mark.parametrize('container', ['{}/x.zip', 'file://{}/x.zip'])
@@ -50,14 +50,14 @@ def test_files_in_zips(tree, container):
   container = container.format(tree)
   for inner in ('', '**/*.txt'):
     found = read(base.text(f'zip://{inner}::{container}'))
-    assert [(row.example_id, row.text) for row in found] == [
+    assert [(record.example_id, record.text) for record in found] == [
       ('mine/b.txt', 'en/b.txt'),
       ('mine/new/c.txt', 'en/new/c.txt'),
     ]
   # Of two zips, the names tell which.
   (tree / 'y.zip').write_bytes((tree / 'x.zip').read_bytes())
   both = (f'zip://new/c.txt::{tree}/{name}.zip' for name in 'xy')
-  assert [row.example_id for row in read(base.text(*both))] == [
+  assert [record.example_id for record in read(base.text(*both))] == [
     'mine/x.zip/new/c.txt',
     'mine/y.zip/new/c.txt',
   ]
@@ -68,8 +68,8 @@ def test_compression_goes_by_the_name_within_a_zip(tree):
 
   with zipfile.ZipFile(tree / 'x.zip', 'w') as file:
     file.writestr('a.txt.gz', gzip.compress(b'inner'))
-  [row] = read(base.text(f'zip://a.txt.gz::{tree}/x.zip'))
-  assert row.text == 'inner'
+  [record] = read(base.text(f'zip://a.txt.gz::{tree}/x.zip'))
+  assert record.text == 'inner'
 
 
 def test_a_damaged_zip_is_named(tree):
@@ -114,17 +114,17 @@ def test_a_file_that_vanishes_or_is_closed_is_refused(tree, monkeypatch):
   )
   (tree / 'a.txt').unlink()
   with pytest.raises(UserError, match=r'a\.txt cannot be read: .*No such file'):
-    list(sources.read_rows(file))
+    list(sources.read_records(file))
   (tree / 'a.txt').mkdir()
   with pytest.raises(UserError, match=r'a\.txt cannot be read: .*directory'):
-    list(sources.read_rows(file))
+    list(sources.read_records(file))
 
 
 ROW = '{"text": "%s"}\n'
 
 
 def ids_of(edits):
-  return [row.example_id.removeprefix('mine/') for row in read(edits)]
+  return [record.example_id.removeprefix('mine/') for record in read(edits)]
 
 
 @pytest.fixture
@@ -174,8 +174,8 @@ def test_compression_goes_by_the_name_of_a_link(tmp_path):
 
   (tmp_path / '.blob').write_bytes(gzip.compress(b'inner'))
   (tmp_path / 'a.txt.gz').symlink_to('.blob')
-  [row] = read(base.text(str(tmp_path)))
-  assert (row.text, row.example_id) == ('inner', 'mine/a.txt.gz')
+  [record] = read(base.text(str(tmp_path)))
+  assert (record.text, record.example_id) == ('inner', 'mine/a.txt.gz')
 
 
 @pytest.mark.parametrize(
@@ -240,9 +240,11 @@ def test_a_name_is_no_chain_and_no_glob_where_it_is_there(
   monkeypatch.setenv('HOME', str(tmp_path))
   for prefix in ('', './', '~/', f'{tmp_path}//', f'file://{tmp_path}/'):
     for name in names:
-      assert [row.text for row in read(base.text(prefix + name))] == [name]
+      assert [record.text for record in read(base.text(prefix + name))] == [
+        name
+      ]
     for pattern in ('lr[3e-4]', 'lr[3e-4]/*', 'lr[3e-4]/**'):
-      found = [row.text for row in read(base.text(prefix + pattern))]
+      found = [record.text for record in read(base.text(prefix + pattern))]
       assert found == ['lr[3e-4]/a*?.txt', 'lr[3e-4]/a.txt']
   assert ids_of(base.text('lr[0-9]/a', './lr3/a')) == ['lr3/a']
 
@@ -260,8 +262,11 @@ def test_names_that_are_not_utf8(tmp_path, pattern):
   os.mkdir(folder)
   with open(folder + b'/caf\xe9.txt', 'w') as file:
     file.write('coffee')
-  [row] = read(base.text(f'{tmp_path}{pattern}'))
-  assert (row.example_id, row.text) == ('mine/d\\xe9/caf\\xe9.txt', 'coffee')
+  [record] = read(base.text(f'{tmp_path}{pattern}'))
+  assert (record.example_id, record.text) == (
+    'mine/d\\xe9/caf\\xe9.txt',
+    'coffee',
+  )
 
 
 def test_a_container_comes_before_what_is_in_it():

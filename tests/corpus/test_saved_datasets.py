@@ -10,7 +10,7 @@ from configs import base
 from infoprune_jax.config import corpus as corpus_config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import corpus_index, sources
-from infoprune_jax.corpus.rows import BadRow, Document
+from infoprune_jax.corpus.records import BadRecord, Document
 
 
 def save(folder, *tables: pa.Table, **state) -> str:
@@ -48,8 +48,10 @@ def list_files(source) -> list[sources.InputFile]:
   return sources.list_files({'mine': corpus_config.SourceConfig(**source)})
 
 
-def read(source) -> list[tuple[int, Document | BadRow]]:
-  return [row for f in list_files(source) for row in sources.read_rows(f)]
+def read(source) -> list[tuple[int, Document | BadRecord]]:
+  return [
+    record for f in list_files(source) for record in sources.read_records(f)
+  ]
 
 
 def texts(count: int, type_: pa.DataType | None = None) -> pa.Table:
@@ -76,11 +78,13 @@ def test_each_file_is_a_unit_in_the_order_of_the_state(tmp_path):
   ]
   found = read(base.hf_dataset(path))
   assert [number for number, _ in found] == [1, 2, *range(1, 21)]
-  assert [row.text for _, row in found[2:]] == [f't{n}' for n in range(20)]
+  assert [record.text for _, record in found[2:]] == [
+    f't{n}' for n in range(20)
+  ]
   assert found[1][1] == Document(
     'mine/saved/data-00001-of-00002.arrow:2', 'mine', 't1'
   )
-  assert len({row.example_id for _, row in found}) == 22
+  assert len({record.example_id for _, record in found}) == 22
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def test_each_file_is_a_unit_in_the_order_of_the_state(tmp_path):
 def test_every_type_of_string(tmp_path, type_):
   path = save(tmp_path / 'saved', texts(3, type_))
   found = read(base.hf_dataset(path))
-  assert [row.text for _, row in found] == ['t0', 't1', 't2']
+  assert [record.text for _, record in found] == ['t0', 't1', 't2']
 
 
 def test_nested_columns_and_others_that_are_not_read(tmp_path):
@@ -114,7 +118,7 @@ def test_nested_columns_and_others_that_are_not_read(tmp_path):
   }
   (_, first), (number, second) = read(base.hf_dataset(path, **columns))
   assert first == Document('7', 'en', 'deep')
-  assert isinstance(second, BadRow) and number == 2
+  assert isinstance(second, BadRecord) and number == 2
   assert second.where.endswith('saved/data-00000-of-00001.arrow:2')
 
 
@@ -161,7 +165,7 @@ def test_links_to_folders_and_to_files(tmp_path):
 def test_two_folders_and_an_overlap(tmp_path):
   paths = [save(tmp_path / name, texts(2)) for name in ('en', 'de')]
   found = read(base.hf_dataset(*paths, paths[0], f'{tmp_path}/d*'))
-  assert len({row.example_id for _, row in found}) == len(found) == 4
+  assert len({record.example_id for _, record in found}) == len(found) == 4
 
 
 def test_a_dict_of_splits_lists_them(tmp_path):
@@ -183,9 +187,9 @@ def test_what_is_no_saved_dataset_is_refused(tmp_path, path):
     read(base.hf_dataset(f'{tmp_path}{path}'))
 
 
-def test_what_was_saved_without_rows_or_with_an_index_is_refused(tmp_path):
+def test_what_was_saved_without_records_or_with_an_index_is_refused(tmp_path):
   empty = save(tmp_path / 'empty')
-  with pytest.raises(UserError, match='holds a row'):
+  with pytest.raises(UserError, match='holds a record'):
     list_files(base.hf_dataset(empty))
   files = [{'filename': 'indices.arrow'}]
   old = save(tmp_path / 'old', texts(2), _indices_files=files)
@@ -200,7 +204,7 @@ def test_a_missing_file_and_a_damaged_state_are_named(tmp_path):
   with pytest.raises(UserError, match='data-00000-of-00001'):
     list_files(base.hf_dataset(path))
   with pytest.raises(UserError, match='data-00000-of-00001.*cannot be read'):
-    list(sources.read_rows(file))
+    list(sources.read_records(file))
   (tmp_path / 'saved' / 'state.json').write_text('{')
   with pytest.raises(UserError, match=r'state\.json is damaged'):
     list_files(base.hf_dataset(path))
@@ -220,7 +224,7 @@ def test_a_file_that_is_cut_anywhere_is_named(tmp_path):
 
 def test_one_and_two_workers_see_the_same_documents(tmp_path, make_corpus):
   tables = [
-    pa.table({'text': [f'file {n}, row {row}' for row in range(40)]})
+    pa.table({'text': [f'file {n}, record {record}' for record in range(40)]})
     for n in range(4)
   ]
   path = save(tmp_path / 'saved', *tables)
@@ -240,11 +244,11 @@ def test_one_and_two_workers_see_the_same_documents(tmp_path, make_corpus):
 def test_the_real_package_writes_such_folders(tmp_path):
   import datasets
 
-  rows = [{'text': f't{n}', 'meta': {'id': n}} for n in range(10)]
-  saved = datasets.Dataset.from_list(rows)
+  records = [{'text': f't{n}', 'meta': {'id': n}} for n in range(10)]
+  saved = datasets.Dataset.from_list(records)
   saved.save_to_disk(str(tmp_path / 'saved'), num_shards=3)
   found = read(base.hf_dataset(f'{tmp_path}/saved', id_column='meta.id'))
-  assert [(row.example_id, row.text) for _, row in found] == [
+  assert [(record.example_id, record.text) for _, record in found] == [
     (str(n), f't{n}') for n in range(10)
   ]
   datasets.DatasetDict({'a': saved}).save_to_disk(str(tmp_path / 'splits'))

@@ -14,41 +14,42 @@ from configs import base
 from infoprune_jax.config.corpus import SourceConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import sources
-from infoprune_jax.corpus.sources import BadRow, Document
+from infoprune_jax.corpus.sources import BadRecord, Document
 
 
 def source(edits) -> dict[str, SourceConfig]:
   return {'mine': SourceConfig(**edits)}
 
 
-def read(edits) -> list[tuple[int, Document | BadRow]]:
+def read(edits) -> list[tuple[int, Document | BadRecord]]:
   return [
-    row
+    record
     for file in sources.list_files(source(edits))
-    for row in sources.read_rows(file)
+    for record in sources.read_records(file)
   ]
 
 
-def lines(*rows) -> bytes:
+def lines(*records) -> bytes:
   """JSONL; bytes are taken as they are."""
   return b''.join(
-    (row if isinstance(row, bytes) else json.dumps(row).encode()) + b'\n'
-    for row in rows
+    (record if isinstance(record, bytes) else json.dumps(record).encode())
+    + b'\n'
+    for record in records
   )
 
 
 @pytest.fixture
-def one_row(tmp_path):
-  """Reads a file of one good row and then this one, which is returned."""
+def one_record(tmp_path):
+  """Reads a file of one good record and then this one, which is returned."""
 
-  def read_one(row, **columns):
-    path = tmp_path / 'rows.jsonl'
+  def read_one(record, **columns):
+    path = tmp_path / 'records.jsonl'
     good = {'text': 'good', 'id': 'good', 'source': 'good'}
-    path.write_bytes(lines(good, row, good))
+    path.write_bytes(lines(good, record, good))
     first, second, third = read(base.jsonl(str(path), **columns))
     assert isinstance(first[1], Document) and isinstance(third[1], Document)
     assert second[0] == 2
-    if isinstance(second[1], BadRow):
+    if isinstance(second[1], BadRecord):
       assert second[1].where == f'{path}:2'
       assert str(second[1]).startswith(f'{path}:2: {second[1].reason} (')
       assert '\n' not in str(second[1])
@@ -133,8 +134,8 @@ def compressed(data: bytes, name: str) -> bytes:
 
 @pytest.mark.parametrize('name', ['x.jsonl', 'x.jsonl.gz', 'x.jsonl.zst'])
 def test_jsonl_of_each_compression(tmp_path, name):
-  rows = [{'text': f'text {n} ' * 99, 'id': n} for n in range(3000)]
-  data = lines(*rows)
+  records = [{'text': f'text {n} ' * 99, 'id': n} for n in range(3000)]
+  data = lines(*records)
   middle = len(data) // 2
   # Several members or frames, cut in the middle of a line.
   path = tmp_path / name
@@ -143,14 +144,18 @@ def test_jsonl_of_each_compression(tmp_path, name):
   )
   found = read(base.jsonl(str(path), id_column='id'))
   assert [line for line, _ in found] == list(range(1, 3001))
-  assert [row.text for _, row in found] == [row['text'] for row in rows]
-  assert [row.example_id for _, row in found] == [str(n) for n in range(3000)]
+  assert [record.text for _, record in found] == [
+    record['text'] for record in records
+  ]
+  assert [record.example_id for _, record in found] == [
+    str(n) for n in range(3000)
+  ]
 
 
 def test_text_of_each_compression(tmp_path):
   for name in ('a.txt.gz', 'b.txt.zst', 'c.txt'):
     (tmp_path / name).write_bytes(compressed(b'one\r\ntwo', name))
-  assert [row.text for _, row in read(base.text(str(tmp_path)))] == [
+  assert [record.text for _, record in read(base.text(str(tmp_path)))] == [
     'one\r\ntwo'
   ] * 3
 
@@ -181,14 +186,14 @@ def test_line_ends_and_blank_lines(tmp_path):
   path.write_bytes(
     b'{"text": "a"}\r\n\r\n  \t\n\n{"text": "b\\r\\n"}\n{"text": "c"}'
   )
-  assert [(n, row.text) for n, row in read(base.jsonl(str(path)))] == [
+  assert [(n, record.text) for n, record in read(base.jsonl(str(path)))] == [
     (1, 'a'),
     (5, 'b\r\n'),
     (6, 'c'),
   ]
 
 
-def test_an_empty_file_has_no_row(tmp_path):
+def test_an_empty_file_has_no_record(tmp_path):
   path = tmp_path / 'x.jsonl'
   path.write_bytes(b'')
   assert read(base.jsonl(str(path))) == []
@@ -198,22 +203,24 @@ def test_ids_without_a_column_are_file_and_line(tmp_path):
   path = tmp_path / 'sub' / 'x.jsonl'
   path.parent.mkdir()
   path.write_bytes(lines({'text': 'a', 'id': 7}, {'text': 'b', 'id': 7}))
-  assert [row.example_id for _, row in read(base.jsonl(str(tmp_path)))] == [
+  assert [
+    record.example_id for _, record in read(base.jsonl(str(tmp_path)))
+  ] == [
     'mine/sub/x.jsonl:1',
     'mine/sub/x.jsonl:2',
   ]
 
 
-def test_columns_by_name(one_row):
-  row = {'body': 'b', 'key': 'k', 'from': 's', 'text': 1}
+def test_columns_by_name(one_record):
+  record = {'body': 'b', 'key': 'k', 'from': 's', 'text': 1}
   rest = {'text': 'x', 'id': 1, 'source': 's'}
-  found = one_row(
+  found = one_record(
     {**rest, 'text': 'the text', 'id': -(2**70), 'source': 'news'},
     id_column='id',
     source_column='source',
   )
   assert found == Document(str(-(2**70)), 'news', 'the text')
-  assert one_row(row, text_column='text').reason == 'text is not a string'
+  assert one_record(record, text_column='text').reason == 'text is not a string'
 
 
 BAD_ROWS = [
@@ -240,9 +247,9 @@ BAD_ROWS = [
 ]
 
 
-@pytest.mark.parametrize('row, reason, detail', BAD_ROWS)
-def test_bad_rows(one_row, row, reason, detail):
-  found = one_row(row)
+@pytest.mark.parametrize('record, reason, detail', BAD_ROWS)
+def test_bad_records(one_record, record, reason, detail):
+  found = one_record(record)
   assert found.reason == reason
   assert detail in found.detail
 
@@ -250,26 +257,26 @@ def test_bad_rows(one_row, row, reason, detail):
 @pytest.mark.parametrize(
   'value', [True, None, 1.0, '', [], {}, 'x' * 4097, 'é' * 2049]
 )
-def test_bad_ids(one_row, value):
-  found = one_row({'text': 'a', 'id': value}, id_column='id')
+def test_bad_ids(one_record, value):
+  found = one_record({'text': 'a', 'id': value}, id_column='id')
   assert found.reason == 'bad id'
 
 
 @pytest.mark.parametrize('value', ['x' * 4096, 0, -1, ' ', 'a\nb\0'])
-def test_odd_ids(one_row, value):
-  found = one_row({'text': 'a', 'id': value}, id_column='id')
+def test_odd_ids(one_record, value):
+  found = one_record({'text': 'a', 'id': value}, id_column='id')
   assert found.example_id == str(value)
 
 
 @pytest.mark.parametrize('value', [True, None, 1, '', []])
-def test_bad_sources(one_row, value):
-  found = one_row({'text': 'a', 'source': value}, source_column='source')
+def test_bad_sources(one_record, value):
+  found = one_record({'text': 'a', 'source': value}, source_column='source')
   assert found.reason == 'bad source'
 
 
 @pytest.mark.parametrize('column', ['id', 'source'])
-def test_what_cannot_be_encoded(one_row, column):
-  found = one_row(
+def test_what_cannot_be_encoded(one_record, column):
+  found = one_record(
     b'{"text": "a", "%s": "x\\udc00"}' % column.encode(),
     **{f'{column}_column': column},
   )
@@ -277,25 +284,25 @@ def test_what_cannot_be_encoded(one_row, column):
 
 
 @pytest.mark.parametrize('column', ['id', 'source'])
-def test_a_missing_id_or_source_is_a_bad_row(one_row, column):
-  found = one_row({'text': 'a'}, **{f'{column}_column': column})
+def test_a_missing_id_or_source_is_a_bad_record(one_record, column):
+  found = one_record({'text': 'a'}, **{f'{column}_column': column})
   assert found.reason == 'no such column'
 
 
 @pytest.mark.parametrize(
   'text', ['a\0b', '\u202eabc\u202c', 'a\u2028b\x85c', '\ufeffx', '\U0010ffff']
 )
-def test_odd_text_is_text(one_row, tmp_path, text):
-  assert one_row({'text': text}).text == text
+def test_odd_text_is_text(one_record, tmp_path, text):
+  assert one_record({'text': text}).text == text
   raw = tmp_path / 'raw'
   raw.mkdir()
   (raw / 'x.txt').write_bytes(text.encode())
   assert read(base.text(str(raw)))[0][1].text == text
 
 
-def test_a_long_line(one_row):
+def test_a_long_line(one_record):
   text = 'long ' * 1_000_000
-  assert one_row({'text': text}).text == text
+  assert one_record({'text': text}).text == text
 
 
 @pytest.mark.parametrize(
@@ -305,16 +312,16 @@ def test_a_long_line(one_row):
 def test_bad_text_files(tmp_path, data, reason):
   path = tmp_path / 'x.txt'
   path.write_bytes(data)
-  [(line, row)] = read(base.text(str(path)))
-  assert (line, row.reason, row.where) == (1, reason, str(path))
+  [(line, record)] = read(base.text(str(path)))
+  assert (line, record.reason, record.where) == (1, reason, str(path))
 
 
 def test_a_file_name_that_is_not_utf8(tmp_path):
   with open(os.fsencode(tmp_path) + b'/\xff.txt', 'w') as file:
     file.write('text')
-  [(_, row)] = read(base.text(str(tmp_path)))
-  assert row.example_id.endswith('/\\xff.txt')
-  assert row.example_id.encode()
+  [(_, record)] = read(base.text(str(tmp_path)))
+  assert record.example_id.endswith('/\\xff.txt')
+  assert record.example_id.encode()
 
 
 def test_files_are_closed(tmp_path):
@@ -332,6 +339,6 @@ def test_lines_that_nobody_asks_for_are_not_parsed(tmp_path):
   good = json.dumps({'text': 'a text'})
   path.write_text(f'{good}\n{{broken\n\n{good}\n')
   [file] = sources.list_files(source(base.jsonl(str(path))))
-  assert [number for number, _ in sources.read_rows(file)] == [1, 2, 4]
-  found = list(sources.read_rows(file, {3, 4}))
-  assert [(number, row.text) for number, row in found] == [(4, 'a text')]
+  assert [number for number, _ in sources.read_records(file)] == [1, 2, 4]
+  found = list(sources.read_records(file, {3, 4}))
+  assert [(number, record.text) for number, record in found] == [(4, 'a text')]

@@ -19,7 +19,7 @@ from infoprune_jax.corpus import (
   seqio_source,
   sources,
 )
-from infoprune_jax.corpus.rows import BadRow, Document
+from infoprune_jax.corpus.records import BadRecord, Document
 
 NUM_SHARDS = 2
 TASKS = """
@@ -36,19 +36,19 @@ IDS_ALONE = [
 ]
 
 def rename(dataset):
-  return dataset.map(lambda row: {**row, 'targets': row['text']})
+  return dataset.map(lambda record: {**record, 'targets': record['text']})
 
 def of_lines(dataset):
   return dataset.map(lambda line: {'targets': line})
 
 def numbers(split, shuffle_files):
-  rows = tf.data.Dataset.range(5)
-  return rows.map(lambda n: {'text': 'n' + tf.strings.as_string(n)})
+  records = tf.data.Dataset.range(5)
+  return records.map(lambda n: {'text': 'n' + tf.strings.as_string(n)})
 
 @seqio.utils.map_over_dataset(num_seeds=1)
-def noise(row, seed):
+def noise(record, seed):
   drawn = tf.random.stateless_uniform([], seed, 0, 10**6, tf.int32)
-  return {'targets': row['targets'] + ' ' + tf.strings.as_string(drawn)}
+  return {'targets': record['targets'] + ' ' + tf.strings.as_string(drawn)}
 
 def broken(dataset, sequence_length):
   return dataset.take(sequence_length['targets'])
@@ -84,8 +84,8 @@ def make_dataset(folder) -> None:
     for n in range(count):
       data = b'\xff' if (split, n) == ('validation', 3) else b'raw'
       meta = {'url': f'{split}/{n}', 'n': n}
-      row = {'text': f'{split} {n} Zürich', 'data': data, 'meta': meta}
-      yield n, {**row, 'pixels': np.zeros((2, 2, 3), np.uint8)}
+      record = {'text': f'{split} {n} Zürich', 'data': data, 'meta': meta}
+      yield n, {**record, 'pixels': np.zeros((2, 2, 3), np.uint8)}
 
   with tfds.core.registered.skip_registration():  # Reading needs no such code.
 
@@ -123,8 +123,8 @@ def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp('tasks')
   make_dataset(path)
   for name in ('a', 'b'):
-    rows = ''.join(f'{name}{n} Zürich\n' for n in range(30))
-    (path / f'lines_{name}.txt').write_text(rows)
+    records = ''.join(f'{name}{n} Zürich\n' for n in range(30))
+    (path / f'lines_{name}.txt').write_text(records)
     (path / f'copies_{name}.txt').write_text('x\ny\nz\n')
   (path / 'told_tasks.py').write_text(TASKS)
   sys.path.insert(0, str(path))
@@ -153,10 +153,10 @@ def list_files(**edits) -> list[sources.InputFile]:
   )
 
 
-def read(source, units: slice = slice(None)) -> list[Document | BadRow]:
-  """The rows of a source named 'mine'."""
+def read(source, units: slice = slice(None)) -> list[Document | BadRecord]:
+  """The records of a source named 'mine'."""
   files = list_files(mine=source)[units]
-  return [row for file in files for _, row in sources.read_rows(file)]
+  return [record for file in files for _, record in sources.read_records(file)]
 
 
 FIRST = slice(1)  # A unit costs TensorFlow most of a second.
@@ -174,12 +174,12 @@ def tfds_ids(folder, split: str) -> dict[str, str]:
   """What TFDS itself says: text by id."""
   tfds = quiet_tensorflow.import_tfds()
   builder = tfds.builder('told_text:1.0.0', data_dir=str(folder))
-  rows = builder.as_dataset(
+  records = builder.as_dataset(
     split=split, read_config=tfds.ReadConfig(add_tfds_id=True)
   )
   return {
-    row['tfds_id'].decode(): row['text'].decode()
-    for row in rows.as_numpy_iterator()
+    record['tfds_id'].decode(): record['text'].decode()
+    for record in records.as_numpy_iterator()
   }
 
 
@@ -193,16 +193,18 @@ def test_a_shard_is_a_unit_and_ids_are_those_of_tfds(folder):
   found = read(told(folder))
   expected = tfds_ids(folder, 'train')
   assert len(expected) == 40
-  assert {row.example_id: row.text for row in found} == expected
-  assert {row.source for row in found} == {'mine'}
+  assert {record.example_id: record.text for record in found} == expected
+  assert {record.source for record in found} == {'mine'}
   assert read(told(folder)) == found
 
 
-def test_a_folder_and_parts_of_splits(folder, tmp_path):
+def test_a_folder_and_shards_of_splits(folder, tmp_path):
   shutil.copytree(folder / 'told_text' / '1.0.0', tmp_path / '1.0.0')
   split = 'train[15:25]+validation[:30%]'
   found = read(base.tfds(f'{tmp_path}/1.0.0', split=split))
-  assert {row.example_id: row.text for row in found} == tfds_ids(folder, split)
+  assert {record.example_id: record.text for record in found} == tfds_ids(
+    folder, split
+  )
   assert len(found) == 13
 
 
@@ -210,13 +212,13 @@ def test_columns_of_tfds(folder):
   columns = {'text_column': 'meta.url', 'id_column': 'meta.n'}
   found = read(told(folder, source_column='data', **columns), FIRST)
   assert len(found) == 20
-  for row in found:
-    assert (row.text, row.source) == (f'train/{row.example_id}', 'raw')
+  for record in found:
+    assert (record.text, record.source) == (f'train/{record.example_id}', 'raw')
 
 
-def test_bytes_that_are_no_utf8_cost_their_row_alone(folder):
+def test_bytes_that_are_no_utf8_cost_their_record_alone(folder):
   found = read(told(folder, split='validation', text_column='data'))
-  [bad] = [row for row in found if isinstance(row, BadRow)]
+  [bad] = [record for record in found if isinstance(record, BadRecord)]
   assert len(found) == 10 and bad.reason == 'not UTF-8'
   assert 'told_text-validation.tfrecord-0000' in bad.where
 
@@ -268,7 +270,7 @@ def test_a_shard_that_is_gone_or_cut_is_named(folder, tmp_path):
   os.remove(files[1].path)
   for file in files:
     with pytest.raises(UserError, match=f'{file.path} cannot be read'):
-      list(sources.read_rows(file))
+      list(sources.read_records(file))
 
 
 def test_datasets_whose_files_have_one_name_need_ids(folder, tmp_path):
@@ -296,7 +298,7 @@ def test_a_task_over_tfds_has_its_ids(folder):
     assert not mine.add_tfds_id
   finally:
     seqio.utils.set_tfds_read_config_override(None)
-  assert {row.example_id: row.text for row in found} == tfds_ids(
+  assert {record.example_id: record.text for record in found} == tfds_ids(
     folder, 'train'
   )
 
@@ -304,10 +306,10 @@ def test_a_task_over_tfds_has_its_ids(folder):
 def test_examples_without_an_id_have_their_fingerprint(folder):
   found = read(task('lines'))
   expected = [f'{name}{n} Zürich' for name in 'ab' for n in range(30)]
-  assert [row.text for row in found] == expected
+  assert [record.text for record in found] == expected
   digest = hashlib.blake2b('a0 Zürich'.encode(), digest_size=8).digest()
   assert found[0].example_id == digest[::-1].hex()
-  assert [row.example_id for row in found] == [
+  assert [record.example_id for record in found] == [
     seqio_source.fingerprint(text) for text in expected
   ]
 
@@ -316,7 +318,7 @@ def test_other_columns_of_a_task(folder):
   columns = {'id_column': 'meta.n', 'source_column': 'meta.url'}
   found = read(task('told', **columns), FIRST)
   assert len(found) == 20
-  assert all(row.source == f'train/{row.example_id}' for row in found)
+  assert all(record.source == f'train/{record.example_id}' for record in found)
 
 
 def test_token_ids_are_decoded_with_a_warning(folder, caplog):
@@ -343,16 +345,16 @@ def test_a_mixture_is_its_tasks(folder):
     ('lines', 'lines/train-00001-of-00002'),
     *[('told', f'told/train-{n:05}-of-00002') for n in range(NUM_SHARDS)],
   ]
-  rows = [row for _, row in sources.read_rows(files[0])]
-  assert [row.text for row in rows] == ['n0', 'n1', 'n2', 'n3', 'n4']
-  assert {row.source for row in rows} == {'function'}
+  records = [record for _, record in sources.read_records(files[0])]
+  assert [record.text for record in records] == ['n0', 'n1', 'n2', 'n3', 'n4']
+  assert {record.source for record in records} == {'function'}
   # A task that is named itself is of the config's source.
   assert {file.source for file in list_files(mine=task('told'))} == {'mine'}
 
 
 def test_preprocessors_that_draw_draw_again(folder):
-  texts = [row.text for row in read(task('noisy'))]
-  assert texts == [row.text for row in read(task('noisy'))]
+  texts = [record.text for record in read(task('noisy'))]
+  assert texts == [record.text for record in read(task('noisy'))]
   assert len({text.rpartition(' ')[2] for text in texts}) > 50
 
 
@@ -377,16 +379,16 @@ def test_what_seqio_lacks_is_refused(folder):
 
 
 def test_copies_are_refused_or_dropped(folder, make_corpus):
-  fields = {'reference_share': 0.3, 'heldout_share': 0.3}
+  fields = {'reference_fraction': 0.3, 'heldout_fraction': 0.3}
   mine = {'mine': task('copies', 'lines')}
   with pytest.raises(
     UserError,
     match=r'copies/train-00001-of-00002:1 has the id of '
-    r"copies/train-00000-of-00002:1\. .*fingerprint.*on_bad_row='drop'",
+    r"copies/train-00000-of-00002:1\. .*fingerprint.*on_bad_record='drop'",
   ):
     corpus_index.build(make_corpus(mine, **fields))
-  index = corpus_index.build(make_corpus(mine, on_bad_row='drop', **fields))
-  assert index.bad_rows == {'duplicate id': 3}
+  index = corpus_index.build(make_corpus(mine, on_bad_record='drop', **fields))
+  assert index.bad_records == {'duplicate id': 3}
   assert len(index.line) == 3 + 60
 
 

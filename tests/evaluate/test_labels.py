@@ -106,7 +106,7 @@ def test_pages_score_as_the_same_texts_of_the_corpus(done, corpus_path):
   assert compared > 10
   store = TokenStore.open(workdir)
   folds = config.reference.folds
-  counts = folds_lib.unigram_counts(store, 0, folds, range(store.num_parts))
+  counts = folds_lib.unigram_counts(store, 0, folds, range(store.num_shards))
   nll = statistics.unigram_nll(counts)
   own = TokenStore.open(home)
   for row, found in enumerate(pages_of(home)['unigram_nll_sum']):
@@ -145,11 +145,11 @@ def test_pages_that_the_model_was_trained_on_are_counted(done, rows, caplog):
   config, workdir, _, found = done
   store = TokenStore.open(workdir)
   trained = set()
-  for number in range(store.num_parts):
-    part = store.part(number)
-    inside = folds_lib.trained_rows(part, 0, config.reference.folds)
-    trained |= set(part.column('content_hash')[inside].tolist())
-  own = TokenStore.open(done[2]).part(0).column('content_hash').tolist()
+  for number in range(store.num_shards):
+    shard = store.shard(number)
+    inside = folds_lib.trained_documents(shard, 0, config.reference.folds)
+    trained |= set(shard.column('content_hash')[inside].tolist())
+  own = TokenStore.open(done[2]).shard(0).column('content_hash').tolist()
   expected = sum(value in trained for value in own)
   assert found['trained_on'] == expected
   assert 0 < expected < len(rows)

@@ -16,7 +16,7 @@ def mesh(small):
 
 
 def curve(small, store, mesh, tokens):
-  evaluate = dataclasses.replace(small.evaluate, curve_tokens=tokens)
+  evaluate = dataclasses.replace(small.evaluate, online_eval_tokens=tokens)
   return perplexity.make_curve(evaluate, small.model, store, mesh)
 
 
@@ -27,12 +27,12 @@ def test_units():
 
 
 def test_heldout_documents_are_all_and_only_those_of_the_split(store):
-  shard, row = perplexity.heldout_documents(store)
-  assert len(shard) == store.manifest['splits']['heldout']['documents']
+  shard_index, doc_index = perplexity.heldout_documents(store)
+  assert len(shard_index) == store.manifest['splits']['heldout']['documents']
   elsewhere, heldout = set(), set()
-  for part in range(store.num_parts):
-    hashes = store.part(part).column('content_hash')
-    inside = np.isin(np.arange(len(hashes)), row[shard == part])
+  for shard in range(store.num_shards):
+    hashes = store.shard(shard).column('content_hash')
+    inside = np.isin(np.arange(len(hashes)), doc_index[shard_index == shard])
     heldout |= set(hashes[inside].tolist())
     elsewhere |= set(hashes[~inside].tolist())
   # Copies too: nothing trains on what is held out, in any wrapping.
@@ -47,7 +47,9 @@ def test_curve_keeps_to_its_tokens_and_grows_with_them(small, store, mesh):
   first = [few.num_tokens[few.source == s].max() for s in set(few.source)]
   assert 0 < few.num_tokens.sum() - sum(first) <= total // 3
   assert more.num_tokens.sum() == total
-  pairs = [set(zip(c.shard, c.row, strict=True)) for c in (few, more)]
+  pairs = [
+    set(zip(c.shard_index, c.doc_index, strict=True)) for c in (few, more)
+  ]
   assert pairs[0] < pairs[1]
 
 

@@ -1,4 +1,4 @@
-"""A corpus of rows with fields, and a workdir with keep sets over it."""
+"""A corpus of records with fields, and a workdir with keep sets over it."""
 
 import gzip
 import json
@@ -28,26 +28,26 @@ NEWS = 'dolma/documents/2019/{}.jsonl.gz'
 
 
 def json_lines(rng: random.Random, first: int, count: int) -> list[str]:
-  """Rows whose spelling no writer of JSON would give back."""
+  """Records whose spelling no writer of JSON would give back."""
   lines = []
   for number in range(first, first + count):
     text = ' '.join(f'{rng.random():.3f}' for _ in range(rng.randint(1, 30)))
-    row = {
+    record = {
       'id': f'news-{number}',
       'text': f'é {number} {text}',
       'meta': {'tags': ['a', None][: number % 3], 'score': number / 4},
     }
     if number % 2:
-      row['meta']['lang'] = None
-      row['url'] = f'http://x/{number}'
-    spelled = json.dumps(row, ensure_ascii=number % 2 == 0)
+      record['meta']['lang'] = None
+      record['url'] = f'http://x/{number}'
+    spelled = json.dumps(record, ensure_ascii=number % 2 == 0)
     lines.append(spelled.replace(': ', ':   ', number % 3))
   return lines
 
 
 def books(rng: random.Random) -> pa.Table:
-  """Rows of types of their own."""
-  rows = [
+  """Records of types of their own."""
+  records = [
     {
       'isbn': number,
       'body': {'text': f'{number} ' + 'page ' * rng.randint(1, 40)},
@@ -64,7 +64,7 @@ def books(rng: random.Random) -> pa.Table:
       ('pages', pa.list_(pa.int16())),
     ]
   )
-  return pa.Table.from_pylist(rows, schema)
+  return pa.Table.from_pylist(records, schema)
 
 
 @pytest.fixture(scope='session')
@@ -92,13 +92,13 @@ def edits_over(folder: pathlib.Path) -> ConfigDict:
     f'{folder}/books.parquet', text_column='body.text'
   )
   edits.corpus.sources.notes = base.text(f'{folder}/notes')
-  edits.corpus.update(num_parts=4, num_workers=1)
+  edits.corpus.update(num_shards=4, num_workers=1)
   edits.vocabulary.update(size=330, type='bpe')
   edits.select.arms = ConfigDict(
     dict(
       random=base.arm('random', fraction=0.5),
       top=base.arm('top', base.INFORMATION, fraction=0.4),
-      everything=base.arm('everything'),
+      everything=base.arm('all_plus_reference'),
     ),
     sort_keys=False,
   )
@@ -170,10 +170,10 @@ def ids_kept(workdir: str, selection: str) -> list[str]:
   chosen = KeepSet.open(workdir, selection, store)
   return [
     example_id
-    for number in range(store.num_parts)
-    for example_id in store.part(number)
+    for number in range(store.num_shards)
+    for example_id in store.shard(number)
     .table('example_id')['example_id']
-    .take(chosen.rows(number))
+    .take(chosen.doc_indices(number))
     .to_pylist()
   ]
 
@@ -196,15 +196,15 @@ def scores_of(workdir) -> Callable[[], dict[str, dict[str, Any]]]:
 
 
 @pytest.fixture
-def exported_rows(
+def exported_records(
   corpus, kept_ids
 ) -> Callable[[str], list[tuple[str, str, str]]]:
   """Id, source and text of what an arm keeps, read from the corpus."""
   texts = {}
   for path in sorted(corpus.glob('dolma/documents/*/*.gz')):
     for line in gzip.decompress(path.read_bytes()).splitlines():
-      row = json.loads(line)
-      texts[row['id']] = ('news', row['text'])
+      record = json.loads(line)
+      texts[record['id']] = ('news', record['text'])
   books_ = pq.read_table(corpus / 'books.parquet')['body'].to_pylist()
   for number, body in enumerate(books_, 1):
     texts[f'books/books.parquet:{number}'] = ('books', body['text'])

@@ -32,8 +32,8 @@ def test_every_document_is_there_with_its_scores(export, selected, kept_ids):
   ids = found['example_id'].to_pylist()
   assert ids == [
     example_id
-    for number in range(store.num_parts)
-    for example_id in store.part(number)
+    for number in range(store.num_shards)
+    for example_id in store.shard(number)
     .table('example_id')['example_id']
     .to_pylist()
   ]
@@ -52,17 +52,19 @@ def test_every_document_is_there_with_its_scores(export, selected, kept_ids):
 
 
 def test_places_are_where_the_documents_are(export, corpus):
-  found = read(export('scores', 'every-arm', places=True)).to_pylist()
-  for row in found:
-    path = pathlib.Path(row['file'])
-    if row['source'] == 'news':
-      line = gzip.decompress(path.read_bytes()).splitlines()[row['line'] - 1]
-      assert json.loads(line)['id'] == row['example_id']
-    elif row['source'] == 'books':
-      assert row['example_id'] == f'books/books.parquet:{row["line"]}'
+  found = read(
+    export('scores', 'every-arm', include_locations=True)
+  ).to_pylist()
+  for record in found:
+    path = pathlib.Path(record['file'])
+    if record['source'] == 'news':
+      line = gzip.decompress(path.read_bytes()).splitlines()[record['line'] - 1]
+      assert json.loads(line)['id'] == record['example_id']
+    elif record['source'] == 'books':
+      assert record['example_id'] == f'books/books.parquet:{record["line"]}'
     else:
-      assert row['example_id'] == f'notes/{path.name}'
-      assert row['line'] == 1
+      assert record['example_id'] == f'notes/{path.name}'
+      assert record['line'] == 1
 
 
 def test_without_places_no_corpus_is_needed(edits, export, tmp_path):
@@ -81,5 +83,5 @@ def test_names_of_files_that_are_not_utf8():
   index = types.SimpleNamespace(
     files=(file,), file=np.zeros(1, np.int32), line=np.ones(1, np.int64)
   )
-  table_ = decisions._with_places(pa.table({'row': [0]}), index)
+  table_ = decisions._with_places(pa.table({'doc_index': [0]}), index)
   assert table_['file'].to_pylist() == ['/x/caf\\xe9']

@@ -24,20 +24,20 @@ def dolma_edits(edits, workdir, corpus, tmp_path, select_all):
   shutil.copytree(corpus / 'dolma', tmp_path / 'dolma')
   folder = tmp_path / 'dolma/documents/2020'
   folder.mkdir()
-  rows = [{'id': 'empty', 'text': '', 'source': 'x'}, {'id': 7, 'text': 'q'}]
-  text = ''.join(json.dumps(row) + '\n' for row in rows)
+  records = [{'id': 'empty', 'text': '', 'source': 'x'}, {'id': 7, 'text': 'q'}]
+  text = ''.join(json.dumps(record) + '\n' for record in records)
   (folder / 'c.jsonl').write_text(text + '\n{"id": "last", "text": "z"}')
   edits.corpus.sources = {}
   edits.corpus.sources.news = base.jsonl(
     str(tmp_path / 'dolma/documents'), id_column='id'
   )
-  edits.corpus.on_bad_row = 'drop'
+  edits.corpus.on_bad_record = 'drop'
   shutil.rmtree(workdir)
   select_all(edits, workdir)
   return edits
 
 
-def rows_of(path: pathlib.Path) -> list[dict[str, Any]]:
+def documents_of(path: pathlib.Path) -> list[dict[str, Any]]:
   data = path.read_bytes()
   data = gzip.decompress(data) if path.suffix == '.gz' else data
   return [json.loads(line) for line in data.splitlines() if line.strip()]
@@ -48,7 +48,7 @@ def mixed(folder: pathlib.Path, attributes: str) -> list[dict[str, Any]]:
   found = []
   for path in sorted(folder.rglob('documents/**/*.jsonl*')):
     beside = str(path).replace('/documents/', f'/attributes/{attributes}/')
-    documents, lines = rows_of(path), rows_of(pathlib.Path(beside))
+    documents, lines = documents_of(path), documents_of(pathlib.Path(beside))
     assert len(documents) == len(lines)
     for document, line in zip(documents, lines, strict=True):
       assert line['id'] == document['id']
@@ -87,12 +87,12 @@ def test_values_are_those_of_the_scores(
   expected = scores_of()
   seen = 0
   for document in mixed(tmp_path / 'dolma', 'infoprune'):
-    row = expected.get(str(document['id']))
+    record = expected.get(str(document['id']))
     for name in ('nll', 'unigram_nll'):
       span = document['attributes'].get(f'infoprune__{name}_per_token')
-      assert (span is None) == (row is None)
-      if row:
-        value = row[f'{name}_sum'] / row['num_tokens']
+      assert (span is None) == (record is None)
+      if record:
+        value = record[f'{name}_sum'] / record['num_tokens']
         assert span == [[0, len(document['text']), value]]
         seen += 1
   assert seen == 2 * len(expected) > 0
@@ -100,7 +100,7 @@ def test_values_are_those_of_the_scores(
 
 def test_a_line_names_its_source(dolma_edits, export):
   folder = export('dolma_attributes', 'every-arm') / 'news/attributes/infoprune'
-  lines = rows_of(folder / '2020/c.jsonl')
+  lines = documents_of(folder / '2020/c.jsonl')
   assert [(line['id'], line['source']) for line in lines] == [
     ('empty', 'x'),
     (7, 'news'),

@@ -66,15 +66,15 @@ job.run(config.from_mapping(json.loads(sys.argv[1])), sys.argv[2])
 """
 
 
-@pytest.mark.parametrize('num_parts', [0, 3, 6])
-def test_a_killed_job_goes_on(num_parts, edits, workdir, tmp_path):
+@pytest.mark.parametrize('num_shards', [0, 3, 6])
+def test_a_killed_job_goes_on(num_shards, edits, workdir, tmp_path):
   edits.export.update(arms=('top',), formats=('array_record', 'parquet'))
   expected = tree(run(edits, workdir, folder=str(tmp_path / 'whole')))
   folder = tmp_path / 'killed'
   edits.export.folder = str(folder)
   plain = validation.to_plain(config_lib.from_mapping(edits))
   killed = subprocess.run(
-    [sys.executable, '-c', KILLED, json.dumps(plain), workdir, str(num_parts)],
+    [sys.executable, '-c', KILLED, json.dumps(plain), workdir, str(num_shards)],
     env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
     timeout=60,
   )
@@ -84,8 +84,8 @@ def test_a_killed_job_goes_on(num_parts, edits, workdir, tmp_path):
     for marker in folder.rglob('*.done')
     for path in marker.parent.glob(f'{marker.name.removesuffix(".done")}.*')
   }
-  assert len(list(folder.rglob('*.done'))) == num_parts
-  if not num_parts:  # As a kill within the first part leaves it.
+  assert len(list(folder.rglob('*.done'))) == num_shards
+  if not num_shards:  # As a kill within the first shard leaves it.
     scratch = folder / 'top/array_record/part-00000-of-00004.writing'
     scratch.mkdir()
     (scratch / 'records').write_bytes(b'half')
@@ -168,17 +168,21 @@ def own_corpus(edits, workdir, corpus, tmp_path, select_all):
   return folder
 
 
-@pytest.mark.parametrize('change', ['text', 'id', 'missing row', 'more rows'])
+@pytest.mark.parametrize(
+  'change', ['text', 'id', 'missing record', 'more records']
+)
 def test_a_file_that_changed_is_named(change, edits, workdir, own_corpus):
   path = own_corpus / 'dolma/documents/2019/b.jsonl.gz'
   lines = gzip.decompress(path.read_bytes()).splitlines()
-  row = json.loads(lines[20])
-  if change == 'missing row':
+  record = json.loads(lines[20])
+  if change == 'missing record':
     del lines[20]
-  elif change == 'more rows':
-    lines.insert(20, json.dumps({**row, 'id': 'new', 'text': 'new'}).encode())
+  elif change == 'more records':
+    lines.insert(
+      20, json.dumps({**record, 'id': 'new', 'text': 'new'}).encode()
+    )
   else:
-    lines[20] = json.dumps({**row, change: f'{row[change]} x'}).encode()
+    lines[20] = json.dumps({**record, change: f'{record[change]} x'}).encode()
   path.write_bytes(gzip.compress(b'\n'.join(lines)))
   with pytest.raises(UserError, match=r'b\.jsonl\.gz:21\. Put the files back'):
     run(edits, workdir)
@@ -200,8 +204,8 @@ def test_what_is_verified(edits, workdir, select_all):
   }
   assert names.keys() >= {'export/top/jsonl', 'export/every-arm/scores'}
   assert not any(names.values())
-  part = next((folder / 'top/jsonl').glob('*.zst'))
-  part.write_bytes(part.read_bytes()[:-1])
+  shard = next((folder / 'top/jsonl').glob('*.zst'))
+  shard.write_bytes(shard.read_bytes()[:-1])
   edits.select.arms.top.fraction = 0.2
   shutil.rmtree(pathlib.Path(workdir, 'keep_sets/top'))
   select_all(edits, workdir)
@@ -215,15 +219,15 @@ def test_what_is_verified(edits, workdir, select_all):
   assert 'made from keep_set/top' in problems['export/every-arm/scores']
 
 
-def test_a_damaged_part_is_made_again_as_the_message_says(edits, workdir):
+def test_a_damaged_shard_is_made_again_as_the_message_says(edits, workdir):
   folder = run(edits, workdir, arms=('top',), formats=('jsonl',)) / 'top/jsonl'
   expected = tree(folder)
-  part = sorted(folder.glob('*.zst'))[1]
-  part.write_bytes(b'')
+  shard = sorted(folder.glob('*.zst'))[1]
+  shard.write_bytes(b'')
   (folder / artifacts.MANIFEST).unlink()
   with pytest.raises(UserError, match='is damaged') as caught:
     run(edits, workdir)
-  marker = folder / part.name.replace('.jsonl.zst', '.done')
+  marker = folder / shard.name.replace('.jsonl.zst', '.done')
   assert f'Delete {marker} ' in str(caught.value)
   marker.unlink()
   run(edits, workdir)

@@ -37,7 +37,7 @@ def test_an_example_is_what_tensorflow_parses(features, tf):
 
 
 @pytest.mark.parametrize('arm', ['top', 'random-seed-1'])
-def test_grain_reads_array_record(arm, export, kept_ids, exported_rows, tf):
+def test_grain_reads_array_record(arm, export, kept_ids, exported_records, tf):
   folder = export('array_record', arm)
   source = grain.sources.ArrayRecordDataSource(
     [str(path) for path in sorted(folder.glob('*.array_record'))]
@@ -54,11 +54,11 @@ def test_grain_reads_array_record(arm, export, kept_ids, exported_rows, tf):
         text.decode(),
       )
     )
-  assert [row[0] for row in found] == kept_ids(arm)
-  assert found == exported_rows(arm)
+  assert [record[0] for record in found] == kept_ids(arm)
+  assert found == exported_records(arm)
 
 
-def test_tfds_opens_the_folder(export, kept_ids, exported_rows):
+def test_tfds_opens_the_folder(export, kept_ids, exported_records):
   folder = export('tfds', 'random-seed-0')
   tfds = quiet_tensorflow.import_tfds()
   builder = tfds.builder_from_directory(str(folder))
@@ -67,23 +67,25 @@ def test_tfds_opens_the_folder(export, kept_ids, exported_rows):
   assert split.num_examples == len(kept_ids('random-seed-0'))
   in_order = tfds.ReadConfig(interleave_cycle_length=1)
   found = [
-    tuple(row[name].decode() for name in ('id', 'source', 'text'))
-    for row in builder.as_dataset(
+    tuple(record[name].decode() for name in ('id', 'source', 'text'))
+    for record in builder.as_dataset(
       split='train', read_config=in_order
     ).as_numpy_iterator()
   ]
-  assert found == exported_rows('random-seed-0')
+  assert found == exported_records('random-seed-0')
   size = sum(
     len(records.encode_example(id=i, source=s, text=t)) for i, s, t in found
   )
   assert split.num_bytes == size
 
 
-def test_a_source_without_rows_gives_its_documents(
-  edits, export, exported_rows, select_all, workdir, kept_in
+def test_a_source_without_records_gives_its_documents(
+  edits, export, exported_records, select_all, workdir, kept_in
 ):
   folder = export('tfds', 'random-seed-0')
-  texts = {(source, text) for _, source, text in exported_rows('random-seed-0')}
+  texts = {
+    (source, text) for _, source, text in exported_records('random-seed-0')
+  }
   moved = shutil.move(folder, f'{workdir}-tfds')
   edits.corpus.sources = {}
   edits.corpus.sources.again = base.tfds(moved, source_column='source')
@@ -91,22 +93,24 @@ def test_a_source_without_rows_gives_its_documents(
   shutil.rmtree(workdir)
   edits.report.baseline = 'top'
   # With the same seed, all would be scored again.
-  edits.corpus.update(seed=1, num_parts=2)
+  edits.corpus.update(seed=1, num_shards=2)
   select_all(edits, workdir)
   edits.export.formats = ('jsonl', 'parquet')
   job.run(config_lib.from_mapping(edits), workdir)
   exported = pathlib.Path(workdir, 'export/top')
   found = read_jsonl(exported / 'jsonl')
-  assert [row['id'] for row in found] == kept_in('top')
-  assert {tuple(row) for row in found} == {('id', 'source', 'text')}
-  assert found and {(row['source'], row['text']) for row in found} <= texts
+  assert [record['id'] for record in found] == kept_in('top')
+  assert {tuple(record) for record in found} == {('id', 'source', 'text')}
+  assert (
+    found and {(record['source'], record['text']) for record in found} <= texts
+  )
   tables = sorted((exported / 'parquet').glob('*.parquet'))
   assert pa.concat_tables(map(pq.read_table, tables)).to_pylist() == found
 
 
 def read_jsonl(folder: pathlib.Path) -> list[dict[str, str]]:
-  rows = []
+  records = []
   for path in sorted(folder.glob('part-*.jsonl.zst')):
     with pa.input_stream(str(path), compression='zstd') as stream:
-      rows += map(json.loads, stream.read().splitlines())
-  return rows
+      records += map(json.loads, stream.read().splitlines())
+  return records

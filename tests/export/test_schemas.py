@@ -1,4 +1,4 @@
-"""Types found in rows of JSON hold every value as it is."""
+"""Types found in records of JSON hold every value as it is."""
 
 import json
 
@@ -46,21 +46,25 @@ def filled(value, kind: pa.DataType):
 
 
 @given(st.data())
-def test_rows_come_back(data):
+def test_records_come_back(data):
   column = data.draw(values_of_a_type())
-  rows = data.draw(st.lists(st.fixed_dictionaries({'x': column}), min_size=1))
-  rows = json.loads(json.dumps(rows))
-  kind = schemas.of_rows(rows)
-  found = pa.Table.from_pylist(rows, pa.schema(list(kind))).to_pylist()
-  assert found == [filled(row, kind) for row in rows]
-  # Cut anywhere, as into parts.
-  cut = data.draw(st.integers(0, len(rows)))
-  halves = [schemas.of_rows(part) for part in (rows[:cut], rows[cut:])]
+  records = data.draw(
+    st.lists(st.fixed_dictionaries({'x': column}), min_size=1)
+  )
+  records = json.loads(json.dumps(records))
+  kind = schemas.of_records(records)
+  found = pa.Table.from_pylist(records, pa.schema(list(kind))).to_pylist()
+  assert found == [filled(record, kind) for record in records]
+  # Cut anywhere, as into shards.
+  cut = data.draw(st.integers(0, len(records)))
+  halves = [
+    schemas.of_records(shard) for shard in (records[:cut], records[cut:])
+  ]
   assert schemas.merged(*halves, '') == kind
 
 
 @pytest.mark.parametrize(
-  'rows, field',
+  'records, field',
   [
     ([{'a': 1}, {'a': 'x'}], 'a'),
     ([{'a': 1}, {'a': True}], 'a'),
@@ -70,17 +74,17 @@ def test_rows_come_back(data):
     ([{'a': '\ud800'}], 'a'),
   ],
 )
-def test_what_no_type_holds_is_named(rows, field):
+def test_what_no_type_holds_is_named(records, field):
   with pytest.raises(schemas.Unfit) as caught:
-    schemas.of_rows(rows)
+    schemas.of_records(records)
   assert caught.value.args[0] == field
 
 
 def test_empty_objects_are_found():
-  kind = schemas.of_rows([{'a': {'b': {}}, 'c': [{'d': {}}]}])
+  kind = schemas.of_records([{'a': {'b': {}}, 'c': [{'d': {}}]}])
   assert schemas.empty_object(kind) == 'a.b'
-  assert schemas.empty_object(schemas.of_rows([{'a': [{}]}])) == 'a'
-  assert not schemas.empty_object(schemas.of_rows([{'a': [{'b': None}]}]))
+  assert schemas.empty_object(schemas.of_records([{'a': [{}]}])) == 'a'
+  assert not schemas.empty_object(schemas.of_records([{'a': [{'b': None}]}]))
 
 
 @pytest.mark.parametrize(
@@ -92,5 +96,5 @@ def test_empty_objects_are_found():
   ],
 )
 def test_lists_are_merged(values, expected):
-  rows = [{'a': value} for value in values]
-  assert schemas.of_rows(rows) == pa.struct([('a', expected)])
+  records = [{'a': value} for value in values]
+  assert schemas.of_records(records) == pa.struct([('a', expected)])

@@ -197,10 +197,10 @@ def test_the_gradient_of_splash_equals_that_of_xla(monkeypatch):
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize('pieces', [1, 2, 7, 8, 1000])
-def test_a_limit_has_room_for_pieces_and_padding(pieces):
-  limit = attention.segment_limit(pieces)
-  assert pieces + 1 <= limit < 4 * (pieces + 1)
+@pytest.mark.parametrize('segments', [1, 2, 7, 8, 1000])
+def test_a_limit_has_room_for_segments_and_padding(segments):
+  limit = attention.segment_limit(segments)
+  assert segments + 1 <= limit < 4 * (segments + 1)
 
 
 def test_cudnn_has_a_gradient_of_packed_rows(monkeypatch):

@@ -36,11 +36,11 @@ CPU = types.SimpleNamespace(platform='cpu', device_kind='cpu')
 class Mesh:
   """What is asked of a mesh; of one device if no axis is spread."""
 
-  def __init__(self, device, **ways):
+  def __init__(self, device, **num_shards):
     self.devices = np.array([[[device]]])
-    self._ways = ways
+    self._ways = num_shards
 
-  def ways(self, logical_axis):
+  def num_shards(self, logical_axis):
     return self._ways.get(logical_axis, 1)
 
 
@@ -56,7 +56,7 @@ def model(small):
 
 
 @pytest.mark.parametrize(
-  'device, edits, attention, kernels',
+  'device, edits, attention, loss_kernel',
   [
     (CPU, {}, 'xla', 'xla'),
     (TPU, {}, 'splash', 'tpu'),
@@ -73,35 +73,35 @@ def model(small):
     (gpu('an AMD GPU', '9.0', 'rocm'), {}, 'xla', 'xla'),
     (H100, {'dtype': 'float32'}, 'xla', 'xla'),
     (H100, {'mlp_dim': 200}, 'cudnn', 'xla'),
-    (H100, {'attention': 'xla', 'kernels': 'xla'}, 'xla', 'xla'),
+    (H100, {'attention': 'xla', 'loss_kernel': 'xla'}, 'xla', 'xla'),
     (TPU, {'head_dim': 32}, 'xla', 'tpu'),
     (H100, {'logit_softcap': 30.0}, 'cudnn', 'xla'),
   ],
 )
 def test_auto_takes_the_fastest_that_runs(
-  model, device, edits, attention, kernels
+  model, device, edits, attention, loss_kernel
 ):
   model = dataclasses.replace(model, **edits)
   found = backends.resolve(model, Mesh(device), 8, 1024)
-  assert (found.attention, found.kernels) == (attention, kernels)
+  assert (found.attention, found.loss_kernel) == (attention, loss_kernel)
 
 
 @pytest.mark.parametrize(
-  'device, kernel, home, row_length, message',
+  'device, kernel, home, sequence_length, message',
   [
     (TPU, 'splash', 'tpu', 768, '768 tokens, cut in 4, are no multiple of 128'),
-    (H100, 'cudnn', 'hopper', 1024, 'cuts rows in 4, it takes whole ones'),
+    (H100, 'cudnn', 'hopper', 1024, 'cuts sequences in 4, it takes whole ones'),
   ],
 )
 def test_what_a_kernel_of_attention_takes_of_rows_that_are_cut(
-  model, device, kernel, home, row_length, message
+  model, device, kernel, home, sequence_length, message
 ):
   mesh = Mesh(device, length=4)
-  found = backends.resolve(model, mesh, 8, row_length)
-  assert (found.attention, found.kernels) == ('xla', home)
+  found = backends.resolve(model, mesh, 8, sequence_length)
+  assert (found.attention, found.loss_kernel) == ('xla', home)
   model = dataclasses.replace(model, attention=kernel)
   with pytest.raises(UserError, match=message):
-    backends.resolve(model, mesh, 8, row_length)
+    backends.resolve(model, mesh, 8, sequence_length)
 
 
 def test_splash_takes_rows_that_are_cut(model):
@@ -111,8 +111,8 @@ def test_splash_takes_rows_that_are_cut(model):
 
 def test_hopper_counts_the_tokens_of_a_device(model):
   mesh = Mesh(H100, batch=4, length=2)  # 8 * 128 / 8 are no multiple of 256.
-  assert backends.resolve(model, mesh, 8, 128).kernels == 'xla'
-  assert backends.resolve(model, mesh, 16, 128).kernels == 'hopper'
+  assert backends.resolve(model, mesh, 8, 128).loss_kernel == 'xla'
+  assert backends.resolve(model, mesh, 16, 128).loss_kernel == 'hopper'
 
 
 def test_a_fallback_is_said_with_its_reason(model, caplog):
@@ -134,7 +134,7 @@ def test_a_gpu_that_cudnn_does_not_take_is_said_once(model, device, caplog):
   backends.resolve(model, Mesh(device), 8, 1024)
   lines = [record.getMessage() for record in caplog.records]
   for line, name, best in zip(
-    lines, ('attention', 'kernels'), ('cudnn', 'hopper'), strict=True
+    lines, ('attention', 'loss_kernel'), ('cudnn', 'hopper'), strict=True
   ):
     assert line.startswith(
       f"model.{name}: 'xla', which is slower than '{best}': "
@@ -161,17 +161,17 @@ def test_training_refuses_cudnn_where_it_does_not_run(model, device, caplog):
     (H100, {'attention': 'splash'}, 'runs on a TPU'),
     (
       A100,
-      {'kernels': 'hopper'},
+      {'loss_kernel': 'hopper'},
       'compute capability 9.0, NVIDIA A100 has 8.0',
     ),
     (
       B200,
-      {'kernels': 'hopper'},
+      {'loss_kernel': 'hopper'},
       r'compute capability 9\.0, NVIDIA B200 has 10\.0\. Use .auto., ',
     ),
     (
       MI300,
-      {'kernels': 'hopper'},
+      {'loss_kernel': 'hopper'},
       'an NVIDIA GPU of .* 9.0, AMD Instinct MI300X has gfx942',
     ),
     *(
@@ -186,17 +186,25 @@ def test_training_refuses_cudnn_where_it_does_not_run(model, device, caplog):
     ),
     (
       H100,
-      {'kernels': 'hopper', 'embed_dim': 96},
+      {'loss_kernel': 'hopper', 'embed_dim': 96},
       'embed_dim=96 .* multiples of 256, 64 and 64',
     ),
-    (H100, {'kernels': 'tpu'}, 'runs on a TPU, the mesh is of gpu devices'),
-    (V4, {'kernels': 'tpu'}, 'more than the 16 MiB .* of a TPU v4'),
-    (TPU, {'kernels': 'tpu', 'dtype': 'float32'}, 'dtype here is float32'),
-    (TPU, {'kernels': 'tpu', 'logit_softcap': 30.0}, 'it cannot cap logits'),
-    (TPU, {'kernels': 'tpu', 'embed_dim': 96}, 'no multiple of 128 up to 8192'),
+    (H100, {'loss_kernel': 'tpu'}, 'runs on a TPU, the mesh is of gpu devices'),
+    (V4, {'loss_kernel': 'tpu'}, 'more than the 16 MiB .* of a TPU v4'),
+    (TPU, {'loss_kernel': 'tpu', 'dtype': 'float32'}, 'dtype here is float32'),
+    (
+      TPU,
+      {'loss_kernel': 'tpu', 'logit_softcap': 30.0},
+      'it cannot cap logits',
+    ),
+    (
+      TPU,
+      {'loss_kernel': 'tpu', 'embed_dim': 96},
+      'no multiple of 128 up to 8192',
+    ),
     (
       H100,
-      {'kernels': 'hopper', 'logit_softcap': 30.0},
+      {'loss_kernel': 'hopper', 'logit_softcap': 30.0},
       r'cannot cap logits, model\.logit_softcap=30\.0',
     ),
   ],
@@ -224,7 +232,7 @@ def test_training_takes_the_attention_whose_gradient_is_tested(
 ):
   model = dataclasses.replace(model, **edits)
   found = backends.resolve_training(model, Mesh(device), 1024)
-  assert (found.attention, found.kernels) == (attention, 'xla')
+  assert (found.attention, found.loss_kernel) == (attention, 'xla')
 
 
 def test_training_says_why_it_is_slow(model, caplog):
@@ -253,4 +261,4 @@ def test_kernels_of_another_device_are_not_needed(
   """Not even their modules, which JAX may change."""
   monkeypatch.setitem(sys.modules, f'infoprune_jax.model.{absent}', None)
   for device in devices:
-    assert backends.resolve(model, Mesh(device), 8, 1024).kernels != absent
+    assert backends.resolve(model, Mesh(device), 8, 1024).loss_kernel != absent

@@ -44,9 +44,13 @@ def test_close_to_what_the_compiler_counts(small):
   """For a program without loops, and attention that skips nothing."""
   length, batch, vocab = 64, 2, 256
   model = dataclasses.replace(
-    small.model, num_layers=1, embed_dim=64, mlp_dim=512, loss_tile=10**6
+    small.model,
+    num_layers=1,
+    embed_dim=64,
+    mlp_dim=512,
+    loss_chunk_tokens=10**6,
   )
-  rows = packing.empty_rows(batch, length)
+  rows = packing.empty_sequences(batch, length)
   params = network.param_shapes(model, vocab)
   config = MeshConfig(data=1, fsdp=1, tensor=1)
   mesh = mesh_lib.make_mesh(config, jax.devices()[:1])

@@ -85,7 +85,9 @@ def test_a_cap_is_put_on_every_logit(inputs, weights):
 
 def test_a_kernel_that_cannot_cap_is_not_run(inputs):
   with pytest.raises(ValueError, match='cannot cap logits at 3.0'):
-    token_nll(*map(jnp.asarray, inputs), tile=48, kernels='hopper', softcap=3.0)
+    token_nll(
+      *map(jnp.asarray, inputs), tile=48, loss_kernel='hopper', softcap=3.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,9 +213,9 @@ def test_the_kernel_of_a_tpu_gives_what_tiles_give(monkeypatch, inputs, sizes):
   )
   expected = token_nll(*arrays, tile=48)
   with partitioning.use_mesh(mesh):
-    found = jax.jit(lambda *arrays: token_nll(*arrays, tile=48, kernels='tpu'))(
-      *arrays
-    )
+    found = jax.jit(
+      lambda *arrays: token_nll(*arrays, tile=48, loss_kernel='tpu')
+    )(*arrays)
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 

@@ -47,9 +47,9 @@ def test_what_does_not_compile_for_want_of_memory_does_not_fit():
 
 
 def test_only_a_lack_of_memory_is_explained():
-  explained = memory.user_errors(lambda: 'take less')
+  explained = memory.oom_as_user_error(lambda: 'take less')
   with pytest.raises(UserError, match='take less'), explained:
     failing('RESOURCE_EXHAUSTED: of HBM')()
-  explained = memory.user_errors(lambda: 'take less')
+  explained = memory.oom_as_user_error(lambda: 'take less')
   with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'), explained:
     failing('INTERNAL: broken')()

@@ -76,8 +76,10 @@ def test_packed_equals_unpacked(nll):
   plan = rows.plan
   for row in range(len(rows)):
     left = 0
-    for piece in range(plan.row_offsets[row], plan.row_offsets[row + 1]):
-      document, length = plan.document[piece], int(plan.length[piece])
+    for segment in range(
+      plan.sequence_offsets[row], plan.sequence_offsets[row + 1]
+    ):
+      document, length = plan.document[segment], int(plan.length[segment])
       assert length == lengths[document]
       np.testing.assert_allclose(
         packed[row, left : left + length],
@@ -128,8 +130,8 @@ def computed(small, mesh):
     {'remat': 'minimal'},
     {'remat': 'save_qkv_proj'},
     {'remat': 'full'},
-    {'loss_tile': 1},
-    {'loss_tile': 10**6},
+    {'loss_chunk_tokens': 1},
+    {'loss_chunk_tokens': 10**6},
   ],
 )
 def test_how_it_is_computed_does_not_change_what(small, mesh, computed, edit):

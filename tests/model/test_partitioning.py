@@ -61,9 +61,9 @@ def single(model, batch):
 def test_sharded_equals_single_device(model, batch, single, sizes):
   params, found = nll_on(mesh_of(*sizes), model, batch)
   np.testing.assert_allclose(found, single, rtol=0, atol=2e-5)
-  ways = sizes[1] * sizes[2]
+  num_shards = sizes[1] * sizes[2]
   shard = params['embedding'].addressable_shards[0].data
-  assert shard.size * ways == params['embedding'].size
+  assert shard.size * num_shards == params['embedding'].size
 
 
 @pytest.mark.parametrize('sizes', [(4, 2, 1), (2, 2, 2)])
@@ -125,7 +125,7 @@ def groups_of(monkeypatch, sizes, devices_a_host):
     for device, shard in partitioning._shard_of_device(mesh_of(*sizes)).items()
   }
   monkeypatch.setattr(partitioning, '_shard_of_device', lambda mesh: shards)
-  return partitioning.row_groups(mesh_of(*sizes))
+  return partitioning.process_groups(mesh_of(*sizes))
 
 
 @pytest.mark.parametrize(
@@ -160,20 +160,20 @@ def test_rows_come_back_as_they_were_put(sizes):
   put = partitioning.global_batch(mesh_of(*sizes), {'x': values})['x']
   assert put.shape == values.shape
   np.testing.assert_array_equal(np.asarray(put), values)
-  np.testing.assert_array_equal(partitioning.own_rows(put), values)
+  np.testing.assert_array_equal(partitioning.local_sequences(put), values)
 
 
 @pytest.mark.parametrize('sizes', MESHES)
 def test_each_process_feeds_the_rows_of_its_shards(monkeypatch, sizes):
   mesh, shards = mesh_of(*sizes), partitioning._shard_of_device
-  whole = partitioning.own_batch_rows(mesh, 16)
+  whole = partitioning.local_batch_indices(mesh, 16)
   assert whole.tolist() == list(range(16))
   # As if each device were a host: those with the same shard feed the same.
-  ways = partitioning.batch_ways(mesh)
+  num_shards = partitioning.num_batch_shards(mesh)
   for device, shard in shards(mesh).items():
     monkeypatch.setattr(
       partitioning, '_shard_of_device', lambda mesh, d=device, s=shard: {d: s}
     )
-    own = partitioning.own_batch_rows(mesh, 16)
-    rows = 16 // ways
+    own = partitioning.local_batch_indices(mesh, 16)
+    rows = 16 // num_shards
     assert own.tolist() == list(range(shard * rows, (shard + 1) * rows))

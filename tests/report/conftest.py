@@ -65,7 +65,7 @@ def experiment(corpus: Corpus) -> config_lib.Config:
   edits.train.seeds = corpus.seeds
   edits.train.arms = corpus.arms
   if corpus.everything:
-    edits.select.arms.everything = base.arm('everything')
+    edits.select.arms.everything = base.arm('all_plus_reference')
   edits.report.bootstrap_samples = 200
   edits.report.num_examples = 3
   if corpus.kinds:
@@ -89,7 +89,7 @@ def write_artifact(
   for part, columns in enumerate(tables):
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
-    marker = artifact.finish_part(
+    marker = artifact.finish_shard(
       part,
       len(tables),
       {'.parquet': lambda file, data=buffer: file.write(data.getvalue())},
@@ -111,7 +111,7 @@ def documents(
   names = np.repeat(np.array(source_names(corpus.num_sources)), count)
   return {
     'shard': (np.arange(total) % 2).astype(np.int32),
-    'row': np.arange(total) // 2,
+    'doc_index': np.arange(total) // 2,
     'example_id': np.array([f'id-{i}' for i in range(total)]),
     'source': pa.array(names).dictionary_encode(),
     'num_tokens': tokens,
@@ -154,7 +154,7 @@ def write_scores(
     'statistics': write_artifact(
       artifacts.statistics_dir(workdir),
       [
-        {name: half[name] for name in ('shard', 'row', *counted)}
+        {name: half[name] for name in ('shard', 'doc_index', *counted)}
         for half in split_in_two({**columns, **counted})
       ],
       {'token_store': made_from['token_store']},
@@ -255,13 +255,13 @@ def write_workdir(
     [],
     {},
     num_documents=3000,
-    num_parts=2,
-    documents_per_part=[SCORED * corpus.num_sources] * 2,
+    num_shards=2,
+    documents_per_shard=[SCORED * corpus.num_sources] * 2,
     num_tokens=600_000,
     num_bytes=2_100_000,
     splits=dict.fromkeys(corpus_config.SPLITS, counts),
     vocab_size=4096,
-    bad_rows={'empty text': 12},
+    bad_records={'empty text': 12},
   )
   reference = write_artifact(
     artifacts.reference_dir(workdir), [], {'token_store': store}, **TRAINED

@@ -17,7 +17,7 @@ def scored(
   count = len(nll)
   columns = {
     'shard': np.zeros(count, np.int32),
-    'row': np.arange(count),
+    'doc_index': np.arange(count),
     'example_id': [str(n) for n in range(count)],
     'source': pa.array(['web'] * count).dictionary_encode(),
     'num_tokens': np.array(tokens, np.int32),
@@ -104,7 +104,7 @@ def test_scores_that_may_be_missing_are_ranked_lowest():
   edits = base.get_config()
   edits.corpus.sources.web = base.text('*.txt')
   edits.select.arms.late = base.arm(
-    'top', 'nll_sum / (row - 2)', fraction=0.5, missing='lowest'
+    'top', 'nll_sum / (doc_index - 2)', fraction=0.5, missing='lowest'
   )
   examples = scored([4.0, 2.0, 3.0, 1.0], [1, 2, 3, 4], [0] * 4)
   found = lib.correlations(config_lib.from_mapping(edits), examples)

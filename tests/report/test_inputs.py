@@ -26,7 +26,7 @@ def copied(small, tmp_path):
   return config, shutil.copytree(workdir, str(tmp_path / 'copy'))
 
 
-def test_losses_join_parts_with_their_own_dictionaries(small):
+def test_losses_join_shards_with_their_own_dictionaries(small):
   config, workdir = small
   losses = inputs.heldout_losses(config, workdir)
   assert losses.arms == config.arms
@@ -128,7 +128,7 @@ def test_curve_is_by_step(copied):
     inputs.heldout_curve(workdir, 'full', 0)
 
 
-def test_a_damaged_part_is_named(copied):
+def test_a_damaged_shard_is_named(copied):
   config, workdir = copied
   path = artifacts.evaluation_dir(workdir, 'full', 1)
   part = posixpath.join(path, 'part-00001-of-00002.parquet')

@@ -37,7 +37,7 @@ def test_mix_by_hand():
   # The largest moves first, then by name.
   books, web, other = found['sources']
   assert [s['source'] for s in (books, web, other)] == ['books', 'web', 'other']
-  assert web['share'] == 0.6 and other['share'] == 0.0
+  assert web['fraction'] == 0.6 and other['fraction'] == 0.0
   assert web['arms'] == {
     'full': 0.6,
     'top': 0.2,
@@ -45,7 +45,7 @@ def test_mix_by_hand():
     'everything': 0.64,
   }
   assert web['shift'] == pytest.approx(0.4)
-  assert found['moved'] == pytest.approx(
+  assert found['total_variation'] == pytest.approx(
     {'full': 0.0, 'top': 0.4, 'random': 0.2, 'everything': 0.24}
   )
 
@@ -101,7 +101,7 @@ def test_kinds_add_up_to_sources(made):
   first = made['full'][0]['sources']
   total = sum(row['tokens'] for row in first)
   assert sum(row['tokens'] for row in rows) == total
-  assert sum(row['share'] for row in rows) == pytest.approx(float(total > 0))
+  assert sum(row['fraction'] for row in rows) == pytest.approx(float(total > 0))
   for arm, items in made.items():
     kept = [
       np.mean([item['sources'][n]['kept_tokens'] for item in items])
@@ -141,8 +141,8 @@ def test_heat_adds_up_to_what_is_thrown_away(made):
         there == 0
       ).tolist()
       thrown = sum(
-        (share or 0.0) * tokens
-        for share, tokens in zip(row['deciles'], there, strict=True)
+        (fraction or 0.0) * tokens
+        for fraction, tokens in zip(row['deciles'], there, strict=True)
       )
       assert thrown == pytest.approx(there.sum() - np.mean(kept, 0).sum())
 

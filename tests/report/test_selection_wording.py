@@ -7,16 +7,16 @@ from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.report import selection_wording as wording
 
 
-def lengths(*shares: float) -> list[dict]:
+def lengths(*fractions: float) -> list[dict]:
   """Ten documents in each decile, from 10, 20, ... tokens on."""
   return [
     {
       'low': 10 * n + 10,
       'high': 10 * n + 19,
       'examples': 100,
-      'arms': {'top': share, 'first': 0.5},
+      'arms': {'top': fraction, 'first': 0.5},
     }
-    for n, share in enumerate(shares)
+    for n, fraction in enumerate(fractions)
   ]
 
 
@@ -32,8 +32,8 @@ def found(**changed) -> dict:
     thrown_copies=60,
   )
   sources = [
-    {'source': 'web', 'share': 0.6, 'arms': {'top': 0.9, 'first': 0.7}},
-    {'source': 'news', 'share': 0.4, 'arms': {'top': 0.1, 'first': 0.3}},
+    {'source': 'web', 'fraction': 0.6, 'arms': {'top': 0.9, 'first': 0.7}},
+    {'source': 'news', 'fraction': 0.4, 'arms': {'top': 0.1, 'first': 0.3}},
   ]
   kept = [
     {'source': 'news', 'tokens': 40_000, 'arms': {'top': 0.125, 'first': 0.5}},
@@ -53,7 +53,7 @@ def found(**changed) -> dict:
       {**arm, 'name': 'top'},
     ],
     'kinds': [],
-    'mix': {'sources': sources, 'moved': {'top': 0.3, 'first': 0.01}},
+    'mix': {'sources': sources, 'total_variation': {'top': 0.3, 'first': 0.01}},
     'kept': {'sources': kept},
     'lengths': lengths(*[0.4] * 10),
     'overlaps': {
@@ -98,7 +98,12 @@ def test_says_what_moves():
 
 def test_kinds_come_before_sources():
   kinds = [
-    {'kind': 'talk', 'share': 0.4, 'arms': {'top': 0.1}, 'mix': {'top': 0.15}}
+    {
+      'kind': 'talk',
+      'fraction': 0.4,
+      'arms': {'top': 0.1},
+      'mix': {'top': 0.15},
+    }
   ]
   lines = wording.said('top', found(kinds=kinds))
   assert (
@@ -134,14 +139,14 @@ def test_without_a_fault_there_is_no_warning():
 
 
 @pytest.mark.parametrize(
-  ('share', 'warned'), [(0.049, True), (0.051, False), (0.0, True)]
+  ('fraction', 'warned'), [(0.049, True), (0.051, False), (0.0, True)]
 )
-def test_a_source_nearly_wiped_out(share, warned):
+def test_a_source_nearly_wiped_out(fraction, warned):
   made = found()
-  made['kept']['sources'][0]['arms']['top'] = share
+  made['kept']['sources'][0]['arms']['top'] = fraction
   warnings = wording.warnings(experiment(), 'top', made)
   assert bool(warnings) == warned
-  if share:
+  if fraction:
     expected = (
       '1 source is nearly wiped out (40.0 % of all tokens), kept to less than '
       '5.0 %, a tenth of what it keeps in all: news (4.9 %).'
@@ -161,7 +166,7 @@ def test_many_sources_wiped_out_are_counted():
 
 
 @pytest.mark.parametrize(
-  ('shares', 'warned'),
+  ('fractions', 'warned'),
   [
     ([0.8] + [0.4] * 8 + [0.3], True),
     ([0.3] * 5 + [0.7] * 5, True),
@@ -169,11 +174,11 @@ def test_many_sources_wiped_out_are_counted():
     ([0.45] + [0.4] * 9, False),
   ],
 )
-def test_a_bias_for_length(shares, warned):
-  made = found(lengths=lengths(*shares))
+def test_a_bias_for_length(fractions, warned):
+  made = found(lengths=lengths(*fractions))
   warnings = wording.warnings(experiment(), 'top', made)
   assert bool(warnings) == warned
-  if shares[-1] == 0.3:
+  if fractions[-1] == 0.3:
     [text] = warnings
     assert '80.0 % of those with 10 to 19 tokens, and 30.0 % of those' in text
 
@@ -195,7 +200,7 @@ def test_almost_the_same():
   shared = [[1.0, 0.96], [0.96, 1.0]]
   made = found(overlaps={'tokens': shared, 'examples': shared})
   assert wording.warnings(experiment(), 'top', made) == [
-    'Keeps almost the same as first: they share 96.0 %.'
+    'Keeps almost the same as first: they fraction 96.0 %.'
   ]
   assert wording.warnings(experiment(), 'first', made) == []  # Told once.
 

@@ -94,8 +94,8 @@ def test_kept_and_thrown_away_are_all(found):
       gathered['kinds'],
     ):
       assert sum(row['tokens'] for row in part) == total['tokens']
-      of_parts = sum(row['tokens'] * row['arms'][arm['name']] for row in part)
-      assert of_parts == pytest.approx(kept, abs=1)
+      of_shards = sum(row['tokens'] * row['arms'][arm['name']] for row in part)
+      assert of_shards == pytest.approx(kept, abs=1)
     lengths = gathered['lengths']
     assert sum(row['examples'] for row in lengths) == total['examples']
     assert sum(

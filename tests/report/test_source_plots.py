@@ -81,7 +81,7 @@ def test_shifts_show_the_largest(count, lines):
   mix = [
     {
       'source': f'source-{k:03d}',
-      'share': 0.1,
+      'fraction': 0.1,
       'arms': dict.fromkeys(ARMS, 0.1 + 0.01 * k),
     }
     for k in range(count)
@@ -93,7 +93,7 @@ def test_shifts_show_the_largest(count, lines):
 
 def test_names_are_short_and_escaped():
   mix = [
-    {'source': '<b>&\n' + 'x' * 60, 'share': 1.0, 'arms': {'arm0': 1.0}},
+    {'source': '<b>&\n' + 'x' * 60, 'fraction': 1.0, 'arms': {'arm0': 1.0}},
   ]
   svg = source_plots.shifts(mix, {'arm0': '#000000'})
   assert '&lt;b&gt;&amp; xxx' in svg and 'x…' in svg

@@ -32,7 +32,7 @@ def simulated(
     'source': np.repeat(np.arange(num_sources), num_documents),
     'content_hash': rng.integers(-(2**63), 2**63, total),
     'shard': np.zeros(total, int),
-    'row': np.arange(total),
+    'doc_index': np.arange(total),
     'num_tokens': tokens,
     'num_bytes': 4 * tokens,
     'nll_sum': np.stack([nats, nats + effect])[:, None] * tokens,
@@ -179,8 +179,8 @@ def test_resampled_sums_draw_within_sources():
   sums = statistics.resampled_sums(values, np.array([0, 2, 5]), 400, 0)
   assert sums.shape == (400, 3, 1)
   assert set(sums.ravel()) == {2.0, 3e3, 5e6}
-  share = (sums == 5e6).mean()
-  assert share == pytest.approx(1 / 3, abs=0.06)
+  fraction = (sums == 5e6).mean()
+  assert fraction == pytest.approx(1 / 3, abs=0.06)
 
 
 def test_a_source_drawn_twice_has_its_texts_drawn_twice():
@@ -249,7 +249,7 @@ def test_a_half_may_lack_a_source():
 
 def test_too_few_texts_for_two_halves():
   columns = simulated(np.random.default_rng(13), num_sources=1, num_documents=1)
-  with pytest.raises(UserError, match='heldout_share'):
+  with pytest.raises(UserError, match='heldout_fraction'):
     statistics.halves(losses_of(columns))
 
 
@@ -261,7 +261,7 @@ def test_losses_divide_last():
     source=np.array([0, 0, 1]),
     content_hash=np.array([1, 2, 3]),
     shard=np.zeros(3, int),
-    row=np.arange(3),
+    doc_index=np.arange(3),
     num_tokens=np.array([1, 3, 4]),
     num_bytes=np.array([2, 6, 32]),
     nll_sum=np.array([[[1.0, 3.0, 8.0]]]),

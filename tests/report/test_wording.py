@@ -50,7 +50,7 @@ def test_rules_in_words():
   'chosen, expected',
   [
     (rule('all'), 'everything scored'),
-    (rule('everything'), 'everything scored, and the reference split'),
+    (rule('all_plus_reference'), 'everything scored, and the reference split'),
     (
       rule('distinct', per='source'),
       'the first copy of each text, within each source',
@@ -79,7 +79,7 @@ def test_every_kind_in_words(chosen, expected):
 def test_keeps_everything():
   assert wording.keeps_everything((rule('all'),))
   assert wording.keeps_everything((rule('random', fraction=1.0),))
-  assert wording.keeps_everything((rule('everything'),))
+  assert wording.keeps_everything((rule('all_plus_reference'),))
   assert wording.keeps_everything((rule('band', 'num_bytes', low=0, high=1),))
   assert not wording.keeps_everything((rule('all'), rule('random')))
   for pruned in (

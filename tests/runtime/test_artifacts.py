@@ -1,4 +1,4 @@
-"""Artifacts: parts, markers, manifests, and what is refused."""
+"""Artifacts: shards, markers, manifests, and what is refused."""
 
 import json
 import random
@@ -24,7 +24,7 @@ def artifact(path: str, options=OPTIONS, inputs=INPUTS) -> Artifact:
   return Artifact(path, 'score table', 'score', options, inputs)
 
 
-def part_files(text: str) -> dict:
+def shard_files(text: str) -> dict:
   return {
     '.a': lambda file: file.write(text.encode()),
     '.b': lambda file: file.write(2 * text.encode()),
@@ -34,8 +34,8 @@ def part_files(text: str) -> dict:
 def write(made: Artifact, texts=('one', 'two'), **facts) -> dict:
   made.begin()
   markers = [
-    made.finish_part(part, len(texts), part_files(text), rows=part)
-    for part, text in enumerate(texts)
+    made.finish_shard(shard, len(texts), shard_files(text), rows=shard)
+    for shard, text in enumerate(texts)
   ]
   written = {name: f for m in markers for name, f in m['files'].items()}
   return made.finish(written, **facts)
@@ -74,8 +74,8 @@ def test_a_fingerprint_tells_values_apart(first, second):
   assert found is same
 
 
-def test_part_names_sort_in_order():
-  names = [artifacts.part_name(part, 1000) for part in range(1000)]
+def test_shard_names_sort_in_order():
+  names = [artifacts.shard_name(shard, 1000) for shard in range(1000)]
   assert names == sorted(set(names))
   assert names[3] == 'part-00003-of-01000'
 
@@ -217,7 +217,7 @@ def test_begin_again_changes_nothing(path):
   assert files.read_bytes(f'{path}/{artifacts.BEGUN}') == before
 
 
-def test_a_part_is_done_after_its_files(path):
+def test_a_shard_is_done_after_its_files(path):
   made = artifact(path)
 
   def broken(file):
@@ -225,11 +225,11 @@ def test_a_part_is_done_after_its_files(path):
     raise OSError('unplugged')
 
   with pytest.raises(OSError, match='unplugged'):
-    made.finish_part(1, 2, {'.a': lambda file: file.write(b'x'), '.b': broken})
-  assert made.finished_part(1, 2) is None
-  marker = made.finish_part(1, 2, part_files('x'), num_examples=4)
-  assert made.finished_part(1, 2) == marker
-  assert made.finished_part(0, 2) is None
+    made.finish_shard(1, 2, {'.a': lambda file: file.write(b'x'), '.b': broken})
+  assert made.finished_shard(1, 2) is None
+  marker = made.finish_shard(1, 2, shard_files('x'), num_examples=4)
+  assert made.finished_shard(1, 2) == marker
+  assert made.finished_shard(0, 2) is None
   assert marker['num_examples'] == 4
   assert set(marker['files']) == {
     'part-00001-of-00002.a',
@@ -242,10 +242,10 @@ def test_open_says_how_far_it_is(path):
     artifacts.open_finished(path, 'score table', 'score')
   made = artifact(path)
   made.begin()
-  for part in (0, 2):
-    made.finish_part(part, 4, part_files('x'))
+  for shard in (0, 2):
+    made.finish_shard(shard, 4, shard_files('x'))
   with pytest.raises(
-    UserError, match=r'has 2 finished parts but no manifest.*parts are kept'
+    UserError, match=r'has 2 finished shards but no manifest.*shards are kept'
   ):
     artifacts.open_finished(path, 'score table', 'score')
 
@@ -281,13 +281,13 @@ def test_damaged_content_is_named(path):
 def test_a_missing_or_short_file_is_named(tmp_path):
   path = str(tmp_path / 'scores')
   manifest = write(artifact(path))
-  part = tmp_path / 'scores' / 'part-00001-of-00002.b'
-  part.write_bytes(b'twot')
+  shard = tmp_path / 'scores' / 'part-00001-of-00002.b'
+  shard.write_bytes(b'twot')
   with pytest.raises(
     UserError, match=r'00001-of-00002\.b has 4 bytes, .* says 6 bytes'
   ):
     checksums.check_sizes(path, manifest, 'score table', 'score')
-  part.unlink()
+  shard.unlink()
   with pytest.raises(UserError, match=r'00001-of-00002\.b is missing'):
     checksums.check_sizes(path, manifest, 'score table', 'score')
 
@@ -296,7 +296,7 @@ def test_a_damaged_marker_is_named(tmp_path):
   made = artifact(str(tmp_path))
   (tmp_path / 'part-00000-of-00002.done').write_text('{"files":')
   with pytest.raises(UserError, match=r'00002\.done is damaged'):
-    made.finished_part(0, 2)
+    made.finished_shard(0, 2)
 
 
 def test_an_artifact_may_be_moved(tmp_path):
@@ -312,11 +312,11 @@ def test_links_are_followed_and_those_to_nowhere_named(tmp_path):
   file.rename(tmp_path / 'far')
   file.symlink_to('../far')
   checksums.check_sizes(path, manifest, 'score table', 'score')
-  assert artifact(path).finished_part(0, 2)
+  assert artifact(path).finished_shard(0, 2)
   (tmp_path / 'far').unlink()
   for check in (
     lambda: checksums.check_sizes(path, manifest, 'score table', 'score'),
-    lambda: artifact(path).finished_part(0, 2),
+    lambda: artifact(path).finished_shard(0, 2),
   ):
     with pytest.raises(UserError, match='of-00002.a is a symbolic link to'):
       check()

@@ -12,7 +12,7 @@ import pytest
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts, attempts, filesystems
 
-# Writes a part, and stops itself: while it writes, or right before the rename.
+# Writes a shard, and stops itself: while it writes, or right before the rename.
 WRITER = """
 import os, signal, sys
 from infoprune_jax.runtime import artifacts, attempts
@@ -36,7 +36,7 @@ def checked(*arguments):
 
 attempts._check = checked
 try:
-  made.finish_part(0, 1, {'.a': write})
+  made.finish_shard(0, 1, {'.a': write})
 except UserError as error:
   print(error)
   sys.exit(2)
@@ -47,7 +47,7 @@ def artifact(path) -> artifacts.Artifact:
   return artifacts.Artifact(str(path), 'table', 'job', {}, {})
 
 
-def part(text: str):
+def shard(text: str):
   return {'.a': lambda file: file.write(text.encode())}
 
 
@@ -72,7 +72,7 @@ def test_a_stopped_process_that_goes_on_changes_nothing(
       if deleted:
         shutil.rmtree(path)
       made = artifact(path).begin()
-      marker = made.finish_part(0, 1, part('new'))
+      marker = made.finish_shard(0, 1, shard('new'))
       made.finish(marker['files'])
       expected = content(path)
       assert not any('tmp' in name or 'attempt' in name for name in expected)
@@ -89,20 +89,20 @@ def test_a_stopped_process_that_goes_on_changes_nothing(
 def test_an_older_attempt_may_not_write(tmp_path, home):
   path = f'{home}{tmp_path}/table'
   old = artifact(path).begin()
-  old.finish_part(0, 2, part('old'))
+  old.finish_shard(0, 2, shard('old'))
   new = artifact(path).begin()
   for write in (
-    lambda: old.finish_part(1, 2, part('old')),
-    lambda: old.write_file(f'{path}/other', part('x')['.a']),
+    lambda: old.finish_shard(1, 2, shard('old')),
+    lambda: old.write_file(f'{path}/other', shard('x')['.a']),
     lambda: old.finish({}),
   ):
     with pytest.raises(UserError, match='by another job that began later'):
       write()
-  assert new.finished() is None and new.finished_part(1, 2) is None
-  new.finish_part(1, 2, part('new'))
+  assert new.finished() is None and new.finished_shard(1, 2) is None
+  new.finish_shard(1, 2, shard('new'))
   assert new.finish({})['job'] == 'job'
   with pytest.raises(UserError, match='by another job that began later'):
-    new.finish_part(1, 2, part('late'))
+    new.finish_shard(1, 2, shard('late'))
   names = filesystems.names_in(path)
   assert not any('tmp' in name or 'attempt' in name for name in names)
 
@@ -125,4 +125,4 @@ def test_who_is_refused_takes_nothing_over(tmp_path):
   other = artifacts.Artifact(str(tmp_path), 'table', 'job', {'x': 1}, {})
   with pytest.raises(UserError, match='does not belong to this config'):
     other.begin()
-  made.finish_part(0, 1, part('x'))
+  made.finish_shard(0, 1, shard('x'))

@@ -133,11 +133,11 @@ def test_no_task_no_pipeline(tmp_path):
 def test_a_block_has_its_workers(make_corpus, tmp_path):
   """One pipeline after another, and one job at a time."""
   config = make_corpus({'x': base.text('*')}, beam_options=IN_MEMORY)
-  with workers.kept(config, str(tmp_path), 'tokenize'):
+  with workers.shared_pool(config, str(tmp_path), 'tokenize'):
     assert list(workers.run_all(operator.neg, [1, 2], 1)) == [-1, -2]
     assert list(workers.run_all(operator.neg, [3], 1, apart=True)) == [-3]
     with (
       pytest.raises(UserError, match='is being written by another process'),
-      workers.kept(config, str(tmp_path), 'tokenize'),
+      workers.shared_pool(config, str(tmp_path), 'tokenize'),
     ):
       pass

@@ -33,13 +33,15 @@ def test_rate_and_time_left_leave_out_what_was_done_before(lines):
   clock = Clock()
   bar = progress.Progress('score', 'tokens', 6000, done=3000, clock=clock)
   clock.now += 10
-  bar.add(1000, 'part 2')
-  assert lines == ['score: 4k of 6k tokens, 100 tokens/s, 0:00:20 left, part 2']
+  bar.add(1000, 'shard 2')
+  assert lines == [
+    'score: 4k of 6k tokens, 100 tokens/s, 0:00:20 left, shard 2'
+  ]
   clock.now += 10
   bar.add(2000)
-  bar.finish('all parts')
+  bar.finish('all shards')
   assert (
-    lines[-1] == 'score: done, 6k tokens in 0:00:20 (150 tokens/s), all parts'
+    lines[-1] == 'score: done, 6k tokens in 0:00:20 (150 tokens/s), all shards'
   )
 
 

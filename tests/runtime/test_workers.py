@@ -50,27 +50,30 @@ def test_one_task_stays_in_this_process():
 
 
 def test_apart_is_another_process_whatever_the_numbers():
-  [pid] = workers.run_all(pid_of, [0], 1, apart=True)
+  [pid] = workers.run_all(pid_of, [0], 1, force_subprocess=True)
   assert pid != os.getpid()
-  assert list(workers.run_all(pid_of, [], 1, apart=True)) == []
+  assert list(workers.run_all(pid_of, [], 1, force_subprocess=True)) == []
 
 
-def kept(make_corpus, num_workers: int):
+def shared_pool(make_corpus, num_workers: int):
   config = make_corpus({'x': base.text('*')}, num_workers=num_workers)
-  return workers.kept(config, 'nowhere', 'tokenize')
+  return workers.shared_pool(config, 'nowhere', 'tokenize')
 
 
 def test_processes_that_are_kept_serve_the_calls_of_a_block(make_corpus):
-  with kept(make_corpus, 1):
-    first = set(workers.run_all(pid_of, range(4), 2, apart=True))
-    again = set(workers.run_all(pid_of, [0], 1, apart=True))
+  with shared_pool(make_corpus, 1):
+    first = set(workers.run_all(pid_of, range(4), 2, force_subprocess=True))
+    again = set(workers.run_all(pid_of, [0], 1, force_subprocess=True))
   assert len(first) == 1
   assert first == again != {os.getpid()}
   assert first.isdisjoint(workers.run_all(pid_of, range(4), 2))
 
 
 def test_an_error_ends_the_processes_that_are_kept(make_corpus):
-  with pytest.raises(UserError, match='row 3 is bad'), kept(make_corpus, 2):
+  with (
+    pytest.raises(UserError, match='row 3 is bad'),
+    shared_pool(make_corpus, 2),
+  ):
     [pid, *_] = workers.run_all(pid_of, range(2), 2)
     list(workers.run_all(refuse, range(6), 2))
   wait_until(lambda: not alive(pid))
@@ -141,18 +144,18 @@ def test_workers_die_with_their_parent(tmp_path):
 class Deadly:
   """A task of which one ends its worker."""
 
-  part: int
+  shard: int
   number: int  # of a signal; 0 to leave
 
 
 def die(task: Deadly) -> int:
-  if task.part == 5:
+  if task.shard == 5:
     block = b'x' * (96 << 20)  # Pages are there once they are written.
     if task.number:
       os.kill(os.getpid(), task.number)
     os._exit(len(block) and 3)
   time.sleep(0.01)
-  return task.part
+  return task.shard
 
 
 @pytest.mark.parametrize(
@@ -165,12 +168,12 @@ def die(task: Deadly) -> int:
   ],
 )
 def test_a_killed_worker_is_named_with_its_task(number, expected):
-  tasks = [Deadly(part, int(number)) for part in range(8)]
+  tasks = [Deadly(shard, int(number)) for shard in range(8)]
   with pytest.raises(UserError) as error:
     list(workers.run_all(die, tasks, 2))
   message = str(error.value)
   assert re.match(
-    rf'Worker [12] of 2, pid \d+, {expected}, at part 5 \(6 of 8\)\. ', message
+    rf'Worker [12] of 2, pid \d+, {expected}, at shard 5 \(6 of 8\)\. ', message
   )
   assert 'what is finished is kept' in message
   if number == signal.SIGKILL:
@@ -183,10 +186,10 @@ def test_a_killed_worker_is_named_with_its_task(number, expected):
 
 
 def test_a_killed_worker_of_a_block_is_named_too(make_corpus):
-  tasks = [Deadly(part, int(signal.SIGKILL)) for part in range(8)]
+  tasks = [Deadly(shard, int(signal.SIGKILL)) for shard in range(8)]
   with (
-    pytest.raises(UserError, match='SIGKILL, at part 5'),
-    kept(make_corpus, 2),
+    pytest.raises(UserError, match='SIGKILL, at shard 5'),
+    shared_pool(make_corpus, 2),
   ):
     list(workers.run_all(pid_of, range(4), 2))
     list(workers.run_all(die, tasks, 2))

@@ -3,7 +3,7 @@ import types
 import jax
 import pytest
 
-from infoprune_jax.score import ceiling, parts
+from infoprune_jax.score import ceiling, shards
 
 
 def test_a_cpu_is_not_measured():
@@ -34,10 +34,10 @@ def test_summary():
     waiting=0.5,
     devices=1,
   )
-  line = parts.summary([one, {**one, 'seconds': 4.0}], peak=1e12)
+  line = shards.summary([one, {**one, 'seconds': 4.0}], peak=1e12)
   assert line == (
-    'done, 1.8k tokens in 4.0 s (450 tokens/s, 50 documents/s), rows 90.0 % '
+    'done, 1.8k tokens in 4.0 s (450 tokens/s, 50 documents/s), sequences 90.0 % '
     'full, the device waited for the host 25.0 % of the time, MFU 50.0 % of '
     'the 1TFLOP/s that a matrix product reaches'
   )
-  assert 'MFU' not in parts.summary([one], peak=0.0)
+  assert 'MFU' not in shards.summary([one], peak=0.0)

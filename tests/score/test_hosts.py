@@ -28,7 +28,7 @@ from small_corpus import small_config
 
 def get_config():
   config = small_config({path!r})
-  config.corpus.num_parts = {num_parts}
+  config.corpus.num_shards = {num_shards}
   config.reference.folds = {folds}
   config.score.per_device_batch_size = 2
   return config
@@ -64,14 +64,14 @@ class Workdir:
 
 def prepare(corpus_path: str, folder: pathlib.Path, folds: int) -> Workdir:
   config = small_config(corpus_path)
-  config.corpus.num_parts = NUM_PARTS
+  config.corpus.num_shards = NUM_PARTS
   config.reference.folds = folds
   made = config_lib.from_mapping(config)
   tokenize.run(made, str(folder))
   runs.run_reference(made, str(folder))
   path = folder / 'hosts.py'
   path.write_text(
-    CONFIG.format(path=corpus_path, num_parts=NUM_PARTS, folds=folds)
+    CONFIG.format(path=corpus_path, num_shards=NUM_PARTS, folds=folds)
   )
   return Workdir(folder, path)
 
@@ -123,7 +123,7 @@ def test_hosts_of_one_tensor_axis_feed_the_same_rows(prepared, alone, tmp_path):
 
 
 def test_hosts_of_one_fsdp_axis_run_equally_many_steps(prepared, tmp_path):
-  """One has a part more than the other, and each holds half the parameters."""
+  """One has a shard more than the other, and each holds half the parameters."""
   mesh = ('--config.mesh.data=1', '--config.mesh.fsdp=2')
   one, two = (prepared.copy(tmp_path / name) for name in ('one', 'two'))
   jobs = [Job(*one.job, 1, *mesh, devices=2), Job(*two.job, 2, *mesh)]
@@ -135,7 +135,7 @@ def test_hosts_of_one_fsdp_axis_run_equally_many_steps(prepared, tmp_path):
 def test_killed_in_the_middle_and_resumed_by_other_hosts(
   prepared, alone, tmp_path
 ):
-  """The last job has more hosts than parts to do."""
+  """The last job has more hosts than shards to do."""
   workdir = prepared.copy(tmp_path / 'work')
   for processes, killed in ((3, (1, 2)), (2, (0, 1))):
     codes, outputs = Job(*workdir.job, processes, killed=killed).ended()
@@ -148,7 +148,7 @@ def test_killed_in_the_middle_and_resumed_by_other_hosts(
       assert 'Traceback' not in output
     assert not (workdir.path / 'scores/manifest.json').exists()
   outputs = Job(*workdir.job, 4).finish()
-  assert 'parts were done before' in outputs[0]
+  assert 'shards were done before' in outputs[0]
   assert workdir.scores() == alone
 
 

@@ -93,7 +93,7 @@ def trained(corpus_path, store_workdir, tmp_path_factory) -> str:
 def together(corpus_path, trained, small_run, exported) -> str:
   """A workdir that four models scored in one pass."""
   made = edits(corpus_path)
-  made.reference.others = dict(
+  made.reference.extra_models = dict(
     early=base.checkpoint(step=STEPS[0]),
     small=base.checkpoint(small_run),
     filed=base.checkpoint(exported),
@@ -135,14 +135,16 @@ def test_verify_knows_the_further_columns(together, column, tmp_path):
   )
   [problem] = [line for _, problems in verify.check(path) for line in problems]
   assert changed_artifacts.PART in problem
-  assert re.search(rf'{column} of row \d+ is nan, and 1 in all', problem)
+  assert re.search(rf'{column} of sequence \d+ is nan, and 1 in all', problem)
 
 
 def test_verify_misses_a_further_column(together, tmp_path):
   path = linked(together, str(tmp_path / 'w'), 'reference')
   scores = pathlib.Path(path, 'scores')
   shutil.copytree(f'{together}/scores', scores)
-  changed_artifacts.rewrite(scores, lambda rows: rows.drop_columns([EARLY]))
+  changed_artifacts.rewrite(
+    scores, lambda sequences: sequences.drop_columns([EARLY])
+  )
   problems = [line for _, said in verify.check(path) for line in said]
   assert re.search(rf'has the columns .*, expected .*{EARLY}', problems[0])
 
@@ -160,7 +162,7 @@ def test_excess_loss_is_a_rule(corpus_path, together):
   made.select.arms.excess = base.arm('top', EARLY, fraction=0.5)
   with pytest.raises(UserError, match=r'In select\.arms\.excess: .*nll_sum_ea'):
     stages.check(built(made), 'select')
-  made.reference.others.early = base.checkpoint(step=STEPS[0])
+  made.reference.extra_models.early = base.checkpoint(step=STEPS[0])
   stages.check(built(made), 'select')
 
 
@@ -274,7 +276,7 @@ def test_a_file_of_other_shapes_is_refused(
   'change, said',
   [
     (dict(folds=2), 'gives one model'),
-    (dict(others={'Early one': base.checkpoint()}), "'Early one' names"),
+    (dict(extra_models={'Early one': base.checkpoint()}), "'Early one' names"),
   ],
 )
 def test_contradictions_are_refused(corpus_path, change, said):

@@ -38,23 +38,27 @@ def params(small, mesh):
 
 @pytest.fixture(scope='module')
 def score(small, mesh, params):
-  """(store, rows, **edits of the scoring section) -> [documents] float64."""
+  """(store, sequences, **edits of the scoring section) -> [documents] float64."""
 
-  def call(store, rows, params=params, **edits):
+  def call(store, sequences, params=params, **edits):
     scoring = dataclasses.replace(small.score, **edits)
     program = scorer.compile_scorer(
       small.model, scoring, Store.vocab_size, mesh
     )
-    rows = np.asarray(rows)
-    return program.document_nll(params, store, np.zeros(len(rows), int), rows)
+    sequences = np.asarray(sequences)
+    return program.document_nll(
+      params, store, np.zeros(len(sequences), int), sequences
+    )
 
   return call
 
 
 def test_equals_documents_scored_alone(score):
   store = Store(LENGTHS)
-  together, _ = score(store, range(len(LENGTHS)), row_length=256)
-  alone = [score(store, [d], row_length=256)[0][0] for d in range(len(LENGTHS))]
+  together, _ = score(store, range(len(LENGTHS)), sequence_length=256)
+  alone = [
+    score(store, [d], sequence_length=256)[0][0] for d in range(len(LENGTHS))
+  ]
   np.testing.assert_allclose(together, alone, rtol=1e-5)
   assert together[3] == 0.0
   assert np.all(together[np.array(LENGTHS) > 0] > 0)
@@ -70,7 +74,7 @@ def test_batch_size_does_not_matter(score, batch_size):
 
 @pytest.mark.parametrize('ways', [2, 3])
 def test_other_numbers_of_hosts_differ_by_rounding_alone(score, ways):
-  """Each packs documents of its own, so a document lies elsewhere in a row."""
+  """Each packs documents of its own, so a document lies elsewhere in a sequence."""
   store = Store(LENGTHS)
   numbers = np.arange(len(LENGTHS))
   one, _ = score(store, numbers)
@@ -81,7 +85,7 @@ def test_other_numbers_of_hosts_differ_by_rounding_alone(score, ways):
 
 
 def test_rows_spread_over_devices(small, score, params):
-  store, rows = Store(LENGTHS), np.arange(len(LENGTHS))
+  store, sequences = Store(LENGTHS), np.arange(len(LENGTHS))
   config = MeshConfig(data=1, fsdp=2, tensor=2, sequence=2)
   mesh = mesh_lib.make_mesh(config)
   program = scorer.compile_scorer(
@@ -91,29 +95,31 @@ def test_rows_spread_over_devices(small, score, params):
   spread = jax.tree.map(
     lambda x, shape: jax.device_put(x, shape.sharding), params, shapes
   )
-  found, _ = program.document_nll(spread, store, np.zeros_like(rows), rows)
-  np.testing.assert_allclose(found, score(store, rows)[0], rtol=1e-5)
-  odd = dataclasses.replace(small.score, row_length=63)
-  with pytest.raises(UserError, match='row_length of score .*=63 must be'):
+  found, _ = program.document_nll(
+    spread, store, np.zeros_like(sequences), sequences
+  )
+  np.testing.assert_allclose(found, score(store, sequences)[0], rtol=1e-5)
+  odd = dataclasses.replace(small.score, sequence_length=63)
+  with pytest.raises(UserError, match='sequence_length of score .*=63 must be'):
     scorer.compile_scorer(small.model, odd, Store.vocab_size, mesh)
 
 
 def test_windows_score_each_token_once(score, small, mesh, params):
-  """Against windows laid out by hand, one row each."""
+  """Against windows laid out by hand, one sequence each."""
   store, length, overlap = Store(LENGTHS), 64, 16
   ids = store.tokens[store.offsets[6] : store.offsets[7]].astype(np.int32)
   inputs = np.concatenate([[store.bos_id], ids[:-1]])
   expected, counted = 0.0, 0
   for start in range(0, len(ids), length - overlap):
     stop = min(start + length, len(ids))
-    row = {
+    sequence = {
       'decoder_input_tokens': inputs[start:stop],
       'decoder_target_tokens': ids[start:stop],
       'decoder_positions': np.arange(stop - start),
       'decoder_segment_ids': np.ones(stop - start, np.int32),
     }
-    batch = {n: np.zeros((1, length), np.int32) for n in row}
-    for name, values in row.items():
+    batch = {n: np.zeros((1, length), np.int32) for n in sequence}
+    for name, values in sequence.items():
       batch[name][0, : stop - start] = values
     with partitioning.use_mesh(mesh):
       batch = jax.tree.map(jnp.asarray, batch)
@@ -124,7 +130,7 @@ def test_windows_score_each_token_once(score, small, mesh, params):
     if stop == len(ids):
       break
   assert counted == len(ids) == 200
-  found, _ = score(store, [6], row_length=length, window_overlap=overlap)
+  found, _ = score(store, [6], sequence_length=length, window_overlap=overlap)
   np.testing.assert_allclose(found[0], expected, rtol=1e-6)
 
 
@@ -145,7 +151,7 @@ def test_sum_is_in_float64_and_token_order(score):
 
 def test_nan_names_the_document(score, params):
   broken = jax.tree.map(lambda x: x * np.float32('nan'), params)
-  with pytest.raises(UserError, match=r'shard 0, row 1\) of a store'):
+  with pytest.raises(UserError, match=r'shard 0, doc_index 1\) of a store'):
     score(Store([0, 5, 9]), [0, 1, 2], params=broken)
 
 
@@ -193,7 +199,11 @@ def test_a_token_beyond_the_vocabulary_is_no_other_token(small, mesh, params):
     ).document_nll(
       params, store, np.zeros(len(LENGTHS), int), np.arange(len(LENGTHS))
     )
-  for words in ('(shard 0, row 6)', 'token id 64 at 150', 'vocabulary of 64'):
+  for words in (
+    '(shard 0, doc_index 6)',
+    'token id 64 at 150',
+    'vocabulary of 64',
+  ):
     assert words in str(error.value)
 
 
@@ -218,7 +228,10 @@ def test_a_document_of_a_million_tokens(small):
   """Windows of it go by, each token counted once, in bounded memory."""
   store = Store([1_000_000, 3])
   scoring = dataclasses.replace(
-    small.score, row_length=4096, window_overlap=96, per_device_batch_size=1
+    small.score,
+    sequence_length=4096,
+    window_overlap=96,
+    per_device_batch_size=1,
   )
   counted = scorer.Documents(store, np.zeros(2, int), np.arange(2), scoring)
   zeros = np.zeros((8, 4096), np.float32)

@@ -13,7 +13,7 @@ from infoprune_jax.score import references
 
 
 def test_a_store_that_changed_under_a_half_finished_table(small, tmp_path):
-  """Neither its parts nor the model go with another corpus."""
+  """Neither its shards nor the model go with another corpus."""
   workdir, other = str(tmp_path / 'work'), str(tmp_path / 'other')
   for job in ('tokenize', 'reference', 'score'):
     stages.run(small, workdir, job)

@@ -11,7 +11,7 @@ from infoprune_jax.config.experiment import MeshConfig
 from infoprune_jax.model import mesh as mesh_lib, partitioning
 from infoprune_jax.score import stream
 
-ROWS = 8
+rows = 8
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +28,7 @@ def times_ten(mesh):
 
 
 def batch(number):
-  return {'x': np.full((ROWS, 2), number, np.float32)}
+  return {'x': np.full((rows, 2), number, np.float32)}
 
 
 def test_results_come_in_order_to_whom_they_belong(mesh, times_ten):
@@ -42,7 +42,7 @@ def test_results_come_in_order_to_whom_they_belong(mesh, times_ten):
         [times_ten, times_two],
         batch(number),
       )
-      if number % 7 == 0:  # The end of a part.
+      if number % 7 == 0:  # The end of a shard.
         yield lambda nll, n=number: found.append((n, nll)), [], None
 
   times = stream.Times()

@@ -18,9 +18,9 @@ DECODER = dict(
   dtype='bfloat16',
   scan_unroll=1,
   remat='none',
-  loss_tile=4096,
+  loss_chunk_tokens=4096,
   attention='auto',
-  kernels='auto',
+  loss_kernel='auto',
 )
 
 
@@ -32,7 +32,7 @@ class Pod:
   mesh: tuple[int, int, int]
   model: dict[str, int]
   tie: bool
-  row_length: int
+  sequence_length: int
 
 
 B1_3 = dict(
@@ -78,7 +78,7 @@ mesh = mesh_lib.make_mesh(
 model = config.ModelConfig(**given['model'])
 scoring = config.ScoringConfig(
   per_device_batch_size=4,
-  row_length=given['row_length'],
+  sequence_length=given['sequence_length'],
   window_overlap=0,
   dtype='bfloat16',
 )
@@ -98,11 +98,11 @@ calls = re.findall(
 )
 print('RESULT' + json.dumps({
   'attention': made.model.attention,
-  'loss': made.model.kernels,
+  'loss': made.model.loss_kernel,
   'bytes': memory.temp_size_in_bytes + memory.argument_size_in_bytes
   + memory.output_size_in_bytes,
   'gathers': [[int(n) for n in dims.split(',') if n] for dims, _ in gathers],
-  'kernels': {name: calls.count(name) for name in ('logsumexp', 'splash')},
+  'loss_kernel': {name: calls.count(name) for name in ('logsumexp', 'splash')},
 }))
 """
 
@@ -116,15 +116,15 @@ def test_fits_and_gathers_no_more_than_a_layer(pod):
     'topology': pod.topology,
     'mesh': pod.mesh,
     'model': {**pod.model, 'tie_embeddings': pod.tie, **DECODER},
-    'row_length': pod.row_length,
+    'sequence_length': pod.sequence_length,
     'vocab': VOCAB,
   }
   found = run(PROGRAM, given)
   assert (found['attention'], found['loss']) == ('splash', 'tpu')
   if not pod.topology.startswith('v5p'):
-    assert found['kernels'] == {'logsumexp': 1, 'splash': 1}
+    assert found['loss_kernel'] == {'logsumexp': 1, 'splash': 1}
   assert found['bytes'] < HBM[pod.topology.partition(':')[0]]
-  tokens = 4 * pod.row_length  # of a device
+  tokens = 4 * pod.sequence_length  # of a device
   width, mlp = pod.model['embed_dim'], pod.model['mlp_dim']
   tensor = pod.mesh[2]
   # One matrix of one layer, a tensor group's activations, a device's share of

@@ -31,7 +31,7 @@ def examples(
   tokens = [10] * count if tokens is None else tokens
   columns = {
     'shard': np.zeros(count, np.int32),
-    'row': np.arange(count),
+    'doc_index': np.arange(count),
     'example_id': [f'id-{n}' for n in range(count)],
     'source': pa.array(sources or ['web'] * count).dictionary_encode(),
     'num_tokens': np.array(tokens, np.int32),
@@ -80,7 +80,7 @@ def experiment(tmp_path_factory) -> ConfigDict:
   edits.corpus.sources.mine = base.jsonl(
     str(path), id_column='id', source_column='source'
   )
-  edits.corpus.update(num_parts=3, num_workers=1)
+  edits.corpus.update(num_shards=3, num_workers=1)
   edits.vocabulary.update(size=330, type='bpe')
   edits.report.num_examples = 4
   return edits

@@ -21,8 +21,8 @@ from infoprune_jax.selection import (
   summary,
 )
 from infoprune_jax.selection.examples import (
-  ExampleParts,
   Examples,
+  ExampleShards,
   scored_examples,
 )
 from infoprune_jax.tokens import tables
@@ -52,7 +52,7 @@ def opened(scored):
   """The same examples, on disk and in memory."""
   store = TokenStore.open(scored)
   return (
-    ExampleParts(scored, store.documents_per_part),
+    ExampleShards(scored, store.documents_per_shard),
     scored_examples(scored, store),
   )
 
@@ -68,7 +68,7 @@ def small_steps(monkeypatch):
 
 
 @pytest.mark.parametrize('name', RULES)
-def test_parts_are_kept_as_one_table_is(opened, small_steps, name):
+def test_shards_are_kept_as_one_table_is(opened, small_steps, name):
   chosen = (RuleConfig(**RULES[name]),)
   on_disk, in_memory = opened
   kept, decision = select.decide(chosen, on_disk, 1)
@@ -85,7 +85,7 @@ def test_parts_are_kept_as_one_table_is(opened, small_steps, name):
 def test_steps_do_not_matter(scored, opened, small_steps):
   _, whole = opened
   store = TokenStore.open(scored)
-  stepped = ExampleParts(scored, store.documents_per_part)
+  stepped = ExampleShards(scored, store.documents_per_shard)
   assert summary.nll_deciles(stepped).tolist() == (
     summary.nll_deciles(whole).tolist()
   )
@@ -100,7 +100,7 @@ def test_examples_are_taken_in_the_order_asked_for(opened):
 
 
 def test_some_examples_are_read_without_the_rest(workdir, monkeypatch):
-  """Of parts in several groups of rows."""
+  """Of shards in several groups of rows."""
   whole = scored_examples(workdir, TokenStore.open(workdir)).table
   monkeypatch.setattr(tables, 'GROUP_ROWS', 7)
   for path in (
@@ -115,38 +115,40 @@ def test_some_examples_are_read_without_the_rest(workdir, monkeypatch):
     checksums, 'verified', lambda path, _, name: f'{path}/{name}'
   )
   monkeypatch.setattr(
-    pq.ParquetFile, 'read', lambda *_, **__: pytest.fail('all of a part')
+    pq.ParquetFile, 'read', lambda *_, **__: pytest.fail('all of a shard')
   )
   store = TokenStore.open(workdir)
-  examples = ExampleParts(workdir, store.documents_per_part)
+  examples = ExampleShards(workdir, store.documents_per_shard)
   positions = np.random.default_rng(0).choice(len(examples), 20)
-  columns = ['example_id', 'unigram_nll_sum', 'row']
+  columns = ['example_id', 'unigram_nll_sum', 'doc_index']
   found = examples.take(positions, columns)
   assert found.to_pylist() == whole.select(columns).take(positions).to_pylist()
 
 
 @pytest.mark.parametrize('sizes', [[], [0], [3], [0, 2, 0, 3], [2, 0, 0]])
-def test_parts_may_be_empty(sizes):
-  """Of a part in which no document is scored."""
+def test_shards_may_be_empty(sizes):
+  """Of a shard in which no document is scored."""
 
-  class Parts(Examples):
+  class Shards(Examples):
     starts = np.cumsum([0, *sizes])
 
-    def read(self, part, columns):
-      rows = np.arange(self.starts[part], self.starts[part + 1])
+    def read(self, shard, columns):
+      rows = np.arange(self.starts[shard], self.starts[shard + 1])
       return pa.table({name: rows for name in columns})
 
-  found = list(Parts().parts(['row']))
-  assert [part.num_rows for _, part in found] == sizes
-  for where, part in found:
+  found = list(Shards().shards(['doc_index']))
+  assert [shard.num_rows for _, shard in found] == sizes
+  for where, shard in found:
     rows = range(where.start, where.stop)
-    assert part['row'].to_pylist() == list(rows)
-  assert Parts().column('row', np.int64).tolist() == list(range(sum(sizes)))
+    assert shard['doc_index'].to_pylist() == list(rows)
+  assert Shards().column('doc_index', np.int64).tolist() == list(
+    range(sum(sizes))
+  )
 
 
 def test_nothing_is_taken_of_nothing(opened):
   for examples in opened:
-    assert examples.take(np.zeros(0, int), ['row']).num_rows == 0
+    assert examples.take(np.zeros(0, int), ['doc_index']).num_rows == 0
 
 
 def test_other_examples_are_refused(workdir):
@@ -154,11 +156,11 @@ def test_other_examples_are_refused(workdir):
   manifest = artifacts.read_manifest(path, 'statistics')
   file = f'{path}/{min(manifest["files"])}'
   table = pq.read_table(file)
-  rows = table['row'].to_numpy() + 1
-  pq.write_table(table.set_column(1, 'row', [rows]), file)
+  rows = table['doc_index'].to_numpy() + 1
+  pq.write_table(table.set_column(1, 'doc_index', [rows]), file)
   store = TokenStore.open(workdir)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(checksums, 'verified', lambda path, _, name: f'{path}/{name}')
-    examples = ExampleParts(workdir, store.documents_per_part)
+    examples = ExampleShards(workdir, store.documents_per_shard)
   with pytest.raises(UserError, match='holds other examples than'):
     _ = examples.index

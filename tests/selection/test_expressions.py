@@ -10,7 +10,7 @@ from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.selection import expressions, rules
 
-COLUMNS = 'Columns are shard, row, example_id, source, num_tokens'
+COLUMNS = 'Columns are shard, doc_index, example_id, source, num_tokens'
 
 
 @pytest.fixture(scope='module')

@@ -15,7 +15,7 @@ from infoprune_jax.selection import keep_set
 from infoprune_jax.selection.keep_set import KeepSet
 
 STORE = types.SimpleNamespace(
-  manifest={'fingerprint': 'a' * 16}, documents_per_part=[3, 0, 10]
+  manifest={'fingerprint': 'a' * 16}, documents_per_shard=[3, 0, 10]
 )
 MASK = np.array([1, 0, 1, 0, 0, 0, 0, 0, 1, 1, 1, 0, 1], bool)
 
@@ -43,26 +43,26 @@ def rule(keep: str) -> RuleConfig:
   data=st.data(),
 )
 def test_masks_come_back(mask, data):
-  """In parts of any sizes, at whatever bit they begin."""
+  """In shards of any sizes, at whatever bit they begin."""
   workdir = 'memory://keep_sets'
   cuts = data.draw(st.lists(st.integers(0, len(mask)), max_size=5))
   bounds = [0, *sorted(cuts), len(mask)]
   sizes = np.diff(bounds).tolist()
   store = types.SimpleNamespace(
-    manifest=STORE.manifest, documents_per_part=sizes
+    manifest=STORE.manifest, documents_per_shard=sizes
   )
   write(workdir, np.array(mask))
   found = KeepSet.open(workdir, 'top', store)
   assert found.holds(np.arange(len(mask))).tolist() == mask
-  for part, (first, last) in enumerate(itertools.pairwise(bounds)):
+  for shard, (first, last) in enumerate(itertools.pairwise(bounds)):
     rows = np.flatnonzero(mask[first:last]).tolist()
-    assert found.rows(part).tolist() == rows
+    assert found.doc_indices(shard).tolist() == rows
 
 
-def test_rows_of_each_part(tmp_path):
+def test_rows_of_each_shard(tmp_path):
   write(tmp_path)
   found = KeepSet.open(str(tmp_path), 'top', STORE)
-  assert [found.rows(part).tolist() for part in range(3)] == [
+  assert [found.doc_indices(shard).tolist() for shard in range(3)] == [
     [0, 2],
     [],
     [5, 6, 7, 9],

@@ -184,7 +184,7 @@ def test_copies_are_gone(many):
   assert set(many.index[kept]) == set(first.values())
 
 
-@pytest.mark.parametrize('keep', ['all', 'everything'])
+@pytest.mark.parametrize('keep', ['all', 'all_plus_reference'])
 def test_all_that_was_scored(many, keep):
   assert rules.apply((rule(keep),), many, 0).all()
 
@@ -192,11 +192,14 @@ def test_all_that_was_scored(many, keep):
 def test_everything_stands_alone():
   edits = base.get_config()
   edits.corpus.sources.web = base.text('*.txt')
-  edits.select.arms.both = (base.arm('distinct'), base.arm('everything'))
+  edits.select.arms.both = (
+    base.arm('distinct'),
+    base.arm('all_plus_reference'),
+  )
   with pytest.raises(UserError, match=r'arms\.both: .* stands alone'):
     config_lib.from_mapping(edits)
   del edits.select.arms.both
-  edits.select.arms.alone = base.arm('everything')
+  edits.select.arms.alone = base.arm('all_plus_reference')
   config_lib.from_mapping(edits)
 
 

@@ -100,7 +100,7 @@ def test_calls_of_ours_become_columns():
   assert [name for name, _ in found.calls.values()] == ['rank', 'rank']
   [_, argument], [_, other] = found.calls.values()
   assert [name for name, _ in argument.calls.values()] == ['zscore']
-  assert other.columns == ('row',)
+  assert other.columns == ('doc_index',)
   assert found.columns == ('shard',) and set(found.calls) == {
     '__rank_0',
     '__rank_1',

@@ -44,7 +44,7 @@ def opened(workdir: str, name: str) -> KeepSet:
 
 def mask(kept: KeepSet) -> np.ndarray:
   """Whether each document is kept, [documents] bool."""
-  return kept.holds(np.arange(sum(kept.documents_per_part)))
+  return kept.holds(np.arange(sum(kept.documents_per_shard)))
 
 
 def shown(workdir: str, name: str) -> dict:
@@ -71,9 +71,9 @@ def test_only_scored_documents_are_kept(experiment, workdir):
   store = TokenStore.open(workdir)
   for name in NAMES:
     kept = opened(workdir, name)
-    for part in range(store.num_parts):
-      scored = store.part(part).rows_of('scored')
-      assert np.isin(kept.rows(part), scored).all(), name
+    for shard in range(store.num_shards):
+      scored = store.shard(shard).documents_of('scored')
+      assert np.isin(kept.doc_indices(shard), scored).all(), name
     if name == 'full':
       scored = store.manifest['splits']['scored']['documents']
       assert mask(kept).sum() == scored
@@ -87,11 +87,13 @@ def test_a_keep_set_is_the_rule_over_the_table(experiment, workdir):
   order = np.argsort(-nll)
   expected = order[np.cumsum(tokens[order]) <= int(0.5 * tokens.sum())]
   places = {
-    (scores['shard'][int(i)].as_py(), scores['row'][int(i)].as_py())
+    (scores['shard'][int(i)].as_py(), scores['doc_index'][int(i)].as_py())
     for i in expected
   }
   kept = opened(workdir, 'top_nll')
-  found = {(part, int(row)) for part in range(3) for row in kept.rows(part)}
+  found = {
+    (shard, int(row)) for shard in range(3) for row in kept.doc_indices(shard)
+  }
   assert found == places
   assert resolved.select.arms['top_nll'][0].fraction == 0.5
 
@@ -110,8 +112,10 @@ def test_summaries_agree_with_keep_sets(experiment, workdir):
   for name in NAMES:
     kept, found = opened(workdir, name), shown(workdir, name)
     tokens = [
-      int(store.part(part).column('num_tokens')[kept.rows(part)].sum())
-      for part in range(store.num_parts)
+      int(
+        store.shard(shard).column('num_tokens')[kept.doc_indices(shard)].sum()
+      )
+      for shard in range(store.num_shards)
     ]
     assert found['kept']['tokens'] == sum(tokens)
     assert found['kept']['examples'] == mask(kept).sum()
@@ -221,9 +225,9 @@ def test_a_keep_set_knows_its_place_in_the_store(experiment, workdir):
   store = TokenStore.open(workdir)
   kept = opened(workdir, 'full')
   offset = 0
-  for part, size in enumerate(store.documents_per_part):
+  for shard, size in enumerate(store.documents_per_shard):
     found = np.flatnonzero(mask(kept)[offset : offset + size])
-    assert found.tolist() == store.part(part).rows_of('scored').tolist()
+    assert found.tolist() == store.shard(shard).documents_of('scored').tolist()
     offset += size
 
 
@@ -246,18 +250,18 @@ def test_more_examples_are_shown_when_asked_for(experiment, workdir):
 
 
 def test_everything_is_all_but_the_heldout_split(experiment, workdir):
-  run(experiment, workdir, everything=base.arm('everything'))
+  run(experiment, workdir, everything=base.arm('all_plus_reference'))
   store, kept = TokenStore.open(workdir), opened(workdir, 'everything')
   assert mask(kept).sum() > mask(opened(workdir, 'full')).sum()
   by_source: dict[str, int] = {}
-  for number in range(store.num_parts):
-    part = store.part(number)
-    reference = part.rows_of('reference')
-    expected = np.union1d(part.rows_of('scored'), reference)
-    assert kept.rows(number).tolist() == expected.tolist()
-    names = part.table('source')['source'].to_pylist()
+  for number in range(store.num_shards):
+    shard = store.shard(number)
+    reference = shard.documents_of('reference')
+    expected = np.union1d(shard.documents_of('scored'), reference)
+    assert kept.doc_indices(number).tolist() == expected.tolist()
+    names = shard.table('source')['source'].to_pylist()
     for row in reference:
-      tokens = int(part.column('num_tokens')[row])
+      tokens = int(shard.column('num_tokens')[row])
       by_source[names[row]] = by_source.get(names[row], 0) + tokens
   found = shown(workdir, 'everything')
   sizes = store.manifest['splits']['reference']
@@ -315,8 +319,8 @@ def test_near_duplicates_need_their_table(experiment, workdir):
   store = TokenStore.open(workdir)
   groups = tables.read_table(artifacts.near_duplicates_dir(workdir))
   kept = KeepSet.open(workdir, 'apart', store)
-  first = np.cumsum([0, *store.documents_per_part])
-  number = first[groups['shard'].to_numpy()] + groups['row'].to_numpy()
+  first = np.cumsum([0, *store.documents_per_shard])
+  number = first[groups['shard'].to_numpy()] + groups['doc_index'].to_numpy()
   alone = groups['near_duplicate_group'].to_numpy() == number
   assert 0 < alone.sum() < len(alone)
   assert kept.holds(number).tolist() == alone.tolist()
@@ -359,8 +363,8 @@ def test_arms_without_a_number_for_some_examples(experiment, workdir):
   store = TokenStore.open(workdir)
   sources = np.concatenate(
     [
-      store.part(part).table('source')['source'].to_pylist()
-      for part in range(store.num_parts)
+      store.shard(shard).table('source')['source'].to_pylist()
+      for shard in range(store.num_shards)
     ]
   )
   for name, held in (('top', {'web'}), ('drawn-seed-0', {'web'})):

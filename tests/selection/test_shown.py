@@ -61,7 +61,7 @@ def test_near_a_threshold_is_nearest_to_it(make_examples, name, data):
   assert set(real) <= set(SIDES.get(name, ['low', 'high']))
   for edge in found:
     for side, mask in (('kept', kept), ('thrown', ~kept)):
-      rows = [row['row'] for row in edge[side]]
+      rows = [row['doc_index'] for row in edge[side]]
       assert mask[rows].all()
       from_edge = distance[edge['side']]
       nearest = np.sort(from_edge[mask & np.isfinite(from_edge)])[:3]
@@ -113,8 +113,8 @@ def test_what_an_earlier_rule_threw_away_is_not_near(make_examples):
   kept, decision = decided(examples, base.arm('distinct'), top)
   assert kept.tolist() == [True, True, False, False]
   [edge] = shown.near_thresholds(examples, kept, decision, 5)
-  assert [row['row'] for row in edge['kept']] == [1, 0]
-  assert [row['row'] for row in edge['thrown']] == [2]
+  assert [row['doc_index'] for row in edge['kept']] == [1, 0]
+  assert [row['doc_index'] for row in edge['thrown']] == [2]
 
 
 def test_what_a_later_rule_threw_away_is_not_kept(make_examples):
@@ -125,8 +125,8 @@ def test_what_a_later_rule_threw_away_is_not_kept(make_examples):
   top = base.arm('top', 'nll_sum', fraction=0.75)
   kept, decision = decided(examples, top, base.arm('distinct'))
   [edge] = shown.near_thresholds(examples, kept, decision, 5)
-  assert [row['row'] for row in edge['kept']] == [2, 0]
-  assert [row['row'] for row in edge['thrown']] == [3]
+  assert [row['doc_index'] for row in edge['kept']] == [2, 0]
+  assert [row['doc_index'] for row in edge['thrown']] == [3]
 
 
 def test_a_source_kept_whole_has_no_threshold(make_examples):
@@ -139,7 +139,7 @@ def test_a_source_kept_whole_has_no_threshold(make_examples):
   )
   assert kept.tolist() == [True, False, True]
   [edge] = shown.near_thresholds(examples, kept, decision, 5)
-  assert [row['row'] for row in edge['kept']] == [0]
+  assert [row['doc_index'] for row in edge['kept']] == [0]
 
 
 @pytest.mark.parametrize('keep', ['sample', 'random', 'all'])
@@ -176,12 +176,12 @@ def test_drawn_of_both_sides_and_always_the_same(many):
   found = shown.drawn(examples, kept, None, 20)
   assert found == shown.drawn(examples, kept, None, 20)
   for side, mask in (('kept', kept), ('thrown', ~kept)):
-    rows = np.array([row['row'] for row in found[side]])
+    rows = np.array([row['doc_index'] for row in found[side]])
     assert len(set(rows)) == 20 and mask[rows].all()
     assert 100 < rows.mean() < 400  # From all over.
   fewer = shown.drawn(examples, kept, decision.ranking, 5)
-  assert [row['row'] for row in fewer['kept']] == [
-    row['row'] for row in found['kept'][:5]
+  assert [row['doc_index'] for row in fewer['kept']] == [
+    row['doc_index'] for row in found['kept'][:5]
   ]
 
 
@@ -196,14 +196,14 @@ def test_ends_of_the_ranking(many):
   examples, kept, decision = many
   found = shown.examples_of(examples, kept, decision, 3)
   order = np.argsort(decision.ranking)
-  assert [row['row'] for row in found['least']] == order[:3].tolist()
+  assert [row['doc_index'] for row in found['least']] == order[:3].tolist()
   assert [row['score'] for row in found['most']] == decision.ranking[
     order[::-1][:3]
   ].tolist()
   first = int(order[-1])
   assert found['most'][0] == {
     'shard': 0,
-    'row': first,
+    'doc_index': first,
     'example_id': f'id-{first}',
     'source': examples.table['source'][first].as_py(),
     'num_tokens': int(examples.weight('tokens')[first]),
@@ -216,7 +216,7 @@ def test_no_ranking_no_ends(many):
   found = shown.examples_of(examples, kept, None, 3)
   assert found['most'] == found['least'] == found['near'] == []
   for row in found['drawn']['kept']:
-    nll = examples.table['nll_sum'][row['row']].as_py()
+    nll = examples.table['nll_sum'][row['doc_index']].as_py()
     assert row['score'] == nll / row['num_tokens']
 
 

@@ -31,8 +31,8 @@ def workdir(store_workdir, tmp_path_factory) -> str:
   shutil.copytree(store_workdir, path)
   store = TokenStore.open(path)
   kept = np.concatenate(
-    [part.column('split') == 1 for part in parts_of(store)]
-  ) & (np.arange(sum(store.documents_per_part)) % 2 == 0)
+    [shard.column('split') == 1 for shard in shards_of(store)]
+  ) & (np.arange(sum(store.documents_per_shard)) % 2 == 0)
   artifact = artifacts.Artifact(
     artifacts.keep_set_dir(path, ARM),
     'keep set',
@@ -54,20 +54,20 @@ def names(workdir) -> list[str]:
   return tasks.register(workdir)
 
 
-def parts_of(store):
-  return [store.part(number) for number in range(store.num_parts)]
+def shards_of(store):
+  return [store.shard(number) for number in range(store.num_shards)]
 
 
 def kept_rows(workdir, store) -> list[np.ndarray]:
   kept = keep_set.KeepSet.open(workdir, ARM, store)
-  return [kept.rows(part) for part in range(store.num_parts)]
+  return [kept.doc_indices(shard) for shard in range(store.num_shards)]
 
 
 def expected(store, rows) -> collections.Counter:
   """The documents of the given rows, with EOS, as the store has them."""
   return collections.Counter(
-    (*store.document(part, int(row)).tolist(), store.eos_id)
-    for part, chosen in enumerate(rows)
+    (*store.document(shard, int(row)).tolist(), store.eos_id)
+    for shard, chosen in enumerate(rows)
     for row in chosen
   )
 
@@ -101,8 +101,8 @@ def test_an_arm_is_what_its_keep_set_keeps(names, workdir, store):
 def test_splits(names, store):
   for split, inside in token_store_source.SPLITS.items():
     rows = [
-      np.concatenate([part.rows_of(name) for name in inside])
-      for part in parts_of(store)
+      np.concatenate([shard.documents_of(name) for name in inside])
+      for shard in shards_of(store)
     ]
     assert collections.Counter(read('made_up', split)) == expected(store, rows)
 
@@ -115,7 +115,7 @@ def test_pruning_leaves_the_validation_split(names):
 def test_both_readers_read_the_same_examples(names, workdir, store):
   """Over an epoch: the same tokens, first inputs (BOS) and targets."""
   rows = kept_rows(workdir, store)
-  options = {'row_length': ROW, 'batch_size': 1, 'seed': 0, 'mixture': {}}
+  options = {'sequence_length': ROW, 'batch_size': 1, 'seed': 0, 'mixture': {}}
   grain = loader.grain_reader(store, rows, **options, schedule=())
   one = documents(grain.batches(0, len(grain.rows), np.arange(1)), store)
   dataset = seqio.get_mixture_or_task('made_up.half').get_dataset(
@@ -151,7 +151,7 @@ def test_epochs(names, workdir, store):
 
 @pytest.mark.parametrize('num_shards', [2, 3, 7])
 def test_shards_split_the_examples(names, workdir, store, num_shards):
-  """More shards than parts are split by example."""
+  """More shards than shards are split by example."""
   found = [
     read(
       'made_up.half', shard_info=seqio.ShardInfo(index, num_shards), **options
@@ -215,8 +215,8 @@ def test_a_name_that_is_taken_is_refused(names, workdir, store, tmp_path):
     **{
       name: manifest[name]
       for name in (
-        'num_parts',
-        'documents_per_part',
+        'num_shards',
+        'documents_per_shard',
         'vocab_size',
         'bos_id',
         'eos_id',
@@ -238,7 +238,12 @@ def test_without_a_store(tmp_path):
 
 
 def make_reader(workdir, store, **options) -> seqio_reader.SeqIOReader:
-  settings = {'row_length': ROW, 'batch_size': BATCH, 'seed': 0, 'mixture': {}}
+  settings = {
+    'sequence_length': ROW,
+    'batch_size': BATCH,
+    'seed': 0,
+    'mixture': {},
+  }
   return seqio_reader.seqio_reader(
     'train half',
     store,
@@ -272,13 +277,15 @@ def test_facts(workdir, store):
   list(reader.batches(0, 12, np.arange(BATCH)))
   facts = reader.facts(12)
   assert 0.8 < facts['fill'] <= 1.0
-  assert facts['epochs'] == pytest.approx(12 * BATCH / facts['num_rows'], 0.02)
+  assert facts['epochs'] == pytest.approx(
+    12 * BATCH / facts['num_sequences'], 0.02
+  )
 
 
 def test_a_weighted_mixture(workdir, store, monkeypatch):
   monkeypatch.setattr(seqio_reader, 'PACKED_TOGETHER', 200)
   weights = {'prose': 1.0, 'template': 6.0, 'copies': 1.0}
-  reader = make_reader(workdir, store, mixture=weights, row_length=1024)
+  reader = make_reader(workdir, store, mixture=weights, sequence_length=1024)
   tokens = collections.Counter()
   source = source_of(store)
   for batch in reader.batches(0, 40, np.arange(BATCH)):
@@ -296,14 +303,14 @@ def test_a_weighted_mixture(workdir, store, monkeypatch):
 def source_of(store) -> dict[tuple[int, ...], str]:
   return {
     (*store.document(number, row).tolist(), store.eos_id): name
-    for number, part in enumerate(parts_of(store))
-    for row, name in enumerate(part.table('source')['source'].to_pylist())
+    for number, shard in enumerate(shards_of(store))
+    for row, name in enumerate(shard.table('source')['source'].to_pylist())
   }
 
 
-def test_more_hosts_than_parts(workdir, store, monkeypatch):
+def test_more_hosts_than_shards(workdir, store, monkeypatch):
   monkeypatch.setattr(seqio_reader.jax, 'process_count', lambda: 8)
-  with pytest.raises(UserError, match='3 parts are too few for 8 hosts'):
+  with pytest.raises(UserError, match='3 shards are too few for 8 hosts'):
     make_reader(workdir, store)
 
 
@@ -311,7 +318,7 @@ def test_hosts_with_the_same_rows(workdir, store, monkeypatch):
   reader = make_reader(workdir, store)
   monkeypatch.setattr(seqio_reader.jax, 'process_count', lambda: 2)
   with pytest.raises(
-    UserError, match='the mesh has several feed the same rows'
+    UserError, match='the mesh has several feed the same sequences'
   ):
     next(reader.batches(0, 1, np.arange(BATCH)))
 

@@ -58,9 +58,9 @@ def test_keys_of_a_band_are_equal_where_its_rows_are(values, bands):
   assert keys.shape == (bands, len(values))
   rows = 6 // bands
   for band in range(bands):
-    parts = [tuple(one[band * rows : (band + 1) * rows]) for one in values]
-    for a, first in enumerate(parts):
-      for b, second in enumerate(parts):
+    shards = [tuple(one[band * rows : (band + 1) * rows]) for one in values]
+    for a, first in enumerate(shards):
+      for b, second in enumerate(shards):
         assert (keys[band, a] == keys[band, b]) == (first == second)
 
 
@@ -101,9 +101,9 @@ def documents() -> list[list[int]]:
 
 
 def write(
-  workdir: pathlib.Path, documents: list[list[int]], num_parts: int
+  workdir: pathlib.Path, documents: list[list[int]], num_shards: int
 ) -> TokenStore:
-  """A store of so many parts; every third document is held out."""
+  """A store of so many shards; every third document is held out."""
   artifact = artifacts.Artifact(
     artifacts.token_store_dir(str(workdir)), 'token store', 'tokenize', {}, {}
   )
@@ -122,12 +122,12 @@ def write(
     for n, ids in enumerate(documents)
   ]
   written, counts = {}, []
-  for part, chosen in enumerate(np.array_split(range(len(rows)), num_parts)):
+  for shard, chosen in enumerate(np.array_split(range(len(rows)), num_shards)):
     counts.append(len(chosen))
-    marker = artifact.finish_part(
-      part,
-      num_parts,
-      token_store.part_files(
+    marker = artifact.finish_shard(
+      shard,
+      num_shards,
+      token_store.shard_files(
         [rows[n] for n in chosen],
         [np.array(documents[n], np.int64) for n in chosen],
         1000,
@@ -136,7 +136,7 @@ def write(
     )
     written |= marker['files']
   artifact.finish(
-    written, num_parts=num_parts, documents_per_part=counts, vocab_size=1000
+    written, num_shards=num_shards, documents_per_shard=counts, vocab_size=1000
   )
   return TokenStore.open(str(workdir))
 
@@ -157,17 +157,17 @@ def content(workdir: str) -> dict[str, bytes]:
   }
 
 
-@pytest.mark.parametrize('num_parts', [1, 3])
+@pytest.mark.parametrize('num_shards', [1, 3])
 def test_near_duplicates_are_found_and_nothing_else(
-  documents, tmp_path, num_parts
+  documents, tmp_path, num_shards
 ):
   """Of the scored documents; each group by the number of its first."""
-  store = write(tmp_path, documents, num_parts)
+  store = write(tmp_path, documents, num_shards)
   near_duplicates.run(settings(), str(tmp_path))
   path = artifacts.near_duplicates_dir(str(tmp_path))
   found = tables.read_table(path)
-  first = np.cumsum([0, *store.documents_per_part])
-  number = first[found['shard'].to_numpy()] + found['row'].to_numpy()
+  first = np.cumsum([0, *store.documents_per_shard])
+  number = first[found['shard'].to_numpy()] + found['doc_index'].to_numpy()
   groups = dict(
     zip(number.tolist(), found['near_duplicate_group'].to_pylist(), strict=True)
   )

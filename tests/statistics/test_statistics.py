@@ -124,20 +124,20 @@ def test_the_table_is_of_what_is_scored(small, store_workdir, tmp_path, folds):
   store = TokenStore.open(workdir)
   found = tables.read_table(artifacts.statistics_dir(workdir)).to_pylist()
   expected = []
-  for number in range(store.num_parts):
-    part = store.part(number)
-    compressed = part.column('compressed_bytes')
+  for number in range(store.num_shards):
+    shard = store.shard(number)
+    compressed = shard.column('compressed_bytes')
     for fold in range(folds):
       counts = folds_lib.unigram_counts(
-        store, fold, folds, range(store.num_parts)
+        store, fold, folds, range(store.num_shards)
       )
       values = statistics.token_values(counts)
-      for row in folds_lib.scored_rows(part, fold, folds).tolist():
+      for row in folds_lib.scored_documents(shard, fold, folds).tolist():
         ids = store.document(number, row)
         expected.append(
           {
             'shard': number,
-            'row': row,
+            'doc_index': row,
             **{
               name: pytest.approx(math.fsum(by_id[ids]))
               for name, by_id in values.items()
@@ -145,7 +145,7 @@ def test_the_table_is_of_what_is_scored(small, store_workdir, tmp_path, folds):
             'compressed_bytes': compressed[row],
           }
         )
-  expected.sort(key=lambda row: (row['shard'], row['row']))
+  expected.sort(key=lambda row: (row['shard'], row['doc_index']))
   assert found == expected
 
 

@@ -26,8 +26,8 @@ def documents(count: int, source: str) -> pa.Table:
   )
 
 
-def part(shard: int, rows: list[int], source: str) -> pa.Table:
-  return tables.part_table(
+def shard(shard: int, rows: list[int], source: str) -> pa.Table:
+  return tables.shard_table(
     SCHEMA,
     shard,
     np.array(rows, np.int64),
@@ -38,11 +38,11 @@ def part(shard: int, rows: list[int], source: str) -> pa.Table:
 
 
 def test_rows_are_the_documents_chosen():
-  found = part(4, [7, 2, 9], 'web')
+  found = shard(4, [7, 2, 9], 'web')
   assert found.schema.equals(SCHEMA)
   assert found.to_pydict() == {
     'shard': [4, 4, 4],
-    'row': [7, 2, 9],
+    'doc_index': [7, 2, 9],
     'example_id': ['web-7', 'web-2', 'web-9'],
     'source': ['web'] * 3,
     'num_tokens': [7, 2, 9],
@@ -55,7 +55,7 @@ def test_rows_are_the_documents_chosen():
 
 
 def test_losses_have_fewer_columns():
-  found = tables.part_table(
+  found = tables.shard_table(
     tables.LOSS_SCHEMA,
     0,
     np.array([1]),
@@ -66,18 +66,22 @@ def test_losses_have_fewer_columns():
 
 
 def test_no_rows():
-  assert part(0, [], 'web').num_rows == 0
+  assert shard(0, [], 'web').num_rows == 0
 
 
 @pytest.fixture(params=['', 'memory://'])
 def folder(request, tmp_path):
-  """Three parts; the second is empty, the third knows another source."""
+  """Three shards; the second is empty, the third knows another source."""
   path = f'{request.param}{tmp_path}/scores'
-  written = [part(0, [1, 2], 'web'), part(1, [], 'web'), part(2, [0], 'books')]
+  written = [
+    shard(0, [1, 2], 'web'),
+    shard(1, [], 'web'),
+    shard(2, [0], 'books'),
+  ]
   made = artifacts.Artifact(path, 'score table', 'score', {}, {})
   names = {}
   for number in (2, 0, 1):
-    names |= made.finish_part(
+    names |= made.finish_shard(
       number,
       3,
       {'.parquet': lambda file, n=number: pq.write_table(written[n], file)},
@@ -86,23 +90,23 @@ def folder(request, tmp_path):
   return path
 
 
-def test_parts_are_read_in_order(folder):
+def test_shards_are_read_in_order(folder):
   found = tables.read_table(folder)
   assert found.schema.equals(SCHEMA)
   assert found['shard'].to_pylist() == [0, 0, 2]
-  assert found['row'].to_pylist() == [1, 2, 0]
-  # Each part has a dictionary of its own.
+  assert found['doc_index'].to_pylist() == [1, 2, 0]
+  # Each shard has a dictionary of its own.
   assert found['source'].to_pylist() == ['web', 'web', 'books']
   assert found['source'].num_chunks == 1
 
 
 def test_columns_by_name(folder):
-  found = tables.read_table(folder, ('nll_sum', 'row'))
-  assert found.column_names == ['nll_sum', 'row']
+  found = tables.read_table(folder, ('nll_sum', 'doc_index'))
+  assert found.column_names == ['nll_sum', 'doc_index']
   assert found['nll_sum'].to_pylist() == [0.5, 1.0, 0.0]
 
 
-def test_a_part_is_compared_with_its_checksum(folder):
+def test_a_shard_is_compared_with_its_checksum(folder):
   name = f'{folder}/part-00002-of-00003.parquet'
   data = bytearray(files.read_bytes(name))
   data[100] ^= 1
@@ -119,9 +123,9 @@ def test_a_table_without_a_manifest_is_refused(tmp_path):
 def test_rows_take_next_to_no_space(tmp_path):
   """As differences, which all readers of Parquet know."""
   count = 100_000
-  schema = pa.schema([('row', pa.int64()), ('source', pa.string())])
+  schema = pa.schema([('doc_index', pa.int64()), ('source', pa.string())])
   made = pa.table(
-    {'row': np.arange(count), 'source': ['web'] * count}, schema=schema
+    {'doc_index': np.arange(count), 'source': ['web'] * count}, schema=schema
   )
   path = tmp_path / 'x.parquet'
   with open(path, 'wb') as file:

@@ -18,27 +18,27 @@ PARTS = [[[5, 6, 7], [], [9]], [], [[999, 5], [1]]]
 SPLITS = [['reference', 'scored', 'heldout'], [], ['reference', 'scored']]
 ROWS = [
   {
-    'example_id': f'é{row}',
+    'example_id': f'é{doc_index}',
     'source': source,
-    'split': row % 3,
+    'split': doc_index % 3,
     'num_tokens': 0,
     'num_bytes': 2**31 - 1,
-    'compressed_bytes': row,
-    'content_hash': row - 2**63,
+    'compressed_bytes': doc_index,
+    'content_hash': doc_index - 2**63,
   }
-  for row, source in enumerate(['web', 'books', 'web', 'ü'])
+  for doc_index, source in enumerate(['web', 'books', 'web', 'ü'])
 ]
 
 
 def test_documents_come_back(make_store):
   store = make_store(PARTS, SPLITS)
-  assert store.documents_per_part == [3, 0, 2]
-  for shard, documents in enumerate(PARTS):
-    part = store.part(shard)
-    assert len(part.offsets) == len(documents) + 1
-    assert part.column('num_tokens').tolist() == [len(d) for d in documents]
-    for row, ids in enumerate(documents):
-      assert store.document(shard, row).tolist() == ids
+  assert store.documents_per_shard == [3, 0, 2]
+  for shard_index, documents in enumerate(PARTS):
+    shard = store.shard(shard_index)
+    assert len(shard.offsets) == len(documents) + 1
+    assert shard.column('num_tokens').tolist() == [len(d) for d in documents]
+    for doc_index, ids in enumerate(documents):
+      assert store.document(shard_index, doc_index).tolist() == ids
 
 
 @pytest.mark.parametrize('dtype', [np.uint16, np.uint32])
@@ -48,27 +48,29 @@ def test_tokens_keep_their_dtype_on_disk(make_store, dtype):
   store = make_store(
     [[[0, vocab_size - 1]]], vocab_size=vocab_size, dtype=dtype
   )
-  tokens = store.part(0).tokens
+  tokens = store.shard(0).tokens
   assert isinstance(tokens, np.memmap) and tokens.dtype == dtype
   assert tokens.tolist() == [0, vocab_size - 1]
 
 
 def test_rows_of_each_split(make_store):
   store = make_store(PARTS, SPLITS)
-  assert [store.part(p).rows_of('reference').tolist() for p in range(3)] == [
+  assert [
+    store.shard(p).documents_of('reference').tolist() for p in range(3)
+  ] == [
     [0],
     [],
     [0],
   ]
-  assert store.part(0).rows_of('scored').tolist() == [1]
-  assert store.part(0).rows_of('heldout').tolist() == [2]
+  assert store.shard(0).documents_of('scored').tolist() == [1]
+  assert store.shard(0).documents_of('heldout').tolist() == [2]
 
 
 @pytest.mark.parametrize('piece', [1, 3, token_store.PIECE_TOKENS])
 def test_unigrams_are_of_the_reference_split(monkeypatch, make_store, piece):
   monkeypatch.setattr(token_store, 'PIECE_TOKENS', piece)
   store = make_store(PARTS, SPLITS)
-  counts = folds.unigram_counts(store, 0, 1, range(store.num_parts))
+  counts = folds.unigram_counts(store, 0, 1, range(store.num_shards))
   assert counts.dtype == np.int64 and len(counts) == 1000
   assert {i: int(counts[i]) for i in np.flatnonzero(counts)} == {
     5: 2,
@@ -79,9 +81,9 @@ def test_unigrams_are_of_the_reference_split(monkeypatch, make_store, piece):
 
 
 def test_tables_have_the_columns_asked_for(make_store):
-  part = make_store(PARTS, SPLITS).part(0)
-  assert part.table().schema.equals(token_store.SCHEMA)
-  some = part.table('source', 'num_bytes')
+  shard = make_store(PARTS, SPLITS).shard(0)
+  assert shard.table().schema.equals(token_store.SCHEMA)
+  some = shard.table('source', 'num_bytes')
   assert some.column_names == ['source', 'num_bytes']
   assert some['num_bytes'].to_pylist() == [9, 0, 3]
 
@@ -89,7 +91,7 @@ def test_tables_have_the_columns_asked_for(make_store):
 def test_facts_of_the_manifest(make_store):
   store = make_store(PARTS)
   assert (store.bos_id, store.eos_id, store.vocab_size) == (2, 1, 1000)
-  assert store.num_parts == 3
+  assert store.num_shards == 3
   assert store.fingerprint == store.manifest['fingerprint']
 
 
@@ -116,27 +118,27 @@ def test_a_damaged_store_is_refused(make_store, tmp_path):
     TokenStore.open(str(tmp_path))
 
 
-@pytest.mark.parametrize('rows', [ROWS, ROWS[:1], []])
+@pytest.mark.parametrize('doc_indices', [ROWS, ROWS[:1], []])
 @pytest.mark.parametrize('limit', [token_store.MAX_STRING_BYTES, 8])
-def test_the_table_is_the_one_that_arrow_makes(monkeypatch, rows, limit):
+def test_the_table_is_the_one_that_arrow_makes(monkeypatch, doc_indices, limit):
   monkeypatch.setattr(token_store, 'MAX_STRING_BYTES', limit)
-  tokens = [np.zeros(0, np.int64) for _ in rows]
-  files = token_store.part_files(rows, tokens, 3, np.uint16)
+  tokens = [np.zeros(0, np.int64) for _ in doc_indices]
+  files = token_store.shard_files(doc_indices, tokens, 3, np.uint16)
   ours, arrows = io.BytesIO(), io.BytesIO()
   files[token_store.DOCUMENTS](ours)
-  table = pa.Table.from_pylist(rows, token_store.SCHEMA)
+  table = pa.Table.from_pylist(doc_indices, token_store.SCHEMA)
   pq.write_table(table, arrows, compression='zstd', write_page_checksum=True)
   assert ours.getvalue() == arrows.getvalue()
 
 
-def test_writing_a_part_imports_no_pandas(tmp_path):
+def test_writing_a_shard_imports_no_pandas(tmp_path):
   (tmp_path / 'pandas.py').write_text('print("Imported.")\nraise ImportError')
   code = f"""
 import io
 import numpy as np
 from infoprune_jax.tokens import token_store
 tokens = [np.zeros(1, np.int64)] * {len(ROWS)}
-files = token_store.part_files({ROWS!r}, tokens, 3, np.uint16)
+files = token_store.shard_files({ROWS!r}, tokens, 3, np.uint16)
 for write in files.values():
   write(io.BytesIO())
 """

@@ -68,12 +68,12 @@ def times(workdir: str) -> dict[str, int]:
   }
 
 
-def test_every_document_is_stored_once(done, make_rows):
+def test_every_document_is_stored_once(done, make_records):
   store = TokenStore.open(done)
   words = Vocabulary.load(artifacts.vocabulary_dir(done))
   found = {}
-  for shard in range(store.num_parts):
-    table = store.part(shard).table().to_pylist()
+  for shard in range(store.num_shards):
+    table = store.shard(shard).table().to_pylist()
     for row, document in enumerate(table):
       ids = store.document(shard, row)
       text = words.decode(ids)
@@ -81,7 +81,7 @@ def test_every_document_is_stored_once(done, make_rows):
       assert document['num_bytes'] == len(text.encode())
       assert document['example_id'] not in found
       found[document['example_id']] = (text, document['source'])
-  expected = {r['id']: (r['text'], r['source']) for r in make_rows(120)}
+  expected = {r['id']: (r['text'], r['source']) for r in make_records(120)}
   assert found == expected
   # In the order of the corpus, too.
   assert list(found) == list(expected)
@@ -92,8 +92,8 @@ def test_the_manifest_counts(done):
   manifest = store.manifest
   for name in corpus_config.SPLITS:
     rows = [
-      (store.part(p), store.part(p).rows_of(name))
-      for p in range(store.num_parts)
+      (store.shard(p), store.shard(p).documents_of(name))
+      for p in range(store.num_shards)
     ]
     assert manifest['splits'][name] == {
       'documents': sum(len(r) for _, r in rows),
@@ -101,7 +101,7 @@ def test_the_manifest_counts(done):
       'bytes': sum(int(p.column('num_bytes')[r].sum()) for p, r in rows),
     }
   assert manifest['num_documents'] == 120
-  assert sum(manifest['documents_per_part']) == 120
+  assert sum(manifest['documents_per_shard']) == 120
   for unit in ('tokens', 'bytes'):
     totals = [split[unit] for split in manifest['splits'].values()]
     assert manifest[f'num_{unit}'] == sum(totals)
@@ -141,31 +141,31 @@ def test_a_killed_job_writes_only_what_is_missing(corpus, done, tmp_path, lost):
   workdir = run(corpus, tmp_path)
   store = tmp_path / 'token_store'
   (store / 'manifest.json').unlink()
-  for part in lost:
-    (store / f'part-{part:05d}-of-00003.done').unlink()
+  for shard in lost:
+    (store / f'part-{shard:05d}-of-00003.done').unlink()
     # Killed while it was being written.
-    (store / f'part-{part:05d}-of-00003.tokens.npy').write_bytes(b'half')
-    (store / f'part-{part:05d}-of-00003.docs.parquet.tmp').write_bytes(b'x')
+    (store / f'part-{shard:05d}-of-00003.tokens.npy').write_bytes(b'half')
+    (store / f'part-{shard:05d}-of-00003.docs.parquet.tmp').write_bytes(b'x')
   before = times(workdir)
   run(corpus, tmp_path)
   assert content(workdir) == content(done)
   kept = [
     name
-    for part in {0, 1, 2} - set(lost)
+    for shard in {0, 1, 2} - set(lost)
     for name in before
-    if f'part-{part:05d}' in name
+    if f'part-{shard:05d}' in name
   ]
   assert len(kept) == 4 * (3 - len(lost))
   assert all(times(workdir)[name] == before[name] for name in kept)
 
 
 def test_a_corpus_that_changed_in_between_is_refused(
-  tmp_path, make_experiment, make_rows, make_jsonl
+  tmp_path, make_experiment, make_records, make_jsonl
 ):
   edits = make_experiment(tmp_path / 'corpus')
   run(edits, tmp_path / 'work')
   (tmp_path / 'work' / 'token_store' / 'manifest.json').unlink()
-  make_jsonl(tmp_path / 'corpus' / 'c.jsonl', make_rows(9, seed=5))
+  make_jsonl(tmp_path / 'corpus' / 'c.jsonl', make_records(9, seed=5))
   with pytest.raises(UserError, match=r'inputs\.corpus is .*, not '):
     run(edits, tmp_path / 'work')
 
@@ -174,8 +174,8 @@ def test_a_corpus_that_changed_in_between_is_refused(
   'fields, key',
   [
     ({'seed': 1}, 'options.corpus.seed is 0, not 1'),
-    ({'num_parts': 4}, 'options.corpus.num_parts is 3, not 4'),
-    ({'reference_share': 0.3}, 'options.corpus.reference_share is 0.25'),
+    ({'num_shards': 4}, 'options.corpus.num_shards is 3, not 4'),
+    ({'reference_fraction': 0.3}, 'options.corpus.reference_fraction is 0.25'),
   ],
 )
 def test_another_config_is_refused(corpus, done, fields, key):
@@ -191,7 +191,7 @@ def test_another_vocabulary_is_refused(corpus, done):
     run(edits, done)
 
 
-def test_parts_of_another_config_are_refused(corpus, done, tmp_path):
+def test_shards_of_another_config_are_refused(corpus, done, tmp_path):
   edits = corpus.copy_and_resolve_references()
   # A vocabulary trained on other documents would be refused before.
   given = f'{artifacts.vocabulary_dir(done)}/sentencepiece.model'
@@ -199,9 +199,9 @@ def test_parts_of_another_config_are_refused(corpus, done, tmp_path):
   run(edits, tmp_path)
   (tmp_path / 'token_store' / 'manifest.json').unlink()
   with pytest.raises(
-    UserError, match=r'token store .* options\.corpus\.num_parts is 3, not 4'
+    UserError, match=r'token store .* options\.corpus\.num_shards is 3, not 4'
   ):
-    run(edits, tmp_path, num_parts=4)
+    run(edits, tmp_path, num_shards=4)
 
 
 def test_a_given_vocabulary_is_taken(corpus, done, tmp_path):
@@ -215,22 +215,22 @@ def test_a_given_vocabulary_is_taken(corpus, done, tmp_path):
 
 
 def test_the_vocabulary_sees_the_reference_split_alone(
-  tmp_path, make_experiment, make_jsonl, make_rows
+  tmp_path, make_experiment, make_jsonl, make_records
 ):
   """Other scored and held-out documents, the same vocabulary."""
   models = []
   for number in range(2):
     edits = make_experiment(tmp_path / str(number))
-    rows = make_rows(120)
+    rows = make_records(120)
     if number:
       store = TokenStore.open(str(tmp_path / '0' / 'work'))
       reference = {
-        store.part(p).table('example_id')['example_id'][int(row)].as_py()
-        for p in range(store.num_parts)
-        for row in store.part(p).rows_of('reference')
+        store.shard(p).table('example_id')['example_id'][int(row)].as_py()
+        for p in range(store.num_shards)
+        for row in store.shard(p).documents_of('reference')
       }
       rows = [row for row in rows if row['id'] in reference]
-      rows += others(make_rows(60, seed=3), edits)
+      rows += others(make_records(60, seed=3), edits)
     make_jsonl(tmp_path / str(number) / 'a.jsonl', rows)
     (tmp_path / str(number) / 'b.jsonl.gz').unlink()
     workdir = run(edits, tmp_path / str(number) / 'work')
@@ -242,7 +242,7 @@ def others(rows, edits) -> list:
   """Those of the rows that fall outside the reference split."""
   hashes = np.array(content_hashes([row['text'] for row in rows]))
   point = uniform(hashes, edits.corpus.seed)
-  outside = point >= edits.corpus.reference_share
+  outside = point >= edits.corpus.reference_fraction
   assert outside.any()
   return [row for row, out in zip(rows, outside, strict=True) if out]
 
@@ -260,24 +260,24 @@ def test_a_second_process_is_refused(corpus, tmp_path):
 
 
 def test_bad_rows_are_in_the_manifest(tmp_path, make_experiment, make_jsonl):
-  edits = make_experiment(tmp_path / 'corpus', on_bad_row='drop')
+  edits = make_experiment(tmp_path / 'corpus', on_bad_record='drop')
   bad = [{'id': 'x', 'text': ' ', 'source': 's'}]
   make_jsonl(tmp_path / 'corpus' / 'c.jsonl', bad)
   workdir = run(edits, tmp_path / 'work')
-  assert TokenStore.open(workdir).manifest['bad_rows'] == {'empty text': 1}
+  assert TokenStore.open(workdir).manifest['bad_records'] == {'empty text': 1}
 
 
-def test_more_parts_than_documents(tmp_path, make_experiment):
-  edits = make_experiment(tmp_path / 'corpus', count=30, num_parts=50)
-  edits.corpus.update(reference_share=0.4, heldout_share=0.3)
+def test_more_shards_than_documents(tmp_path, make_experiment):
+  edits = make_experiment(tmp_path / 'corpus', count=30, num_shards=50)
+  edits.corpus.update(reference_fraction=0.4, heldout_fraction=0.3)
   edits.vocabulary.size = 330
   store = TokenStore.open(run(edits, tmp_path / 'work'))
-  assert sum(store.documents_per_part) == 30
-  assert 0 in store.documents_per_part
+  assert sum(store.documents_per_shard) == 30
+  assert 0 in store.documents_per_shard
   lengths = [
     len(store.document(shard, row))
     for shard in range(50)
-    for row in range(store.documents_per_part[shard])
+    for row in range(store.documents_per_shard[shard])
   ]
   assert sum(lengths) == store.manifest['num_tokens']
 
@@ -287,17 +287,17 @@ def test_a_memory_workdir(corpus, done, tmp_path):
   tokenize.run(config_lib.from_mapping(corpus), workdir)
   store, other = TokenStore.open(workdir), TokenStore.open(done)
   assert store.fingerprint == other.fingerprint
-  assert store.part(1).tokens.tolist() == other.part(1).tokens.tolist()
+  assert store.shard(1).tokens.tolist() == other.shard(1).tokens.tolist()
   assert files.read_json(f'{workdir}/token_store/manifest.json')
 
 
-def test_shuffled_texts_give_other_parts_and_the_same_splits(
-  tmp_path, make_experiment, make_rows, make_jsonl
+def test_shuffled_texts_give_other_shards_and_the_same_splits(
+  tmp_path, make_experiment, make_records, make_jsonl
 ):
   splits = []
   for number in range(2):
     edits = make_experiment(tmp_path / str(number))
-    rows = make_rows(120)
+    rows = make_records(120)
     random.Random(number).shuffle(rows)
     make_jsonl(tmp_path / str(number) / 'a.jsonl', rows)
     (tmp_path / str(number) / 'b.jsonl.gz').unlink()
@@ -305,8 +305,8 @@ def test_shuffled_texts_give_other_parts_and_the_same_splits(
     splits.append(
       {
         row['example_id']: row['split']
-        for part in range(3)
-        for row in store.part(part).table().to_pylist()
+        for shard in range(3)
+        for row in store.shard(shard).table().to_pylist()
       }
     )
   assert splits[0] == splits[1]

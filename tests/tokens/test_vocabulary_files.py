@@ -479,7 +479,7 @@ def test_a_tokenizer_that_cannot_encode_a_text_is_refused(tmp_path):
 
 
 def test_the_stage_takes_a_tokenizer(
-  tmp_path, make_experiment, make_rows, bytes_path, caplog
+  tmp_path, make_experiment, make_records, bytes_path, caplog
 ):
   edits = make_experiment(tmp_path / 'corpus', num_workers=2)
   edits.vocabulary.path = str(bytes_path)
@@ -491,10 +491,10 @@ def test_the_stage_takes_a_tokenizer(
   assert (store.bos_id, store.eos_id) == (1, 2)
   found = [
     words.decode(store.document(shard, row))
-    for shard in range(store.num_parts)
-    for row in range(store.documents_per_part[shard])
+    for shard in range(store.num_shards)
+    for row in range(store.documents_per_shard[shard])
   ]
-  assert found == [row['text'] for row in make_rows(120)]
+  assert found == [row['text'] for row in make_records(120)]
   assert not caplog.records
   edits.vocabulary.bos_id = 0
   with pytest.raises(UserError, match=r'bos_id is -1, not 0'):

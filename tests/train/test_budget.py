@@ -75,19 +75,22 @@ def schedule_of(training, **fields):
   ],
 )
 def test_schedules_by_hand(training, name, expected):
-  schedule = schedule_of(training, schedule=name, decay_share=0.2)
+  schedule = schedule_of(training, schedule=name, decay_fraction=0.2)
   for step, value in {0: 0.0, 5: 0.5, 10: 1.0, **expected}.items():
     assert schedule(step) == pytest.approx(value, rel=1e-5), step
 
 
 @pytest.mark.parametrize('name', ['cosine', 'linear', 'wsd', 'constant'])
 @pytest.mark.parametrize('warmup_steps', [0, 1, 99, 100])
-@pytest.mark.parametrize('decay_share', [0.0, 1.0])
-def test_every_step_has_a_rate(training, name, warmup_steps, decay_share):
+@pytest.mark.parametrize('decay_fraction', [0.0, 1.0])
+def test_every_step_has_a_rate(training, name, warmup_steps, decay_fraction):
   if name == 'wsd' and warmup_steps:
-    decay_share = 0.0  # Both do not fit.
+    decay_fraction = 0.0  # Both do not fit.
   schedule = schedule_of(
-    training, schedule=name, warmup_steps=warmup_steps, decay_share=decay_share
+    training,
+    schedule=name,
+    warmup_steps=warmup_steps,
+    decay_fraction=decay_fraction,
   )
   rates = [float(schedule(step)) for step in (0, 1, 50, 99)]
   assert all(0.0 <= rate <= 1.0 and math.isfinite(rate) for rate in rates)
@@ -97,8 +100,10 @@ def test_every_step_has_a_rate(training, name, warmup_steps, decay_share):
 
 def test_a_longer_wsd_repeats_the_steps_before_decay(training):
   """So a run can go on from a checkpoint before it."""
-  short = schedule_of(training, schedule='wsd', decay_share=0.2)
-  longer = schedule_of(training, schedule='wsd', decay_share=0.2, num_steps=200)
+  short = schedule_of(training, schedule='wsd', decay_fraction=0.2)
+  longer = schedule_of(
+    training, schedule='wsd', decay_fraction=0.2, num_steps=200
+  )
   assert [float(short(s)) for s in range(81)] == [
     float(longer(s)) for s in range(81)
   ]

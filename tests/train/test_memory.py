@@ -48,7 +48,7 @@ def only_fits(monkeypatch, parts: int, remat: str, when: str) -> None:
 
 
 @pytest.mark.parametrize('when', ['compiling', 'running'])
-def test_parts_that_fit_are_named_and_the_run_goes_on_so(
+def test_shards_that_fit_are_named_and_the_run_goes_on_so(
   small, workdir, monkeypatch, when
 ):
   only_fits(monkeypatch, 2, 'none', when)
@@ -56,7 +56,7 @@ def test_parts_that_fit_are_named_and_the_run_goes_on_so(
   with pytest.raises(UserError) as error:
     runs.run_reference(config, workdir)
   for words in (
-    'reference: a step of 16 rows of 64 tokens, with',
+    'reference: a step of 16 sequences of 64 tokens, with',
     "steps=1 and model.remat='none', needs more memory",
     "training.gradient_accumulation_steps=2 and model.remat='none' fits.",
   ):
@@ -71,7 +71,7 @@ def test_parts_that_fit_are_named_and_the_run_goes_on_so(
   'remat, advice',
   [('full', "=2 and model.remat='full' fits"), ('never', 'with mesh.fsdp')],
 )
-def test_less_is_kept_where_parts_are_not_enough(
+def test_less_is_kept_where_shards_are_not_enough(
   small, workdir, monkeypatch, remat, advice
 ):
   only_fits(monkeypatch, 1, remat, 'compiling')

@@ -202,10 +202,10 @@ def test_moments_are_spread_as_their_parameters(small, model, name, sizes):
       strict=True,
     )
   ]
-  ways = sizes[1] * sizes[2]
+  num_shards = sizes[1] * sizes[2]
   large = [pair for pair in pairs if pair[0] >= 3 * 128 * 128]
   assert len(large) == {'adamw': 14, 'adafactor': 0, 'muon': 7}[name]
-  assert all(math.prod(shard) * ways == size for size, shard, _ in large)
+  assert all(math.prod(shard) * num_shards == size for size, shard, _ in large)
   whole = [pair for pair in pairs if math.prod(pair[1]) == pair[0]]
   assert all(size <= 3 * 192 for size, _, path in whole), whole
 

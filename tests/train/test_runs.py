@@ -20,7 +20,7 @@ from infoprune_jax.train import metrics
 
 ARMS = {
   'full': base.arm('all'),
-  'everything': base.arm('everything'),
+  'everything': base.arm('all_plus_reference'),
   'top_nll': base.arm('top', base.INFORMATION, fraction=0.5),
 }
 
@@ -50,10 +50,10 @@ def test_nothing_is_scored_by_a_model_that_trained_on_it(two_folds):
   for fold in range(2):
     trained = np.concatenate(
       [
-        store.part(p).column('content_hash')[
-          folds.trained_rows(store.part(p), fold, 2)
+        store.shard(p).column('content_hash')[
+          folds.trained_documents(store.shard(p), fold, 2)
         ]
-        for p in range(store.num_parts)
+        for p in range(store.num_shards)
       ]
     )
     scored = scores.filter(pc.equal(scores['fold'], fold))['content_hash']
@@ -64,13 +64,15 @@ def test_every_example_that_is_not_held_out_is_scored_once(two_folds):
   store = TokenStore.open(two_folds)
   scores = tables.read_table(artifacts.scores_dir(two_folds))
   splits = store.manifest['splits']
-  assert scores.num_rows == sum(
+  assert scores.num_sequences == sum(
     splits[name]['documents'] for name in ('reference', 'scored')
   )
   pairs = set(
-    zip(scores['shard'].to_pylist(), scores['row'].to_pylist(), strict=True)
+    zip(
+      scores['shard'].to_pylist(), scores['sequence'].to_pylist(), strict=True
+    )
   )
-  assert len(pairs) == scores.num_rows
+  assert len(pairs) == scores.num_sequences
 
 
 def test_each_fold_has_a_model_of_its_own(two_folds):

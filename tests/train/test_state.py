@@ -26,8 +26,8 @@ def program_on(small, data, fsdp, tensor, mesh=None, **edits):
 
 
 def two_steps(program):
-  rows = RandomStore([60, 13, 40, 21, 64, 5, 30, 33] * 6).packed(64)
-  batch = rows.batch(np.arange(8), 8)
+  sequences = RandomStore([60, 13, 40, 21, 64, 5, 30, 33] * 6).packed(64)
+  batch = sequences.batch(np.arange(8), 8)
   tree, metrics = program.init(0), None
   for _ in range(2):
     tree, metrics = program.step(tree, program.put(batch))
@@ -82,28 +82,30 @@ def test_sharded_step_equals_single_device(small, single, sizes):
 
 
 def test_rows_spread_over_devices_are_cut_in_every_layer(small):
-  """No device holds a whole row of what a layer computes."""
+  """No device holds a whole sequence of what a layer computes."""
   mesh = MeshConfig(data=1, fsdp=2, tensor=1, sequence=2)
   program = program_on(small, 1, 1, 1, mesh)
   text = program.step.as_text()
-  rows, length = 4, 64 // 2
-  assert f'f32[{rows},{length},{small.model.mlp_dim}]' in text
-  assert f'f32[{rows},64,{small.model.mlp_dim}]' not in text
+  sequences, length = 4, 64 // 2
+  assert f'f32[{sequences},{length},{small.model.mlp_dim}]' in text
+  assert f'f32[{sequences},64,{small.model.mlp_dim}]' not in text
 
 
 def test_rows_that_do_not_spread_are_named(small):
   mesh = MeshConfig(data=1, fsdp=1, tensor=1, sequence=8)
-  with pytest.raises(UserError, match='training.row_length=60 must be .* by 8'):
-    program_on(small, 1, 1, 1, mesh, row_length=60)
+  with pytest.raises(
+    UserError, match='training.sequence_length=60 must be .* by 8'
+  ):
+    program_on(small, 1, 1, 1, mesh, sequence_length=60)
 
 
 def uneven_rows():
-  """Of 16 rows three are padding, and others hold one short document."""
-  rows = RandomStore([60, 13, 64, 5, 30, 64, 2, 33] * 3).packed(64)
-  return rows.batch(np.arange(13), 16)
+  """Of 16 sequences three are padding, and others hold one short document."""
+  sequences = RandomStore([60, 13, 64, 5, 30, 64, 2, 33] * 3).packed(64)
+  return sequences.batch(np.arange(13), 16)
 
 
-def test_parts_of_a_batch_make_the_step_of_the_whole(small):
+def test_shards_of_a_batch_make_the_step_of_the_whole(small):
   found = []
   for parts in (1, 4):
     program = program_on(
@@ -131,7 +133,7 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(small):
   )
 
 
-def test_parts_that_do_not_spread_are_named(small):
+def test_shards_that_do_not_spread_are_named(small):
   with pytest.raises(UserError) as error:
     program_on(small, 8, 1, 1, gradient_accumulation_steps=2)
   assert 'batch_size / gradient_accumulation_steps=4 must be' in str(
@@ -140,23 +142,23 @@ def test_parts_that_do_not_spread_are_named(small):
 
 
 def test_a_z_loss_is_added_and_logged_apart(small):
-  rows = uneven_rows()
+  sequences = uneven_rows()
   plain = program_on(small, 1, 1, 1, batch_size=16)
   program = program_on(small, 1, 1, 1, batch_size=16, z_loss=0.1)
   params = plain.init(0)['params']
-  _, without = plain.step(plain.init(0), plain.put(rows))
-  _, metrics = program.step(program.init(0), program.put(rows))
+  _, without = plain.step(plain.init(0), plain.put(sequences))
+  _, metrics = program.step(program.init(0), program.put(sequences))
   assert 'z_loss' not in without
   assert metrics['loss'] == without['loss']
   assert metrics['grad_norm'] != without['grad_norm']
   model = dataclasses.replace(small.model, num_heads=2, num_kv_heads=2)
-  weights = rows['decoder_loss_weights']
+  weights = sequences['decoder_loss_weights']
   with partitioning.use_mesh(program.mesh):
     log_z = jax.jit(
-      lambda params, rows, weights: network.batch_loss(
-        model, params, rows, weights, 0.0
+      lambda params, sequences, weights: network.batch_loss(
+        model, params, sequences, weights, 0.0
       )[2]
-    )(params, *jax.tree.map(jnp.asarray, (rows, weights)))
+    )(params, *jax.tree.map(jnp.asarray, (sequences, weights)))
   expected = 0.1 * np.sum(np.asarray(log_z) ** 2 * weights) / weights.sum()
   np.testing.assert_allclose(metrics['z_loss'], expected, rtol=1e-5)
 
@@ -222,7 +224,11 @@ def test_a_run_is_not_how_far_it_goes_nor_how_it_is_computed(small):
     {'num_steps': 0, 'num_tokens': 10**6},
     {'num_steps': 0, 'num_flops': 1e15},
     {'gradient_accumulation_steps': 2},
-    {'model': dataclasses.replace(small.model, remat='full', loss_tile=7)},
+    {
+      'model': dataclasses.replace(
+        small.model, remat='full', loss_chunk_tokens=7
+      )
+    },
   ):
     assert options(**same) == options()
   for other in (
@@ -236,8 +242,8 @@ def test_a_run_is_not_how_far_it_goes_nor_how_it_is_computed(small):
 
 def test_padding_has_no_say(small):
   program = program_on(small, 1, 1, 1)
-  rows = RandomStore([60, 13, 40, 21]).packed(64)
-  batch = rows.batch(np.arange(2), 8)
+  sequences = RandomStore([60, 13, 40, 21]).packed(64)
+  batch = sequences.batch(np.arange(2), 8)
   changed = {name: values.copy() for name, values in batch.items()}
   padding = changed['decoder_segment_ids'] == 0
   changed['decoder_input_tokens'][padding] = 7
@@ -252,7 +258,7 @@ def test_padding_has_no_say(small):
 def test_kernels_of_scoring_are_not_trained_with(small, single):
   """They have no backward pass, and a run does not depend on them."""
   model = dataclasses.replace(
-    small.model, num_heads=2, num_kv_heads=2, kernels='hopper'
+    small.model, num_heads=2, num_kv_heads=2, loss_kernel='hopper'
   )
   mesh = mesh_lib.make_mesh(
     MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
@@ -261,6 +267,6 @@ def test_kernels_of_scoring_are_not_trained_with(small, single):
   found = two_steps(state.compile_program(model, training, VOCAB, mesh))
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(single), strict=True):
     np.testing.assert_array_equal(a, b)
-  plain = dataclasses.replace(model, attention='cudnn', kernels='auto')
+  plain = dataclasses.replace(model, attention='cudnn', loss_kernel='auto')
   options = [runs.run_options(m, training, 0) for m in (model, plain)]
   assert options[0] == options[1]

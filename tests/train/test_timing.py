@@ -36,9 +36,9 @@ def test_waits_are_no_time_of_steps(tmp_path):
   found = timed.write(5)
   assert found['seconds'] == 10.0
   assert found['tokens_per_second'] == 50.0
-  assert found['input_share'] == 0.2
-  assert found['evaluation_share'] == 0.2
-  assert found['checkpoint_share'] == 0.0
+  assert found['input_fraction'] == 0.2
+  assert found['evaluation_fraction'] == 0.2
+  assert found['checkpoint_fraction'] == 0.0
   assert found['goodput'] == 0.6
   assert found['mfu'] == pytest.approx(5 * 5e9 / 10 / 1e10)
   clock.now += 10.0

@@ -20,11 +20,11 @@ class Pod:
   topology: str
   mesh: tuple[int, int, int]
   preset: str
-  rows: int  # of a chip
-  row_length: int
+  sequences: int  # of a chip
+  sequence_length: int
   vocab: int
   slices: int = 1
-  sequence: int = 1  # chips that share a row
+  sequence: int = 1  # chips that share a sequence
   printed: bool = True  # whether this XLA can print the program
 
 
@@ -65,8 +65,8 @@ model = config_lib.build(
 )
 training = base.training()
 training.update(
-  batch_size=given['rows'] * data * fsdp * given['slices'],
-  row_length=given['row_length'],
+  batch_size=given['sequences'] * data * fsdp * given['slices'],
+  sequence_length=given['sequence_length'],
 )
 training = config_lib.build(
   config_lib.TrainingConfig, training.to_dict(), 'training'
@@ -120,15 +120,17 @@ print('RESULT' + json.dumps({
 @pytest.mark.parametrize(
   'pod',
   PODS,
-  ids=lambda pod: f'{pod.topology}-{pod.mesh}' + '-rows' * (pod.sequence > 1),
+  ids=lambda pod: (
+    f'{pod.topology}-{pod.mesh}' + '-sequences' * (pod.sequence > 1)
+  ),
 )
 def test_fits_and_reduces_no_gradient_whole(pod, capsys):
   found = run(PROGRAM, dataclasses.asdict(pod))
   hbm = HBM[pod.topology.partition(':')[0]]
   with capsys.disabled():
     print(
-      f'\n{pod.preset} on {pod.topology} {pod.mesh}, {pod.rows} x '
-      f'{pod.row_length} tokens for {pod.sequence} chips: '
+      f'\n{pod.preset} on {pod.topology} {pod.mesh}, {pod.sequences} x '
+      f'{pod.sequence_length} tokens for {pod.sequence} chips: '
       f'{found["bytes"] / 1e9:.2f} of {hbm / 1e9:.0f} GB, '
       f'{found["state"] / 1e9:.2f} GB of them state'
     )
@@ -136,16 +138,17 @@ def test_fits_and_reduces_no_gradient_whole(pod, capsys):
   if not pod.printed:
     return
   assert found['splash'] >= 3  # Forward, again, and the backward pass.
-  if pod.sequence > 1:  # Chips of a row add up the gradients of the tables.
+  # Chips of a sequence add up the gradients of the tables.
+  if pod.sequence > 1:
     return
   whole = {tuple(sorted(dims)) for dims in found['matrices']}
   for dims in found['reduced']:
     assert tuple(sorted(n for n in dims if n > 1)) not in whole, dims
   if pod.mesh[0] == 1:  # Norms and losses; a matrix would be of millions.
     assert max(map(math.prod, found['reduced'])) <= 2**16, found['reduced']
-  # The whole table, or the inputs of all layers for a chip's own rows.
+  # The whole table, or the inputs of all layers for a chip's own sequences.
   model = getattr(models, pod.preset)()
-  tokens = pod.rows * pod.row_length
+  tokens = pod.sequences * pod.sequence_length
   most = model.embed_dim * max(pod.vocab, model.num_layers * tokens)
   assert found['largest'] <= most
 
@@ -171,13 +174,13 @@ model = config_lib.build(
   config_lib.ModelConfig, {**models.m124().to_dict(), 'scan_unroll': 1}, 'model'
 )
 training = base.training()
-training.update(batch_size=128, row_length=2048)
+training.update(batch_size=128, sequence_length=2048)
 training = config_lib.build(
   config_lib.TrainingConfig, training.to_dict(), 'training'
 )
 compiled = lambda m, t: state.compile_program(m, t, 50304, mesh).step
 try:
-  with memory.user_errors('run', model, training, mesh, compiled):
+  with memory.oom_as_user_error('run', model, training, mesh, compiled):
     compiled(model, training)
 except config_lib.UserError as error:
   print('RESULT' + json.dumps({'error': str(error)}))
@@ -188,7 +191,7 @@ except config_lib.UserError as error:
 def test_a_lack_of_memory_is_told_as_the_compiler_says_it():
   error = run(TOO_LARGE, {})['error']
   assert re.match(
-    r'run: a step of 128 rows of 2048 tokens, .*steps=1 and .* needs more '
+    r'run: a step of 128 sequences of 2048 tokens, .*steps=1 and .* needs more '
     r"memory than a device has: .*steps=\d+ and model.remat='none' fits\.$",
     error,
   ), error

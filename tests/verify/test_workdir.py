@@ -188,7 +188,7 @@ def test_a_damaged_note_is_enough_to_delete(copied, config, damaged):
 
 
 def test_the_note_of_what_is_not_finished_is_needed(copied):
-  """Without it, parts of another config could be taken for ours."""
+  """Without it, shards of another config could be taken for ours."""
   (copied / 'scores' / artifacts.MANIFEST).unlink()
   (copied / 'scores' / artifacts.BEGUN).write_text('{}')
   [message] = wrong(copied).values()
@@ -201,7 +201,7 @@ def test_the_note_of_what_is_not_finished_is_needed(copied):
     (lambda t: t.slice(1), '1 missing (the first is row'),
     (lambda t: pa.concat_tables([t, t.slice(0, 1)]), '1 twice'),
     (lambda t: t.take([*range(1, t.num_rows), 0]), 'out of order'),
-    (with_value('row', -1, 10**6), '1 that should not be there'),
+    (with_value('doc_index', -1, 10**6), '1 that should not be there'),
     (with_value('shard', 0, 2), 'column shard is not 1'),
     (with_value('num_tokens', 2, 999_999), 'is 999999, expected'),
     (with_value('num_bytes', 2, 999_999), 'num_bytes of row'),
@@ -219,7 +219,7 @@ def test_a_wrong_score_is_named(copied, change, expected):
   found = wrong(copied)
   assert expected in found['scores']
   assert SCORES in found['scores']
-  assert 'run --job=score again: only that part is made' in found['scores']
+  assert 'run --job=score again: only that shard is made' in found['scores']
   # What was made from another table says so.
   assert 'was made from scores' in found['keep_sets/top_nll']
 
@@ -260,7 +260,7 @@ def test_a_wrong_group_is_named(copied, config, change, expected):
 
 
 def test_what_it_says_mends(copied, finished, config):
-  """Delete what is named, run what is named: only that part is made."""
+  """Delete what is named, run what is named: only that shard is made."""
   rewrite(copied / 'scores', with_value('nll_sum', 2, -1.0))
   other = copied / 'scores' / SCORES.replace('00001', '00000', 1)
   before = other.stat().st_mtime_ns
@@ -271,7 +271,7 @@ def test_what_it_says_mends(copied, finished, config):
   stages.run(config, str(copied), found[3])
   assert not wrong(copied)
   assert other.stat().st_mtime_ns == before
-  # A manifest alone is written again from what the parts say of themselves.
+  # A manifest alone is written again from what the shards say of themselves.
   os.remove(copied / 'scores/manifest.json')
   stages.run(config, str(copied), 'score')
   for name in ('manifest.json', SCORES):
@@ -327,7 +327,7 @@ def test_a_summary_of_other_scores_is_named(copied):
   assert f'made with the scores {"f" * 16}' in found
 
 
-def test_a_part_of_the_store_that_does_not_add_up_is_named(copied):
+def test_a_shard_of_the_store_that_does_not_add_up_is_named(copied):
   folder = copied / 'token_store'
   name = 'part-00001-of-00003.tokens.npy'
   file = io.BytesIO()
@@ -370,12 +370,12 @@ def test_a_wrong_fingerprint_is_named(copied):
 def test_another_beginning_is_named(copied):
   path = str(copied / 'scores/begun.json')
   record = files.read_record(path, '')
-  record['options']['row_length'] = 32
+  record['options']['sequence_length'] = 32
   files.write_record(path, record)
-  assert 'options.row_length is 64, not 32' in wrong(copied)['scores']
+  assert 'options.sequence_length is 64, not 32' in wrong(copied)['scores']
 
 
-def test_a_part_alone_is_checked_too(copied, config, capsys):
+def test_a_shard_alone_is_checked_too(copied, config, capsys):
   """As of a job that was stopped."""
   os.remove(copied / 'scores/manifest.json')
   os.remove(copied / 'scores/part-00000-of-00003.done')

@@ -1,4 +1,4 @@
-"""What a row becomes: a document, or a bad row with its reason."""
+"""What a record becomes: a document, or a bad record with its reason."""
 
 import dataclasses
 import uuid
@@ -30,14 +30,14 @@ class Document:
   example_id: str
   source: str
   text: str
-  # The row that it was read from, where that is asked for and there is one: a
-  # line of JSON, or a batch of Arrow with one row.
-  row: Any = None
+  # The record that it was read from, where that is asked for and there is one:
+  # a line of JSON, or a batch of Arrow with one record.
+  record: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
-class BadRow:
-  """A row that is no document."""
+class BadRecord:
+  """A record that is no document."""
 
   reason: str  # a short class, to count by
   where: str  # file and line
@@ -49,36 +49,36 @@ class BadRow:
 
 
 class Bad(Exception):
-  """Reason and detail of a bad row."""
+  """Reason and detail of a bad record."""
 
 
-def read_row(
+def read_record(
   file: InputFile, number: int, document: Callable[[], Document]
-) -> tuple[int, Document | BadRow]:
-  """A row's number, and what `document` makes of the row or what it lacks."""
+) -> tuple[int, Document | BadRecord]:
+  """A record's number, and what `document` makes of the record or what it lacks."""
   try:
     return number, document()
   except Bad as bad:
-    return number, BadRow(bad.args[0], f'{file.path}:{number}', bad.args[1])
+    return number, BadRecord(bad.args[0], f'{file.path}:{number}', bad.args[1])
 
 
-def row_document(
-  file: InputFile, row: dict[str, Any], default_id: Callable[[str], str]
+def record_document(
+  file: InputFile, record: dict[str, Any], default_id: Callable[[str], str]
 ) -> Document:
-  """The document of a row.
+  """The document of a record.
 
   Args:
-    file: Where the row is from; its config names the columns.
-    row: Values by column; nested columns are dicts.
+    file: Where the record is from; its config names the columns.
+    record: Values by column; nested columns are dicts.
     default_id: Gives the id of a text where no column holds ids.
 
   Raises:
-    Bad: the row is no document.
+    Bad: the record is no document.
   """
   config = file.config
-  text = checked_text(column(row, config.text_column))
+  text = checked_text(column(record, config.text_column))
   if config.id_column:
-    example_id = _checked_id(config.id_column, column(row, config.id_column))
+    example_id = _checked_id(config.id_column, column(record, config.id_column))
   else:
     example_id = default_id(text)
   # A lone surrogate fails here, before a table of ids refuses it.
@@ -86,7 +86,7 @@ def row_document(
     raise Bad('bad id', f'longer than {MAX_ID_BYTES} bytes')
   source = file.source
   if config.source_column:
-    source = _decoded(column(row, config.source_column))
+    source = _decoded(column(record, config.source_column))
     if not isinstance(source, str) or not source:
       raise Bad('bad source', f'{config.source_column}={source!r:.50}')
     encodable(source)
@@ -117,7 +117,7 @@ def _decoded(value: Any) -> Any:
 
 
 def id_of_place(file: InputFile, number: int) -> Callable[[str], str]:
-  """The default id of a row of a file."""
+  """The default id of a record of a file."""
   return lambda text: f'{file.source}/{file.name}:{number}'
 
 
@@ -127,7 +127,7 @@ def wanted_columns(config: SourceConfig) -> list[str]:
   return [name for name in dict.fromkeys(names) if name]
 
 
-def column(row: dict[str, Any], name: str) -> Any:
+def column(record: dict[str, Any], name: str) -> Any:
   """The column `name`, or where there is none the field that 'a.b' names.
 
   >>> column({'a': {'b': 1}}, 'a.b')
@@ -136,12 +136,12 @@ def column(row: dict[str, Any], name: str) -> Any:
   Raises:
     Bad: there is neither.
   """
-  if name in row:
-    return row[name]
+  if name in record:
+    return record[name]
   outer, _, inner = name.partition('.')
-  if inner and isinstance(row.get(outer), dict):
-    return column(row[outer], inner)
-  columns = ', '.join(sorted(row)[:20]) or 'none'
+  if inner and isinstance(record.get(outer), dict):
+    return column(record[outer], inner)
+  columns = ', '.join(sorted(record)[:20]) or 'none'
   raise Bad('no such column', f'no {name!r}, columns are {columns:.200}')
 
 

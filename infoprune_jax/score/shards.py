@@ -18,7 +18,7 @@ from infoprune_jax.score import scorer as scorer_lib, stream
 from infoprune_jax.tokens import folds as folds_lib, tables
 from infoprune_jax.tokens.token_store import TokenStore
 
-_WRITING = 2  # parts that may wait for the disk while the device goes on
+_WRITING = 2  # shards that may wait for the disk while the device goes on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +46,17 @@ class _WorkBlock:
   """
 
   fold: Fold
-  parts: list[int]  # of this group
-  steps: int  # padding follows the parts up to here
-  max_pieces: int  # of any row of any group; 0 to go by each batch
+  shards: list[int]  # of this group
+  steps: int  # padding follows the shards up to here
+  max_segments: int  # of any sequence of any group; 0 to go by each batch
 
 
-class _PartScores:
-  """The columns of one part, filled fold by fold."""
+class _ShardScores:
+  """The columns of one shard, filled fold by fold."""
 
-  def __init__(self, store: TokenStore, shard: int, columns: Sequence[str]):
-    self._store, self._shard = store, shard
-    self._part = store.part(shard)
+  def __init__(self, store: TokenStore, number: int, columns: Sequence[str]):
+    self._store, self._number = store, number
+    self._part = store.shard(number)
     self._num_tokens = self._part.column('num_tokens')
     size = len(self._num_tokens)
     self._fold = np.full(size, -1, np.int8)  # -1 is scored by none.
@@ -66,7 +66,7 @@ class _PartScores:
   def add(
     self,
     fold: Fold,
-    rows: np.ndarray,
+    doc_indices: np.ndarray,
     documents: scorer_lib.Documents,
   ) -> None:
     """Takes the sums of what the models of a fold scored.
@@ -75,34 +75,34 @@ class _PartScores:
       UserError: an NLL is not finite.
     """
     for model, sums in zip(fold.models, documents.sums(), strict=True):
-      self._nll_sum[model.column][rows] = sums
+      self._nll_sum[model.column][doc_indices] = sums
       self._flops += model.scorer.flops(documents)
-    self._fold[rows] = fold.number
+    self._fold[doc_indices] = fold.number
 
   def write(self, scores: artifacts.Artifact) -> dict[str, Any]:
-    """Writes the part, and returns its marker."""
-    rows = np.flatnonzero(self._fold >= 0)
-    written = tables.part_table(
+    """Writes the shard, and returns its marker."""
+    doc_indices = np.flatnonzero(self._fold >= 0)
+    written = tables.shard_table(
       tables.score_schema(list(self._nll_sum)),
-      self._shard,
-      rows,
+      self._number,
+      doc_indices,
       self._part.table(*scorer_lib.DOCUMENT_COLUMNS),
-      fold=self._fold[rows],
-      **{column: sums[rows] for column, sums in self._nll_sum.items()},
+      fold=self._fold[doc_indices],
+      **{column: sums[doc_indices] for column, sums in self._nll_sum.items()},
     )
-    return scores.finish_part(
-      self._shard,
-      self._store.num_parts,
+    return scores.finish_shard(
+      self._number,
+      self._store.num_shards,
       {'.parquet': lambda file: tables.write(written, file)},
-      num_examples=len(rows),
-      num_tokens=int(self._num_tokens[rows].sum()),
-      num_bytes=int(self._part.column('num_bytes')[rows].sum()),
+      num_examples=len(doc_indices),
+      num_tokens=int(self._num_tokens[doc_indices].sum()),
+      num_bytes=int(self._part.column('num_bytes')[doc_indices].sum()),
       flops=self._flops,
     )
 
 
-class PartScorer:
-  """Scores the parts that fall to this host, and writes them if it should."""
+class ShardScorer:
+  """Scores the shards that fall to this host, and writes them if it should."""
 
   def __init__(
     self,
@@ -118,7 +118,7 @@ class PartScorer:
       folds: Their models, all for one mesh and one shape of batch, in the
         order of the table's columns.
       scores: The table.
-      to_do: The parts that are not done, for all hosts together.
+      to_do: The shards that are not done, for all hosts together.
     """
     self._store, self._scores = store, scores
     self._folds, self._to_do = folds, to_do
@@ -126,7 +126,7 @@ class PartScorer:
     self._scorer = scorer = folds[0].models[0].scorer
     processes, _ = scorer.groups[scorer.group]
     self._writes = processes[0] == distributed.index()
-    self._begun: dict[int, _PartScores] = {}
+    self._begun: dict[int, _ShardScores] = {}
     self._written: list[futures.Future] = []
     self._times = stream.Times()
     self._slots = 0
@@ -138,19 +138,19 @@ class PartScorer:
     splits = self._store.manifest['splits']
     scored = ('scored', 'reference')[: len(self._folds)]
     tokens = sum(splits[name]['tokens'] for name in scored)
-    # Parts have about equal bytes, and texts go into splits by hash: each part
-    # has about as many tokens to score.
-    share = len(self._own_parts()) / self._store.num_parts
+    # Shards have about equal bytes, and texts go into splits by hash: each
+    # shard has about as many tokens to score.
+    share = len(self._own_shards()) / self._store.num_shards
     return Progress(what, 'tokens', round(tokens * share))
 
-  def _own_parts(self) -> list[int]:
+  def _own_shards(self) -> list[int]:
     return self._to_do[self._scorer.group :: len(self._scorer.groups)]
 
   def run(self) -> dict[str, float]:
     """Scores and writes; returns what it took, for `summary`.
 
     Raises:
-      UserError: an NLL is not finite, or a part cannot be written.
+      UserError: an NLL is not finite, or a shard cannot be written.
     """
     start = time.monotonic()
     writer = futures.ThreadPoolExecutor(1, 'writer')
@@ -163,7 +163,7 @@ class PartScorer:
       largest.scorer.run(
         self._items(self._schedule(), writer),
         self._times,
-        partitioning.bytes_a_device(others),
+        partitioning.bytes_per_device(others),
       )
       markers = [future.result() for future in self._written]
     finally:
@@ -184,81 +184,83 @@ class PartScorer:
   def _schedule(self) -> list[_WorkBlock]:
     """The same number of segments and of steps on all hosts."""
     groups = len(self._scorer.groups)
-    own = self._own_parts()
+    own = self._own_shards()
     if len(self._folds) == 1:
       rounds = [own]
-    else:  # A part is done when all folds have been scored: one after another.
+    else:  # A shard is done when all folds have been scored: one after another.
       most = -(-len(self._to_do) // groups)
       rounds = [own[number : number + 1] for number in range(most)]
-    segments = [
-      _WorkBlock(fold, parts, 0, 0) for parts in rounds for fold in self._folds
+    blocks = [
+      _WorkBlock(fold, shards, 0, 0)
+      for shards in rounds
+      for fold in self._folds
     ]
     if groups == 1:
-      return segments
-    sizes = [self._size(segment) for segment in segments]
+      return blocks
+    sizes = [self._size(block) for block in blocks]
     most = np.max(distributed.all_gather('the plan of scoring', sizes), axis=0)
     return [
-      dataclasses.replace(segment, steps=int(steps), max_pieces=int(pieces))
-      for segment, (steps, pieces) in zip(segments, most, strict=True)
+      dataclasses.replace(block, steps=int(steps), max_segments=int(segments))
+      for block, (steps, segments) in zip(blocks, most, strict=True)
     ]
 
-  def _size(self, segment: _WorkBlock) -> tuple[int, int]:
-    """Steps, and the most pieces of a row, that its parts take."""
+  def _size(self, block: _WorkBlock) -> tuple[int, int]:
+    """Steps, and the most segments of a sequence, that its shards take."""
     size = self._scorer.batch_size
-    planned = [self._documents(segment.fold, part)[1] for part in segment.parts]
+    planned = [self._documents(block.fold, shard)[1] for shard in block.shards]
     return (
-      sum(-(-len(documents.rows) // size) for documents in planned),
-      max((documents.max_pieces() for documents in planned), default=1),
+      sum(-(-len(documents.sequences) // size) for documents in planned),
+      max((documents.max_segments() for documents in planned), default=1),
     )
 
   def _documents(
-    self, fold: Fold, shard: int
+    self, fold: Fold, number: int
   ) -> tuple[np.ndarray, scorer_lib.Documents]:
-    """The rows of a part that are of a fold, and them packed."""
-    rows = folds_lib.scored_rows(
-      self._store.part(shard), fold.number, len(self._folds)
+    """The sequences of a shard that are of a fold, and them packed."""
+    doc_indices = folds_lib.scored_documents(
+      self._store.shard(number), fold.number, len(self._folds)
     )
-    return rows, scorer_lib.Documents(
+    return doc_indices, scorer_lib.Documents(
       self._store,
-      np.full(len(rows), shard),
-      rows,
+      np.full(len(doc_indices), number),
+      doc_indices,
       self._scorer.scoring,
       len(fold.models),
     )
 
   def _items(
-    self, segments: list[_WorkBlock], writer: futures.Executor
+    self, blocks: list[_WorkBlock], writer: futures.Executor
   ) -> Iterator[stream.Item]:
     """All batches of this host; each call takes what comes back."""
-    size, length = self._scorer.batch_size, self._scorer.scoring.row_length
-    for segment in segments:
+    size, length = self._scorer.batch_size, self._scorer.scoring.sequence_length
+    for block in blocks:
       steps = 0
-      for shard in segment.parts:
-        rows, documents = self._documents(segment.fold, shard)
+      for number in block.shards:
+        doc_indices, documents = self._documents(block.fold, number)
         for chosen, batch in documents.batches(size, self._scorer.vocab_size):
           steps += 1
-          pieces = segment.max_pieces or documents.max_pieces(chosen)
-          programs = self._programs(segment, pieces)
+          segments = block.max_segments or documents.max_segments(chosen)
+          programs = self._programs(block, segments)
           yield self._on_batch(documents, chosen), programs, batch
         if self._writes:
           yield (
-            self._on_part_done(segment, shard, rows, documents, writer),
+            self._on_shard_done(block, number, doc_indices, documents, writer),
             [],
             None,
           )
-      padding = packing.empty_rows(size, length)
-      for _ in range(segment.steps - steps):
-        programs = self._programs(segment, segment.max_pieces)
+      padding = packing.empty_sequences(size, length)
+      for _ in range(block.steps - steps):
+        programs = self._programs(block, block.max_segments)
         yield lambda nll: None, programs, padding
       if self._writes:
-        self._slots += max(steps, segment.steps) * size * length
+        self._slots += max(steps, block.steps) * size * length
 
   def _programs(
-    self, segment: _WorkBlock, max_pieces: int
+    self, block: _WorkBlock, max_segments: int
   ) -> list[stream.Program]:
     return [
-      functools.partial(model.scorer.program(max_pieces), model.params)
-      for model in segment.fold.models
+      functools.partial(model.scorer.program(max_segments), model.params)
+      for model in block.fold.models
     ]
 
   def _on_batch(
@@ -268,24 +270,24 @@ class PartScorer:
       return lambda nll: None
     return lambda nll: self._progress.add(documents.add(chosen, nll))
 
-  def _on_part_done(
+  def _on_shard_done(
     self,
-    segment: _WorkBlock,
-    shard: int,
-    rows: np.ndarray,
+    block: _WorkBlock,
+    number: int,
+    doc_indices: np.ndarray,
     documents: scorer_lib.Documents,
     writer: futures.Executor,
   ) -> Callable[[None], None]:
-    """What is done when the documents of a part and fold are scored."""
+    """What is done when the documents of a shard and fold are scored."""
 
     def write() -> dict[str, Any] | None:
-      if shard not in self._begun:
-        columns = [model.column for model in segment.fold.models]
-        self._begun[shard] = _PartScores(self._store, shard, columns)
-      self._begun[shard].add(segment.fold, rows, documents)
-      if segment.fold is not self._folds[-1]:
+      if number not in self._begun:
+        columns = [model.column for model in block.fold.models]
+        self._begun[number] = _ShardScores(self._store, number, columns)
+      self._begun[number].add(block.fold, doc_indices, documents)
+      if block.fold is not self._folds[-1]:
         return None
-      return self._begun.pop(shard).write(self._scores)
+      return self._begun.pop(number).write(self._scores)
 
     def end(_: None) -> None:
       self._written.append(writer.submit(write))
@@ -299,7 +301,7 @@ def summary(found: list[dict[str, float]], peak: float) -> str:
   """One line of what all hosts did.
 
   Args:
-    found: What `PartScorer.run` returned, by process.
+    found: What `ShardScorer.run` returned, by process.
     peak: FLOP/s of a device, as `ceiling` measures it; 0.0 if unknown.
   """
   total = {name: sum(one[name] for one in found) for name in found[0]}
@@ -308,7 +310,7 @@ def summary(found: list[dict[str, float]], peak: float) -> str:
   line = (
     f'done, {quantity(total["num_tokens"])} tokens in {seconds:.1f} s '
     f'({quantity(total["num_tokens"] / seconds)} tokens/s, '
-    f'{quantity(total["num_examples"] / seconds)} documents/s), rows '
+    f'{quantity(total["num_examples"] / seconds)} documents/s), sequences '
     f'{100 * total["num_tokens"] / max(total["slots"], 1):.1f} % full, the '
     f'device waited for the host {100 * waited:.1f} % of the time'
   )

@@ -1,7 +1,7 @@
-"""The rows that an arm keeps, with every field they came with.
+"""The records that an arm keeps, with every field they came with.
 
-A line of JSON goes into JSONL as it is, to the byte, and a row of Arrow into
-Parquet with its own types. Sources without rows (text, TFDS, SeqIO) give id,
+A line of JSON goes into JSONL as it is, to the byte, and a record of Arrow into
+Parquet with its own types. Sources without records (text, TFDS, SeqIO) give id,
 source and text.
 """
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import parquet, sources
 from infoprune_jax.corpus.corpus_index import CorpusIndex
-from infoprune_jax.corpus.rows import Document
+from infoprune_jax.corpus.records import Document
 from infoprune_jax.export import schemas
 from infoprune_jax.export.corpus import source_names
 from infoprune_jax.runtime.artifacts import Artifact
@@ -28,23 +28,23 @@ _GROUP_ROWS, _GROUP_BYTES = 1 << 14, 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
-class PartTask:
+class ShardTask:
   """What a worker needs to write one part of what an arm keeps."""
 
   artifact: Artifact
-  part: int
-  num_parts: int
+  shard: int
+  num_shards: int
   index: CorpusIndex  # of the documents of this part that are kept
   schemas: Mapping[str, pa.Schema]  # of each source; for Parquet
 
   def documents(self, whole: bool = False) -> Iterator[Document]:
-    """The documents, in order, with their rows or without."""
+    """The documents, in order, with their records or without."""
     return self.index.documents(np.ones(len(self.index.line), bool), whole)
 
   def finish(self, files: Mapping[str, Any]) -> dict[str, Any]:
     """Writes files, by extension, and the part's marker."""
-    return self.artifact.finish_part(
-      self.part, self.num_parts, files, num_documents=len(self.index.line)
+    return self.artifact.finish_shard(
+      self.shard, self.num_shards, files, num_documents=len(self.index.line)
     )
 
 
@@ -60,8 +60,8 @@ def check_json(index: CorpusIndex) -> None:
         )
 
 
-def write_jsonl(task: PartTask) -> dict[str, Any]:
-  """Writes a part as .jsonl.zst, a line a document."""
+def write_jsonl(task: ShardTask) -> dict[str, Any]:
+  """Writes a shard as .jsonl.zst, a line a document."""
 
   def write(file: Any) -> None:
     with pa.CompressedOutputStream(file, 'zstd') as stream:
@@ -72,31 +72,31 @@ def write_jsonl(task: PartTask) -> dict[str, Any]:
 
 
 def _line(document: Document) -> bytes:
-  """The row of a document, as JSON."""
-  if isinstance(document.row, bytes):
-    return document.row
+  """The record of a document, as JSON."""
+  if isinstance(document.record, bytes):
+    return document.record
   try:
-    row = _plain(document)
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+    record = _plain(document)
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
   except ValueError as error:  # Not finite, or no UTF-8.
     raise UserError(
-      f'The row of {document.example_id!r} cannot be written as JSON ({error}). '
+      f'The record of {document.example_id!r} cannot be written as JSON ({error}). '
       "Take 'parquet' in export.formats instead of 'jsonl'."
     ) from None
 
 
 def _plain(document: Document) -> dict[str, Any]:
-  """The row of a document, in Python's types."""
-  if document.row is None:
+  """The record of a document, in Python's types."""
+  if document.record is None:
     names = {'id': document.example_id, 'source': document.source}
     return {**names, 'text': document.text}
-  if isinstance(document.row, bytes):
-    return json.loads(document.row)
-  return document.row.to_pylist()[0]
+  if isinstance(document.record, bytes):
+    return json.loads(document.record)
+  return document.record.to_pylist()[0]
 
 
-def row_types(task: PartTask) -> dict[str, pa.DataType]:
-  """The type of the rows of each source of JSONL in a part.
+def record_types(task: ShardTask) -> dict[str, pa.DataType]:
+  """The type of the records of each source of JSONL in a shard.
 
   Raises:
     UserError: no type holds the values of a field.
@@ -106,9 +106,9 @@ def row_types(task: PartTask) -> dict[str, pa.DataType]:
     if files.files[0].config.format != 'jsonl':
       continue
     every = np.ones(len(files.line), bool)
-    lines = (json.loads(d.row) for d in files.documents(every, whole=True))
+    lines = (json.loads(d.record) for d in files.documents(every, whole=True))
     try:
-      found[source] = schemas.of_rows(lines)
+      found[source] = schemas.of_records(lines)
     except schemas.Unfit as unfit:
       raise _refusal(source, unfit) from None
   return found
@@ -117,11 +117,11 @@ def row_types(task: PartTask) -> dict[str, pa.DataType]:
 def schemas_of(
   index: CorpusIndex, found: Iterable[Mapping[str, pa.DataType]]
 ) -> dict[str, pa.Schema]:
-  """One schema a source, for all parts.
+  """One schema a source, for all shards.
 
   Args:
     index: Of all that is kept.
-    found: What `row_types` found in each part.
+    found: What `record_types` found in each shard.
 
   Raises:
     UserError: a source cannot be a table.
@@ -142,7 +142,7 @@ def schemas_of(
       result[source] = schemas.DOCUMENT
     empty = schemas.empty_object(pa.struct(list(result[source])))
     if empty:
-      why = 'is an empty object in every row, which Parquet cannot hold'
+      why = 'is an empty object in every record, which Parquet cannot hold'
       raise _refusal(source, schemas.Unfit(empty, why))
   return result
 
@@ -176,8 +176,8 @@ def _by_source(index: CorpusIndex) -> dict[str, CorpusIndex]:
   }
 
 
-def write_parquet(task: PartTask) -> dict[str, Any]:
-  """Writes a part as Parquet, a file for each source that it has rows of."""
+def write_parquet(task: ShardTask) -> dict[str, Any]:
+  """Writes a shard as Parquet, a file for each source that it has records of."""
   names = source_names(task.index)
 
   def write(files: CorpusIndex, schema: pa.Schema, file: Any) -> None:
@@ -209,10 +209,10 @@ def _group_sizes(num_bytes: np.ndarray) -> list[int]:
 
 
 def _table(documents: list[Document], schema: pa.Schema) -> pa.Table:
-  """Rows of one source."""
+  """Records of one source."""
   try:
-    if isinstance(documents[0].row, pa.RecordBatch):
-      batches = [document.row for document in documents]
+    if isinstance(documents[0].record, pa.RecordBatch):
+      batches = [document.record for document in documents]
       # Files of one source may lack columns that others have.
       tables = [
         pa.Table.from_batches(alike)
@@ -225,6 +225,6 @@ def _table(documents: list[Document], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist([_plain(d) for d in documents], schema)
   except pa.ArrowException as error:
     raise UserError(
-      f'Rows from {documents[0].example_id!r} on do not fit one table ({error}). '
+      f'Records from {documents[0].example_id!r} on do not fit one table ({error}). '
       "Take 'jsonl' in export.formats instead of 'parquet'."
     ) from None

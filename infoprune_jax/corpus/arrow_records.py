@@ -1,4 +1,4 @@
-"""Rows of Parquet files, and of what `datasets.Dataset.save_to_disk` wrote.
+"""Records of Parquet files, and of what `datasets.Dataset.save_to_disk` wrote.
 
 A saved dataset is a folder with state.json, which lists files of Arrow's IPC
 stream format; they are read with pyarrow alone.
@@ -16,30 +16,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import parquet, paths, rows
-from infoprune_jax.corpus.rows import BadRow, Document, InputFile
+from infoprune_jax.corpus import parquet, paths, records
+from infoprune_jax.corpus.records import BadRecord, Document, InputFile
 from infoprune_jax.runtime import filesystems
 
-BATCH = 1024  # rows of Parquet held at once
+BATCH = 1024  # records of Parquet held at once
 # Ends a stream of Arrow; one that was cut between two batches lacks it.
 END_OF_STREAM = b'\xff\xff\xff\xff\x00\x00\x00\x00'
 
 
-def parquet_rows(
+def parquet_records(
   file: InputFile, raw: Any, wanted: Container[int] | None, whole: bool
-) -> Iterator[tuple[int, Document | BadRow]]:
-  """The rows of an open Parquet file; arguments as of `sources.read_rows`."""
-  columns = None if whole else rows.wanted_columns(file.config)
+) -> Iterator[tuple[int, Document | BadRecord]]:
+  """The records of an open Parquet file; arguments as of `sources.read_records`."""
+  columns = None if whole else records.wanted_columns(file.config)
   with parquet.open_file(raw) as opened:
     _check_columns(file, opened.schema_arrow)
     batches = opened.iter_batches(BATCH, columns=columns)
-    yield from _rows(file, batches, wanted, whole)
+    yield from _records(file, batches, wanted, whole)
 
 
-def saved_rows(
+def saved_records(
   file: InputFile, raw: Any, wanted: Container[int] | None, whole: bool
-) -> Iterator[tuple[int, Document | BadRow]]:
-  """The rows of an open file of a saved dataset; arguments as above."""
+) -> Iterator[tuple[int, Document | BadRecord]]:
+  """The records of an open file of a saved dataset; arguments as above."""
   raw.seek(0, os.SEEK_END)
   raw.seek(max(raw.tell() - len(END_OF_STREAM), 0))
   if raw.read() != END_OF_STREAM:
@@ -50,7 +50,7 @@ def saved_rows(
   raw.seek(0)
   with pa.ipc.open_stream(raw) as stream:
     _check_columns(file, stream.schema)
-    yield from _rows(file, stream, wanted, whole)
+    yield from _records(file, stream, wanted, whole)
 
 
 def schema(file: InputFile, raw: Any) -> pa.Schema:
@@ -61,13 +61,13 @@ def schema(file: InputFile, raw: Any) -> pa.Schema:
     return stream.schema
 
 
-def _rows(
+def _records(
   file: InputFile,
   batches: Iterable[pa.RecordBatch],
   wanted: Container[int] | None,
   whole: bool,
-) -> Iterator[tuple[int, Document | BadRow]]:
-  columns = rows.wanted_columns(file.config)
+) -> Iterator[tuple[int, Document | BadRecord]]:
+  columns = records.wanted_columns(file.config)
   number = 0
   for batch in batches:
     there = batch.schema.names
@@ -77,11 +77,11 @@ def _rows(
       number += 1
       if wanted is not None and number not in wanted:
         continue
-      row = batch.slice(position, 1) if whole else None
-      yield rows.read_row(
+      record = batch.slice(position, 1) if whole else None
+      yield records.read_record(
         file,
         number,
-        functools.partial(_document, file, number, read, position, row),
+        functools.partial(_document, file, number, read, position, record),
       )
 
 
@@ -93,15 +93,19 @@ def _document(
   whole: pa.RecordBatch | None,
 ) -> Document:
   try:
-    row = {name: batch[name][position].as_py() for name in batch.schema.names}
+    record = {
+      name: batch[name][position].as_py() for name in batch.schema.names
+    }
   except UnicodeDecodeError as error:
-    raise rows.Bad('not UTF-8', f'at byte {error.start}') from None
-  document = rows.row_document(file, row, rows.id_of_place(file, number))
-  return dataclasses.replace(document, row=whole) if whole else document
+    raise records.Bad('not UTF-8', f'at byte {error.start}') from None
+  document = records.record_document(
+    file, record, records.id_of_place(file, number)
+  )
+  return dataclasses.replace(document, record=whole) if whole else document
 
 
 def _check_columns(file: InputFile, schema: pa.Schema) -> None:
-  for name in rows.wanted_columns(file.config):
+  for name in records.wanted_columns(file.config):
     if not _has(schema, name):
       raise UserError(
         f'{file.path} has no column {name!r}; columns are '
@@ -160,7 +164,7 @@ def saved_matches(field: str, path: str) -> tuple[str, list[tuple[str, int]]]:
     raise paths.unreadable(field, path, error) from None
   if not files:
     raise UserError(
-      f'{field}: no saved dataset that matches {path!r} holds a row (looked '
+      f'{field}: no saved dataset that matches {path!r} holds a record (looked '
       f'from {os.getcwd()}).'
     )
   return paths.url(filesystem, posixpath.dirname(folders[0]), path), files
@@ -195,7 +199,7 @@ def _saved_files(field: str, filesystem: Any, folder: str) -> list[str]:
     )
   if state.get('_indices_files'):
     raise UserError(
-      f'{field}: {folder!r} was saved by datasets 1 with rows chosen by an '
+      f'{field}: {folder!r} was saved by datasets 1 with records chosen by an '
       'index: load it and save it again with datasets 2 or newer.'
     )
   return [f'{folder}/{file["filename"]}' for file in state['_data_files']]

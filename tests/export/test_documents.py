@@ -1,4 +1,4 @@
-"""JSONL and Parquet: the rows that are kept, with all their fields."""
+"""JSONL and Parquet: the records that are kept, with all their fields."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ import pytest
 from configs import base
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.export import rows
+from infoprune_jax.export import documents
 from infoprune_jax.tokens.token_store import TokenStore
 
 ARMS = ('top', 'random-seed-0', 'random-seed-1', 'everything')
@@ -34,7 +34,7 @@ def news_lines(corpus: pathlib.Path) -> dict[str, bytes]:
   return {json.loads(line)['id']: line for line in lines}
 
 
-def test_parquet_has_the_rows_that_are_kept(export, corpus, kept_ids):
+def test_parquet_has_the_records_that_are_kept(export, corpus, kept_ids):
   export('parquet')
   books = pq.read_table(corpus / 'books.parquet')
   news = news_lines(corpus)
@@ -48,22 +48,22 @@ def test_parquet_has_the_rows_that_are_kept(export, corpus, kept_ids):
     }
     ids = kept_ids(arm)
     # Types of its own, and values.
-    rows = [
+    records = [
       int(name.rpartition(':')[2]) - 1
       for name in ids
       if 'books.parquet' in name
     ]
-    assert found['books'].equals(books.take(rows))
+    assert found['books'].equals(books.take(records))
     expected = [json.loads(news[i]) for i in ids if i.startswith('news-')]
-    assert [without_nulls(row) for row in found['news'].to_pylist()] == [
-      without_nulls(row) for row in expected
+    assert [without_nulls(record) for record in found['news'].to_pylist()] == [
+      without_nulls(record) for record in expected
     ]
     notes = found['notes'].to_pylist()
-    assert [row['id'] for row in notes] == [i for i in ids if '.md' in i]
-    for row in notes:
-      name = row['id'].rpartition('/')[2]
-      assert row['text'] == (corpus / 'notes' / name).read_text()
-      assert row['source'] == 'notes'
+    assert [record['id'] for record in notes] == [i for i in ids if '.md' in i]
+    for record in notes:
+      name = record['id'].rpartition('/')[2]
+      assert record['text'] == (corpus / 'notes' / name).read_text()
+      assert record['source'] == 'notes'
 
 
 def without_nulls(value):
@@ -75,8 +75,8 @@ def without_nulls(value):
 
 
 def test_row_groups_are_bounded(export, monkeypatch, kept_ids):
-  monkeypatch.setattr(rows, '_GROUP_ROWS', 5)
-  monkeypatch.setattr(rows, '_GROUP_BYTES', 400)
+  monkeypatch.setattr(documents, '_GROUP_ROWS', 5)
+  monkeypatch.setattr(documents, '_GROUP_BYTES', 400)
   found, groups = [], []
   for path in sorted(export('parquet').glob('*.news.parquet')):
     with pq.ParquetFile(path) as file:
@@ -90,7 +90,7 @@ def test_row_groups_are_bounded(export, monkeypatch, kept_ids):
   assert len(groups) > len(found) / 5
 
 
-def test_all_parts_have_one_schema(export):
+def test_all_shards_have_one_schema(export):
   folder = export('parquet')
   for name in ('news', 'books', 'notes'):
     paths = list(folder.glob(f'*.{name}.parquet'))
@@ -122,13 +122,13 @@ def test_jsonl_has_the_lines_that_are_kept(export, corpus, kept_ids):
 
 def test_what_is_held_out_is_not_exported(export, kept_ids, selected):
   store = TokenStore.open(selected)
-  parts = [store.part(number) for number in range(store.num_parts)]
+  shards = [store.shard(number) for number in range(store.num_shards)]
   ids = {
     split: {
       example_id
-      for part in parts
-      for example_id in part.table('example_id')['example_id']
-      .take(part.rows_of(split))
+      for shard in shards
+      for example_id in shard.table('example_id')['example_id']
+      .take(shard.documents_of(split))
       .to_pylist()
     }
     for split in SPLITS
@@ -156,10 +156,10 @@ BINARY = pa.schema(
 
 @pytest.fixture(params=['parquet', 'hf_dataset'])
 def binary(request, edits, tmp_path):
-  """A config over rows of types that JSON has not, in two files."""
+  """A config over records of types that JSON has not, in two files."""
   tables = []
   for name in ('a', 'b'):
-    rows = [
+    records = [
       {
         'text': varied(name, number),
         'cover': bytes([number, 255]),
@@ -168,7 +168,7 @@ def binary(request, edits, tmp_path):
       }
       for number in range(40)
     ]
-    tables.append(pa.Table.from_pylist(rows, BINARY))
+    tables.append(pa.Table.from_pylist(records, BINARY))
     pq.write_table(tables[-1], tmp_path / f'{name}.parquet')
     with pa.ipc.new_stream(tmp_path / f'{name}.arrow', BINARY) as stream:
       stream.write_table(tables[-1], max_chunksize=9)
@@ -184,24 +184,24 @@ def binary(request, edits, tmp_path):
 def test_files_of_one_source_may_lack_columns(
   edits, select_all, export, workdir, tmp_path, kept_in
 ):
-  rows = [
+  records = [
     {'text': varied('x', n), 'only_a': n, 'meta': {'k': n}} for n in range(80)
   ]
-  first = pa.Table.from_pylist(rows[:40])
-  second = pa.Table.from_pylist(rows[40:]).drop_columns(['only_a'])
+  first = pa.Table.from_pylist(records[:40])
+  second = pa.Table.from_pylist(records[40:]).drop_columns(['only_a'])
   pq.write_table(first, tmp_path / 'a.parquet')
   pq.write_table(
     second.append_column('b', pa.nulls(40)), tmp_path / 'b.parquet'
   )
   edits.corpus.sources = {}
   edits.corpus.sources.books = base.parquet(f'{tmp_path}/*.parquet')
-  edits.corpus.num_parts = 1
+  edits.corpus.num_shards = 1
   shutil.rmtree(workdir)
   select_all(edits, workdir)
   (path,) = export('parquet').glob('*.parquet')
   found = pq.read_table(path).to_pylist()
-  expected = {f'books/a.parquet:{n + 1}': rows[n] for n in range(40)} | {
-    f'books/b.parquet:{n + 1}': {**rows[40 + n], 'only_a': None}
+  expected = {f'books/a.parquet:{n + 1}': records[n] for n in range(40)} | {
+    f'books/b.parquet:{n + 1}': {**records[40 + n], 'only_a': None}
     for n in range(40)
   }
   assert {name[6] for name in kept_in('top')} == {'a', 'b'}
@@ -217,8 +217,8 @@ def test_types_that_json_has_not(binary, select_all, export, workdir):
     pq.read_table(path) for path in sorted(folder.glob('*.parquet'))
   )
   assert found.schema == BINARY
-  rows = found.to_pylist()
-  assert rows and all(row in table.to_pylist() for row in rows)
+  records = found.to_pylist()
+  assert records and all(record in table.to_pylist() for record in records)
   with pytest.raises(UserError, match=r'no value for: cover \(binary\)'):
     export('jsonl')
   assert not list(pathlib.Path(workdir, 'export/top/jsonl').glob('part-*'))
@@ -230,18 +230,18 @@ def test_types_that_json_has_not(binary, select_all, export, workdir):
     ({'n': 'x'}, "field 'n' of the source 'news' holds a number here and text"),
     ({'o': {'p': []}}, "field 'o.p' of the source 'news' holds an object here"),
     ({'n': 2**63}, "field 'n' .* holds an integer of more than 64 bits"),
-    ({'e': {}}, "field 'e' .* is an empty object in every row"),
+    ({'e': {}}, "field 'e' .* is an empty object in every record"),
   ],
 )
 def test_parquet_refuses_what_is_no_table(
   odd, expected, edits, select_all, export, workdir, tmp_path
 ):
-  rows = [
+  records = [
     {'text': varied('x', n), 'n': n, 'o': {'p': {'q': 1}}} for n in range(60)
   ]
-  rows[30:] = [{'text': varied('y', n), **odd} for n in range(30, 60)]
+  records[30:] = [{'text': varied('y', n), **odd} for n in range(30, 60)]
   path = tmp_path / 'x.jsonl'
-  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  path.write_text(''.join(json.dumps(record) + '\n' for record in records))
   edits.corpus.sources = {}
   edits.corpus.sources.news = base.jsonl(str(path))
   shutil.rmtree(workdir)

@@ -1,29 +1,29 @@
-"""Which host makes which part, and in how many steps."""
+"""Which host makes which shard, and in how many steps."""
 
 import types
 
 import pytest
 
 from infoprune_jax.runtime import distributed
-from infoprune_jax.score import parts
+from infoprune_jax.score import shards
 
-ROWS = {0: [3, 9], 1: [20, 4], 2: [0, 0], 3: [8, 8], 4: [1, 30]}  # by fold
+rows = {0: [3, 9], 1: [20, 4], 2: [0, 0], 3: [8, 8], 4: [1, 30]}  # by fold
 
 
-class Documents(parts.PartScorer):
-  """Of a store whose parts have so many rows for each model."""
+class Documents(shards.ShardScorer):
+  """Of a store whose shards have so many sequences for each model."""
 
   def _documents(self, fold, shard):
-    rows = ROWS[shard][fold.number]
+    sequences = rows[shard][fold.number]
     return None, types.SimpleNamespace(
-      rows=range(rows), max_pieces=lambda: rows + fold.number
+      sequences=range(sequences), max_segments=lambda: sequences + fold.number
     )
 
 
 def schedules(monkeypatch, groups, folds, to_do):
-  """The schedule of each group of hosts, of four rows at once each."""
+  """The schedule of each group of hosts, of four sequences at once each."""
   store = types.SimpleNamespace(
-    num_parts=len(ROWS),
+    num_shards=len(rows),
     manifest={'splits': {n: {'tokens': 9} for n in ('scored', 'reference')}},
   )
 
@@ -32,8 +32,8 @@ def schedules(monkeypatch, groups, folds, to_do):
     return types.SimpleNamespace(groups=members, group=group, batch_size=4)
 
   def made(group):
-    model = parts.Model('nll_sum', scorer(group), None)
-    scored = [parts.Fold(number, (model,)) for number in range(folds)]
+    model = shards.Model('nll_sum', scorer(group), None)
+    scored = [shards.Fold(number, (model,)) for number in range(folds)]
     return Documents(store, scored, None, to_do)
 
   counted: dict[int, list[int]] = {}
@@ -53,33 +53,33 @@ def schedules(monkeypatch, groups, folds, to_do):
 @pytest.mark.parametrize('groups', [1, 2, 3, 7])
 @pytest.mark.parametrize('folds', [1, 2])
 @pytest.mark.parametrize('to_do', [[0, 1, 2, 3, 4], [1, 4], [2]])
-def test_every_part_once_and_equal_steps(monkeypatch, groups, folds, to_do):
+def test_every_shard_once_and_equal_steps(monkeypatch, groups, folds, to_do):
   found = schedules(monkeypatch, groups, folds, to_do)
   for fold in range(folds):
     scored = [
-      part
+      shard
       for segments in found
       for segment in segments
       if segment.fold.number == fold
-      for part in segment.parts
+      for shard in segment.shards
     ]
     assert sorted(scored) == to_do
   # All use the same model at once, for as long.
   shapes = {
-    tuple((s.fold.number, s.steps, s.max_pieces) for s in segments)
+    tuple((s.fold.number, s.steps, s.max_segments) for s in segments)
     for segments in found
   }
   assert len(shapes) == 1
   for segments in found:
     for segment in segments:
-      own = sum(-(-ROWS[p][segment.fold.number] // 4) for p in segment.parts)
+      own = sum(-(-rows[p][segment.fold.number] // 4) for p in segment.shards)
       assert own <= segment.steps or groups == 1
 
 
-def test_a_part_is_done_before_the_next_is_begun(monkeypatch):
-  """With two folds: what is killed loses one part a host, not all."""
+def test_a_shard_is_done_before_the_next_is_begun(monkeypatch):
+  """With two folds: what is killed loses one shard a host, not all."""
   [segments] = schedules(monkeypatch, 1, 2, [0, 3, 4])
-  assert [(s.fold.number, s.parts) for s in segments] == [
+  assert [(s.fold.number, s.shards) for s in segments] == [
     (0, [0]),
     (1, [0]),
     (0, [3]),
