@@ -53,7 +53,7 @@ THETA, EPSILON = 10000.0, 1e-6
 
 
 def model_fields(name: str, dtype: str) -> dict[str, Any]:
-  """The fields of our `ModelConfig` that both sides fraction, and its choices."""
+  """The fields of our `ModelConfig` that both sides share, and its choices."""
   return dict(
     **SIZES[name],
     activation='swiglu',

@@ -14,7 +14,7 @@ REPEATS = 3
 
 
 def documents(settings: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-  """The store, and shard and sequence of documents that fit a sequence, in its order."""
+  """The store, and shard and index of the documents that fit a sequence."""
   from infoprune_jax.tokens.token_store import TokenStore
 
   store = TokenStore.open(settings.workdir)

@@ -1,7 +1,7 @@
 """Training batches with Grain: a pure function of (sequences, seed, step).
 
 Sequences are shuffled anew in each epoch. Step s takes global sequences s * B
-to (s + 1) * B of the endless sequence, whatever the number of hosts, so that
+to (s + 1) * B of the endless stream, whatever the number of hosts, so that
 the state of the reader is the step, and seeking costs nothing.
 """
 
@@ -102,13 +102,13 @@ class GrainReader:
   def _chosen(
     self, endless: Sequence[grain.MapDataset], step: int, sequences: np.ndarray
   ) -> np.ndarray:
-    """Which packed sequences stand at some sequences of a step's batch, [sequences] int64."""
+    """The packed sequences at some places of a step's batch, [places] int64."""
     numbers = (step * self.batch_size + sequences).tolist()
     places = map(self.mixture.place, numbers)
     return np.array([endless[source][n] for source, n in places], np.int64)
 
   def _endless(self) -> list[grain.MapDataset]:
-    """Of each source its sequences without end, each epoch in an order of its own."""
+    """The sequences of each source, without end, shuffled anew in each epoch."""
     return [
       grain.MapDataset.range(int(first), int(last))
       .seed(self.seed)
@@ -153,7 +153,7 @@ def grain_reader(
   Args:
     store: Where the documents are.
     keep: For each shard, the indices of the documents to train on, int.
-    sequence_length: Tokens a sequence.
+    sequence_length: Tokens per sequence.
     batch_size: Sequences of a global batch.
     seed: Of the packing and of the order.
     mixture: The weight of each source; {} for natural sizes.

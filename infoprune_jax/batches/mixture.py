@@ -17,7 +17,7 @@ _UNIT = 100  # what the smallest weight counts as: weights are whole numbers
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """An endless sequence of sequences of several sources."""
+  """An endless series of sequences of several sources."""
 
   starts: tuple[int, ...]  # the first sequence of each phase, ascending from 0
   weights: tuple[tuple[int, ...], ...]  # of each phase, for each source

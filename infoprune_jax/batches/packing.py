@@ -19,7 +19,7 @@ from infoprune_jax.tokens.token_store import TokenStore
 class Plan:
   """Which segments of which documents stand in which sequence.
 
-  Pieces are ordered by sequence; sequence r holds segments sequence_offsets[r]
+  Segments are ordered by sequence; sequence r holds segments sequence_offsets[r]
   to sequence_offsets[r + 1], from left to right.
   """
 
@@ -60,7 +60,7 @@ class Plan:
     )
 
   def _segments(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The segments of some sequences, in order, and how many each sequence has."""
+    """The segments of some sequences, in order, and how many each has."""
     counts = self.segments_per_sequence[sequences]
     skipped = self.sequence_offsets[sequences] - (np.cumsum(counts) - counts)
     return np.repeat(skipped, counts) + np.arange(counts.sum()), counts
@@ -107,7 +107,7 @@ def pack(
   Args:
     num_slots: [documents] slots of each; those with none are left out.
     sequence_length: Slots of a sequence.
-    overlap: Slots that windows of a long document fraction, below
+    overlap: Slots that windows of a long document share, below
       sequence_length.
     seed: Of the order among segments of equal length, and of the sequences.
 
@@ -291,7 +291,7 @@ class PackedSequences:
     doc_index: np.ndarray,
     plan: Plan,
   ):
-    """Sequences of the documents (shard[i], sequence[i]), int [documents] each."""
+    """Sequences of the documents (shard_index[i], doc_index[i]), int [documents] each."""
     self._store, self._shard_index, self._doc_index = (
       store,
       shard_index,

@@ -41,7 +41,7 @@ class MeshConfig:
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
-  # Shares of a sequence's tokens, for sequences that do not fit.
+  # Shards of a sequence's tokens, for sequences that do not fit on a device.
   sequence: int = 1
   dcn_data: int = 1  # the number of slices, where TPUs come in several
   dcn_fsdp: int = 1
@@ -215,8 +215,8 @@ class ReportConfig:
   bootstrap_samples: int = 1000
   num_examples: int = 10  # shown at each end of the score, and near a threshold
   # Patterns of the names of sources, by kind; no source may be of two. With
-  # {'code': ('code-*',), 'talk': ('irc', '*-podcasts')} tables have a sequence
-  # a kind, too; sources of none are of kind 'other'.
+  # {'code': ('code-*',), 'talk': ('irc', '*-podcasts')} tables have a row
+  # per kind, too; sources of none are of kind 'other'.
   kinds: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):

@@ -1,4 +1,4 @@
-"""Causal attention within the segments of packed sequences, by several backends."""
+"""Causal attention within the segments of packed sequences, by backend."""
 
 import dataclasses
 from typing import Any
@@ -94,7 +94,7 @@ def attention(
     ids = segments.ids
     if partitioning.num_shards('length') == 1:
       return _xla(query, key, value, ids, ids)
-    # Each device has its share of the queries, and gathers all keys.
+    # Each device has its shard of the queries, and gathers all keys.
     return partitioning.per_device(
       _xla, (QUERY, WHOLE_KEY, WHOLE_KEY, rows, WHOLE_ROWS), QUERY
     )(query, key, value, ids, ids)
@@ -115,21 +115,23 @@ def attention(
   )(query, key, value, segments.lengths, segments.offsets)
 
 
-def _splash_kernel(length: int, heads: int, shares: int) -> Any:
-  """JAX's splash attention, for queries of sequences cut in so many shares.
+def _splash_kernel(length: int, heads: int, num_shards: int) -> Any:
+  """JAX's splash attention, for queries of sequences cut in so many shards.
 
-  Which blocks of keys a share needs is in arrays, which go with the queries:
+  Which blocks of keys a shard needs is in arrays, which go with the queries:
     all
   devices run one program.
   """
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-  causal = splash.CausalMask((length, length), shard_count=shares)
-  block = next(size for size in SPLASH_BLOCKS if length // shares % size == 0)
+  causal = splash.CausalMask((length, length), shard_count=num_shards)
+  block = next(
+    size for size in SPLASH_BLOCKS if length // num_shards % size == 0
+  )
   return splash.make_splash_mha(
     splash.MultiHeadMask([causal] * heads),
     head_shards=1,
-    q_seq_shards=shares,
+    q_seq_shards=num_shards,
     block_sizes=splash.BlockSizes(
       block_q=block,
       block_kv=block,
@@ -194,7 +196,7 @@ def _xla(
   query_ids: Int[Array, 'B t'],
   key_ids: Int[Array, 'B T'],
 ) -> Float[Array, 'B t N H']:
-  """Attention of whole sequences, or of this device's share of their queries."""
+  """Attention of whole sequences, or of this device's shard of their queries."""
   batch, length, heads, dim = query.shape
   span, groups = key.shape[1:3]
   # The queries that share keys go in one product with them: XLA's CPU products
@@ -206,7 +208,7 @@ def _xla(
   block = max(MIN_BLOCK, -(-length // MAX_BLOCKS))
   out = []
   for start in range(0, length, block):
-    # Every device runs one program, so that a share cannot leave keys out.
+    # Every device runs one program, so that a shard cannot leave keys out.
     end = start + block if length == span else span
     out.append(
       _attend(
@@ -261,15 +263,15 @@ def _attend_backward(
   shape, dtype, float32 = query.shape, query.dtype, jnp.float32
   merged = (*total.shape[:-1], -1)  # As `_masked_logits` has queries.
   query, out, out_grad = (x.reshape(merged) for x in (query, out, out_grad))
-  share = out_grad.astype(float32) / total
+  scaled = out_grad.astype(float32) / total
   # A change of all logits by as much changes nothing.
-  common = (share * out.astype(float32)).sum(axis=-1, keepdims=True)
-  share = share.astype(dtype)
-  logits_grad = _product('BKMH,BKSH->BKMS', share, value) - common
+  common = (scaled * out.astype(float32)).sum(axis=-1, keepdims=True)
+  scaled = scaled.astype(dtype)
+  logits_grad = _product('BKMH,BKSH->BKMS', scaled, value) - common
   logits_grad = (weights.astype(float32) * logits_grad).astype(dtype)
   query_grad = _product('BKMS,BKSH->BKMH', logits_grad, key)
   key_grad = _product('BKMS,BKMH->BKSH', logits_grad, query)
-  value_grad = _product('BKMS,BKMH->BKSH', weights, share)
+  value_grad = _product('BKMS,BKMH->BKSH', weights, scaled)
   return (
     query_grad.astype(dtype).reshape(shape),
     key_grad.astype(dtype),

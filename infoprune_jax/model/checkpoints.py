@@ -35,7 +35,7 @@ from infoprune_jax.runtime.progress import logger
 RECORD = 'checksums.json'
 # Orbax puts the time into it while it gives the checkpoint its name.
 _TIMED = '_CHECKPOINT_METADATA'
-# Copies of an array write a share each, unless shares would be of less.
+# Copies of an array write a shard each, unless shards would be of less.
 _MIN_SHARE = 1 << 20  # bytes
 # Orbax takes the time from the wall clock, which an administrator may set. A
 # save that hangs is for the watchdog.

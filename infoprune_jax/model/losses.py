@@ -2,7 +2,7 @@
 
 Tokens go through the head `tile` at a time, against the whole vocabulary,
 accumulated in float32: at most [tile, V] logits exist at once. Where the
-vocabulary is spread over devices each reduces its own share of it.
+vocabulary is spread over devices each reduces its own shard of it.
 """
 
 import functools
@@ -122,7 +122,7 @@ def _local_vocab_shard(
 def _merge_vocab_shards(
   log_sum: Float[Array, '*N'], logit: Float[Array, '*N']
 ) -> tuple[Float[Array, '*N'], Float[Array, '*N']]:
-  """NLL and log(Z) from what each device finds in its share of the columns."""
+  """NLL and log(Z) from what each device finds in its shard of the columns."""
   top = partitioning.reduce_axis(jax.lax.pmax, log_sum, 'vocab')
   total = partitioning.reduce_axis(
     jax.lax.psum, jnp.exp(log_sum - top), 'vocab'

@@ -1,7 +1,7 @@
 """Devices in a mesh, and the rules by which logical axes are spread over it.
 
 Mesh axes, the slowest network first: `data` holds copies of the parameters,
-`fsdp` shares of them, `sequence` shares of a sequence's tokens, `tensor` shares
+`fsdp` shards of them, `sequence` shards of a sequence's tokens, `tensor` shards
 of a layer's inner axes. Where devices come in slices, the `dcn_` sizes say how
 many slices `data` and `fsdp` go over; no other axis leaves a slice.
 """
@@ -36,7 +36,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
   'vocab': ('tensor',),
   'layers': (),
 }
-# What runs on a device's share alone, as kernels do, has these whole.
+# What runs on a device's shard alone, as kernels do, has these whole.
 WHOLE = ('activation_embed', 'head_dim')
 # What layers compute: a mesh axis that two of their axes had would mix the
 # tokens of one device with the columns of another.
@@ -70,7 +70,7 @@ class LogicalMesh:
     return self.physical.local_devices
 
   def num_shards(self, logical_axis: str | None) -> int:
-    """Over how many shares a logical axis is spread; 1 for None."""
+    """Into how many shards a logical axis is split; 1 for None."""
     return math.prod(self.shape[name] for name in self.axes(logical_axis))
 
   def axes(self, logical_axis: str | None) -> tuple[str, ...]:

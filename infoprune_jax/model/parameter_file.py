@@ -88,7 +88,7 @@ def read_facts(path: str) -> dict[str, Any]:
 def load(path: str, abstract: Any) -> Any:
   """The parameters, spread over devices.
 
-  Each process reads the shares of its own devices alone.
+  Each process reads the shards of its own devices alone.
 
   Args:
     path: The file.

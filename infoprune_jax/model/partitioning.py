@@ -206,7 +206,7 @@ def per_device(
   in_axes: tuple[Any, ...],
   out_axes: tuple[Any, ...],
 ) -> Callable[..., Any]:
-  """A function that runs on each device's share of its arrays.
+  """A function that runs on each device's shard of its arrays.
 
   For kernels, which XLA cannot partition, and for what it would partition
   badly. Axes mapped to nothing come whole. Outside `use_mesh` it is the
@@ -248,13 +248,13 @@ def mapped(
 
 
 def num_shards(logical_axis: str) -> int:
-  """Over how many shares a logical axis is spread; 1 outside `use_mesh`."""
+  """Into how many shards a logical axis is split; 1 outside `use_mesh`."""
   mesh = _mesh.get()
   return mesh.num_shards(logical_axis) if mesh else 1
 
 
 def axis_index(logical_axis: str) -> jax.Array | int:
-  """Within `per_device`: which share of a logical axis this device has."""
+  """Within `per_device`: which shard of a logical axis this device has."""
   mesh = _mesh.get()
   if mesh is None or not mesh.axes(logical_axis):
     return 0
@@ -274,7 +274,7 @@ def reduce_axis(
 def all_gather_axis(x: jax.Array, logical_axis: str, axis: int) -> jax.Array:
   """Within `per_device`: an array whole along an axis that is spread.
 
-  Its gradient goes to each device's share, summed in float32, and is never
+  Its gradient goes to each device's shard, summed in float32, and is never
   all-reduced: that of an array which comes whole into `per_device` would be.
   """
   count = num_shards(logical_axis)
@@ -374,7 +374,7 @@ def flags_shape(mesh: LogicalMesh, count: int) -> jax.ShapeDtypeStruct:
 
 
 def local_sequences(x: jax.Array) -> np.ndarray:
-  """This process's sequences of a [B, T] array, in their order, without a gather."""
+  """This process's sequences of a [B, T] array, in order, without a gather."""
   shards = {
     shard.index[0].start or 0: shard.data for shard in x.addressable_shards
   }

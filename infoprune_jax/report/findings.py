@@ -196,7 +196,7 @@ def _size(losses: HeldoutLosses) -> dict[str, int]:
 
 
 def _model(config: Config, upstream: inputs.Upstream) -> dict[str, Any]:
-  """The size that every arm fractions, and where it was trained."""
+  """The size that every arm has, and where it was trained."""
   training = config.train.training
   runs = list(upstream.runs.values())
   return {

@@ -235,7 +235,7 @@ def _almost(it: Mapping[str, Any], found: Found) -> Iterator[str]:
   for there, name in enumerate(names[:here]):
     fraction = found['overlaps']['tokens'][here][there]
     if fraction >= _ALMOST and not found['arms'][there]['same_as']:
-      yield f'Keeps almost the same as {name}: they fraction {_round(fraction)}.'
+      yield f'Keeps almost the same as {name}: they have {_round(fraction)} in common.'
 
 
 def cautions(found: Found) -> list[str]:

@@ -18,7 +18,7 @@ def protocol_of(path: str) -> str:
 
 @contextlib.contextmanager
 def missing_driver_as_user_error(path: str) -> Iterator[None]:
-  """Makes what fsspec raises where it has no file system for a URL a `UserError`.
+  """Raises `UserError` where fsspec has no file system for a URL.
 
   Args:
     path: The URL.

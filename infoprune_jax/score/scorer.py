@@ -57,8 +57,8 @@ class Documents:
 
     Args:
       store: Where they are.
-      shard: [documents] int, the shard of each.
-      doc_index: [documents] int, its doc_index in the shard.
+      shard_index: [documents] int, the shard of each.
+      doc_index: [documents] int, its index in the shard.
       scoring: Length and overlap of sequences.
       num_models: Which give each token an NLL.
     """
@@ -230,8 +230,8 @@ class Scorer:
     Args:
       params: The model's parameters, on the mesh.
       store: Where the documents are.
-      shard: [documents] int, the shard of each.
-      doc_index: [documents] int, its doc_index in the shard.
+      shard_index: [documents] int, the shard of each.
+      doc_index: [documents] int, its index in the shard.
       on_batch: Called with the number of tokens counted in each batch.
 
     Returns:

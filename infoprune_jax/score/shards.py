@@ -140,8 +140,8 @@ class ShardScorer:
     tokens = sum(splits[name]['tokens'] for name in scored)
     # Shards have about equal bytes, and texts go into splits by hash: each
     # shard has about as many tokens to score.
-    share = len(self._own_shards()) / self._store.num_shards
-    return Progress(what, 'tokens', round(tokens * share))
+    fraction = len(self._own_shards()) / self._store.num_shards
+    return Progress(what, 'tokens', round(tokens * fraction))
 
   def _own_shards(self) -> list[int]:
     return self._to_do[self._scorer.group :: len(self._scorer.groups)]

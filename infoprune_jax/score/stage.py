@@ -2,7 +2,7 @@
 
 Shards of the token store go round the groups of hosts that feed the same
 sequences of a batch (one host alone is a group of one). A batch holds sequences
-of one shard, so that a part's table does not depend on who else scores; groups
+of one shard, so that a shard's table does not depend on who else scores; groups
 out of work feed padding, so that all run equally many steps. Nothing is
 gathered: the first host of a group writes its shards, and process 0 reads the
 markers of all of them.

@@ -21,7 +21,7 @@ AHEAD = 4  # batches made before the device asks for them
 RUNNING = 4  # batches given to the device whose results are not read yet
 
 # What to call with the results, the programs, each of a batch on the mesh, and
-# the [sequences, T] arrays of this host's share of it; without arrays nothing
+# the [sequences, T] arrays of this host's shard of it; without arrays nothing
 # runs, and the call is made in its turn.
 Program = Callable[[dict[str, jax.Array]], jax.Array]
 Item = tuple[

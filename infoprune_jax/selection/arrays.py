@@ -38,7 +38,7 @@ def steps(size: int) -> Iterator[slice]:
     yield slice(first, min(first + STEP, size))
 
 
-def shares(size: int, table: int = 1) -> list[slice]:
+def slices(size: int, table: int = 1) -> list[slice]:
   """A stretch of an array for each thread, of at least a step.
 
   Args:

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from infoprune_jax.runtime import hashing
-from infoprune_jax.selection.arrays import scratch, shares, side_by_side
+from infoprune_jax.selection.arrays import scratch, side_by_side, slices
 
 _BITS = 16  # of a digit; 8 where there are many groups, each with a table
 _MANY = 256
@@ -35,7 +35,7 @@ def add_up(
     _add_up(weight[some], group[some], candidate[some], total)
     return total
 
-  return sum(side_by_side(add, shares(len(weight), groups)))
+  return sum(side_by_side(add, slices(len(weight), groups)))
 
 
 def lowest(
@@ -85,7 +85,7 @@ def lowest(
     arrays = (key[some], index[some], group[some], candidate[some])
     _take(*arrays, *last, none, salt, taken[some])
 
-  side_by_side(take, shares(len(key)))
+  side_by_side(take, slices(len(key)))
   return taken
 
 
@@ -108,7 +108,7 @@ def _sums_of_digits(
     _add_up_digits(*(array[some] for array in arrays), *options, sums)
     return sums
 
-  return sum(side_by_side(add, shares(len(arrays[0]), math.prod(shape))))
+  return sum(side_by_side(add, slices(len(arrays[0]), math.prod(shape))))
 
 
 def _narrow(

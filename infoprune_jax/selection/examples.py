@@ -44,10 +44,10 @@ class Examples:
     raise NotImplementedError
 
   def pick(
-    self, shard: int, rows: np.ndarray, columns: Sequence[str]
+    self, shard: int, doc_indices: np.ndarray, columns: Sequence[str]
   ) -> pa.Table:
-    """These columns of some rows of one shard, which ascend."""
-    return self.read(shard, columns).select(list(columns)).take(rows)
+    """These columns of some documents of one shard, which ascend."""
+    return self.read(shard, columns).select(list(columns)).take(doc_indices)
 
   @functools.cached_property
   def index(self) -> np.ndarray:
@@ -191,11 +191,11 @@ class ExampleShards(Examples):
     return self._joined(columns, lambda table, own: table.read(shard, own))
 
   def pick(
-    self, shard: int, rows: np.ndarray, columns: Sequence[str]
+    self, shard: int, doc_indices: np.ndarray, columns: Sequence[str]
   ) -> pa.Table:
-    """These columns of some rows of one shard, which ascend."""
+    """These columns of some documents of one shard, which ascend."""
     return self._joined(
-      columns, lambda table, own: table.pick(shard, rows, own)
+      columns, lambda table, own: table.pick(shard, doc_indices, own)
     )
 
   def _joined(
@@ -255,21 +255,21 @@ class _Table:
       return file.read(columns=list(columns))
 
   def pick(
-    self, shard: int, rows: np.ndarray, columns: Sequence[str]
+    self, shard: int, doc_indices: np.ndarray, columns: Sequence[str]
   ) -> pa.Table:
-    """Some rows, by reading the groups that they are in."""
+    """Some documents, by reading the groups that they are in."""
     with parquet.open_file(self._files[shard], memory_map=True) as file:
       sizes = [
         file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)
       ]
       ends = np.cumsum(sizes)
-      group = np.searchsorted(ends, rows, 'right')
+      group = np.searchsorted(ends, doc_indices, 'right')
       needed = np.unique(group)
       read = file.read_row_groups(needed.tolist(), columns=list(columns))
     # Where each group begins in the shard, and in what was read.
     first = (ends - sizes)[group]
     here = np.cumsum([0, *np.array(sizes)[needed]])
-    return read.take(rows - first + here[np.searchsorted(needed, group)])
+    return read.take(doc_indices - first + here[np.searchsorted(needed, group)])
 
 
 def _differ(found: _Table, scores: _Table) -> UserError:

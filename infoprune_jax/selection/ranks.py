@@ -6,14 +6,14 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from infoprune_jax.selection.arrays import scratch, shares, side_by_side, steps
+from infoprune_jax.selection.arrays import scratch, side_by_side, slices, steps
 
 _SORTED = 1 << 18  # values that are sorted at once: caches hold them
 _SAMPLED = 64  # values looked at for each bound between those
 
 
 def mid_ranks(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-  """The share of values below each, and half of those equal to it.
+  """The fraction of values below each, and half of those equal to it.
 
   A bucket sort: values go to buckets between some of them, which are sorted by
   themselves, and each takes the rank at its place there.
@@ -30,17 +30,17 @@ def mid_ranks(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
   """
   out = scratch(len(values), np.float64) if out is None else out
   tree = _bounds(values)
-  each = shares(len(values))
+  each = slices(len(values))
 
   def counted(some: slice) -> np.ndarray:
     counts = np.zeros(len(tree), np.int64)
     _count(values[some], tree, counts)
     return counts
 
-  counts = np.stack(side_by_side(counted, each))  # [shares, buckets]
+  counts = np.stack(side_by_side(counted, each))  # [slices, buckets]
   ends = np.cumsum(counts.sum(axis=0))
   starts = ends - counts.sum(axis=0)
-  # Of each share in each bucket: the order of values stays theirs.
+  # Of each slice in each bucket: the order of values stays theirs.
   places = starts + np.cumsum(counts, axis=0) - counts
   ranks = scratch(len(values), np.float64)
   side_by_side(

@@ -9,13 +9,13 @@ import numpy as np
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.selection import copies
-from infoprune_jax.selection.arrays import scratch, shares, side_by_side, steps
+from infoprune_jax.selection.arrays import scratch, side_by_side, slices, steps
 from infoprune_jax.selection.examples import Examples
 
 NUM_DECILES = 10
 _UNITS = ('examples', 'tokens', 'bytes')
 _TOKENS = _UNITS.index('tokens')
-# Of a value: those that differ by one shard in 4096 may share a decile.
+# Of a value: those that differ by one part in 4096 may share a decile.
 _BITS = 24
 _STRETCH = 1 << 18  # of what begins alike, summed up at a time
 _NUM_BINS = 60  # of the histogram
@@ -74,7 +74,7 @@ def _counts(
     _add_up_labels(*labels, tokens[some], num_bytes[some], kept[some], sums)
     return sums
 
-  return sum(side_by_side(add, shares(len(kept), math.prod(shape))))
+  return sum(side_by_side(add, slices(len(kept), math.prod(shape))))
 
 
 def _row(counts: np.ndarray) -> dict[str, int]:

@@ -88,12 +88,12 @@ def shard_table(
   documents: pa.Table,
   **sums: np.ndarray,
 ) -> pa.Table:
-  """The documents of one shard.
+  """The rows of a table for documents of one shard.
 
   Args:
     schema: Which columns, in which order.
-    shard: The part of the store.
-    documents: Which documents of it, [documents] int64.
+    shard_index: The shard of the store.
+    doc_indices: Which documents of it, [documents] int64.
     documents: The store's own columns, of all documents of the shard.
     **sums: Further columns, [documents] each.
   """

@@ -200,7 +200,7 @@ def test_almost_the_same():
   shared = [[1.0, 0.96], [0.96, 1.0]]
   made = found(overlaps={'tokens': shared, 'examples': shared})
   assert wording.warnings(experiment(), 'top', made) == [
-    'Keeps almost the same as first: they fraction 96.0 %.'
+    'Keeps almost the same as first: they have 96.0 % in common.'
   ]
   assert wording.warnings(experiment(), 'first', made) == []  # Told once.
 

@@ -48,7 +48,7 @@ def test_stretches_cover_an_array_once(size, threads, table):
     patch.setattr(arrays, 'STEP', 7)
     patch.setattr(arrays, '_THREADS', threads)
     patch.setattr(arrays, '_TABLES', 100)
-    found = arrays.shares(size, table)
+    found = arrays.slices(size, table)
     for stretches in (found, list(arrays.steps(size))):
       covered = [np.arange(size)[some] for some in stretches]
       assert np.concatenate([*covered, []]).tolist() == list(range(size))

@@ -117,7 +117,7 @@ def test_both_readers_read_the_same_examples(names, workdir, store):
   rows = kept_rows(workdir, store)
   options = {'sequence_length': ROW, 'batch_size': 1, 'seed': 0, 'mixture': {}}
   grain = loader.grain_reader(store, rows, **options, schedule=())
-  one = documents(grain.batches(0, len(grain.rows), np.arange(1)), store)
+  one = documents(grain.batches(0, len(grain.sequences), np.arange(1)), store)
   dataset = seqio.get_mixture_or_task('made_up.half').get_dataset(
     {'targets': ROW}, split='train', shuffle=True, seed=3
   )

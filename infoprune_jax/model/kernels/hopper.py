@@ -143,12 +143,12 @@ class _Product:
   """
 
   table_major: bool
-  share: int  # columns of a tile that one right gives
+  right_columns: int  # columns of a tile that one right gives
   steps: int  # of DEPTH
   row_tiles: int
   columns: int  # tiles side by side
   processors: int
-  # Called with a tile [ROWS, share] float32 for each right, the warpgroup's
+  # Called with a tile [ROWS, right_columns] float32 for each right, the warpgroup's
   # scratch, the output, and the tiles' numbers in row and column.
   epilogue: Callable[..., None]
 
@@ -172,7 +172,11 @@ class _Product:
 
     def kernel(left_ref: Any, *refs: Any) -> None:
       *right_refs, out_ref = refs
-      right = (self.share, DEPTH) if self.table_major else (DEPTH, self.share)
+      right = (
+        (self.right_columns, DEPTH)
+        if self.table_major
+        else (DEPTH, self.right_columns)
+      )
       pl.run_scoped(
         functools.partial(self._block, left_ref, right_refs, out_ref),
         plgpu.SMEM(
@@ -224,7 +228,9 @@ class _Product:
           full,
           free,
         ),
-        *[plgpu.ACC((ROWS, self.share), jnp.float32) for _ in right_refs],
+        *[
+          plgpu.ACC((ROWS, self.right_columns), jnp.float32) for _ in right_refs
+        ],
       )
       row = WARPGROUPS * row + group
       self.epilogue(sums, scratch.at[group], out_ref, row, column)
@@ -273,7 +279,7 @@ class _Product:
       left_ring.at[slot],
       full.at[slot],
     )
-    wanted = pl.ds(column * self.share, self.share)
+    wanted = pl.ds(column * self.right_columns, self.right_columns)
     for number, right in enumerate(right_refs):
       place = (wanted, depth) if self.table_major else (depth, wanted)
       plgpu.copy_gmem_to_smem(
@@ -324,14 +330,14 @@ def _product(
 ) -> Array:
   """Sizes a `_Product` to its arrays, and runs it."""
   rows, width = left.shape
-  share = COLUMNS // len(rights)
+  right_columns = COLUMNS // len(rights)
   on_gpu = jax.default_backend() == 'gpu'
   product = _Product(
     table_major=table_major,
-    share=share,
+    right_columns=right_columns,
     steps=width // DEPTH,
     row_tiles=rows // (WARPGROUPS * ROWS),
-    columns=rights[0].shape[0 if table_major else 1] // share,
+    columns=rights[0].shape[0 if table_major else 1] // right_columns,
     # Any number is right; one a multiprocessor is fast.
     processors=jax.devices()[0].core_count if on_gpu else 132,
     epilogue=epilogue,
