@@ -33,7 +33,7 @@ _KINDS = {
     *('({n})::DECIMAL(18, 3)', 'TRY_CAST({s} AS HUGEINT)', '({b})::INT'),
     *('length({s})', 'strlen({s})', 'instr({s}, {s})', 'ascii({s})'),
     *('levenshtein({s}, {s})', 'hash({x}) % 100', 'year({d})', 'epoch({d})'),
-    *("date_shard('month', {d})", "date_diff('day', {d}, {d})", 'epoch({i})'),
+    *("date_part('month', {d})", "date_diff('day', {d}, {d})", 'epoch({i})'),
     *('list_sum({l})', 'list_avg({l})', '({l})[1]', 'len({l})', '({l})[-1]'),
     *(
       "list_aggregate({l}, 'stddev_pop')",

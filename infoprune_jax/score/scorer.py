@@ -37,8 +37,6 @@ DOCUMENT_COLUMNS = (
   'num_bytes',
   'content_hash',
 )
-
-
 _SENT = 10_000  # numbers to the other hosts at once
 
 
@@ -62,11 +60,8 @@ class Documents:
       scoring: Length and overlap of sequences.
       num_models: Which give each token an NLL.
     """
-    self._store, self._shard_index, self._doc_index = (
-      store,
-      shard_index,
-      doc_index,
-    )
+    self._store = store
+    self._shard_index, self._doc_index = shard_index, doc_index
     self._num_tokens = _num_tokens(store, shard_index, doc_index)
     self._offsets = np.cumsum(self._num_tokens) - self._num_tokens
     plan = packing.pack(
@@ -106,8 +101,7 @@ class Documents:
     where = int(np.flatnonzero(ids >= vocab_size)[0])
     document = slots.document[where]
     raise UserError(
-      f'Document (shard {self._shard_index[document]}, doc_index {self._doc_index[document]}) of '
-      f'{self._store.path} has token id {ids[where]} at {slots.position[where]}'
+      f'Document {self._place(document)} has token id {ids[where]} at {slots.position[where]}'
       f', the model has a vocabulary of {vocab_size}: score with a model that '
       'was trained on this token store.'
     )
@@ -117,6 +111,11 @@ class Documents:
     return packing.scatter(
       self.sequences.plan, chosen, nll, self._offsets, self._nll
     )
+
+  def _place(self, document: int) -> str:
+    """Where a document is, for a message."""
+    shard, doc_index = self._shard_index[document], self._doc_index[document]
+    return f'(shard {shard}, doc_index {doc_index}) of {self._store.path}'
 
   def max_segments(self, chosen: np.ndarray | slice = slice(None)) -> int:
     """The most segments of any sequence, or of any of some sequences."""
@@ -130,14 +129,11 @@ class Documents:
     """
     finite = np.isfinite(self._nll)
     if not finite.all():
-      bad = np.searchsorted(
-        self._offsets, np.nonzero(~finite)[1][0], side='right'
-      )
+      first = np.nonzero(~finite)[1][0]
+      bad = np.searchsorted(self._offsets, first, side='right')
       raise UserError(
-        f'The model gives no finite NLL to document (shard '
-        f'{self._shard_index[bad - 1]}, doc_index {self._doc_index[bad - 1]}) of '
-        f'{self._store.path}: is its checkpoint sound, and its dtype wide '
-        'enough?'
+        f'The model gives no finite NLL to document {self._place(bad - 1)}: is '
+        'its checkpoint sound, and its dtype wide enough?'
       )
     return np.stack(
       [statistics.sums_by_document(x, self._num_tokens) for x in self._nll]
@@ -241,21 +237,17 @@ class Scorer:
     Raises:
       UserError: the model gave a token no finite NLL; the document is named.
     """
-    num_groups = len(self.groups)  # Documents go round the groups of hosts.
+    # Documents go round the groups of hosts.
+    turns = [slice(i, None, len(self.groups)) for i in range(len(self.groups))]
     groups = [
-      Documents(
-        store,
-        shard_index[group::num_groups],
-        doc_index[group::num_groups],
-        self.scoring,
-      )
-      for group in range(num_groups)
+      Documents(store, shard_index[turn], doc_index[turn], self.scoring)
+      for turn in turns
     ]
     params = self.prepare(params)
     self.run(self._items(groups, params, on_batch), stream.Times())
     sums = np.empty(len(shard_index))
-    for group, found in enumerate(self._gathered(groups)):
-      sums[group::num_groups] = found
+    for turn, of_group in zip(turns, self._gathered(groups), strict=True):
+      sums[turn] = of_group
     return sums, sum(self.flops(documents) for documents in groups)
 
   def _items(
@@ -290,10 +282,9 @@ class Scorer:
     if len(groups) == 1:
       return [own]
     longest = max(documents.size for documents in groups)
+    what = 'the NLL of documents'
     segments = [
-      distributed.all_gather(
-        'the NLL of documents', own[start : start + _SENT].tolist()
-      )
+      distributed.all_gather(what, own[start : start + _SENT].tolist())
       for start in range(0, longest, _SENT)
     ]
     return [

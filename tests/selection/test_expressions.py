@@ -262,7 +262,7 @@ def test_ranks_are_within_the_folds_of_reference_models(make_examples):
     0.25,
   ]
   # Of what no model says there is one scale.
-  assert expressions.score(folded, 'rank(row)').tolist() == [
+  assert expressions.score(folded, 'rank(doc_index)').tolist() == [
     0.125,
     0.375,
     0.625,

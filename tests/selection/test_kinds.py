@@ -407,7 +407,7 @@ def test_of_a_source_without_a_number_any_are_taken(half):
   'score',
   [
     *(f'rank({HALF})', f'zscore({HALF})', f'-rank({HALF})', f'-zscore({HALF})'),
-    *(f'1 - rank({HALF}) + rank(row)', f'1 / zscore({HALF})'),
+    *(f'1 - rank({HALF}) + rank(doc_index)', f'1 / zscore({HALF})'),
     *(f'exp(zscore({HALF}))', f'rank(rank({HALF}))', f'rank(-zscore({HALF}))'),
   ],
 )

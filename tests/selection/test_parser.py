@@ -55,7 +55,7 @@ def test_several_values_an_example_are_refused(expression, count):
     ('rank()', 'rank() takes one number'),
     ('nll_sum.rank()', 'rank() takes one number'),
     ('zscore(DISTINCT nll_sum)', 'zscore() takes one number'),
-    ('rank(nll_sum) FILTER (WHERE row > 1)', 'rank() takes one number'),
+    ('rank(nll_sum) FILTER (WHERE doc_index > 1)', 'rank() takes one number'),
     ('source', 'it gives VARCHAR, a number is expected'),
     ('INTERVAL 1 DAY', 'it gives INTERVAL'),
     ("DATE '2020-01-01'", 'it gives DATE'),
@@ -95,7 +95,8 @@ def test_what_it_reads(expression, columns):
 
 def test_calls_of_ours_become_columns():
   found = parser.parse(
-    "Rank /* ( */ ( -zscore(num_bytes) ) + main.rank(row + ')'::INT)", SCHEMA
+    "Rank /* ( */ ( -zscore(num_bytes) ) + main.rank(doc_index + ')'::INT)",
+    SCHEMA,
   )
   assert [name for name, _ in found.calls.values()] == ['rank', 'rank']
   [_, argument], [_, other] = found.calls.values()

@@ -29,7 +29,7 @@ def changing(expression: str, columns: dict[str, str]) -> str:
   'expression',
   [
     *('x / n + x / n', 'x - 1', '-x', 'year(d)', "strftime(d, '%Y')::INT"),
-    *('d - d', 'epoch(t)', 'epoch(age(t, t))', "date_shard('year', t)"),
+    *('d - d', 'epoch(t)', 'epoch(age(t, t))', "date_part('year', t)"),
     *('extract(month FROM d)', "date_diff('day', d, d)", 'days_in_month(d)'),
     *('year(t + INTERVAL 1 DAY)', 'epoch(time_bucket(INTERVAL 1 DAY, t))'),
     *('len(range(n))', 'list_sum(list_transform([1, n], lambda k: k + x))'),
