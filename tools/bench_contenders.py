@@ -164,14 +164,14 @@ def reader(settings: Settings) -> Work:
   from infoprune_jax.tokens.token_store import TokenStore
 
   store = TokenStore.open(sorted(glob.glob(f'{settings.folder}/ours-*'))[-1])
-  keep = [store.shard(p).rows_of('scored') for p in range(store.num_shards)]
+  keep = [store.shard(p).documents_of('scored') for p in range(store.num_shards)]
   batch_tokens = 1 << 16
 
   def rate(sequence_length: int) -> float:
     """Tokens per second of one core."""
     size = batch_tokens // sequence_length
     rows = loader.grain_reader(store, keep, sequence_length, size, 0, {}, ())
-    steps = max(2, 2 * len(rows.rows) // size)
+    steps = max(2, 2 * len(rows.sequences) // size)
     for _ in rows.batches(0, 2, np.arange(size)):
       pass
     start = time.process_time()

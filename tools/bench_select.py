@@ -140,7 +140,7 @@ def write_tables(workdir: str, shards: list[int]) -> None:
     tokens = rng.lognormal(5.5, 1.2, size).astype(np.int32) + 1
     columns = {
       'shard': np.full(size, shard, np.int32),
-      'row': np.arange(size),
+      'doc_index': np.arange(size),
       'example_id': pa.array([f'{shard}-{n}' for n in range(size)]),
       'source': pa.DictionaryArray.from_arrays(
         rng.integers(0, 58, size).astype(np.int32), sources
