@@ -9,14 +9,13 @@ import pyarrow.parquet as pq
 
 from infoprune_jax.runtime import artifacts, files
 
-PART = 'part-00001-of-00003.parquet'  # of every table of the small corpus
+PART = 'data/part-00001-of-00003.parquet'  # of every table of the small corpus
 
 
 def reseal(folder: pathlib.Path, name: str, data: bytes, **facts) -> None:
   """Writes a file, and all that vouches for it, as if it were meant."""
   written = files.write_file(str(folder / name), lambda file: file.write(data))
-  shard = name.split('.')[0]
-  marker = folder / f'{shard}{artifacts.DONE}'
+  marker = folder / f'{pathlib.Path(name).stem}{artifacts.DONE}'
   if marker.exists():
     record = files.read_record(str(marker), '')
     record['files'][name] = written

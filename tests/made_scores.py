@@ -34,7 +34,7 @@ def write_scores(workdir: str, seed: int = 0) -> None:
     marker = scores.finish_shard(
       shard_index,
       store.num_shards,
-      {'.parquet': lambda file, made=made: tables.write(made, file)},
+      tables.shard_file(made, shard_index, store.num_shards),
       num_examples=len(rows),
     )
     written.update(marker['files'])

@@ -64,7 +64,9 @@ def reader(name: str) -> tuple[str, tuple[str, ...]]:
   if stage in ('selection_report', 'evaluate', 'report'):
     return 'report', ()
   if stage == 'token_store':
-    return ('statistics', STATISTICS) if UNIGRAMS in file else ('score', SCORES)
+    return (
+      ('statistics', STATISTICS) if UNIGRAMS in folder else ('score', SCORES)
+    )
   if stage in TABLES:
     return 'select', ()
   if stage == 'keep_sets':
@@ -221,16 +223,16 @@ def follow(message: str, config: Config, workdir: pathlib.Path) -> None:
   [
     'vocabulary/sentencepiece.model',
     'vocabulary/manifest.json',
-    'token_store/part-00001-of-00003.tokens.npy',
+    'token_store/tokens/part-00001-of-00003.npy',
     'token_store/part-00001-of-00003.done',
     'token_store/manifest.json',
     'reference/begun.json',
     'reference/checkpoints/12/checksums.json',
-    'scores/part-00002-of-00003.parquet',
+    'scores/data/part-00002-of-00003.parquet',
     'keep_sets/top_nll/keep.npy',
     'keep_sets/top_nll/summary.json',
     'train/top_nll/seed-0/manifest.json',
-    'evaluate/top_nll/seed-0/part-00000-of-00003.parquet',
+    'evaluate/top_nll/seed-0/data/part-00000-of-00003.parquet',
   ],
 )
 def test_what_the_message_says_mends_it(config, finished, copied, name):
@@ -245,9 +247,10 @@ def test_what_the_message_says_mends_it(config, finished, copied, name):
   run(config, copied, job)
   assert digests(copied) == digests(finished)
   # Sound shards are kept.
-  artifact, _, own = name.split('.')[0].rpartition('/')
-  for shard in untouched if artifact in ('token_store', 'scores') else ():
-    if shard.startswith(f'{artifact}/part-') and f'/{own}.' not in shard:
+  artifact, own = name.partition('/')[0], pathlib.Path(name).stem
+  shards = [p for p in untouched if re.match(f'{artifact}/(\\w+/)?part-', p)]
+  for shard in shards if artifact in ('token_store', 'scores') else ():
+    if f'/{own}.' not in shard:
       assert (copied / shard).stat().st_ino == inodes[shard], shard
 
 
@@ -271,13 +274,13 @@ def test_a_lost_curve_does_not_cost_the_run(config, finished, copied):
   'name',
   [
     'vocabulary/sentencepiece.model',
-    'token_store/part-00001-of-00003.unigrams.npy',
+    'token_store/unigrams/part-00001-of-00003.npy',
     'reference/checkpoints/12/checksums.json',
-    'scores/part-00002-of-00003.parquet',
+    'scores/data/part-00002-of-00003.parquet',
     'keep_sets/top_nll/keep.npy',
     'keep_sets/top_nll/manifest.json',
     'train/top_nll/seed-0/metrics.jsonl',
-    'evaluate/top_nll/seed-0/part-00000-of-00003.parquet',
+    'evaluate/top_nll/seed-0/data/part-00000-of-00003.parquet',
   ],
 )
 def test_a_missing_file_is_named(config, copied, name):

@@ -122,7 +122,9 @@ def write_store(
     marker = artifact.finish_shard(
       shard,
       len(shards),
-      token_store.shard_files(rows, tokens, vocab_size, dtype),
+      token_store.shard_files(
+        shard, len(shards), rows, tokens, vocab_size, dtype
+      ),
     )
     written.update(marker['files'])
   artifact.finish(

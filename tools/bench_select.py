@@ -160,7 +160,7 @@ def write_tables(workdir: str, shards: list[int]) -> None:
       marker = made[name].finish_shard(
         shard,
         len(shards),
-        {'.parquet': lambda file, chosen=chosen: tables.write(chosen, file)},
+        tables.shard_file(chosen, shard, len(shards)),
         num_examples=size,
       )
       files[name].update(marker['files'])

@@ -181,7 +181,7 @@ def _evaluate_run(
       written |= artifact.finish_shard(
         shard,
         store.num_shards,
-        {'.parquet': lambda file, t=losses_table: tables.write(t, file)},
+        tables.shard_file(losses_table, shard, store.num_shards),
       )['files']
     if first:
       artifact.finish(written, flops=spent)

@@ -115,7 +115,7 @@ def shard_table(tables: Tables, number: int) -> pa.Table:
 def _read_shard(path: str, job: str, number: int, num_shards: int) -> pa.Table:
   manifest = artifacts.read_manifest(path, job)
   assert manifest is not None  # `Tables.inputs` opened it.
-  name = artifacts.shard_name(number, num_shards) + '.parquet'
+  name = artifacts.data_file(number, num_shards)
   return parquet.read_table(checksums.verified(path, manifest, name))
 
 
@@ -139,8 +139,8 @@ def write_scores(task: ScoresTask) -> dict[str, Any]:
     task.shard,
     task.num_shards,
     {
-      '.parquet': lambda file: parquet.write_table(
-        table, file, compression='zstd'
+      artifacts.data_file(task.shard, task.num_shards): (
+        lambda file: parquet.write_table(table, file, compression='zstd')
       )
     },
     num_documents=table.num_rows,

@@ -20,6 +20,7 @@ from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.corpus.records import Document
 from infoprune_jax.export import schemas
 from infoprune_jax.export.corpus import source_names
+from infoprune_jax.runtime import artifacts
 from infoprune_jax.runtime.artifacts import Artifact
 
 _ARROW = ('parquet', 'hf_dataset')
@@ -44,7 +45,13 @@ class ShardTask:
   def finish(self, files: Mapping[str, Any]) -> dict[str, Any]:
     """Writes files, by extension, and the part's marker."""
     return self.artifact.finish_shard(
-      self.shard, self.num_shards, files, num_documents=len(self.index.line)
+      self.shard,
+      self.num_shards,
+      {
+        artifacts.data_file(self.shard, self.num_shards, extension): write
+        for extension, write in files.items()
+      },
+      num_documents=len(self.index.line),
     )
 
 

@@ -28,7 +28,7 @@ from infoprune_jax.corpus import (
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.export import decisions
 from infoprune_jax.export.corpus import source_names
-from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.artifacts import DATA, Artifact
 from infoprune_jax.runtime.hashing import utf8_hash
 
 NAME = 'infoprune'
@@ -96,7 +96,7 @@ def _names(index: CorpusIndex) -> list[str]:
     relative = (
       path.rpartition(_DOCUMENTS)[2] if _DOCUMENTS in path else file.name
     )
-    name = f'{folders[file.source]}/attributes/{NAME}/{relative}'
+    name = f'{DATA}/{folders[file.source]}/attributes/{NAME}/{relative}'
     if name in names:
       raise UserError(
         f'{names[name]} and {file.path} would both have their attributes in '
@@ -114,7 +114,7 @@ def write_attributes(task: FileTask) -> dict[str, Any]:
       for line in _lines(task):
         put(line + b'\n')
 
-  return task.artifact.finish_named(
+  return task.artifact.finish_shard(
     task.number,
     task.num_files,
     {task.name: write},

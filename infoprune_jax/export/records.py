@@ -71,11 +71,13 @@ def finish_tfds(
     file['bytes'] for marker in markers for file in marker['files'].values()
   ]
   about = tfds_writer.metadata_files(name, counts, sum(sizes))
+  # TFDS looks for them beside the shards.
+  named = {f'{artifacts.DATA}/{file}': text for file, text in about.items()}
   return {
-    file: files.write_text(
-      os.path.join(artifact.path, file), text, artifact.write_file
+    name: files.write_text(
+      os.path.join(artifact.path, name), text, artifact.write_file
     )
-    for file, text in about.items()
+    for name, text in named.items()
   }
 
 

@@ -32,9 +32,9 @@ from infoprune_jax.runtime.filesystems import matching
 from infoprune_jax.runtime.options import first_difference, recorded
 
 BEGUN = 'begun.json'
-FORMAT_VERSION = (
-  2  # 1 had statistics among the scores, and no vocabulary of runs
-)
+DATA = 'data'  # the folder with the data files of an artifact
+# 1 had statistics among the scores; 2 had data files beside the manifest.
+FORMAT_VERSION = 3
 
 
 # Paths below a workdir.
@@ -130,6 +130,17 @@ def shard_name(shard: int, num_shards: int) -> str:
   return f'part-{shard:05d}-of-{num_shards:05d}'
 
 
+def data_file(
+  shard: int, num_shards: int, extension: str = '.parquet', folder: str = DATA
+) -> str:
+  """Where a file of a shard lies in its artifact.
+
+  >>> data_file(3, 8)
+  'data/part-00003-of-00008.parquet'
+  """
+  return posixpath.join(folder, shard_name(shard, num_shards) + extension)
+
+
 @dataclasses.dataclass(frozen=True)
 class Artifact:
   """A folder being written by one stage or read by the next."""
@@ -190,7 +201,7 @@ class Artifact:
     Raises:
       UserError: it was begun under other options or from other inputs.
     """
-    begun = self._begun()
+    begun = read_begun(self.path, self.job)
     if begun is not None:
       self._refuse_mismatch(begun)
     taken = self.take_over()
@@ -198,24 +209,19 @@ class Artifact:
       name = posixpath.join(self.path, BEGUN)
       made = {
         'job': self.job,
+        'format_version': FORMAT_VERSION,
         'options': recorded(self.options),
         'inputs': dict(self.inputs),
       }
       write_record(name, made, taken.write_file)
     return taken
 
-  def _begun(self) -> dict[str, Any] | None:
-    if not matching(self.path, BEGUN):
-      return None
-    name = posixpath.join(self.path, BEGUN)
-    return read_record(name, begun_hint(self.path, self.job))
-
   def _recorded_options(self) -> Any:
     """The options as they were begun, so that the fingerprint stays.
 
     An older version may have begun, and have written defaults too.
     """
-    begun = self._begun()
+    begun = read_begun(self.path, self.job)
     if begun and not first_difference(
       begun['options'], self.options, 'options'
     ):
@@ -244,19 +250,18 @@ class Artifact:
     files: Mapping[str, Callable[[Any], None]],
     **counts: Any,
   ) -> dict[str, Any]:
-    """Writes the files of a shard, by extension, and then its marker."""
-    name = shard_name(shard, num_shards)
-    named = {name + extension: write for extension, write in files.items()}
-    return self.finish_named(shard, num_shards, named, **counts)
+    """Writes the files of a shard, and then its marker.
 
-  def finish_named(
-    self,
-    shard: int,
-    num_shards: int,
-    files: Mapping[str, Callable[[Any], None]],
-    **counts: Any,
-  ) -> dict[str, Any]:
-    """Writes the files of a shard, by a name of their own, and its marker."""
+    Args:
+      shard: Which shard.
+      num_shards: Of how many.
+      files: What writes each file, by its path in the artifact, see
+        `data_file`.
+      **counts: What else the marker holds.
+
+    Returns:
+      The marker.
+    """
     written = {
       name: self.write_file(posixpath.join(self.path, name), write)
       for name, write in files.items()
@@ -301,9 +306,34 @@ def read_manifest(path: str, job: str) -> dict[str, Any] | None:
   Raises:
     UserError: it is damaged.
   """
-  return read_record(
+  manifest = read_record(
     posixpath.join(path, MANIFEST), how_to_repair(path, MANIFEST, job)
   )
+  if manifest is not None:
+    _check_format(path, manifest, job)
+  return manifest
+
+
+def read_begun(path: str, job: str) -> dict[str, Any] | None:
+  """What the artifact in `path` was begun as, or None where nothing says so.
+
+  Raises:
+    UserError: the note is damaged, or of another format.
+  """
+  begun = read_record(posixpath.join(path, BEGUN), _begun_hint(path, job))
+  if begun is not None:
+    _check_format(path, begun, job)
+  return begun
+
+
+def _check_format(path: str, record: Mapping[str, Any], job: str) -> None:
+  # The notes of formats 1 and 2 do not say which they are of.
+  version = record.get('format_version', '2 or older')
+  if version != FORMAT_VERSION:
+    raise UserError(
+      f'{path} has format {version}, but this version of infoprune_jax reads '
+      f'format {FORMAT_VERSION}: run --job={job} in a new --workdir.'
+    )
 
 
 def open_finished(path: str, kind: str, job: str) -> dict[str, Any]:
@@ -314,11 +344,6 @@ def open_finished(path: str, kind: str, job: str) -> dict[str, Any]:
   """
   manifest = read_manifest(path, job)
   if manifest is not None:
-    if manifest['format_version'] != FORMAT_VERSION:
-      raise UserError(
-        f'The {kind} in {path} has format {manifest["format_version"]}, this '
-        f'version reads {FORMAT_VERSION}: run --job={job} in a new --workdir.'
-      )
     return manifest
   shards = matching(path, f'part-*-of-*{DONE}')
   state = (
@@ -359,14 +384,14 @@ def check_made_from(
     )
 
 
-def begun_hint(path: str, job: str) -> str:
+def _begun_hint(path: str, job: str) -> str:
   """What to do about a damaged note of what an artifact is made from.
 
   Args:
     path: The artifact.
     job: The stage that writes it.
   """
-  if read_manifest(path, job) is not None:
+  if matching(path, MANIFEST):
     return (
       f'Delete {posixpath.join(path, BEGUN)} and run --job={job} again: '
       f'{MANIFEST} says the same.'

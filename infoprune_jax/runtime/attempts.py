@@ -23,8 +23,7 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import files
 
 FILE = '.attempt'
-# The second of versions that gave the temporary files of all attempts one name.
-_TEMPORARY = re.compile(r'\.[0-9a-f]{16}\.tmp$|^part-.*\.(tmp|writing)$')
+_TEMPORARY = re.compile(r'\.[0-9a-f]{16}\.tmp$')
 
 
 def begin(folder: str) -> str:

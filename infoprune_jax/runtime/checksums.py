@@ -3,6 +3,7 @@
 A record is the manifest of an artifact or the marker of a shard.
 """
 
+import contextlib
 import hashlib
 import posixpath
 import re
@@ -30,10 +31,10 @@ def how_to_repair(path: str, name: str, job: str) -> str:
     job: The stage that writes it.
   """
   manifest = posixpath.join(path, MANIFEST)
-  shard = re.match(r'part-\d+-of-\d+', name)
+  shard = re.fullmatch(r'(\w+/)?(part-\d+-of-\d+)\..*', name)
   if shard:
     return (
-      f'Delete {posixpath.join(path, shard[0] + DONE)} and {manifest} and run '
+      f'Delete {posixpath.join(path, shard[2] + DONE)} and {manifest} and run '
       f'--job={job} again: only that shard is made again.'
     )
   return (
@@ -105,17 +106,21 @@ def check_sizes(
   Raises:
     UserError: a file is missing or has another size; it is named.
   """
-  filesystem, root = filesystem_of(path)
-  found = {
-    posixpath.basename(info['name']): info['size']
-    for info in filesystem.ls(root, detail=True)
-    if info['type'] == 'file'
-  }
+  sizes: dict[str, int] = {}
+  for folder in {posixpath.dirname(name) for name in manifest['files']}:
+    filesystem, root = filesystem_of(posixpath.join(path, folder))
+    with contextlib.suppress(FileNotFoundError):  # Each file is missing.
+      sizes |= {
+        posixpath.join(folder, posixpath.basename(info['name'])): info['size']
+        for info in filesystem.ls(root, detail=True)
+        if info['type'] == 'file'
+      }
   for name, facts in manifest['files'].items():
-    if found.get(name) != facts['bytes']:
-      check_links(posixpath.join(path, name))
-      state = f'has {found[name]} bytes' if name in found else 'is missing'
+    if sizes.get(name) != facts['bytes']:
+      file = posixpath.join(path, name)
+      check_links(file)
+      state = f'has {sizes[name]} bytes' if name in sizes else 'is missing'
       raise UserError(
-        f'{kind.capitalize()} {path}: {name} {state}, its manifest says '
+        f'{file} {state}, the manifest of the {kind} says '
         f'{facts["bytes"]} bytes. {how_to_repair(path, name, job)}'
       )

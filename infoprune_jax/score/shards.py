@@ -93,7 +93,7 @@ class _ShardScores:
     return scores.finish_shard(
       self._number,
       self._store.num_shards,
-      {'.parquet': lambda file: tables.write(written, file)},
+      tables.shard_file(written, self._number, self._store.num_shards),
       num_examples=len(doc_indices),
       num_tokens=int(self._num_tokens[doc_indices].sum()),
       num_bytes=int(self._part.column('num_bytes')[doc_indices].sum()),

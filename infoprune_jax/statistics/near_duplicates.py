@@ -32,7 +32,7 @@ JOB = 'near_duplicates'
 # Of `datasketch`: (a h + b) mod 2^32, the same on any machine.
 _SCHEME = 'affine32'
 _PIECE = 1024  # shingles hashed at once; their hashes stay in the cache
-_BANDS = '.bands.npy'
+_BANDS = 'bands'  # a folder of arrays
 
 
 def run(config: Config, workdir: str) -> None:
@@ -182,7 +182,11 @@ def _sign_shard(task: _ShardTask) -> dict[str, Any]:
   return task.artifact.finish_shard(
     task.shard,
     store.num_shards,
-    {_BANDS: lambda file: np.save(file, keys)},
+    {
+      artifacts.data_file(task.shard, store.num_shards, '.npy', _BANDS): (
+        lambda file: np.save(file, keys)
+      )
+    },
     num_examples=len(doc_indices),
   )
 
@@ -278,7 +282,7 @@ def _write_shard(task: _ShardTask) -> dict[str, Any]:
   return task.artifact.finish_shard(
     task.shard,
     store.num_shards,
-    {'.parquet': lambda file: tables.write(made, file)},
+    tables.shard_file(made, task.shard, store.num_shards),
     num_examples=made.num_rows,
   )
 

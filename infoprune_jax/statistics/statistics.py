@@ -202,6 +202,6 @@ def _write_shard(task: _ShardTask) -> dict[str, Any]:
   return task.artifact.finish_shard(
     task.shard,
     store.num_shards,
-    {'.parquet': lambda file: tables.write(made, file)},
+    tables.shard_file(made, task.shard, store.num_shards),
     num_examples=len(doc_indices),
   )

@@ -52,7 +52,7 @@ def unigram_counts(
   for number in shards:
     shard = store.shard(number)
     if folds == 1:  # The store has counted them.
-      counts += np.load(shard.file(UNIGRAMS))
+      counts += shard.array(UNIGRAMS)
       continue
     counted = np.repeat(
       _is_trained(shard, fold, folds), shard.column('num_tokens')

@@ -5,7 +5,7 @@ Both are in store order, and hold the same examples.
 Sums and counts, never means; any Parquet reader opens it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,14 @@ def write(made: pa.Table, file: Any) -> None:
     use_dictionary=[name for name in made.column_names if name != 'doc_index'],
     column_encoding={'doc_index': 'DELTA_BINARY_PACKED'},
   )
+
+
+def shard_file(
+  table: pa.Table, shard: int, num_shards: int
+) -> dict[str, Callable[[Any], None]]:
+  """What writes a table as a shard, for `Artifact.finish_shard`."""
+  name = artifacts.data_file(shard, num_shards)
+  return {name: lambda file: write(table, file)}
 
 
 def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:

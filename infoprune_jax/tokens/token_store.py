@@ -1,11 +1,11 @@
 """The token store: every document of the corpus as token ids, written once.
 
-A shard is a flat array of token ids (`.tokens.npy`, uint16 or uint32), a table
-with one row per document (`.docs.parquet`), and the token counts of its
-reference documents (`.unigrams.npy`, int64). Documents are whole, without BOS
-or EOS; all splits stand in one store. An example is `(shard, doc_index)`: the
-shard and the position in it. A file is compared with its checksum when a
-process first opens it.
+A shard is a flat array of token ids (`tokens/part-*.npy`, uint16 or uint32), a
+table with one row per document (`data/part-*.parquet`), and the token counts of
+its reference documents (`unigrams/part-*.npy`, int64). Documents are whole,
+without BOS or EOS; all splits stand in one store. An example is `(shard,
+doc_index)`: the shard and the position in it. A file is compared with its
+checksum when a process first opens it.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.corpus import parquet
 from infoprune_jax.runtime import artifacts, checksums
 
-TOKENS, DOCUMENTS, UNIGRAMS = '.tokens.npy', '.docs.parquet', '.unigrams.npy'
+TOKENS, UNIGRAMS = 'tokens', 'unigrams'  # folders of arrays
 MAX_STRING_BYTES = 2**31 - 1  # of all strings of an array
 PIECE_TOKENS = 1 << 20  # counted in one call
 
@@ -81,8 +81,7 @@ class TokenStore:
   @functools.lru_cache(maxsize=64)  # noqa: B019  A store lives for a stage.
   def shard(self, number: int) -> 'Shard':
     """One shard, opened."""
-    name = artifacts.shard_name(number, self.num_shards)
-    return Shard(self.path, self.manifest, name)
+    return Shard(self.path, self.manifest, number)
 
   def document(self, shard_index: int, doc_index: int) -> np.ndarray:
     """The token ids of one example, [num_tokens]."""
@@ -96,20 +95,22 @@ class Shard:
 
   path: str  # of the store
   manifest: dict[str, Any]  # of the store
-  name: str
+  number: int
 
-  def file(self, extension: str) -> str:
-    """A local copy of a file of the shard.
+  def array(self, folder: str, mmap: bool = False) -> np.ndarray:
+    """An array of the shard: TOKENS, [tokens], or UNIGRAMS, [V] int64.
 
     Raises:
-      UserError: it is missing or damaged.
+      UserError: its file is missing or damaged.
     """
-    return checksums.verified(self.path, self.manifest, self.name + extension)
+    name = array_file(folder, self.number, self.manifest['num_shards'])
+    file = checksums.verified(self.path, self.manifest, name)
+    return np.load(file, mmap_mode='r' if mmap else None)
 
   @functools.cached_property
   def tokens(self) -> np.ndarray:
     """All token ids, [tokens], memory-mapped."""
-    return np.load(self.file(TOKENS), mmap_mode='r')
+    return self.array(TOKENS, mmap=True)
 
   @functools.cached_property
   def offsets(self) -> np.ndarray:
@@ -120,7 +121,9 @@ class Shard:
 
   def table(self, *columns: str) -> pa.Table:
     """Columns of the documents, in order; all of them if none is named."""
-    return parquet.read_table(self.file(DOCUMENTS), columns or None)
+    name = artifacts.data_file(self.number, self.manifest['num_shards'])
+    file = checksums.verified(self.path, self.manifest, name)
+    return parquet.read_table(file, columns or None)
 
   @functools.lru_cache(maxsize=8)  # noqa: B019
   def column(self, name: str) -> np.ndarray:
@@ -132,13 +135,20 @@ class Shard:
     return np.flatnonzero(self.column('split') == SPLITS.index(split))
 
 
+def array_file(folder: str, shard: int, num_shards: int) -> str:
+  """Where an array of a shard lies in the store."""
+  return artifacts.data_file(shard, num_shards, '.npy', folder)
+
+
 def shard_files(
+  shard: int,
+  num_shards: int,
   documents: list[dict[str, Any]],
   tokens: list[np.ndarray],
   vocab_size: int,
   dtype: type[np.unsignedinteger],
 ) -> dict[str, Any]:
-  """The files of a shard, by extension, for `Artifact.finish_shard`."""
+  """What writes each file of a shard, for `Artifact.finish_shard`."""
   flat = np.concatenate(tokens).astype(dtype) if tokens else np.zeros(0, dtype)
   reference = [
     ids
@@ -151,11 +161,13 @@ def shard_files(
   ]
   table = pa.Table.from_arrays(columns, schema=SCHEMA)
   return {
-    TOKENS: lambda file: np.save(file, flat),
-    DOCUMENTS: lambda file: parquet.write_table(
+    array_file(TOKENS, shard, num_shards): lambda file: np.save(file, flat),
+    artifacts.data_file(shard, num_shards): lambda file: parquet.write_table(
       table, file, compression='zstd'
     ),
-    UNIGRAMS: lambda file: np.save(file, _unigrams(reference, vocab_size)),
+    array_file(UNIGRAMS, shard, num_shards): (
+      lambda file: np.save(file, _unigrams(reference, vocab_size))
+    ),
   }
 
 

@@ -244,7 +244,9 @@ def write_shard(
   return store.finish_shard(
     number,
     num_shards,
-    token_store.shard_files(documents, tokens, words.size, words.token_dtype),
+    token_store.shard_files(
+      number, num_shards, documents, tokens, words.size, words.token_dtype
+    ),
     splits=_totals(documents),
     num_documents=len(documents),
   )

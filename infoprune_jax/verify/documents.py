@@ -8,7 +8,12 @@ import numpy as np
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts
-from infoprune_jax.tokens.token_store import TOKENS, UNIGRAMS, TokenStore
+from infoprune_jax.tokens.token_store import (
+  TOKENS,
+  UNIGRAMS,
+  TokenStore,
+  array_file,
+)
 from infoprune_jax.verify.manifests import Found
 
 
@@ -52,6 +57,7 @@ def _shard_problems(
   """Lengths, documents, ids and token counts of one shard."""
   shard = store.shard(number)
   name = artifacts.shard_name(number, store.num_shards)
+  tokens_file = array_file(TOKENS, number, store.num_shards)
   lengths = shard.column('num_tokens')
   counted = np.bincount(
     shard.tokens[
@@ -61,7 +67,7 @@ def _shard_problems(
     else np.zeros(0, np.int64),
     minlength=store.vocab_size,
   )
-  unigrams = np.load(shard.file(UNIGRAMS))
+  unigrams = shard.array(UNIGRAMS)
   for what, got, expected, file in (
     (
       'documents',
@@ -69,18 +75,18 @@ def _shard_problems(
       store.documents_per_shard[number],
       artifacts.MANIFEST,
     ),
-    ('tokens', len(shard.tokens), int(lengths.sum()), name + TOKENS),
+    ('tokens', len(shard.tokens), int(lengths.sum()), tokens_file),
     (
       'token ids below the size of the vocabulary',
       int((shard.tokens < store.vocab_size).sum()),
       len(shard.tokens),
-      name + TOKENS,
+      tokens_file,
     ),
     (
       'tokens of the reference split that are counted right',
       int(np.minimum(counted, unigrams).sum()),
       int(np.maximum(counted, unigrams).sum()),
-      name + UNIGRAMS,
+      array_file(UNIGRAMS, number, store.num_shards),
     ),
   ):
     if got != expected:

@@ -54,11 +54,8 @@ def open_artifact(path: str, kind: str, job: str) -> tuple[Found, list[str]]:
   manifest = None
   try:
     manifest = artifacts.read_manifest(path, job)
-    if manifest is not None:
-      artifacts.open_finished(path, kind, job)  # For its format.
   except UserError as error:
     problems.append(str(error))
-    manifest = None
   found = Found(path, kind, job, manifest, 0)
   try:
     if manifest is not None:
@@ -106,8 +103,7 @@ def _record_problems(found: Found) -> Iterator[str]:
 
 def _begun(found: Found) -> dict[str, Any] | None:
   """What an artifact was begun as; None where nothing says so."""
-  name = posixpath.join(found.path, artifacts.BEGUN)
-  return files.read_record(name, artifacts.begun_hint(found.path, found.job))
+  return artifacts.read_begun(found.path, found.job)
 
 
 def _expected_files(

@@ -90,7 +90,7 @@ def _problems(
     return
   counts = dict.fromkeys(totals, 0)
   for number in range(store.num_shards):
-    name = artifacts.shard_name(number, store.num_shards) + '.parquet'
+    name = artifacts.data_file(number, store.num_shards)
     where = posixpath.join(found.path, name)
     if name not in found.manifest['files']:
       yield f'{where} is not in the manifest. {found.remake()}'

@@ -118,10 +118,8 @@ def check(workdir: str) -> Iterator[tuple[Found, list[str]]]:
 def _is_artifact(folder: str) -> bool:
   """Whether a folder holds a manifest, the beginning of one, or shards."""
   names = filesystems.names_in(folder)
-  return bool(
-    {artifacts.MANIFEST, artifacts.BEGUN}.intersection(names)
-    or fnmatch.filter(names, 'part-*')
-  )
+  own = {artifacts.MANIFEST, artifacts.BEGUN, artifacts.DATA}
+  return bool(own.intersection(names) or fnmatch.filter(names, 'part-*'))
 
 
 def _problems(checks: Iterator[str]) -> list[str]:

@@ -202,8 +202,8 @@ def test_verify_sees_labelled_pages(done, tmp_path):
   for name in ('token_store', 'statistics', 'scores', 'auc'):
     assert checked[str(own / name)] == []
   for name in (
-    'token_store/part-00000-of-00001.tokens.npy',
-    'scores/part-00000-of-00001.parquet',
+    'token_store/tokens/part-00000-of-00001.npy',
+    'scores/data/part-00000-of-00001.parquet',
     f'auc/{labels.FILE}',
   ):
     data = (own / name).read_bytes()

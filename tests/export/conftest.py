@@ -141,14 +141,13 @@ def workdir(selected, tmp_path) -> str:
 
 @pytest.fixture
 def export(edits, workdir) -> Callable[..., pathlib.Path]:
-  """Exports in one format, and gives the folder of an arm."""
+  """Exports in one format, and gives the folder of an arm's files."""
 
   def run(format: str, arm: str = 'top', **fields: Any) -> pathlib.Path:
     edits.export.update(formats=(format,), **fields)
     job.run(config_lib.from_mapping(edits), workdir)
-    return (
-      pathlib.Path(edits.export.folder or f'{workdir}/export') / arm / format
-    )
+    folder = pathlib.Path(edits.export.folder or f'{workdir}/export')
+    return folder / arm / format / 'data'
 
   return run
 

@@ -221,7 +221,7 @@ def test_types_that_json_has_not(binary, select_all, export, workdir):
   assert records and all(record in table.to_pylist() for record in records)
   with pytest.raises(UserError, match=r'no value for: cover \(binary\)'):
     export('jsonl')
-  assert not list(pathlib.Path(workdir, 'export/top/jsonl').glob('part-*'))
+  assert not list(pathlib.Path(workdir, 'export/top/jsonl').rglob('part-*'))
 
 
 @pytest.mark.parametrize(

@@ -82,16 +82,18 @@ def test_a_killed_job_goes_on(num_shards, edits, workdir, tmp_path):
   done = {
     path: path.stat().st_mtime_ns
     for marker in folder.rglob('*.done')
-    for path in marker.parent.glob(f'{marker.name.removesuffix(".done")}.*')
+    for path in marker.parent.rglob(f'{marker.stem}.*')
   }
   assert len(list(folder.rglob('*.done'))) == num_shards
   if not num_shards:  # As a kill within the first shard leaves it.
-    scratch = folder / 'top/array_record/part-00000-of-00004.writing'
+    scratch = (
+      folder / 'top/array_record/part-00000-of-00004.0123456789abcdef.tmp'
+    )
     scratch.mkdir()
     (scratch / 'records').write_bytes(b'half')
   run(edits, workdir)
   assert tree(folder) == expected
-  assert not list(folder.rglob('*.tmp')) + list(folder.rglob('*.writing'))
+  assert not list(folder.rglob('*.tmp'))
   for path, time in done.items():
     assert path.stat().st_mtime_ns == time, path
 
@@ -204,7 +206,7 @@ def test_what_is_verified(edits, workdir, select_all):
   }
   assert names.keys() >= {'export/top/jsonl', 'export/every-arm/scores'}
   assert not any(names.values())
-  shard = next((folder / 'top/jsonl').glob('*.zst'))
+  shard = next((folder / 'top/jsonl').glob('data/*.zst'))
   shard.write_bytes(shard.read_bytes()[:-1])
   edits.select.arms.top.fraction = 0.2
   shutil.rmtree(pathlib.Path(workdir, 'keep_sets/top'))
@@ -222,7 +224,7 @@ def test_what_is_verified(edits, workdir, select_all):
 def test_a_damaged_shard_is_made_again_as_the_message_says(edits, workdir):
   folder = run(edits, workdir, arms=('top',), formats=('jsonl',)) / 'top/jsonl'
   expected = tree(folder)
-  shard = sorted(folder.glob('*.zst'))[1]
+  shard = sorted(folder.glob('data/*.zst'))[1]
   shard.write_bytes(b'')
   (folder / artifacts.MANIFEST).unlink()
   with pytest.raises(UserError, match='is damaged') as caught:

@@ -98,13 +98,13 @@ def test_a_source_without_records_gives_its_documents(
   edits.export.formats = ('jsonl', 'parquet')
   job.run(config_lib.from_mapping(edits), workdir)
   exported = pathlib.Path(workdir, 'export/top')
-  found = read_jsonl(exported / 'jsonl')
+  found = read_jsonl(exported / 'jsonl/data')
   assert [record['id'] for record in found] == kept_in('top')
   assert {tuple(record) for record in found} == {('id', 'source', 'text')}
   assert (
     found and {(record['source'], record['text']) for record in found} <= texts
   )
-  tables = sorted((exported / 'parquet').glob('*.parquet'))
+  tables = sorted((exported / 'parquet/data').glob('*.parquet'))
   assert pa.concat_tables(map(pq.read_table, tables)).to_pylist() == found
 
 

@@ -92,7 +92,11 @@ def write_artifact(
     marker = artifact.finish_shard(
       part,
       len(tables),
-      {'.parquet': lambda file, data=buffer: file.write(data.getvalue())},
+      {
+        artifacts.data_file(part, len(tables)): (
+          lambda file, data=buffer: file.write(data.getvalue())
+        )
+      },
       num_examples=len(columns['shard']),
     )
     files.update(marker['files'])

@@ -131,7 +131,7 @@ def test_curve_is_by_step(copied):
 def test_a_damaged_shard_is_named(copied):
   config, workdir = copied
   path = artifacts.evaluation_dir(workdir, 'full', 1)
-  part = posixpath.join(path, 'part-00001-of-00002.parquet')
+  part = posixpath.join(path, 'data/part-00001-of-00002.parquet')
   files.write_text(part, 'short')
   with pytest.raises(
     UserError, match=r'part-00001-of-00002\.parquet has 5 byte'

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, checksums, files
+from infoprune_jax.runtime import artifacts, checksums, files, filesystems
 from infoprune_jax.runtime.artifacts import Artifact
 
 OPTIONS = {'dtype': 'float32', 'window': {'length': 64, 'overlap': 8}}
@@ -24,17 +24,23 @@ def artifact(path: str, options=OPTIONS, inputs=INPUTS) -> Artifact:
   return Artifact(path, 'score table', 'score', options, inputs)
 
 
-def shard_files(text: str) -> dict:
+def shard_files(text: str, shard: int, num_shards: int) -> dict:
   return {
-    '.a': lambda file: file.write(text.encode()),
-    '.b': lambda file: file.write(2 * text.encode()),
+    artifacts.data_file(shard, num_shards): (
+      lambda file: file.write(text.encode())
+    ),
+    artifacts.data_file(shard, num_shards, '.b', 'more'): (
+      lambda file: file.write(2 * text.encode())
+    ),
   }
 
 
 def write(made: Artifact, texts=('one', 'two'), **facts) -> dict:
   made.begin()
   markers = [
-    made.finish_shard(shard, len(texts), shard_files(text), rows=shard)
+    made.finish_shard(
+      shard, len(texts), shard_files(text, shard, len(texts)), rows=shard
+    )
     for shard, text in enumerate(texts)
   ]
   written = {name: f for m in markers for name, f in m['files'].items()}
@@ -219,21 +225,24 @@ def test_begin_again_changes_nothing(path):
 
 def test_a_shard_is_done_after_its_files(path):
   made = artifact(path)
+  first, second = shard_files('x', 1, 2)
 
   def broken(file):
-    assert files.read_bytes(f'{path}/part-00001-of-00002.a') == b'x'
+    assert files.read_bytes(f'{path}/{first}') == b'x'
     raise OSError('unplugged')
 
   with pytest.raises(OSError, match='unplugged'):
-    made.finish_shard(1, 2, {'.a': lambda file: file.write(b'x'), '.b': broken})
+    made.finish_shard(
+      1, 2, {first: lambda file: file.write(b'x'), second: broken}
+    )
   assert made.finished_shard(1, 2) is None
-  marker = made.finish_shard(1, 2, shard_files('x'), num_examples=4)
+  marker = made.finish_shard(1, 2, shard_files('x', 1, 2), num_examples=4)
   assert made.finished_shard(1, 2) == marker
   assert made.finished_shard(0, 2) is None
   assert marker['num_examples'] == 4
   assert set(marker['files']) == {
-    'part-00001-of-00002.a',
-    'part-00001-of-00002.b',
+    'data/part-00001-of-00002.parquet',
+    'more/part-00001-of-00002.b',
   }
 
 
@@ -243,7 +252,7 @@ def test_open_says_how_far_it_is(path):
   made = artifact(path)
   made.begin()
   for shard in (0, 2):
-    made.finish_shard(shard, 4, shard_files('x'))
+    made.finish_shard(shard, 4, shard_files('x', shard, 4))
   with pytest.raises(
     UserError, match=r'has 2 finished shards but no manifest.*shards are kept'
   ):
@@ -254,9 +263,32 @@ def test_another_format_is_refused(path, monkeypatch):
   write(artifact(path))
   ours = artifacts.FORMAT_VERSION
   monkeypatch.setattr(artifacts, 'FORMAT_VERSION', ours + 1)
-  said = f'has format {ours}, this version reads {ours + 1}'
-  with pytest.raises(UserError, match=said):
-    artifacts.open_finished(path, 'score table', 'score')
+  said = f'has format {ours}, but this version of infoprune_jax reads format'
+  for read in (
+    lambda: artifacts.open_finished(path, 'score table', 'score'),
+    artifact(path).finished,
+    artifact(path).begin,
+  ):
+    with pytest.raises(UserError, match=said):
+      read()
+
+
+def test_what_format_2_has_begun_is_refused(path):
+  # Its shards lie beside their markers; its note names no format.
+  begun = {'job': 'score', 'options': OPTIONS, 'inputs': INPUTS}
+  files.write_record(f'{path}/{artifacts.BEGUN}', begun)
+  with pytest.raises(UserError, match='has format 2 or older.* new --workdir'):
+    artifact(path).begin()
+  assert artifacts.BEGUN in filesystems.names_in(path)
+
+
+def test_the_data_files_of_a_shard_are_alone_in_a_folder(path):
+  write(artifact(path))
+  assert filesystems.names_in(f'{path}/data') == [
+    'part-00000-of-00002.parquet',
+    'part-00001-of-00002.parquet',
+  ]
+  assert 'part-00000-of-00002.done' in filesystems.names_in(path)
 
 
 def test_check_made_from_names_both_sides():
@@ -273,7 +305,7 @@ def test_check_made_from_names_both_sides():
 
 
 def test_damaged_content_is_named(path):
-  facts = write(artifact(path))['files']['part-00000-of-00002.a']
+  facts = write(artifact(path))['files']['data/part-00000-of-00002.parquet']
   with pytest.raises(UserError, match=r'/name\.a is damaged.*--job=score'):
     checksums.check_content(f'{path}/name.a', b'onf', facts, 'score')
 
@@ -281,7 +313,7 @@ def test_damaged_content_is_named(path):
 def test_a_missing_or_short_file_is_named(tmp_path):
   path = str(tmp_path / 'scores')
   manifest = write(artifact(path))
-  shard = tmp_path / 'scores' / 'part-00001-of-00002.b'
+  shard = tmp_path / 'scores/more/part-00001-of-00002.b'
   shard.write_bytes(b'twot')
   with pytest.raises(
     UserError, match=r'00001-of-00002\.b has 4 bytes, .* says 6 bytes'
@@ -308,9 +340,9 @@ def test_an_artifact_may_be_moved(tmp_path):
 def test_links_are_followed_and_those_to_nowhere_named(tmp_path):
   path = str(tmp_path / 'scores')
   manifest = write(artifact(path))
-  file = tmp_path / 'scores/part-00000-of-00002.a'
+  file = tmp_path / 'scores/data/part-00000-of-00002.parquet'
   file.rename(tmp_path / 'far')
-  file.symlink_to('../far')
+  file.symlink_to('../../far')
   checksums.check_sizes(path, manifest, 'score table', 'score')
   assert artifact(path).finished_shard(0, 2)
   (tmp_path / 'far').unlink()
@@ -318,5 +350,7 @@ def test_links_are_followed_and_those_to_nowhere_named(tmp_path):
     lambda: checksums.check_sizes(path, manifest, 'score table', 'score'),
     lambda: artifact(path).finished_shard(0, 2),
   ):
-    with pytest.raises(UserError, match='of-00002.a is a symbolic link to'):
+    with pytest.raises(
+      UserError, match='of-00002.parquet is a symbolic link to'
+    ):
       check()

@@ -36,7 +36,7 @@ def checked(*arguments):
 
 attempts._check = checked
 try:
-  made.finish_shard(0, 1, {'.a': write})
+  made.finish_shard(0, 1, {artifacts.data_file(0, 1): write})
 except UserError as error:
   print(error)
   sys.exit(2)
@@ -47,12 +47,17 @@ def artifact(path) -> artifacts.Artifact:
   return artifacts.Artifact(str(path), 'table', 'job', {}, {})
 
 
-def shard(text: str):
-  return {'.a': lambda file: file.write(text.encode())}
+def shard(text: str, number: int = 0, num_shards: int = 1):
+  name = artifacts.data_file(number, num_shards)
+  return {name: lambda file: file.write(text.encode())}
 
 
 def content(path: pathlib.Path) -> dict[str, bytes]:
-  return {file.name: file.read_bytes() for file in path.iterdir()}
+  return {
+    str(file.relative_to(path)): file.read_bytes()
+    for file in path.rglob('*')
+    if file.is_file()
+  }
 
 
 @pytest.mark.parametrize('deleted', [False, True])
@@ -89,20 +94,20 @@ def test_a_stopped_process_that_goes_on_changes_nothing(
 def test_an_older_attempt_may_not_write(tmp_path, home):
   path = f'{home}{tmp_path}/table'
   old = artifact(path).begin()
-  old.finish_shard(0, 2, shard('old'))
+  old.finish_shard(0, 2, shard('old', 0, 2))
   new = artifact(path).begin()
   for write in (
-    lambda: old.finish_shard(1, 2, shard('old')),
-    lambda: old.write_file(f'{path}/other', shard('x')['.a']),
+    lambda: old.finish_shard(1, 2, shard('old', 1, 2)),
+    lambda: old.write_file(f'{path}/other', lambda file: file.write(b'x')),
     lambda: old.finish({}),
   ):
     with pytest.raises(UserError, match='by another job that began later'):
       write()
   assert new.finished() is None and new.finished_shard(1, 2) is None
-  new.finish_shard(1, 2, shard('new'))
+  new.finish_shard(1, 2, shard('new', 1, 2))
   assert new.finish({})['job'] == 'job'
   with pytest.raises(UserError, match='by another job that began later'):
-    new.finish_shard(1, 2, shard('late'))
+    new.finish_shard(1, 2, shard('late', 1, 2))
   names = filesystems.names_in(path)
   assert not any('tmp' in name or 'attempt' in name for name in names)
 

@@ -107,7 +107,7 @@ def test_some_examples_are_read_without_the_rest(workdir, monkeypatch):
     artifacts.scores_dir(workdir),
     artifacts.statistics_dir(workdir),
   ):
-    for file in pathlib.Path(path).glob('*.parquet'):
+    for file in pathlib.Path(path).glob('data/*.parquet'):
       made = pq.read_table(file)
       with open(file, 'wb') as opened:
         tables.write(made, opened)

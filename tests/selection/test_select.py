@@ -155,7 +155,7 @@ def test_another_rule_under_the_same_name_is_refused(experiment, workdir):
 
 
 def test_a_damaged_store_of_scores_is_refused(experiment, workdir):
-  [path] = pathlib.Path(workdir).glob('scores/part-00001*.parquet')
+  [path] = pathlib.Path(workdir).glob('scores/data/part-00001*.parquet')
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(UserError, match=r'part-00001-of-00003\.parquet has'):
     run(experiment, workdir)

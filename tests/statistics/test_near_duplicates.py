@@ -128,6 +128,8 @@ def write(
       shard,
       num_shards,
       token_store.shard_files(
+        shard,
+        num_shards,
         [rows[n] for n in chosen],
         [np.array(documents[n], np.int64) for n in chosen],
         1000,
@@ -152,8 +154,8 @@ def content(workdir: str) -> dict[str, bytes]:
   folder = pathlib.Path(artifacts.near_duplicates_dir(workdir))
   return {
     path.name: path.read_bytes()
-    for path in folder.iterdir()
-    if path.name != '.lock'
+    for path in folder.rglob('*')
+    if path.is_file() and path.name != '.lock'
   }
 
 

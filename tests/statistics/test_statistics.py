@@ -154,8 +154,8 @@ def test_processes_and_a_kill_do_not_matter(small, store_workdir, tmp_path):
     path = pathlib.Path(artifacts.statistics_dir(workdir))
     return {
       file.name: file.read_bytes()
-      for file in path.iterdir()
-      if file.name != '.lock'
+      for file in path.rglob('*')
+      if file.is_file() and file.name != '.lock'
     }
 
   made, one = begin(small, store_workdir, tmp_path / 'one', 2)

@@ -84,7 +84,11 @@ def folder(request, tmp_path):
     names |= made.finish_shard(
       number,
       3,
-      {'.parquet': lambda file, n=number: pq.write_table(written[n], file)},
+      {
+        artifacts.data_file(number, 3): (
+          lambda file, n=number: pq.write_table(written[n], file)
+        )
+      },
     )['files']
   made.finish(names)
   return path
@@ -100,6 +104,12 @@ def test_shards_are_read_in_order(folder):
   assert found['source'].num_chunks == 1
 
 
+def test_others_read_the_folder_of_the_data(folder):
+  if '://' not in folder:
+    table = pq.read_table(f'{folder}/data', schema=SCHEMA)
+    assert table.to_pylist() == tables.read_table(folder).to_pylist()
+
+
 def test_columns_by_name(folder):
   found = tables.read_table(folder, ('nll_sum', 'doc_index'))
   assert found.column_names == ['nll_sum', 'doc_index']
@@ -107,7 +117,7 @@ def test_columns_by_name(folder):
 
 
 def test_a_shard_is_compared_with_its_checksum(folder):
-  name = f'{folder}/part-00002-of-00003.parquet'
+  name = f'{folder}/data/part-00002-of-00003.parquet'
   data = bytearray(files.read_bytes(name))
   data[100] ^= 1
   files.write_file(name, lambda file: file.write(data))

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import artifacts
 from infoprune_jax.tokens import folds, token_store
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -109,12 +110,12 @@ def test_a_missing_store_names_the_job(tmp_path):
 
 def test_a_damaged_store_is_refused(make_store, tmp_path):
   make_store(PARTS)
-  [path] = tmp_path.glob('token_store/part-00002*.tokens.npy')
+  [path] = tmp_path.glob('token_store/tokens/part-00002*.npy')
   path.write_bytes(path.read_bytes()[:-2])
-  with pytest.raises(UserError, match=r'part-00002-of-00003\.tokens\.npy has'):
+  with pytest.raises(UserError, match=r'tokens/part-00002-of-00003\.npy has'):
     TokenStore.open(str(tmp_path))
   path.unlink()
-  with pytest.raises(UserError, match=r'tokens\.npy is missing'):
+  with pytest.raises(UserError, match=r'tokens/part-\S+ is missing'):
     TokenStore.open(str(tmp_path))
 
 
@@ -123,9 +124,9 @@ def test_a_damaged_store_is_refused(make_store, tmp_path):
 def test_the_table_is_the_one_that_arrow_makes(monkeypatch, doc_indices, limit):
   monkeypatch.setattr(token_store, 'MAX_STRING_BYTES', limit)
   tokens = [np.zeros(0, np.int64) for _ in doc_indices]
-  files = token_store.shard_files(doc_indices, tokens, 3, np.uint16)
+  files = token_store.shard_files(0, 1, doc_indices, tokens, 3, np.uint16)
   ours, arrows = io.BytesIO(), io.BytesIO()
-  files[token_store.DOCUMENTS](ours)
+  files[artifacts.data_file(0, 1)](ours)
   table = pa.Table.from_pylist(doc_indices, token_store.SCHEMA)
   pq.write_table(table, arrows, compression='zstd', write_page_checksum=True)
   assert ours.getvalue() == arrows.getvalue()
@@ -138,7 +139,7 @@ import io
 import numpy as np
 from infoprune_jax.tokens import token_store
 tokens = [np.zeros(1, np.int64)] * {len(ROWS)}
-files = token_store.shard_files({ROWS!r}, tokens, 3, np.uint16)
+files = token_store.shard_files(0, 1, {ROWS!r}, tokens, 3, np.uint16)
 for write in files.values():
   write(io.BytesIO())
 """

@@ -144,8 +144,9 @@ def test_a_killed_job_writes_only_what_is_missing(corpus, done, tmp_path, lost):
   for shard in lost:
     (store / f'part-{shard:05d}-of-00003.done').unlink()
     # Killed while it was being written.
-    (store / f'part-{shard:05d}-of-00003.tokens.npy').write_bytes(b'half')
-    (store / f'part-{shard:05d}-of-00003.docs.parquet.tmp').write_bytes(b'x')
+    (store / f'tokens/part-{shard:05d}-of-00003.npy').write_bytes(b'half')
+    half = f'part-{shard:05d}-of-00003.parquet.0123456789abcdef.tmp'
+    (store / 'data' / half).write_bytes(b'x')
   before = times(workdir)
   run(corpus, tmp_path)
   assert content(workdir) == content(done)

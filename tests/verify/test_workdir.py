@@ -112,19 +112,19 @@ def test_an_empty_workdir_is_refused(tmp_path, config):
   ('pattern', 'artifact'),
   [
     ('vocabulary/*.model', 'vocabulary'),
-    ('token_store/*.tokens.npy', 'token_store'),
-    ('token_store/*.docs.parquet', 'token_store'),
+    ('token_store/tokens/*.npy', 'token_store'),
+    ('token_store/data/*.parquet', 'token_store'),
     ('token_store/manifest.json', 'token_store'),
     ('reference/metrics.jsonl', 'reference'),
     ('reference/checkpoints/12/params/manifest.ocdbt', 'reference'),
     ('reference/checkpoints/12/checksums.json', 'reference'),
-    ('scores/*.parquet', 'scores'),
+    ('scores/data/*.parquet', 'scores'),
     ('scores/*.done', 'scores'),
     ('scores/begun.json', 'scores'),
     ('keep_sets/top_nll/keep.npy', 'keep_sets/top_nll'),
     ('keep_sets/top_nll/summary.json', 'keep_sets/top_nll'),
     ('train/top_nll/seed-0/manifest.json', 'train/top_nll/seed-0'),
-    ('evaluate/top_nll/seed-0/*.parquet', 'evaluate/top_nll/seed-0'),
+    ('evaluate/top_nll/seed-0/data/*.parquet', 'evaluate/top_nll/seed-0'),
     ('selection_report/index.html', 'selection_report'),
     ('report/index.html', 'report'),
   ],
@@ -329,7 +329,7 @@ def test_a_summary_of_other_scores_is_named(copied):
 
 def test_a_shard_of_the_store_that_does_not_add_up_is_named(copied):
   folder = copied / 'token_store'
-  name = 'part-00001-of-00003.tokens.npy'
+  name = 'tokens/part-00001-of-00003.npy'
   file = io.BytesIO()
   np.save(file, np.load(folder / name)[:-3])
   reseal(folder, name, file.getvalue())
@@ -340,7 +340,7 @@ def test_a_shard_of_the_store_that_does_not_add_up_is_named(copied):
 
 def test_wrong_splits_and_counts_of_the_store_are_named(copied):
   folder = copied / 'token_store'
-  name = 'part-00001-of-00003.unigrams.npy'
+  name = 'unigrams/part-00001-of-00003.npy'
   counts = np.load(folder / name)
   counts[counts.argmax()] += 1
   file = io.BytesIO()
