@@ -15,8 +15,19 @@ from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.corpus import sources
 from infoprune_jax.model import flops, mesh as mesh_lib, network, partitioning
-from infoprune_jax.runtime import artifacts, distributed
+from infoprune_jax.runtime import distributed, manifests
 from infoprune_jax.runtime.progress import quantity
+from infoprune_jax.runtime.workdir import (
+  evaluation_dir,
+  near_duplicates_dir,
+  reference_dir,
+  report_dir,
+  run_dir,
+  scores_dir,
+  selection_report_dir,
+  statistics_dir,
+  token_store_dir,
+)
 from infoprune_jax.score import references
 from infoprune_jax.train import budget, optimizer
 
@@ -92,14 +103,12 @@ def _costs(
   inputs: list[sources.InputFile],
 ) -> Iterator[tuple[str, str, str]]:
   """Name, state and cost of each stage."""
-  store = artifacts.read_manifest(
-    artifacts.token_store_dir(workdir), 'tokenize'
-  )
+  store = manifests.read_manifest(token_store_dir(workdir), 'tokenize')
   splits = store['splits'] if store else None
   size = quantity(sum(file.size for file in inputs))
   yield (
     'tokenize',
-    _state('tokenize', [artifacts.token_store_dir(workdir)]),
+    _state('tokenize', [token_store_dir(workdir)]),
     f'{len(inputs)} files, {size}B as stored',
   )
   yield from _score_costs(config, workdir, vocab_size, splits)
@@ -107,10 +116,10 @@ def _costs(
   yield (
     'selection_report',
     '',
-    os.path.join(artifacts.selection_report_dir(workdir), 'index.html'),
+    os.path.join(selection_report_dir(workdir), 'index.html'),
   )
   yield from _arm_costs(config, workdir, vocab_size, splits)
-  yield 'report', '', os.path.join(artifacts.report_dir(workdir), 'index.html')
+  yield 'report', '', os.path.join(report_dir(workdir), 'index.html')
 
 
 def _score_costs(
@@ -125,17 +134,17 @@ def _score_costs(
   tokens = splits and sum(splits[name]['tokens'] for name in scored)
   yield (
     'statistics',
-    _state('statistics', [artifacts.statistics_dir(workdir)]),
+    _state('statistics', [statistics_dir(workdir)]),
     _scoring_cost([], 1, vocab_size, tokens),
   )
   if 'near_duplicates' in stages.needed(config):
     yield (
       'near_duplicates',
-      _state('near_duplicates', [artifacts.near_duplicates_dir(workdir)]),
+      _state('near_duplicates', [near_duplicates_dir(workdir)]),
       _scoring_cost([], 1, vocab_size, tokens),
     )
   if config.reference.is_trained:
-    paths = [artifacts.reference_dir(workdir, f, folds) for f in range(folds)]
+    paths = [reference_dir(workdir, f, folds) for f in range(folds)]
     yield (
       'reference',
       _state('reference', paths),
@@ -145,7 +154,7 @@ def _score_costs(
     )
   yield (
     'score',
-    _state('score', [artifacts.scores_dir(workdir)]),
+    _state('score', [scores_dir(workdir)]),
     _scoring_cost(
       list(references.models(config).values()),
       config.score.sequence_length,
@@ -165,16 +174,14 @@ def _arm_costs(
   runs_of = [(a, s) for a in config.arms for s in config.train.seeds]
   yield (
     'train',
-    _state('train', [artifacts.run_dir(workdir, a, s) for a, s in runs_of]),
+    _state('train', [run_dir(workdir, a, s) for a, s in runs_of]),
     _training_cost(
       config.model, config.train.training, vocab_size, len(runs_of)
     ),
   )
   yield (
     'evaluate',
-    _state(
-      'evaluate', [artifacts.evaluation_dir(workdir, a, s) for a, s in runs_of]
-    ),
+    _state('evaluate', [evaluation_dir(workdir, a, s) for a, s in runs_of]),
     _scoring_cost(
       [config.model],
       config.evaluate.scoring.sequence_length,
@@ -185,7 +192,7 @@ def _arm_costs(
 
 
 def _state(job: str, paths: list[str]) -> str:
-  done = sum(artifacts.read_manifest(path, job) is not None for path in paths)
+  done = sum(manifests.read_manifest(path, job) is not None for path in paths)
   if done == len(paths):
     return 'finished'
   return f'{done} of {len(paths)}' if done else 'to do'

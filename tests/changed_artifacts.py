@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import artifacts, files, manifests
 
 PART = 'data/part-00001-of-00003.parquet'  # of every table of the small corpus
 
@@ -15,7 +15,7 @@ PART = 'data/part-00001-of-00003.parquet'  # of every table of the small corpus
 def reseal(folder: pathlib.Path, name: str, data: bytes, **facts) -> None:
   """Writes a file, and all that vouches for it, as if it were meant."""
   written = files.write_file(str(folder / name), lambda file: file.write(data))
-  marker = folder / f'{pathlib.Path(name).stem}{artifacts.DONE}'
+  marker = folder / f'{pathlib.Path(name).stem}{manifests.DONE}'
   if marker.exists():
     record = files.read_record(str(marker), '')
     record['files'][name] = written
@@ -24,7 +24,7 @@ def reseal(folder: pathlib.Path, name: str, data: bytes, **facts) -> None:
 
 
 def remake_manifest(folder: pathlib.Path, written: dict, **facts) -> None:
-  manifest = artifacts.read_manifest(str(folder), 'x')
+  manifest = manifests.read_manifest(str(folder), 'x')
   sections = {n: manifest.pop(n) for n in ('kind', 'job', 'options', 'inputs')}
   for name in ('format_version', 'fingerprint'):
     del manifest[name]

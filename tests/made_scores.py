@@ -3,6 +3,7 @@
 import numpy as np
 
 from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import scores_dir
 from infoprune_jax.tokens import tables
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -12,7 +13,7 @@ def write_scores(workdir: str, seed: int = 0) -> None:
   store = TokenStore.open(workdir)
   rng = np.random.default_rng(seed)
   scores = artifacts.Artifact(
-    artifacts.scores_dir(workdir),
+    scores_dir(workdir),
     'score table',
     'score',
     {'seed': seed, 'folds': 1},

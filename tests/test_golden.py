@@ -10,7 +10,8 @@ import pathlib
 
 import pytest
 
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import reference_dir
 from infoprune_jax.score import stage
 from infoprune_jax.selection.examples import scored_examples
 from infoprune_jax.statistics import statistics
@@ -49,8 +50,8 @@ def against(name: str, found: list[dict], request) -> list[dict]:
 
 
 def test_losses(workdir, request):
-  run = artifacts.reference_dir(workdir)
-  manifest = artifacts.read_manifest(run, 'reference')
+  run = reference_dir(workdir)
+  manifest = manifests.read_manifest(run, 'reference')
   found = [
     {'step': line['step'], 'loss': line['loss']}
     for line in metrics.read(run, manifest['metrics'], 'reference')

@@ -12,7 +12,8 @@ from small_corpus import small_config
 
 from infoprune_jax import main, stages
 from infoprune_jax.config import experiment as config_lib, validation
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import files
+from infoprune_jax.runtime.workdir import token_store_dir
 
 ROOT = pathlib.Path(__file__).parent.parent
 JSONL = 'configs/jsonl.py'
@@ -195,7 +196,7 @@ def test_a_bad_row_is_refused_or_counted(
   assert "on_bad_record='drop'" in str(error.value)
   config.corpus.on_bad_record = 'drop'
   stages.run(config_lib.from_mapping(config), workdir, 'tokenize')
-  store = artifacts.token_store_dir(workdir)
+  store = token_store_dir(workdir)
   counted = files.read_json(f'{store}/manifest.json')['bad_records']
   assert sum(counted.values()) == 1
 

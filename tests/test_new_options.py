@@ -18,7 +18,7 @@ from infoprune_jax.config.experiment import CheckpointConfig, Config
 from infoprune_jax.config.model import RUNTIME_ONLY_FIELDS
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import parameter_file
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime import artifacts, manifests
 from infoprune_jax.runtime.options import Defaulted, options_of, recorded
 from infoprune_jax.score import references
 from infoprune_jax.verify import workdir as verify
@@ -134,7 +134,7 @@ def finished(config, tmp_path_factory) -> pathlib.Path:
     patch.setattr(artifacts, 'recorded', spelled)
     for job in JOBS:
       run(config, workdir, job)
-  store = artifacts.read_manifest(str(workdir / 'token_store'), 'tokenize')
+  store = manifests.read_manifest(str(workdir / 'token_store'), 'tokenize')
   assert store['options']['vocabulary']['bos_id'] == -1
   return workdir
 
@@ -197,12 +197,12 @@ def test_a_shard_made_again_fits_the_rest(
 ):
   workdir = shutil.copytree(finished, tmp_path / 'work')
   folder = workdir / name
-  manifest = (folder / artifacts.MANIFEST).read_bytes()
-  (folder / artifacts.MANIFEST).unlink()
+  manifest = (folder / manifests.MANIFEST).read_bytes()
+  (folder / manifests.MANIFEST).unlink()
   for path in folder.glob('part-00001-*'):
     path.unlink()
   run(later, workdir, stage)
-  assert (folder / artifacts.MANIFEST).read_bytes() == manifest
+  assert (folder / manifests.MANIFEST).read_bytes() == manifest
   before = times(workdir)
   for job in JOBS:
     run(later, workdir, job)

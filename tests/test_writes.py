@@ -11,8 +11,7 @@ import infoprune_jax
 
 ROOT = pathlib.Path(infoprune_jax.__file__).parent
 FILE_MODULES = tuple(
-  f'runtime/{name}.py'
-  for name in ('files', 'filesystems', 'append_log', 'scratch')
+  f'runtime/{name}.py' for name in ('files', 'filesystems', 'append_log')
 )
 OTHERS = sorted(
   path
@@ -79,7 +78,7 @@ ALLOWED = {
   'runtime/processes.py': {'os.path.exists'},
   # Output that is thrown away.
   'corpus/quiet_tensorflow.py': {'open(os.devnull)'},
-  # Into a folder of `scratch`, from where files are copied.
+  # Into a `files.scratch_folder`, from where files are copied.
   'export/tfds_writer.py': {'TFRecordWriter', 'write_to_directory'},
   'export/records.py': {'ArrayRecordWriter'},
   'train/loop.py': {'start_trace'},

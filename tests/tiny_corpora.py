@@ -17,6 +17,7 @@ from infoprune_jax.config import (
   experiment as config_lib,
 )
 from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import token_store_dir
 from infoprune_jax.tokens import token_store, vocabulary
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -100,7 +101,7 @@ def write_store(
 ) -> TokenStore:
   """A token store of given token ids: shards of documents of ids."""
   artifact = artifacts.Artifact(
-    artifacts.token_store_dir(str(workdir)), 'token store', 'tokenize', {}, {}
+    token_store_dir(str(workdir)), 'token store', 'tokenize', {}, {}
   )
   written = {}
   for shard, documents in enumerate(shards):

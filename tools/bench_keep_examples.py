@@ -16,7 +16,7 @@ from absl import app, flags
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import quiet_tensorflow
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import vocabulary_dir
 from infoprune_jax.tokens import vocabulary
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -32,7 +32,7 @@ def main(_) -> None:
   from infoprune_jax.seqio_tasks import tasks
 
   store = TokenStore.open(_WORKDIR.value)
-  words = vocabulary.Vocabulary.load(artifacts.vocabulary_dir(_WORKDIR.value))
+  words = vocabulary.Vocabulary.load(vocabulary_dir(_WORKDIR.value))
   corpus = tasks.Corpus(store, words)
   everything = [np.arange(count) for count in store.documents_per_shard]
   variants = {

@@ -26,7 +26,13 @@ from ml_collections import ConfigDict
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.report import selection_inputs, selection_page
-from infoprune_jax.runtime import artifacts, files as files_lib
+from infoprune_jax.runtime import artifacts, files as files_lib, manifests
+from infoprune_jax.runtime.workdir import (
+  keep_set_dir,
+  selection_report_dir,
+  token_store_dir,
+  vocabulary_dir,
+)
 from infoprune_jax.selection import (
   keep_set,
   select as select_lib,
@@ -97,9 +103,9 @@ def write_manifests(workdir: str, shards: list[int]) -> None:
   """A vocabulary and a token store that hold nothing: shards of these sizes."""
   counts = {name: sum(shards) for name in ('documents', 'tokens', 'bytes')}
   for path, kind, facts in (
-    (artifacts.vocabulary_dir(workdir), 'vocabulary', {}),
+    (vocabulary_dir(workdir), 'vocabulary', {}),
     (
-      artifacts.token_store_dir(workdir),
+      token_store_dir(workdir),
       'token store',
       dict(
         num_shards=len(shards),
@@ -194,11 +200,11 @@ def select(workdir: str, rule: str) -> dict[str, float]:
   found |= shown.examples_of(examples, kept, decision, 10)
   name = keep_set.selection_name((chosen,), arm_of(rule), 0)
   written = {
-    job: artifacts.read_manifest(f'{workdir}/{job}', job)['fingerprint']
+    job: manifests.read_manifest(f'{workdir}/{job}', job)['fingerprint']
     for job in ('scores', 'statistics')
   }
   artifact = artifacts.Artifact(
-    artifacts.keep_set_dir(workdir, name),
+    keep_set_dir(workdir, name),
     'keep set',
     'select',
     {},
@@ -239,7 +245,7 @@ def write_page(workdir: str, rules: list[str]) -> dict[str, float]:
   start = time.perf_counter()
   selection_page.run(config_lib.from_mapping(edits), workdir)
   seconds = time.perf_counter() - start
-  page = f'{artifacts.selection_report_dir(workdir)}/index.html'
+  page = f'{selection_report_dir(workdir)}/index.html'
   return {
     'seconds': seconds,
     'bytes': pathlib.Path(page).stat().st_size,

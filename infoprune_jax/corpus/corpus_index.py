@@ -15,7 +15,7 @@ import numpy as np
 from infoprune_jax.config.corpus import SPLITS, CorpusConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import sources
-from infoprune_jax.runtime import artifacts, workers
+from infoprune_jax.runtime import manifests, workers
 from infoprune_jax.runtime.hashing import (
   content_hashes,
   mix,
@@ -110,7 +110,7 @@ class CorpusIndex:
     ):
       digest.update(np.ascontiguousarray(array).tobytes())
     names = [file.source + '/' + file.name for file in self.files]
-    return artifacts.fingerprint([digest.hexdigest(), names])
+    return manifests.fingerprint([digest.hexdigest(), names])
 
   def restricted_to(self, shard: int) -> 'CorpusIndex':
     """The documents of one shard, with the files they are in."""

@@ -18,9 +18,16 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import labelled
 from infoprune_jax.corpus.labelled import Pages
 from infoprune_jax.evaluate import auc
-from infoprune_jax.runtime import artifacts, files, hashing
+from infoprune_jax.runtime import artifacts, files, hashing, manifests
 from infoprune_jax.runtime.options import recorded
 from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.workdir import (
+  labels_dir,
+  scores_dir,
+  statistics_dir,
+  token_store_dir,
+  vocabulary_dir,
+)
 from infoprune_jax.score import references as references_lib, stage
 from infoprune_jax.score.references import Reference
 from infoprune_jax.selection import expressions
@@ -71,8 +78,8 @@ def run(config: Config, workdir: str) -> None:
     for reference in references_lib.open_all(config, workdir, store)
     if reference.fold == 0
   ]
-  words = Vocabulary.load(artifacts.vocabulary_dir(workdir))
-  artifacts.check_made_from(
+  words = Vocabulary.load(vocabulary_dir(workdir))
+  manifests.check_made_from(
     store.manifest,
     'token store',
     'vocabulary',
@@ -80,9 +87,7 @@ def run(config: Config, workdir: str) -> None:
     'vocabulary',
   )
   files.check_writable(workdir)
-  home = artifacts.labels_dir(
-    workdir, _digest(config, store, words, references, pages)
-  )
+  home = labels_dir(workdir, _digest(config, store, words, references, pages))
   with files.lock(home):
     content = np.array(
       hashing.content_hashes([document.text for document in pages.documents])
@@ -123,9 +128,9 @@ def _digest(
   pages: Pages,
 ) -> str:
   """Of all that decides the scores of the pages."""
-  return artifacts.fingerprint(
+  return manifests.fingerprint(
     {
-      'format_version': artifacts.FORMAT_VERSION,
+      'format_version': manifests.FORMAT_VERSION,
       'pages': pages.digest,
       'columns': [config.labels.text_column, config.labels.group_column],
       'vocabulary': words.hash,
@@ -147,7 +152,7 @@ def _tokenize(
 ) -> TokenStore:
   """The token store of the pages, in one shard, in their order."""
   artifact = artifacts.Artifact(
-    artifacts.token_store_dir(home),
+    token_store_dir(home),
     'token store',
     JOB,
     {'columns': [config.labels.text_column, config.labels.group_column]},
@@ -173,7 +178,7 @@ def _write_statistics(
 ) -> None:
   """The statistics of the pages, by the frequencies of the workdir's store."""
   artifact = artifacts.Artifact(
-    artifacts.statistics_dir(home),
+    statistics_dir(home),
     'table of statistics',
     JOB,
     statistics.options(1),
@@ -264,8 +269,8 @@ def _auc_dir(home: str) -> str:
 def _write(config: Config, home: str, found: dict[str, Any]) -> None:
   """Writes the figures, always anew: it takes seconds."""
   tables = {
-    'scores': artifacts.scores_dir(home),
-    'statistics': artifacts.statistics_dir(home),
+    'scores': scores_dir(home),
+    'statistics': statistics_dir(home),
   }
   path = _auc_dir(home)
   artifact = artifacts.Artifact(
@@ -274,7 +279,7 @@ def _write(config: Config, home: str, found: dict[str, Any]) -> None:
     JOB,
     config.labels,
     {
-      name: artifacts.open_finished(table, name, JOB)['fingerprint']
+      name: manifests.open_finished(table, name, JOB)['fingerprint']
       for name, table in tables.items()
     },
   ).take_over()

@@ -10,9 +10,16 @@ import numpy as np
 from infoprune_jax.config.experiment import Config, EvaluateConfig
 from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.model import checkpoints, mesh as mesh_lib
-from infoprune_jax.runtime import artifacts, distributed, files, hashing
+from infoprune_jax.runtime import (
+  artifacts,
+  distributed,
+  files,
+  hashing,
+  manifests,
+)
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import Progress, logger
+from infoprune_jax.runtime.workdir import evaluation_dir, run_dir
 from infoprune_jax.score import scorer as scorer_lib
 from infoprune_jax.tokens import tables
 from infoprune_jax.tokens.token_store import TokenStore
@@ -119,9 +126,9 @@ def run(config: Config, workdir: str) -> None:
     len(runs) * store.manifest['splits']['heldout']['tokens'],
   )
   for arm, seed in runs:
-    path = artifacts.run_dir(workdir, arm, seed)
-    trained = artifacts.open_finished(path, f'run {arm} seed {seed}', 'train')
-    artifacts.check_made_from(
+    path = run_dir(workdir, arm, seed)
+    trained = manifests.open_finished(path, f'run {arm} seed {seed}', 'train')
+    manifests.check_made_from(
       trained, f'run {arm}', 'token_store', store.manifest, 'token store'
     )
     _evaluate_run(config, workdir, store, mesh, arm, seed, trained, progress)
@@ -138,7 +145,7 @@ def _evaluate_run(
   progress: Progress,
 ) -> None:
   """Evaluates one arm and seed, unless that is done."""
-  path = artifacts.evaluation_dir(workdir, arm, seed)
+  path = evaluation_dir(workdir, arm, seed)
   options = options_of(config.evaluate.scoring)
   del options['per_device_batch_size']
   artifact = artifacts.Artifact(
@@ -160,7 +167,7 @@ def _evaluate_run(
       config.model, config.evaluate.scoring, store.vocab_size, mesh
     )
     params = checkpoints.load_params(
-      artifacts.run_dir(workdir, arm, seed),
+      run_dir(workdir, arm, seed),
       trained['step'],
       scorer_lib.abstract_params(config.model, store.vocab_size, mesh),
     )

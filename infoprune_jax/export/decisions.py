@@ -11,8 +11,9 @@ from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import parquet
 from infoprune_jax.corpus.corpus_index import CorpusIndex
-from infoprune_jax.runtime import artifacts, checksums, filesystems
+from infoprune_jax.runtime import filesystems, manifests
 from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.workdir import data_file, scores_dir, statistics_dir
 from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -47,8 +48,8 @@ class Tables:
     store = TokenStore.open(self.workdir)
     found = {}
     for name, path, kind, job in _tables(self.workdir):
-      manifest = artifacts.open_finished(path, kind, job)
-      artifacts.check_made_from(
+      manifest = manifests.open_finished(path, kind, job)
+      manifests.check_made_from(
         manifest, kind, 'token_store', store.manifest, 'token store'
       )
       found[name] = manifest['fingerprint']
@@ -58,10 +59,10 @@ class Tables:
 def _tables(workdir: str) -> tuple[tuple[str, str, str, str], ...]:
   """The name as an input, folder, kind and job of each table."""
   return (
-    ('scores', artifacts.scores_dir(workdir), 'score table', 'score'),
+    ('scores', scores_dir(workdir), 'score table', 'score'),
     (
       'statistics',
-      artifacts.statistics_dir(workdir),
+      statistics_dir(workdir),
       'table of statistics',
       'statistics',
     ),
@@ -113,10 +114,10 @@ def shard_table(tables: Tables, number: int) -> pa.Table:
 
 
 def _read_shard(path: str, job: str, number: int, num_shards: int) -> pa.Table:
-  manifest = artifacts.read_manifest(path, job)
+  manifest = manifests.read_manifest(path, job)
   assert manifest is not None  # `Tables.inputs` opened it.
-  name = artifacts.data_file(number, num_shards)
-  return parquet.read_table(checksums.verified(path, manifest, name))
+  name = data_file(number, num_shards)
+  return parquet.read_table(manifests.verified(path, manifest, name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +140,7 @@ def write_scores(task: ScoresTask) -> dict[str, Any]:
     task.shard,
     task.num_shards,
     {
-      artifacts.data_file(task.shard, task.num_shards): (
+      data_file(task.shard, task.num_shards): (
         lambda file: parquet.write_table(table, file, compression='zstd')
       )
     },

@@ -20,8 +20,8 @@ from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.corpus.records import Document
 from infoprune_jax.export import schemas
 from infoprune_jax.export.corpus import source_names
-from infoprune_jax.runtime import artifacts
 from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.workdir import data_file
 
 _ARROW = ('parquet', 'hf_dataset')
 # The most of a row group, which is held at once.
@@ -48,7 +48,7 @@ class ShardTask:
       self.shard,
       self.num_shards,
       {
-        artifacts.data_file(self.shard, self.num_shards, extension): write
+        data_file(self.shard, self.num_shards, extension): write
         for extension, write in files.items()
       },
       num_documents=len(self.index.line),

@@ -28,8 +28,9 @@ from infoprune_jax.corpus import (
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.export import decisions
 from infoprune_jax.export.corpus import source_names
-from infoprune_jax.runtime.artifacts import DATA, Artifact
+from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.hashing import utf8_hash
+from infoprune_jax.runtime.workdir import DATA
 
 NAME = 'infoprune'
 _SUMS = 'nll_sum'  # what the columns of sums have in their names, in nats

@@ -22,9 +22,10 @@ from infoprune_jax.export import (
   tfds_writer,
 )
 from infoprune_jax.runtime import files, filesystems, workers
-from infoprune_jax.runtime.artifacts import Artifact, export_dir
+from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import Progress, logger
+from infoprune_jax.runtime.workdir import export_dir
 from infoprune_jax.selection import keep_set
 from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.tokens.token_store import TokenStore

@@ -14,7 +14,8 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus.records import Document
 from infoprune_jax.export import tfds_writer
 from infoprune_jax.export.documents import ShardTask
-from infoprune_jax.runtime import artifacts, attempts, files, scratch
+from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime.workdir import DATA, shard_name
 
 
 def encode_example(**features: str) -> bytes:
@@ -72,7 +73,7 @@ def finish_tfds(
   ]
   about = tfds_writer.metadata_files(name, counts, sum(sizes))
   # TFDS looks for them beside the shards.
-  named = {f'{artifacts.DATA}/{file}': text for file, text in about.items()}
+  named = {f'{DATA}/{file}': text for file, text in about.items()}
   return {
     name: files.write_text(
       os.path.join(artifact.path, name), text, artifact.write_file
@@ -105,12 +106,12 @@ def _write(
   """Writes a shard by a library that writes to a path of its own."""
 
   def write(file: Any) -> None:
-    name = artifacts.shard_name(task.shard, task.num_shards)
-    name = attempts.temporary(name, task.artifact.attempt)
+    name = shard_name(task.shard, task.num_shards)
+    name = task.artifact.temporary(name)
     # Beside the shard, where there is room for it.
-    with scratch.folder(os.path.join(task.artifact.path, name)) as folder:
+    with files.scratch_folder(os.path.join(task.artifact.path, name)) as folder:
       path = os.path.join(folder, 'records')
       write_records(path, _records(task.documents()))
-      scratch.copy_into(path, file)
+      files.copy_into(path, file)
 
   return task.finish({extension: write})

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import quiet_tensorflow
-from infoprune_jax.runtime import files, filesystems, scratch, workers
+from infoprune_jax.runtime import files, filesystems, workers
 
 EXTENSION = '.tfrecord'
 FEATURES = ('id', 'source', 'text')
@@ -50,7 +50,7 @@ def metadata_files(
 def _metadata_files(task: tuple[str, list[int], int]) -> dict[str, str]:
   name, counts, num_bytes = task
   tfds = quiet_tensorflow.import_tfds()
-  with scratch.folder() as folder:
+  with files.scratch_folder() as folder:
     info = tfds.core.DatasetInfo(
       builder=tfds.core.dataset_info.DatasetIdentity(
         name=name,

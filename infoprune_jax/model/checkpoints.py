@@ -23,13 +23,7 @@ from etils.epath.gpath import PosixGPath
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import deletions, parameter_file
-from infoprune_jax.runtime import (
-  artifacts,
-  checksums,
-  distributed,
-  files,
-  filesystems,
-)
+from infoprune_jax.runtime import distributed, files, filesystems, manifests
 from infoprune_jax.runtime.progress import logger
 
 RECORD = 'checksums.json'
@@ -203,7 +197,7 @@ def _verify(
   """Compares the files of items with their checksums; returns the facts."""
   folder = f'{_directory(run)}/{step}'
   repair_hint = (
-    f'Delete {folder} and {run}/{artifacts.MANIFEST} and run --job={job} '
+    f'Delete {folder} and {run}/{manifests.MANIFEST} and run --job={job} '
     'again: it goes on from the checkpoint before, or from the start.'
   )
   record = files.read_record(f'{folder}/{RECORD}', repair_hint)
@@ -212,7 +206,7 @@ def _verify(
   for name, facts in record['files'].items():
     item = name.partition('/')[0]
     if item in items or item == name:  # Of Orbax itself, at the top.
-      checksums.verify(folder, name, facts, repair_hint)
+      manifests.verify(folder, name, facts, repair_hint)
   return record['facts']
 
 
@@ -316,7 +310,7 @@ def load_params(run: str, step: int, abstract: Any) -> Any:
     UserError: there is no such checkpoint, or it is damaged, or holds other
       parameters than the manifest of the run says, or of other shapes.
   """
-  manifest = artifacts.open_finished(run, 'training run', 'train')
+  manifest = manifests.open_finished(run, 'training run', 'train')
   check_step(run, step)
   # A reader leaves alone what a trainer may be writing there.
   manager = ocp.CheckpointManager(

@@ -12,7 +12,13 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import selection_findings
 from infoprune_jax.report.selection_inputs import Selected, open_selected
 from infoprune_jax.report.statistics import HeldoutLosses
-from infoprune_jax.runtime import artifacts, checksums
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import (
+  evaluation_dir,
+  reference_dir,
+  reference_input,
+  run_dir,
+)
 from infoprune_jax.train import budget
 
 _ROUNDING = 1e-6  # of a step
@@ -41,7 +47,7 @@ class Upstream(Selected):
     """By path below the workdir."""
     manifests = {'selection_report': self.selection_report}
     for fold, manifest in enumerate(self.references):
-      path = artifacts.reference_dir('', fold, len(self.references))
+      path = reference_dir('', fold, len(self.references))
       manifests[path] = manifest
     for folder, by_run in (
       ('train', self.runs),
@@ -57,9 +63,9 @@ class Upstream(Selected):
   def check_lineage(self) -> None:
     """Raises `UserError` where one artifact was not made from another here."""
     super().check_lineage()
-    check = artifacts.check_made_from
+    check = manifests.check_made_from
     for fold, manifest in enumerate(self.references):
-      name = artifacts.reference_input(fold, len(self.references))
+      name = reference_input(fold, len(self.references))
       check(self.scores, 'score table', name, manifest, 'reference model')
     for (arm, seed), name in self.selections.items():
       of_run = f'of {arm}, seed {seed}'
@@ -122,22 +128,22 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
     **vars(selected),
     selection_report=selection_findings.open_report(config, workdir, selected),
     references=tuple(
-      artifacts.open_finished(
-        artifacts.reference_dir(workdir, fold, config.reference.folds),
+      manifests.open_finished(
+        reference_dir(workdir, fold, config.reference.folds),
         'reference model',
         'reference',
       )
       for fold in range(config.reference.folds * config.reference.is_trained)
     ),
     runs={
-      run: artifacts.open_finished(
-        artifacts.run_dir(workdir, *run), 'training run', 'train'
+      run: manifests.open_finished(
+        run_dir(workdir, *run), 'training run', 'train'
       )
       for run in runs
     },
     evaluations={
-      run: artifacts.open_finished(
-        artifacts.evaluation_dir(workdir, *run), 'evaluation', 'evaluate'
+      run: manifests.open_finished(
+        evaluation_dir(workdir, *run), 'evaluation', 'evaluate'
       )
       for run in runs
     },
@@ -145,8 +151,8 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
   upstream.check_lineage()
   upstream.check_budget(config)
   for run, manifest in upstream.evaluations.items():
-    checksums.check_sizes(
-      artifacts.evaluation_dir(workdir, *run),
+    manifests.check_sizes(
+      evaluation_dir(workdir, *run),
       manifest,
       'evaluation',
       'evaluate',
@@ -165,13 +171,13 @@ def heldout_losses(config: Config, workdir: str) -> HeldoutLosses:
 
   arms, seeds = config.arms, config.train.seeds
   table = read_table(
-    artifacts.evaluation_dir(workdir, arms[0], seeds[0]), _DOCUMENT_COLUMNS
+    evaluation_dir(workdir, arms[0], seeds[0]), _DOCUMENT_COLUMNS
   )
   keys = {name: table[name].to_numpy() for name in ('shard', 'doc_index')}
   nll_sum = np.empty((len(arms), len(seeds), table.num_rows))
   for a, arm in enumerate(arms):
     for s, seed in enumerate(seeds):
-      path = artifacts.evaluation_dir(workdir, arm, seed)
+      path = evaluation_dir(workdir, arm, seed)
       run = read_table(path, ('shard', 'doc_index', 'nll_sum'))
       for name, expected in keys.items():
         if not np.array_equal(run[name].to_numpy(), expected):
@@ -217,8 +223,8 @@ def heldout_curve(workdir: str, arm: str, seed: int) -> dict[str, list[float]]:
   """
   from infoprune_jax.train import metrics
 
-  path = artifacts.run_dir(workdir, arm, seed)
-  manifest = artifacts.open_finished(path, 'training run', 'train')
+  path = run_dir(workdir, arm, seed)
+  manifest = manifests.open_finished(path, 'training run', 'train')
   points = {}
   for line in metrics.read(path, manifest['metrics'], 'train'):
     if 'heldout_bits_per_byte' not in line:

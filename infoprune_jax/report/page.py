@@ -16,13 +16,14 @@ from infoprune_jax.report import (
 from infoprune_jax.report.terminal import text
 from infoprune_jax.runtime import artifacts, files
 from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.workdir import report_dir
 
 _TEMPLATE = 'page.html.jinja'
 
 
 def run(config: Config, workdir: str) -> None:
   """Writes `report.json` and `index.html`, always anew: it takes seconds."""
-  path = artifacts.report_dir(workdir)
+  path = report_dir(workdir)
   with files.lock(path):
     _write(config, workdir, path)
 

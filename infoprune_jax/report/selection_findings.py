@@ -8,8 +8,9 @@ from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import provenance, selections
 from infoprune_jax.report.selection_inputs import Selected
-from infoprune_jax.runtime import artifacts, checksums, files
+from infoprune_jax.runtime import artifacts, files, manifests
 from infoprune_jax.runtime.options import first_difference, options_of
+from infoprune_jax.runtime.workdir import selection_report_dir
 
 FILE = 'selections.json'
 
@@ -32,7 +33,7 @@ def artifact(
   """The report as an artifact, and what it is made from."""
   report = options_of(config.report)
   return artifacts.Artifact(
-    path=artifacts.selection_report_dir(workdir),
+    path=selection_report_dir(workdir),
     kind='selection report',
     job='selection_report',
     options={
@@ -54,7 +55,7 @@ def open_report(
     UserError: it is not there, or of another config or other artifacts.
   """
   here = artifact(config, workdir, selected)
-  manifest = artifacts.open_finished(here.path, here.kind, here.job)
+  manifest = manifests.open_finished(here.path, here.kind, here.job)
   for section in ('options', 'inputs'):
     difference = first_difference(
       manifest[section], getattr(here, section), section
@@ -73,6 +74,6 @@ def read(workdir: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
   Raises:
     UserError: it is missing or damaged.
   """
-  path = artifacts.selection_report_dir(workdir)
-  file = checksums.verified(path, manifest, FILE)
+  path = selection_report_dir(workdir)
+  file = manifests.verified(path, manifest, FILE)
   return json.loads(files.read_bytes(file))

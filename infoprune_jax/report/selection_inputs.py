@@ -6,7 +6,15 @@ from typing import Any
 
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, checksums
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import (
+  keep_set_dir,
+  near_duplicates_dir,
+  scores_dir,
+  statistics_dir,
+  token_store_dir,
+  vocabulary_dir,
+)
 from infoprune_jax.selection.keep_set import read_summary, selection_name
 from infoprune_jax.selection.select import SUMMARY_VERSION
 from infoprune_jax.tokens.token_store import TokenStore
@@ -51,7 +59,7 @@ class Selected:
 
   def check_lineage(self) -> None:
     """Raises `UserError` where one artifact was not made from another here."""
-    check = artifacts.check_made_from
+    check = manifests.check_made_from
     store = ('token_store', self.store, 'token store')
     check(self.scores, 'score table', *store)
     check(self.statistics, 'table of statistics', *store)
@@ -77,34 +85,30 @@ def open_selected(config: Config, workdir: str) -> Selected:
     for arm in config.arms
     for seed in config.train.seeds
   }
-  scores = artifacts.open_finished(
-    artifacts.scores_dir(workdir), 'score table', 'score'
-  )
-  checksums.check_sizes(
-    artifacts.scores_dir(workdir), scores, 'score table', 'score'
-  )
+  scores = manifests.open_finished(scores_dir(workdir), 'score table', 'score')
+  manifests.check_sizes(scores_dir(workdir), scores, 'score table', 'score')
   keep_sets = {
-    name: artifacts.open_finished(
-      artifacts.keep_set_dir(workdir, name), f'keep set {name}', 'select'
+    name: manifests.open_finished(
+      keep_set_dir(workdir, name), f'keep set {name}', 'select'
     )
     for name in selections.values()
   }
   near_duplicates = None
   if any('near_duplicates' in kept['inputs'] for kept in keep_sets.values()):
-    near_duplicates = artifacts.open_finished(
-      artifacts.near_duplicates_dir(workdir),
+    near_duplicates = manifests.open_finished(
+      near_duplicates_dir(workdir),
       'table of near-duplicates',
       'near_duplicates',
     )
   selected = Selected(
-    vocabulary=artifacts.open_finished(
-      artifacts.vocabulary_dir(workdir), 'vocabulary', 'tokenize'
+    vocabulary=manifests.open_finished(
+      vocabulary_dir(workdir), 'vocabulary', 'tokenize'
     ),
-    store=artifacts.open_finished(
-      artifacts.token_store_dir(workdir), 'token store', 'tokenize'
+    store=manifests.open_finished(
+      token_store_dir(workdir), 'token store', 'tokenize'
     ),
-    statistics=artifacts.open_finished(
-      artifacts.statistics_dir(workdir), 'table of statistics', 'statistics'
+    statistics=manifests.open_finished(
+      statistics_dir(workdir), 'table of statistics', 'statistics'
     ),
     scores=scores,
     near_duplicates=near_duplicates,
@@ -131,7 +135,7 @@ def keep_summaries(workdir: str, selected: Selected) -> Summaries:
 
 
 def _summary(workdir: str, name: str, selected: Selected) -> dict[str, Any]:
-  folder = artifacts.keep_set_dir(workdir, name)
+  folder = keep_set_dir(workdir, name)
   summary = read_summary(folder)
   if summary is None:
     raise UserError(
@@ -163,7 +167,7 @@ def texts_of(
   if not ordered:
     return {}
   store = TokenStore.open(workdir)
-  vocabulary = Vocabulary.load(artifacts.vocabulary_dir(workdir))
+  vocabulary = Vocabulary.load(vocabulary_dir(workdir))
   # A character takes four tokens at most, when it is spelled in bytes.
   most = 4 * (MAX_TEXT_CHARS + 1)
   return {

@@ -14,8 +14,9 @@ from infoprune_jax.report import (
   source_plots,
 )
 from infoprune_jax.report.terminal import selections_text
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import files
 from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.workdir import selection_report_dir
 
 _TEMPLATE = 'selection_page.html.jinja'
 
@@ -26,7 +27,7 @@ def run(config: Config, workdir: str) -> None:
   Raises:
     UserError: what it is made from is missing, damaged or another's.
   """
-  path = artifacts.selection_report_dir(workdir)
+  path = selection_report_dir(workdir)
   with files.lock(path):
     selected = selection_inputs.open_selected(config, workdir)
     found = selection_findings.gather(config, workdir, selected)

@@ -22,7 +22,7 @@ from infoprune_jax.report import (
   wording,
 )
 from infoprune_jax.report.selection_inputs import Selected, Summaries
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import keep_set_dir
 from infoprune_jax.selection import shown, summary
 from infoprune_jax.selection.examples import Examples, ExampleShards
 from infoprune_jax.selection.keep_set import KeepSet
@@ -99,7 +99,7 @@ def _check_summaries(
     for unit in overlaps.UNITS:
       kept = int(both[unit][n, n])
       if said[unit] != kept:
-        folder = artifacts.keep_set_dir(workdir, name)
+        folder = keep_set_dir(workdir, name)
         raise UserError(
           f'{folder}/summary.json says that {said[unit]} {unit} are kept, the '
           f'keep set there keeps {kept}: delete {folder}/summary.json and run '

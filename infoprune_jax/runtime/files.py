@@ -15,7 +15,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.filesystems import (
@@ -26,6 +26,18 @@ from infoprune_jax.runtime.filesystems import (
   make_folder,
   open_file,
 )
+
+
+class ContentHash(TypedDict):
+  """The checksum of some content."""
+
+  sha256: str  # as hex digits
+
+
+class FileFacts(ContentHash):
+  """The checksum of a file, and its size."""
+
+  bytes: int
 
 
 class _HashingWriter:
@@ -44,6 +56,9 @@ class _HashingWriter:
     self.size += len(view)
     return len(view)
 
+  def facts(self) -> FileFacts:
+    return FileFacts(sha256=self.sha256.hexdigest(), bytes=self.size)
+
   def flush(self) -> None:
     self._file.flush()
 
@@ -59,7 +74,7 @@ def write_file(
   write: Callable[[Any], None],
   suffix: str = '.tmp',
   check: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> FileFacts:
   """Writes a file whole or not at all.
 
   Args:
@@ -70,7 +85,7 @@ def write_file(
       raises, the file stays as it was.
 
   Returns:
-    `{'sha256': hex digest, 'bytes': size}` of what was written.
+    The checksum and size of what was written.
   """
   filesystem, name = filesystem_of(path)
   make_folder(os.path.dirname(path))
@@ -81,7 +96,7 @@ def write_file(
       file.flush()
       check()
       filesystem.put_file(file.name, name)
-    return {'sha256': writer.sha256.hexdigest(), 'bytes': writer.size}
+    return writer.facts()
   temporary = name + suffix
   try:
     with open(temporary, 'wb') as file:
@@ -95,10 +110,10 @@ def write_file(
     with contextlib.suppress(FileNotFoundError):
       os.remove(temporary)
     raise
-  return {'sha256': writer.sha256.hexdigest(), 'bytes': writer.size}
+  return writer.facts()
 
 
-Writer = Callable[[str, Callable[[Any], None]], dict[str, Any]]
+Writer = Callable[[str, Callable[[Any], None]], FileFacts]
 
 
 def sweep(folder: str, names: re.Pattern[str]) -> None:
@@ -108,8 +123,8 @@ def sweep(folder: str, names: re.Pattern[str]) -> None:
   """
   if not is_local(folder):
     return
-  for parent, folders, found in os.walk(canonical(folder)):
-    for name in filter(names.search, found):
+  for parent, folders, files in os.walk(canonical(folder)):
+    for name in filter(names.search, files):
       remove(os.path.join(parent, name))
     for name in filter(names.search, folders):
       # Its owner may still be writing there.
@@ -123,9 +138,7 @@ def remove(path: str) -> None:
     filesystem.rm_file(name)
 
 
-def write_text(
-  path: str, text: str, writer: Writer = write_file
-) -> dict[str, Any]:
+def write_text(path: str, text: str, writer: Writer = write_file) -> FileFacts:
   """Writes UTF-8 text whole or not at all, and returns its checksum.
 
   Args:
@@ -136,9 +149,7 @@ def write_text(
   return writer(path, lambda file: file.write(text.encode()))
 
 
-def write_json(
-  path: str, value: Any, writer: Writer = write_file
-) -> dict[str, Any]:
+def write_json(path: str, value: Any, writer: Writer = write_file) -> FileFacts:
   """Writes JSON whole or not at all, and returns its checksum."""
   text = json.dumps(value, indent=1, allow_nan=False) + '\n'
   return write_text(path, text, writer)
@@ -167,8 +178,8 @@ def read_json(path: str) -> Any | None:
 
 
 def write_record(
-  path: str, value: Mapping[str, Any], writer: Writer = write_file
-) -> dict[str, Any]:
+  path: str, value: Mapping[str, object], writer: Writer = write_file
+) -> FileFacts:
   """Writes a JSON object that carries a checksum of its own content."""
   return write_text(path, _sealed(value)[0], writer)
 
@@ -205,7 +216,7 @@ def read_record(path: str, repair_hint: str) -> dict[str, Any] | None:
   return value
 
 
-def _sealed(value: Mapping[str, Any]) -> tuple[str, str]:
+def _sealed(value: Mapping[str, object]) -> tuple[str, str]:
   """A record as text, and its checksum."""
   text = json.dumps(value, indent=1, allow_nan=False)
   checksum = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -215,7 +226,7 @@ def _sealed(value: Mapping[str, Any]) -> tuple[str, str]:
   return sealed + '\n', checksum
 
 
-def facts_of(path: str) -> dict[str, Any]:
+def facts_of(path: str) -> FileFacts:
   """Size and checksum of a local file, as `write_file` returns them.
 
   A file is read once a process, in pieces, until it changes.
@@ -225,7 +236,7 @@ def facts_of(path: str) -> dict[str, Any]:
   """
   status = os.stat(path)
   digest = _sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
-  return {'sha256': digest, 'bytes': status.st_size}
+  return FileFacts(sha256=digest, bytes=status.st_size)
 
 
 @functools.cache
@@ -308,6 +319,44 @@ def _try_store(path: str, what: str, option: str) -> None:
       f'The {what} {path} cannot be written: {reason}. Make it writable, or '
       f'name another with {option}.'
     ) from None
+
+
+@contextlib.contextmanager
+def scratch_folder(path: str = '') -> Iterator[str]:
+  """A folder of this machine, deleted at the end.
+
+  It is for libraries that write to a path of their own.
+
+  Args:
+    path: Where to make it; elsewhere if that is in an object store, or ''. What
+      is there is deleted first.
+  """
+  if not path or not is_local(path):
+    with tempfile.TemporaryDirectory() as made:
+      yield made
+    return
+  made = canonical(path)
+  shutil.rmtree(made, ignore_errors=True)
+  os.makedirs(made)
+  try:
+    yield made
+  finally:
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def copy_into(path: str, file: Any) -> None:
+  """Writes the content of a file in such a folder to a binary file."""
+  with open(path, 'rb') as written:
+    shutil.copyfileobj(written, file, 1 << 20)
+
+
+def upload_folder(made: str, path: str, writer: Writer = write_file) -> None:
+  """Writes all files of such a folder below `path`, under the same names."""
+  for parent, _, names in os.walk(made):
+    for name in names:
+      source = os.path.join(parent, name)
+      target = os.path.join(path, os.path.relpath(source, made))
+      writer(target, lambda file, s=source: copy_into(s, file))
 
 
 # What a file system refuses, and what the user can do about it.

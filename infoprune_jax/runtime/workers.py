@@ -19,6 +19,7 @@ from infoprune_jax.runtime import (
   processes,
 )
 from infoprune_jax.runtime.progress import Progress
+from infoprune_jax.runtime.workdir import beam_dir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ def shared_pool(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
   global _shared_pool
   with contextlib.ExitStack() as stack:
     if config.beam_options:
-      folder = artifacts.beam_dir(workdir, job)
+      folder = beam_dir(workdir, job)
       beam_work.check(config.beam_options, folder)
       stack.enter_context(files.lock(folder))
       run = functools.partial(

@@ -11,8 +11,9 @@ from infoprune_jax.config.experiment import (
 from infoprune_jax.config.model import RUNTIME_ONLY_FIELDS, ModelConfig
 from infoprune_jax.config.validation import UserError, build
 from infoprune_jax.model import checkpoints, parameter_file
-from infoprune_jax.runtime import artifacts, files, filesystems
+from infoprune_jax.runtime import files, filesystems, manifests
 from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.workdir import reference_dir, reference_input
 from infoprune_jax.score import scorer as scorer_lib
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -69,12 +70,12 @@ def _open_own(
   fold: int,
 ) -> Reference:
   """A step of the run that the stage `reference` has left."""
-  path = artifacts.reference_dir(workdir, fold, reference.folds)
-  manifest = artifacts.open_finished(path, 'reference model', 'reference')
-  artifacts.check_made_from(
+  path = reference_dir(workdir, fold, reference.folds)
+  manifest = manifests.open_finished(path, 'reference model', 'reference')
+  manifests.check_made_from(
     manifest, 'reference model', 'token_store', store.manifest, 'token store'
   )
-  name = artifacts.reference_input(fold, reference.folds)
+  name = reference_input(fold, reference.folds)
   return _of_run(
     path, manifest, column, fold, name, checkpoint.step, reference.model
   )
@@ -110,14 +111,14 @@ def open_given(
     return Reference(
       column, 0, name, digest[:16], path, facts['step'], model, facts
     )
-  manifest = artifacts.read_manifest(path, 'train')
+  manifest = manifests.read_manifest(path, 'train')
   if manifest is None or manifest['job'] not in ('reference', 'train'):
     raise UserError(
       f'{path}, for {column}, is no finished training run: name '
       'the folder of one (its manifest.json is there, such as DIR/reference or '
       'DIR/train/top/seed-0), or a .safetensors file.'
     )
-  manifest = artifacts.open_finished(path, 'training run', manifest['job'])
+  manifest = manifests.open_finished(path, 'training run', manifest['job'])
   model = _model(manifest['options'], how, path)
   return _of_run(path, manifest, column, 0, name, checkpoint.step, model)
 

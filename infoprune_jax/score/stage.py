@@ -19,6 +19,7 @@ from infoprune_jax.model import memory, mesh as mesh_lib
 from infoprune_jax.runtime import artifacts, distributed, files
 from infoprune_jax.runtime.options import first_difference, options_of, recorded
 from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.workdir import scores_dir
 from infoprune_jax.score import (
   ceiling,
   references as references_lib,
@@ -72,7 +73,7 @@ def write(
     UserError: as `run`.
   """
   distributed.check_devices()
-  path = artifacts.scores_dir(workdir)
+  path = scores_dir(workdir)
   scores = artifacts.Artifact(
     path,
     'score table',

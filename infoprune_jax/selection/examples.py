@@ -17,7 +17,12 @@ import pyarrow.parquet as pq
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import parquet
-from infoprune_jax.runtime import artifacts, checksums
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import (
+  near_duplicates_dir,
+  scores_dir,
+  statistics_dir,
+)
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -163,10 +168,10 @@ class ExampleShards(Examples):
     Raises:
       UserError: one is missing or damaged, or they hold other examples.
     """
-    self._scores = _Table(artifacts.scores_dir(workdir), 'score')
-    self._others = [_Table(artifacts.statistics_dir(workdir), 'statistics')]
-    groups = artifacts.near_duplicates_dir(workdir)
-    if artifacts.read_manifest(groups, 'near_duplicates') is not None:
+    self._scores = _Table(scores_dir(workdir), 'score')
+    self._others = [_Table(statistics_dir(workdir), 'statistics')]
+    groups = near_duplicates_dir(workdir)
+    if manifests.read_manifest(groups, 'near_duplicates') is not None:
       self._others.append(_Table(groups, 'near_duplicates'))
     for other in self._others:
       if other.sizes != self._scores.sizes:
@@ -242,9 +247,9 @@ class _Table:
 
   def __init__(self, path: str, job: str):
     self.path, self.job = path, job
-    manifest = artifacts.open_finished(path, 'table', job)
+    manifest = manifests.open_finished(path, 'table', job)
     self._files = side_by_side(
-      lambda name: checksums.verified(path, manifest, name),
+      lambda name: manifests.verified(path, manifest, name),
       sorted(manifest['files']),
     )
     self.sizes = [pq.read_metadata(file).num_rows for file in self._files]

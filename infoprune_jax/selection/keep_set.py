@@ -11,7 +11,8 @@ import numpy as np
 
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, checksums, files
+from infoprune_jax.runtime import artifacts, files, manifests
+from infoprune_jax.runtime.workdir import keep_set_dir
 from infoprune_jax.tokens.token_store import TokenStore
 
 FILE = 'keep.npy'  # [ceil(documents / 8)] uint8, most significant bit first
@@ -62,15 +63,15 @@ class KeepSet:
     Raises:
       UserError: it is missing, was made for another store, or is damaged.
     """
-    path = artifacts.keep_set_dir(workdir, name)
-    manifest = artifacts.open_finished(path, f'keep set {name}', 'select')
-    artifacts.check_made_from(
+    path = keep_set_dir(workdir, name)
+    manifest = manifests.open_finished(path, f'keep set {name}', 'select')
+    manifests.check_made_from(
       manifest, f'keep set {name}', 'token_store', store.manifest, 'token store'
     )
-    checksums.check_sizes(path, manifest, 'keep set', 'select')
+    manifests.check_sizes(path, manifest, 'keep set', 'select')
     file = posixpath.join(path, FILE)
     data = files.read_bytes(file)
-    checksums.check_content(file, data, manifest['files'][FILE], 'select')
+    manifests.check_content(file, data, manifest['files'][FILE], 'select')
     bits = np.load(io.BytesIO(data))
     return cls(bits, store.documents_per_shard, manifest)
 

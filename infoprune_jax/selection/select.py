@@ -10,8 +10,14 @@ from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, checksums, files
+from infoprune_jax.runtime import artifacts, files, manifests
 from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.workdir import (
+  keep_set_dir,
+  near_duplicates_dir,
+  scores_dir,
+  statistics_dir,
+)
 from infoprune_jax.selection import keep_set, rules as rules_lib, shown, summary
 from infoprune_jax.selection.arrays import steps
 from infoprune_jax.selection.examples import Examples, ExampleShards
@@ -29,16 +35,16 @@ def run(config: Config, workdir: str) -> None:
       be evaluated.
   """
   store = TokenStore.open(workdir)
-  path = artifacts.scores_dir(workdir)
-  scores = artifacts.open_finished(path, 'score table', 'score')
-  artifacts.check_made_from(
+  path = scores_dir(workdir)
+  scores = manifests.open_finished(path, 'score table', 'score')
+  manifests.check_made_from(
     scores, 'score table', 'token_store', store.manifest, 'token store'
   )
-  checksums.check_sizes(path, scores, 'score table', 'score')
-  statistics = artifacts.open_finished(
-    artifacts.statistics_dir(workdir), 'table of statistics', 'statistics'
+  manifests.check_sizes(path, scores, 'score table', 'score')
+  statistics = manifests.open_finished(
+    statistics_dir(workdir), 'table of statistics', 'statistics'
   )
-  artifacts.check_made_from(
+  manifests.check_made_from(
     statistics,
     'table of statistics',
     'token_store',
@@ -99,7 +105,7 @@ def _artifact(
   if rules_lib.reads_near_duplicates(rules):
     inputs |= _near_duplicates(workdir, store)
   return artifacts.Artifact(
-    artifacts.keep_set_dir(workdir, name),
+    keep_set_dir(workdir, name),
     f'keep set {name}',
     'select',
     options,
@@ -188,9 +194,9 @@ def _near_duplicates(workdir: str, store: TokenStore) -> dict[str, str]:
     UserError: it is missing, or another store's.
   """
   kind = 'table of near-duplicates'
-  path = artifacts.near_duplicates_dir(workdir)
-  manifest = artifacts.open_finished(path, kind, 'near_duplicates')
-  artifacts.check_made_from(
+  path = near_duplicates_dir(workdir)
+  manifest = manifests.open_finished(path, kind, 'near_duplicates')
+  manifests.check_made_from(
     manifest, kind, 'token_store', store.manifest, 'token store'
   )
   return {'near_duplicates': manifest['fingerprint']}

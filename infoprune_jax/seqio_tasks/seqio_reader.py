@@ -19,8 +19,8 @@ import seqio
 
 from infoprune_jax.batches import loader, packing
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts
 from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.workdir import vocabulary_dir
 from infoprune_jax.seqio_tasks import tasks
 from infoprune_jax.tokens import vocabulary
 from infoprune_jax.tokens.token_store import TokenStore
@@ -201,7 +201,7 @@ def seqio_reader(
       f'shards are too few for {jax.process_count()} hosts. Raise '
       "corpus.num_shards, or use reader='grain'."
     )
-  words = vocabulary.Vocabulary.load(artifacts.vocabulary_dir(workdir))
+  words = vocabulary.Vocabulary.load(vocabulary_dir(workdir))
   corpus = tasks.Corpus(store, words)
   preprocessor = tasks.keep_examples(tasks.ids_of(store, keep))
   task = tasks.task_name('train', name)

@@ -15,8 +15,9 @@ import seqio
 import tensorflow as tf
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, filesystems
+from infoprune_jax.runtime import filesystems, manifests
 from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.workdir import keep_set_dir, vocabulary_dir
 from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.seqio_tasks.seqio_vocabulary import SeqIOVocabulary
 from infoprune_jax.seqio_tasks.token_store_source import (
@@ -199,8 +200,8 @@ def register(workdir: str, name: str = '') -> list[str]:
   workdir = filesystems.canonical(workdir)
   name = task_name(name or posixpath.basename(workdir))
   store = TokenStore.open(workdir)
-  vocabulary_dir = artifacts.vocabulary_dir(workdir)
-  corpus = Corpus(store, vocabulary_lib.Vocabulary.load(vocabulary_dir))
+  words = vocabulary_lib.Vocabulary.load(vocabulary_dir(workdir))
+  corpus = Corpus(store, words)
   everything = [np.arange(n) for n in store.documents_per_shard]
   names = _register(corpus, name, store, everything, None)
   for selection in _selections(workdir):
@@ -221,7 +222,7 @@ def register(workdir: str, name: str = '') -> list[str]:
 def _selections(workdir: str) -> list[str]:
   """The finished keep sets of a workdir."""
   found = filesystems.matching(
-    artifacts.keep_set_dir(workdir, ''), f'*/{artifacts.MANIFEST}'
+    keep_set_dir(workdir, ''), f'*/{manifests.MANIFEST}'
   )
   return [posixpath.basename(posixpath.dirname(path)) for path in found]
 

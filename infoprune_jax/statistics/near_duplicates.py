@@ -17,14 +17,15 @@ from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.selection import NearDuplicatesConfig
 from infoprune_jax.runtime import (
   artifacts,
-  checksums,
   files,
   filesystems,
+  manifests,
   workers,
 )
 from infoprune_jax.runtime.hashing import offset, scramble
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import Progress, logger
+from infoprune_jax.runtime.workdir import data_file, near_duplicates_dir
 from infoprune_jax.tokens import folds as folds_lib, tables
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -42,7 +43,7 @@ def run(config: Config, workdir: str) -> None:
     UserError: the token store is missing, or what is there is another's.
   """
   store = TokenStore.open(workdir)
-  path = artifacts.near_duplicates_dir(workdir)
+  path = near_duplicates_dir(workdir)
   options = {
     **options_of(config.near_duplicates),
     'scheme': _SCHEME,
@@ -183,7 +184,7 @@ def _sign_shard(task: _ShardTask) -> dict[str, Any]:
     task.shard,
     store.num_shards,
     {
-      artifacts.data_file(task.shard, store.num_shards, '.npy', _BANDS): (
+      data_file(task.shard, store.num_shards, '.npy', _BANDS): (
         lambda file: np.save(file, keys)
       )
     },
@@ -230,7 +231,7 @@ def _pairs(task: tuple[str, dict[str, Any], int]) -> np.ndarray:
   path, manifest, band = task
   keys = np.concatenate(
     [
-      np.load(checksums.verified(path, manifest, name), mmap_mode='r')[band]
+      np.load(manifests.verified(path, manifest, name), mmap_mode='r')[band]
       for name in sorted(manifest['files'])
     ]
   )

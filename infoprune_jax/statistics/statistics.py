@@ -13,6 +13,7 @@ import numpy as np
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.runtime import artifacts, files, workers
 from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.workdir import statistics_dir
 from infoprune_jax.tokens import folds as folds_lib, tables
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -82,7 +83,7 @@ def run(config: Config, workdir: str) -> None:
     UserError: the token store is missing, or what is there is another's.
   """
   store = TokenStore.open(workdir)
-  path = artifacts.statistics_dir(workdir)
+  path = statistics_dir(workdir)
   folds = config.reference.folds
   artifact = artifacts.Artifact(
     path,

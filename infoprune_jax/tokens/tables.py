@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from infoprune_jax.corpus import parquet
-from infoprune_jax.runtime import artifacts, checksums
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import data_file
 
 LOSS_SCHEMA = pa.schema(
   [
@@ -128,7 +129,7 @@ def shard_file(
   table: pa.Table, shard: int, num_shards: int
 ) -> dict[str, Callable[[Any], None]]:
   """What writes a table as a shard, for `Artifact.finish_shard`."""
-  name = artifacts.data_file(shard, num_shards)
+  name = data_file(shard, num_shards)
   return {name: lambda file: write(table, file)}
 
 
@@ -142,10 +143,10 @@ def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
   Raises:
     UserError: the table is not finished, or a shard is missing or damaged.
   """
-  manifest = artifacts.open_finished(path, 'table', 'score or --job=evaluate')
+  manifest = manifests.open_finished(path, 'table', 'score or --job=evaluate')
   tables = [
     parquet.read_table(
-      checksums.verified(path, manifest, name), columns or None
+      manifests.verified(path, manifest, name), columns or None
     )
     for name in sorted(manifest['files'])
   ]

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.corpus import parquet
-from infoprune_jax.runtime import artifacts, checksums
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import data_file, token_store_dir
 
 TOKENS, UNIGRAMS = 'tokens', 'unigrams'  # folders of arrays
 MAX_STRING_BYTES = 2**31 - 1  # of all strings of an array
@@ -53,9 +54,9 @@ class TokenStore:
     Raises:
       UserError: it is not finished, or a file is not as large as it was.
     """
-    path = artifacts.token_store_dir(workdir)
-    manifest = artifacts.open_finished(path, 'token store', 'tokenize')
-    checksums.check_sizes(path, manifest, 'token store', manifest['job'])
+    path = token_store_dir(workdir)
+    manifest = manifests.open_finished(path, 'token store', 'tokenize')
+    manifests.check_sizes(path, manifest, 'token store', manifest['job'])
     return cls(path, manifest)
 
   @property
@@ -104,7 +105,7 @@ class Shard:
       UserError: its file is missing or damaged.
     """
     name = array_file(folder, self.number, self.manifest['num_shards'])
-    file = checksums.verified(self.path, self.manifest, name)
+    file = manifests.verified(self.path, self.manifest, name)
     return np.load(file, mmap_mode='r' if mmap else None)
 
   @functools.cached_property
@@ -121,8 +122,8 @@ class Shard:
 
   def table(self, *columns: str) -> pa.Table:
     """Columns of the documents, in order; all of them if none is named."""
-    name = artifacts.data_file(self.number, self.manifest['num_shards'])
-    file = checksums.verified(self.path, self.manifest, name)
+    name = data_file(self.number, self.manifest['num_shards'])
+    file = manifests.verified(self.path, self.manifest, name)
     return parquet.read_table(file, columns or None)
 
   @functools.lru_cache(maxsize=8)  # noqa: B019
@@ -137,7 +138,7 @@ class Shard:
 
 def array_file(folder: str, shard: int, num_shards: int) -> str:
   """Where an array of a shard lies in the store."""
-  return artifacts.data_file(shard, num_shards, '.npy', folder)
+  return data_file(shard, num_shards, '.npy', folder)
 
 
 def shard_files(
@@ -162,7 +163,7 @@ def shard_files(
   table = pa.Table.from_arrays(columns, schema=SCHEMA)
   return {
     array_file(TOKENS, shard, num_shards): lambda file: np.save(file, flat),
-    artifacts.data_file(shard, num_shards): lambda file: parquet.write_table(
+    data_file(shard, num_shards): lambda file: parquet.write_table(
       table, file, compression='zstd'
     ),
     array_file(UNIGRAMS, shard, num_shards): (

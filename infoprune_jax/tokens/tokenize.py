@@ -15,9 +15,10 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import corpus_index, sources
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.corpus.sources import Document
-from infoprune_jax.runtime import artifacts, files, hashing, workers
+from infoprune_jax.runtime import artifacts, files, hashing, manifests, workers
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import Progress, alive, logger
+from infoprune_jax.runtime.workdir import token_store_dir, vocabulary_dir
 from infoprune_jax.tokens import token_store, vocabulary, vocabulary_files
 
 # A document of 2^31 tokens would not fit the columns of the score table.
@@ -32,13 +33,11 @@ def run(config: Config, workdir: str) -> None:
   Raises:
     UserError: the input is bad, or what is there was made from another.
   """
-  path = artifacts.token_store_dir(workdir)
+  path = token_store_dir(workdir)
   with files.lock(path):
     options = store_options(config)
-    found = artifacts.read_manifest(path, 'tokenize')
-    words_there = artifacts.read_manifest(
-      artifacts.vocabulary_dir(workdir), 'tokenize'
-    )
+    found = manifests.read_manifest(path, 'tokenize')
+    words_there = manifests.read_manifest(vocabulary_dir(workdir), 'tokenize')
     if found is not None and words_there is not None:
       # The corpus may no longer be at hand; what was asked of it decides.
       inputs = dict(found['inputs'])
@@ -83,7 +82,7 @@ def _vocabulary(
     given = vocabulary_files.open_given(config.vocabulary)
     _warn(given, config.vocabulary.path)
   inputs = {'model': given.hash} if given else {'corpus': index.fingerprint()}
-  path = artifacts.vocabulary_dir(workdir)
+  path = vocabulary_dir(workdir)
   artifact = artifacts.Artifact(
     path,
     'vocabulary',

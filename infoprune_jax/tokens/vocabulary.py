@@ -18,7 +18,7 @@ import sentencepiece
 
 from infoprune_jax.config.corpus import VocabularyConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, checksums, files
+from infoprune_jax.runtime import artifacts, files, manifests
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.tokens.encoders import (
   META_SPACE,
@@ -134,12 +134,12 @@ class Vocabulary:
     Raises:
       UserError: it is not there, or damaged.
     """
-    manifest = artifacts.open_finished(path, 'vocabulary', 'tokenize')
-    checksums.check_sizes(path, manifest, 'vocabulary', 'tokenize')
+    manifest = manifests.open_finished(path, 'vocabulary', 'tokenize')
+    manifests.check_sizes(path, manifest, 'vocabulary', 'tokenize')
     kind = manifest['model_kind']
     file = posixpath.join(path, MODEL_FILES[kind])
     model = files.read_bytes(file)
-    checksums.check_content(
+    manifests.check_content(
       file, model, manifest['files'][MODEL_FILES[kind]], 'tokenize'
     )
     return cls(kind, model, manifest['bos_id'], manifest['eos_id'])

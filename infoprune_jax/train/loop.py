@@ -18,13 +18,7 @@ from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.evaluate.perplexity import Curve
 from infoprune_jax.model import checkpoints, flops
-from infoprune_jax.runtime import (
-  artifacts,
-  attempts,
-  distributed,
-  preemption,
-  scratch,
-)
+from infoprune_jax.runtime import artifacts, distributed, files, preemption
 from infoprune_jax.runtime.progress import Progress, logger
 from infoprune_jax.score import ceiling
 from infoprune_jax.train import memory, state as state_lib
@@ -336,12 +330,12 @@ class _Loop:
 def _traced(artifact: artifacts.Artifact) -> Iterator[None]:
   """Writes what the devices do in this block to the folder `profile`."""
   path = f'{artifact.path}/profile'
-  name = attempts.temporary(f'{path}-{distributed.index()}', artifact.attempt)
-  with scratch.folder(name) as folder:
+  name = artifact.temporary(f'{path}-{distributed.index()}')
+  with files.scratch_folder(name) as folder:
     jax.profiler.start_trace(folder)
     yield
     jax.profiler.stop_trace()
-    scratch.upload(folder, path, artifact.write_file)
+    files.upload_folder(folder, path, artifact.write_file)
 
 
 def _due(step: int, every: int, last: int) -> bool:

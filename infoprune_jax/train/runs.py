@@ -14,9 +14,10 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import quiet_tensorflow
 from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import checkpoints, flops, mesh as mesh_lib
-from infoprune_jax.runtime import artifacts, distributed, files
+from infoprune_jax.runtime import artifacts, distributed, files, manifests
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.workdir import reference_dir, run_dir, scores_dir
 from infoprune_jax.selection.keep_set import KeepSet, selection_name
 from infoprune_jax.tokens import folds as folds_lib
 from infoprune_jax.tokens.token_store import TokenStore
@@ -61,7 +62,7 @@ def run_reference(config: Config, workdir: str) -> None:
       workdir,
       store,
       'reference' if section.folds == 1 else f'reference fold {fold}',
-      artifacts.reference_dir(workdir, fold, section.folds),
+      reference_dir(workdir, fold, section.folds),
       'reference',
       section.model,
       training,
@@ -98,7 +99,7 @@ def run_arms(config: Config, workdir: str) -> None:
       workdir,
       store,
       f'train {arm} seed {seed}',
-      artifacts.run_dir(workdir, arm, seed),
+      run_dir(workdir, arm, seed),
       'train',
       config.model,
       training[arm],
@@ -146,9 +147,7 @@ def _training(
     rule.keep == 'all_plus_reference' for rule in config.select.arms[arm]
   ):
     return training
-  scores = artifacts.open_finished(
-    artifacts.scores_dir(workdir), 'score table', 'score'
-  )
+  scores = manifests.open_finished(scores_dir(workdir), 'score table', 'score')
   spent = scores['flops'] + scores['reference']['flops']
   a_step = training.tokens_per_step * flops.training_flops_per_token(
     config.model, store.vocab_size, training.sequence_length

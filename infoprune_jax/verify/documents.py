@@ -7,14 +7,15 @@ import numpy as np
 
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import shard_name
 from infoprune_jax.tokens.token_store import (
   TOKENS,
   UNIGRAMS,
   TokenStore,
   array_file,
 )
-from infoprune_jax.verify.manifests import Found
+from infoprune_jax.verify.artifacts import ArtifactStatus
 
 
 def open_store(workdir: str) -> TokenStore | None:
@@ -25,12 +26,12 @@ def open_store(workdir: str) -> TokenStore | None:
     return None
 
 
-def problems(found: Found, workdir: str) -> Iterator[str]:
+def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """What is wrong with the content of a store."""
   store = TokenStore.open(workdir)
   totals = {name: np.zeros(3, np.int64) for name in SPLITS}
   for number in range(store.num_shards):
-    yield from _shard_problems(found, store, number)
+    yield from _shard_problems(status, store, number)
     shard = store.shard(number)
     split = shard.column('split')
     for index, name in enumerate(SPLITS):
@@ -46,17 +47,17 @@ def problems(found: Found, workdir: str) -> Iterator[str]:
       expected = store.manifest['splits'][name][unit]
       if count != expected:
         yield (
-          f'{found.path}: the {name} split has {count} {unit}, its manifest '
-          f'says {expected}. {found.repair_hint()}'
+          f'{status.path}: the {name} split has {count} {unit}, its manifest '
+          f'says {expected}. {status.repair_hint()}'
         )
 
 
 def _shard_problems(
-  found: Found, store: TokenStore, number: int
+  status: ArtifactStatus, store: TokenStore, number: int
 ) -> Iterator[str]:
   """Lengths, documents, ids and token counts of one shard."""
   shard = store.shard(number)
-  name = artifacts.shard_name(number, store.num_shards)
+  name = shard_name(number, store.num_shards)
   tokens_file = array_file(TOKENS, number, store.num_shards)
   lengths = shard.column('num_tokens')
   counted = np.bincount(
@@ -73,7 +74,7 @@ def _shard_problems(
       'documents',
       len(lengths),
       store.documents_per_shard[number],
-      artifacts.MANIFEST,
+      manifests.MANIFEST,
     ),
     ('tokens', len(shard.tokens), int(lengths.sum()), tokens_file),
     (
@@ -91,6 +92,6 @@ def _shard_problems(
   ):
     if got != expected:
       yield (
-        f'{posixpath.join(found.path, name)} has {got} {what}, expected '
-        f'{expected}. {found.repair_hint(file)}'
+        f'{posixpath.join(status.path, name)} has {got} {what}, expected '
+        f'{expected}. {status.repair_hint(file)}'
       )

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 
 from infoprune_jax.config.corpus import SPLITS
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import files, manifests
+from infoprune_jax.runtime.workdir import scores_dir
 from infoprune_jax.selection import keep_set
 from infoprune_jax.tokens import folds as folds_lib
 from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.verify import documents
-from infoprune_jax.verify.manifests import Found
+from infoprune_jax.verify.artifacts import ArtifactStatus
 
 
-def problems(found: Found, workdir: str) -> Iterator[str]:
+def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """What is wrong with a keep set and its summary."""
   store = documents.open_store(workdir)
-  where = posixpath.join(found.path, keep_set.FILE)
+  where = posixpath.join(status.path, keep_set.FILE)
   if store is None:
     yield (
       f'{where} cannot be compared: there is no sound token store in '
@@ -28,26 +29,26 @@ def problems(found: Found, workdir: str) -> Iterator[str]:
     return
   bits = np.load(io.BytesIO(files.read_bytes(where)))
   size = sum(store.documents_per_shard)
-  if found.manifest['num_documents'] != size or len(bits) != -(-size // 8):
+  if status.finished['num_documents'] != size or len(bits) != -(-size // 8):
     yield (
-      f'{where} is over {found.manifest["num_documents"]} documents in '
-      f'{len(bits)} bytes, the token store has {size}. {found.remake()}'
+      f'{where} is over {status.finished["num_documents"]} documents in '
+      f'{len(bits)} bytes, the token store has {size}. {status.remake()}'
     )
     return
   unpacked = np.unpackbits(bits).astype(bool)
   if unpacked[size:].any():
-    yield f'{where} keeps what is beyond the last document. {found.remake()}'
+    yield f'{where} keeps what is beyond the last document. {status.remake()}'
   kept = unpacked[:size]
-  yield from _document_problems(found, store, kept, where)
-  yield from _summary_problems(found, workdir)
+  yield from _document_problems(status, store, kept, where)
+  yield from _summary_problems(status, workdir)
 
 
 def _document_problems(
-  found: Found, store: TokenStore, kept: np.ndarray, where: str
+  status: ArtifactStatus, store: TokenStore, kept: np.ndarray, where: str
 ) -> Iterator[str]:
   """Which documents are kept, and how many tokens and bytes."""
-  folds = found.manifest['options']['folds']
-  rules = found.manifest['options']['rules']
+  folds = status.finished['options']['folds']
+  rules = status.finished['options']['rules']
   everything = any(rule['keep'] == 'all_plus_reference' for rule in rules)
   columns: dict[str, Any] = {}
   for name in ('split', 'num_tokens', 'num_bytes'):
@@ -64,7 +65,7 @@ def _document_problems(
     yield (
       f'{where} keeps {int((kept & ~allowed).sum())} documents that were not '
       f'scored (the first is number {np.flatnonzero(kept & ~allowed)[0]} of '
-      f'the store). {found.remake()}'
+      f'the store). {status.remake()}'
     )
   for what, mask in (('kept', kept & scored), ('total', scored)):
     got = {
@@ -72,10 +73,10 @@ def _document_problems(
       'tokens': int(columns['num_tokens'][mask].sum(dtype=np.int64)),
       'bytes': int(columns['num_bytes'][mask].sum(dtype=np.int64)),
     }
-    if got != found.manifest[what]:
+    if got != status.finished[what]:
       yield (
         f'{where}: {what} is {got}, its manifest says '
-        f'{found.manifest[what]}. {found.remake()}'
+        f'{status.finished[what]}. {status.remake()}'
       )
 
 
@@ -87,21 +88,21 @@ def _scored(store: TokenStore, number: int, folds: int) -> np.ndarray:
   return scored
 
 
-def _summary_problems(found: Found, workdir: str) -> Iterator[str]:
+def _summary_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """The selection report is of this keep set and of the scores there are."""
-  summary = keep_set.read_summary(found.path)
-  name = posixpath.join(found.path, keep_set.SUMMARY)
+  summary = keep_set.read_summary(status.path)
+  name = posixpath.join(status.path, keep_set.SUMMARY)
   repair_hint = f'Delete {name} and run --job=select again.'
   if summary is None:
     yield f'{name} is missing. {repair_hint}'
     return
   for what in ('kept', 'total'):
-    if summary[what] != found.manifest[what]:
+    if summary[what] != status.finished[what]:
       yield (
         f'{name}: {what} is {summary[what]}, the manifest says '
-        f'{found.manifest[what]}. {repair_hint}'
+        f'{status.finished[what]}. {repair_hint}'
       )
-  scores = artifacts.read_manifest(artifacts.scores_dir(workdir), 'score')
+  scores = manifests.read_manifest(scores_dir(workdir), 'score')
   if scores and summary['scores'] != scores['fingerprint']:
     yield (
       f'{name} was made with the scores {summary["scores"]}, but the table '

@@ -5,30 +5,30 @@ from collections.abc import Iterator
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import checkpoints
-from infoprune_jax.runtime import artifacts, checksums, files
+from infoprune_jax.runtime import files, manifests
 from infoprune_jax.train import metrics
-from infoprune_jax.verify.manifests import Found
+from infoprune_jax.verify.artifacts import ArtifactStatus
 
 
-def problems(found: Found, workdir: str) -> Iterator[str]:
+def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """What is wrong with a run."""
   del workdir
-  manifest = found.manifest
+  manifest = status.finished
   try:
-    metrics.read(found.path, manifest['metrics'], found.job)
+    metrics.read(status.path, manifest['metrics'], status.job)
   except UserError as error:
     yield str(error)
-  folder = posixpath.join(found.path, 'checkpoints')
-  steps = checkpoints.steps(found.path)
+  folder = posixpath.join(status.path, 'checkpoints')
+  steps = checkpoints.steps(status.path)
   if manifest['step'] not in steps:
     yield (
       f'{folder} has no checkpoint of step {manifest["step"]}, which the '
-      f'manifest names (there are: {steps}). {found.remake()}'
+      f'manifest names (there are: {steps}). {status.remake()}'
     )
   for step in steps:
     repair_hint = (
-      f'Delete {folder}/{step} and {found.path}/{artifacts.MANIFEST} and run '
-      f'--job={found.job} again: it goes on from the checkpoint before, or from '
+      f'Delete {folder}/{step} and {status.path}/{manifests.MANIFEST} and run '
+      f'--job={status.job} again: it goes on from the checkpoint before, or from '
       'the start.'
       if step == manifest['step']
       else f'Delete {folder}/{step} and run --job=verify again: the run is '
@@ -59,6 +59,6 @@ def _checkpoint_problems(folder: str, repair_hint: str) -> Iterator[str]:
     return
   for file, facts in record['files'].items():
     try:
-      checksums.verify(folder, file, facts, repair_hint)
+      manifests.verify(folder, file, facts, repair_hint)
     except UserError as error:
       yield str(error)

@@ -8,59 +8,62 @@ import numpy as np
 import pyarrow as pa
 
 from infoprune_jax.corpus import parquet
-from infoprune_jax.runtime import artifacts, checksums
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import data_file
 from infoprune_jax.score import scorer
 from infoprune_jax.tokens import folds as folds_lib, tables
 from infoprune_jax.tokens.token_store import Shard
 from infoprune_jax.verify import documents
-from infoprune_jax.verify.manifests import Found
+from infoprune_jax.verify.artifacts import ArtifactStatus
 
 _TOTALS = ('num_examples', 'num_tokens', 'num_bytes')
 
 
-def score_problems(found: Found, workdir: str) -> Iterator[str]:
+def score_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """What is wrong with a score table."""
-  columns = found.manifest['columns']
+  columns = status.finished['columns']
   yield from _problems(
-    found,
+    status,
     workdir,
-    _folds_of(found),
+    _folds_of(status),
     tables.score_schema(columns),
     columns,
     _TOTALS,
   )
 
 
-def statistics_problems(found: Found, workdir: str) -> Iterator[str]:
+def statistics_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """What is wrong with a table of statistics."""
   yield from _problems(
-    found,
+    status,
     workdir,
-    _folds_of(found),
+    _folds_of(status),
     tables.STATISTICS_SCHEMA,
     tables.TOKEN_SUMS,
     _TOTALS[:1],
   )
 
 
-def near_duplicates_problems(found: Found, workdir: str) -> Iterator[str]:
+def near_duplicates_problems(
+  status: ArtifactStatus, workdir: str
+) -> Iterator[str]:
   """What is wrong with a table of near-duplicates."""
   yield from _problems(
-    found,
+    status,
     workdir,
-    _folds_of(found),
+    _folds_of(status),
     tables.NEAR_DUPLICATES_SCHEMA,
     ('near_duplicate_group', 'near_duplicates'),
     _TOTALS[:1],
   )
 
 
-def _folds_of(found: Found) -> Callable[[Shard], np.ndarray]:
-  folds = found.manifest['options']['folds']
+def _folds_of(status: ArtifactStatus) -> Callable[[Shard], np.ndarray]:
+  folds = status.finished['options']['folds']
   return lambda shard: folds_lib.fold_of_documents(shard, folds)
 
 
-def loss_problems(found: Found, workdir: str) -> Iterator[str]:
+def loss_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """What is wrong with the losses of a trained arm."""
 
   def expected_folds(shard: Shard) -> np.ndarray:
@@ -69,12 +72,12 @@ def loss_problems(found: Found, workdir: str) -> Iterator[str]:
     return heldout
 
   yield from _problems(
-    found, workdir, expected_folds, tables.LOSS_SCHEMA, ('nll_sum',), ()
+    status, workdir, expected_folds, tables.LOSS_SCHEMA, ('nll_sum',), ()
   )
 
 
 def _problems(
-  found: Found,
+  status: ArtifactStatus,
   workdir: str,
   expected_folds: Any,
   schema: pa.Schema,
@@ -84,25 +87,25 @@ def _problems(
   store = documents.open_store(workdir)
   if store is None:
     yield (
-      f'{found.path} cannot be compared: there is no sound token store in '
+      f'{status.path} cannot be compared: there is no sound token store in '
       f'{workdir}. Run --job=tokenize there.'
     )
     return
   counts = dict.fromkeys(totals, 0)
   for number in range(store.num_shards):
-    name = artifacts.data_file(number, store.num_shards)
-    where = posixpath.join(found.path, name)
-    if name not in found.manifest['files']:
-      yield f'{where} is not in the manifest. {found.remake()}'
+    name = data_file(number, store.num_shards)
+    where = posixpath.join(status.path, name)
+    if name not in status.finished['files']:
+      yield f'{where} is not in the manifest. {status.remake()}'
       continue
     rows = parquet.read_table(
-      checksums.verified(found.path, found.manifest, name)
+      manifests.verified(status.path, status.finished, name)
     )
     if not rows.schema.equals(schema):
       yield (
         f'{where} has the columns {rows.schema.names} of '
         f'{[str(kind) for kind in rows.schema.types]}, expected '
-        f'{schema.names}. {found.repair_hint(name)}'
+        f'{schema.names}. {status.repair_hint(name)}'
       )
       continue
     for problem in _shard_problems(
@@ -112,7 +115,7 @@ def _problems(
       expected_folds(store.shard(number)),
       sums,
     ):
-      yield f'{where}: {problem}. {found.repair_hint(name)}'
+      yield f'{where}: {problem}. {status.repair_hint(name)}'
     for unit in totals:
       counts[unit] += (
         rows.num_rows
@@ -120,10 +123,10 @@ def _problems(
         else int(rows[unit].to_numpy().sum(dtype=np.int64))
       )
   for name in totals:
-    if counts[name] != found.manifest[name]:
+    if counts[name] != status.finished[name]:
       yield (
-        f'{found.path} has {name}={counts[name]}, its manifest says '
-        f'{found.manifest[name]}. {found.repair_hint()}'
+        f'{status.path} has {name}={counts[name]}, its manifest says '
+        f'{status.finished[name]}. {status.repair_hint()}'
       )
 
 
@@ -136,9 +139,9 @@ def _shard_problems(
 ) -> Iterator[str]:
   """What is wrong with the documents of one shard, without where it is."""
   expected = np.flatnonzero(folds >= 0)
-  found = rows['doc_index'].to_numpy()
-  if not np.array_equal(found, expected):
-    yield _order_problem(found, expected)
+  actual = rows['doc_index'].to_numpy()
+  if not np.array_equal(actual, expected):
+    yield _order_problem(actual, expected)
     return
   if (rows['shard'].to_numpy() != number).any():
     yield f'column shard is not {number} everywhere'
@@ -148,22 +151,22 @@ def _shard_problems(
   if 'fold' in rows.column_names:
     columns['fold'] = pa.chunked_array([pa.array(folds[expected])])
   for name, values in columns.items():
-    yield from _column_problems(name, found, rows[name], values)
+    yield from _column_problems(name, actual, rows[name], values)
   for name in sums:
     values = rows[name].to_numpy()
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if len(bad):
       yield (
-        f'{name} of doc_index {found[bad[0]]} is {values[bad[0]]}, and {len(bad)} in '
+        f'{name} of doc_index {actual[bad[0]]} is {values[bad[0]]}, and {len(bad)} in '
         'all are not finite or are negative; expected 0 or more'
       )
 
 
-def _order_problem(found: np.ndarray, expected: np.ndarray) -> str:
+def _order_problem(actual: np.ndarray, expected: np.ndarray) -> str:
   """How the examples differ from those that should be there."""
-  missing = np.setdiff1d(expected, found)
-  extra = np.setdiff1d(found, expected)
-  values, times = np.unique(found, return_counts=True)
+  missing = np.setdiff1d(expected, actual)
+  extra = np.setdiff1d(actual, expected)
+  values, times = np.unique(actual, return_counts=True)
   twice = values[times > 1]
   details = [
     f'{len(which)} {what} (the first is doc_index {which[0]})'
@@ -175,7 +178,7 @@ def _order_problem(found: np.ndarray, expected: np.ndarray) -> str:
     if len(which)
   ]
   return (
-    f'{len(found)} examples, expected {len(expected)}, each once and in store '
+    f'{len(actual)} examples, expected {len(expected)}, each once and in store '
     f'order: {", ".join(details) or "they are out of order"}'
   )
 
@@ -183,23 +186,18 @@ def _order_problem(found: np.ndarray, expected: np.ndarray) -> str:
 def _column_problems(
   name: str,
   doc_index: np.ndarray,
-  found: pa.ChunkedArray,
-  expected: pa.ChunkedArray,
+  ours: pa.ChunkedArray,
+  theirs: pa.ChunkedArray,
 ) -> Iterator[str]:
   """Where a column first differs from the store's."""
-  if pa.types.is_dictionary(found.type):
-    found, expected = (
-      column.cast(found.type.value_type) for column in (found, expected)
-    )
-  if found.equals(expected.cast(found.type)):
+  if pa.types.is_dictionary(ours.type):
+    value_type = ours.type.value_type
+    ours, theirs = ours.cast(value_type), theirs.cast(value_type)
+  if ours.equals(theirs.cast(ours.type)):
     return
-  ours, theirs = found.to_pylist(), expected.to_pylist()
-  bad = [
-    i
-    for i, pair in enumerate(zip(ours, theirs, strict=True))
-    if pair[0] != pair[1]
-  ]
+  values = list(zip(ours.to_pylist(), theirs.to_pylist(), strict=True))
+  bad = [number for number, (our, their) in enumerate(values) if our != their]
   yield (
-    f'{name} of doc_index {doc_index[bad[0]]} is {ours[bad[0]]!r}, expected '
-    f'{theirs[bad[0]]!r} as in the token store; {len(bad)} differ'
+    f'{name} of doc_index {doc_index[bad[0]]} is {values[bad[0]][0]!r}, expected '
+    f'{values[bad[0]][1]!r} as in the token store; {len(bad)} differ'
   )

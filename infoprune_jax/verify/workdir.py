@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, distributed, filesystems
-from infoprune_jax.verify import documents, keep_sets, manifests, runs, tables
-from infoprune_jax.verify.manifests import Found
+from infoprune_jax.runtime import distributed, filesystems, manifests
+from infoprune_jax.runtime.workdir import DATA
+from infoprune_jax.verify import artifacts, documents, keep_sets, runs, tables
+from infoprune_jax.verify.artifacts import ArtifactStatus
 
 # Folder below the workdir, the stage that writes it, what it is, its content.
 _KINDS: tuple[
-  tuple[str, str, str, Callable[[Found, str], Iterator[str]] | None], ...
+  tuple[str, str, str, Callable[[ArtifactStatus, str], Iterator[str]] | None],
+  ...,
 ] = (
   ('vocabulary', 'tokenize', 'vocabulary', None),
   ('token_store', 'tokenize', 'token store', documents.problems),
@@ -74,12 +76,12 @@ def run(config: Config, workdir: str) -> None:
 
 def _run(workdir: str) -> None:
   checked = wrong = 0
-  for found, problems in check(workdir):
+  for status, problems in check(workdir):
     checked += 1
     wrong += bool(problems)
-    name = posixpath.relpath(found.path, workdir)
-    state = 'WRONG' if problems else 'ok' if found.manifest else 'begun'
-    print(f'{state:6} {name}: {found.summary()}', flush=True)
+    name = posixpath.relpath(status.path, workdir)
+    state = 'WRONG' if problems else 'ok' if status.manifest else 'begun'
+    print(f'{state:6} {name}: {status.summary()}', flush=True)
     for problem in problems:
       print(f'       {problem}', flush=True)
   if not checked:
@@ -90,7 +92,7 @@ def _run(workdir: str) -> None:
     )
 
 
-def check(workdir: str) -> Iterator[tuple[Found, list[str]]]:
+def check(workdir: str) -> Iterator[tuple[ArtifactStatus, list[str]]]:
   """Each artifact of a workdir, and what is wrong with it."""
   sound = True  # the token store, which others are compared with
   for pattern, job, kind, content in _KINDS:
@@ -99,26 +101,26 @@ def check(workdir: str) -> Iterator[tuple[Found, list[str]]]:
         continue
       # Labelled pages have a workdir of their own.
       home = posixpath.dirname(path) if job == 'labels' else workdir
-      found, problems = manifests.open_artifact(path, kind, job)
+      status, problems = artifacts.open_artifact(path, kind, job)
       if content is runs.problems:
-        found = dataclasses.replace(found, note=runs.note(path))
+        status = dataclasses.replace(status, note=runs.note(path))
       # What a file's checksum says, its content would say less well.
-      if found.manifest and not problems:
-        problems += _problems(manifests.input_problems(found, home))
+      if status.manifest and not problems:
+        problems += _problems(artifacts.input_problems(status, home))
         if job in _COMPARED and not sound:
-          found = dataclasses.replace(
-            found, note=', not compared with the token store, which is wrong'
+          status = dataclasses.replace(
+            status, note=', not compared with the token store, which is wrong'
           )
         elif content:
-          problems += _problems(content(found, home))
+          problems += _problems(content(status, home))
       sound = sound and not (problems and pattern == 'token_store')
-      yield found, problems
+      yield status, problems
 
 
 def _is_artifact(folder: str) -> bool:
   """Whether a folder holds a manifest, the beginning of one, or shards."""
   names = filesystems.names_in(folder)
-  own = {artifacts.MANIFEST, artifacts.BEGUN, artifacts.DATA}
+  own = {manifests.MANIFEST, manifests.BEGUN, DATA}
   return bool(own.intersection(names) or fnmatch.filter(names, 'part-*'))
 
 

@@ -16,7 +16,8 @@ from infoprune_jax.config import validation
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.evaluate import auc, labels
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import files
+from infoprune_jax.runtime.workdir import scores_dir, statistics_dir
 from infoprune_jax.selection.examples import scored_examples
 from infoprune_jax.statistics import statistics
 from infoprune_jax.tokens import folds as folds_lib, tables
@@ -86,8 +87,8 @@ def test_pages_score_as_the_same_texts_of_the_corpus(done, corpus_path):
   """By the same model, and by the frequencies that it was trained with."""
   config, workdir, home, _ = done
   texts = every_second(corpus_path)
-  there = tables.read_table(artifacts.scores_dir(workdir)).to_pylist()
-  statistic = tables.read_table(artifacts.statistics_dir(workdir)).to_pylist()
+  there = tables.read_table(scores_dir(workdir)).to_pylist()
+  statistic = tables.read_table(statistics_dir(workdir)).to_pylist()
   by_id = {
     row['example_id']: {**row, **more}
     for row, more in zip(there, statistic, strict=True)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from configs import base
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.export import job
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import scores_dir, statistics_dir
 from infoprune_jax.selection import select
 from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.statistics import statistics
@@ -184,7 +184,7 @@ def scores_of(workdir) -> Callable[[], dict[str, dict[str, Any]]]:
   def read() -> dict[str, dict[str, Any]]:
     pair = [
       tables.read_table(path(workdir)).to_pylist()
-      for path in (artifacts.scores_dir, artifacts.statistics_dir)
+      for path in (scores_dir, statistics_dir)
     ]
     return {
       one['example_id']: {**other, **one}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.export import decisions
 from infoprune_jax.export.decisions import KEEP
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import scores_dir, statistics_dir
 from infoprune_jax.tokens import tables
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -43,7 +43,7 @@ def test_every_document_is_there_with_its_scores(export, selected, kept_ids):
   scored = found.filter(
     pa.compute.equal(found['split'].cast(pa.string()), 'scored')
   )
-  for path in (artifacts.scores_dir, artifacts.statistics_dir):
+  for path in (scores_dir, statistics_dir):
     expected = tables.read_table(path(selected))
     assert expected.num_rows == scored.num_rows < found.num_rows
     for name in expected.column_names:

@@ -16,7 +16,7 @@ from infoprune_jax import stages
 from infoprune_jax.config import experiment as config_lib, validation
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.export import job
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime import manifests
 from infoprune_jax.verify import workdir as verify
 
 FORMATS = ('jsonl', 'parquet', 'array_record', 'scores')
@@ -226,7 +226,7 @@ def test_a_damaged_shard_is_made_again_as_the_message_says(edits, workdir):
   expected = tree(folder)
   shard = sorted(folder.glob('data/*.zst'))[1]
   shard.write_bytes(b'')
-  (folder / artifacts.MANIFEST).unlink()
+  (folder / manifests.MANIFEST).unlink()
   with pytest.raises(UserError, match='is damaged') as caught:
     run(edits, workdir)
   marker = folder / shard.name.replace('.jsonl.zst', '.done')

@@ -19,6 +19,17 @@ from infoprune_jax.config import (
 )
 from infoprune_jax.report import selection_inputs, selection_page
 from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime.workdir import (
+  data_file,
+  evaluation_dir,
+  keep_set_dir,
+  reference_dir,
+  run_dir,
+  scores_dir,
+  statistics_dir,
+  token_store_dir,
+  vocabulary_dir,
+)
 from infoprune_jax.selection import keep_set, rules, select, shown, summary
 from infoprune_jax.selection.examples import ExampleTable, scored_examples
 from infoprune_jax.tokens.token_store import TokenStore
@@ -93,7 +104,7 @@ def write_artifact(
       part,
       len(tables),
       {
-        artifacts.data_file(part, len(tables)): (
+        data_file(part, len(tables)): (
           lambda file, data=buffer: file.write(data.getvalue())
         )
       },
@@ -156,7 +167,7 @@ def write_scores(
   }
   found = {
     'statistics': write_artifact(
-      artifacts.statistics_dir(workdir),
+      statistics_dir(workdir),
       [
         {name: half[name] for name in ('shard', 'doc_index', *counted)}
         for half in split_in_two({**columns, **counted})
@@ -165,7 +176,7 @@ def write_scores(
     )
   }
   found['scores'] = write_artifact(
-    artifacts.scores_dir(workdir),
+    scores_dir(workdir),
     split_in_two({**columns, 'nll_sum': mean * tokens, 'fold': folds}),
     made_from,
     num_examples=len(tokens),
@@ -216,7 +227,7 @@ def write_keep_set(
     added = {source_names(1)[0]: 60_000}
     found['added'] = dict(examples=70, tokens=60_000, bytes=9, sources=added)
     mask[:] = True
-  path = artifacts.keep_set_dir(workdir, name)
+  path = keep_set_dir(workdir, name)
   files.write_record(posixpath.join(path, 'summary.json'), found)
   artifact = artifacts.Artifact(path, 'test', 'test', {}, made_from)
   return keep_set.write(artifact, mask)['fingerprint']
@@ -226,7 +237,7 @@ def write_run(
   workdir: str, arm: str, seed: int, rng: np.random.Generator, keep_set_: str
 ) -> str:
   """A training run; step 100 was logged twice, by a resume."""
-  path = artifacts.run_dir(workdir, arm, seed)
+  path = run_dir(workdir, arm, seed)
   lines = []
   for step in (0, 50, 100, 100, 200, 300, 400, 500):
     bits = 1.9 + 2.4 * np.exp(-step / 90.0) + EFFECT[arm] * step / 1500
@@ -253,9 +264,9 @@ def write_workdir(
   made = experiment(corpus)
   rng = np.random.default_rng(0)
   counts = {'documents': 1000, 'tokens': 200_000, 'bytes': 700_000}
-  write_artifact(artifacts.vocabulary_dir(workdir), [], {})
+  write_artifact(vocabulary_dir(workdir), [], {})
   store = write_artifact(
-    artifacts.token_store_dir(workdir),
+    token_store_dir(workdir),
     [],
     {},
     num_documents=3000,
@@ -268,7 +279,7 @@ def write_workdir(
     bad_records={'empty text': 12},
   )
   reference = write_artifact(
-    artifacts.reference_dir(workdir), [], {'token_store': store}, **TRAINED
+    reference_dir(workdir), [], {'token_store': store}, **TRAINED
   )
   scores = write_scores(
     workdir, corpus, rng, {'token_store': store, 'reference': reference}
@@ -293,7 +304,7 @@ def write_workdir(
       mean_nll = nats + EFFECT[arm] * tilt + rng.normal(0.0, 0.01)
       mean_nll = mean_nll + rng.normal(0.0, 0.05, len(tokens))
       write_artifact(
-        artifacts.evaluation_dir(workdir, arm, seed),
+        evaluation_dir(workdir, arm, seed),
         split_in_two({**heldout, 'nll_sum': mean_nll * tokens}),
         {'token_store': store, 'run': run},
       )

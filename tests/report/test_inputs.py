@@ -11,7 +11,13 @@ import pytest
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import inputs
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import files, manifests
+from infoprune_jax.runtime.workdir import (
+  evaluation_dir,
+  run_dir,
+  selection_report_dir,
+  vocabulary_dir,
+)
 from infoprune_jax.tokens import tables
 
 
@@ -31,7 +37,7 @@ def test_losses_join_shards_with_their_own_dictionaries(small):
   losses = inputs.heldout_losses(config, workdir)
   assert losses.arms == config.arms
   assert losses.nll_sum.shape == (5, 2, len(losses.source))
-  path = artifacts.evaluation_dir(workdir, 'top_sum', 1)
+  path = evaluation_dir(workdir, 'top_sum', 1)
   rows = tables.read_table(path, ('source', 'nll_sum')).to_pydict()
   for name in set(rows['source']):
     expected = sum(
@@ -45,14 +51,14 @@ def test_losses_join_shards_with_their_own_dictionaries(small):
 
 def test_a_missing_run_is_named_with_its_job(copied):
   config, workdir = copied
-  shutil.rmtree(artifacts.evaluation_dir(workdir, 'top_nll', 1))
+  shutil.rmtree(evaluation_dir(workdir, 'top_nll', 1))
   with pytest.raises(UserError, match=r'top_nll/seed-1 is not there.*evaluate'):
     inputs.open_upstream(config, workdir)
 
 
 def test_an_artifact_of_another_lineage_is_refused(copied):
   config, workdir = copied
-  path = posixpath.join(artifacts.run_dir(workdir, 'full', 0), 'manifest.json')
+  path = posixpath.join(run_dir(workdir, 'full', 0), 'manifest.json')
   manifest = files.read_record(path, '')
   files.write_record(path, {**manifest, 'fingerprint': 'f' * 16})
   with pytest.raises(UserError, match=r'evaluation of full, seed 0 .* f{16}'):
@@ -94,10 +100,10 @@ def test_a_loss_that_is_not_finite_is_refused(small, monkeypatch):
 
 def write_metrics(workdir: str, *lines: dict) -> str:
   """Other metrics for a run; returns their file."""
-  run = artifacts.run_dir(workdir, 'full', 0)
+  run = run_dir(workdir, 'full', 0)
   path = posixpath.join(run, 'metrics.jsonl')
   text = ''.join(json.dumps(line) + '\n' for line in lines)
-  manifest = artifacts.read_manifest(run, 'train')
+  manifest = manifests.read_manifest(run, 'train')
   manifest['metrics'] = files.write_text(path, text)
   files.write_record(posixpath.join(run, 'manifest.json'), manifest)
   return path
@@ -130,7 +136,7 @@ def test_curve_is_by_step(copied):
 
 def test_a_damaged_shard_is_named(copied):
   config, workdir = copied
-  path = artifacts.evaluation_dir(workdir, 'full', 1)
+  path = evaluation_dir(workdir, 'full', 1)
   part = posixpath.join(path, 'data/part-00001-of-00002.parquet')
   files.write_text(part, 'short')
   with pytest.raises(
@@ -153,7 +159,7 @@ def test_a_selection_report_of_another_config_is_refused(small):
 
 def test_a_selection_report_of_other_artifacts_is_refused(copied):
   config, workdir = copied
-  path = posixpath.join(artifacts.vocabulary_dir(workdir), 'manifest.json')
+  path = posixpath.join(vocabulary_dir(workdir), 'manifest.json')
   manifest = files.read_record(path, '')
   files.write_record(path, {**manifest, 'fingerprint': 'f' * 16})
   with pytest.raises(UserError, match=r'inputs\.vocabulary is .*, not .f{16}'):
@@ -162,7 +168,7 @@ def test_a_selection_report_of_other_artifacts_is_refused(copied):
 
 def test_a_missing_selection_report_is_named_with_its_job(copied):
   config, workdir = copied
-  shutil.rmtree(artifacts.selection_report_dir(workdir))
+  shutil.rmtree(selection_report_dir(workdir))
   with pytest.raises(UserError, match='Run --job=selection_report first'):
     inputs.open_upstream(config, workdir)
 

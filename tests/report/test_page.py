@@ -9,14 +9,15 @@ from page_elements import Elements, check_escaped, check_stands_alone
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import page
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import files, manifests
+from infoprune_jax.runtime.workdir import report_dir
 
 
 @pytest.fixture(scope='module')
 def written(make_workdir):
   config, workdir = make_workdir(num_documents=20)
   page.run(config, workdir)
-  path = posixpath.join(artifacts.report_dir(workdir), 'index.html')
+  path = posixpath.join(report_dir(workdir), 'index.html')
   return config, workdir, files.read_bytes(path).decode()
 
 
@@ -35,9 +36,7 @@ def test_stands_alone(written):
 
 def test_says_what_was_found_first(written, elements):
   config, workdir, _ = written
-  found = files.read_json(
-    posixpath.join(artifacts.report_dir(workdir), 'report.json')
-  )
+  found = files.read_json(posixpath.join(report_dir(workdir), 'report.json'))
   shown = ' '.join(''.join(elements.text).split())
   where = shown.index(found['found'][0])
   assert where < shown.index('Final losses')
@@ -52,14 +51,12 @@ def test_says_what_was_found_first(written, elements):
 
 def test_is_always_rewritten_to_the_same_bytes(written, caplog):
   config, workdir, text = written
-  path = posixpath.join(artifacts.report_dir(workdir), 'index.html')
+  path = posixpath.join(report_dir(workdir), 'index.html')
   files.write_text(path, 'stale')
   with caplog.at_level(logging.INFO, logger='infoprune_jax'):
     page.run(config, workdir)
   assert files.read_bytes(path).decode() == text
-  manifest = artifacts.open_finished(
-    artifacts.report_dir(workdir), 'report', 'report'
-  )
+  manifest = manifests.open_finished(report_dir(workdir), 'report', 'report')
   assert set(manifest['files']) == {'index.html', 'report.json'}
   assert len(manifest['inputs']) == 6 + 6 + 10 + 10
   assert path in caplog.text
@@ -102,7 +99,7 @@ def test_is_always_rewritten_to_the_same_bytes(written, caplog):
 def test_sensible_for_any_shape(make_workdir, sizes, present, absent):
   config, workdir = make_workdir(num_documents=12, **sizes)
   page.run(config, workdir)
-  path = posixpath.join(artifacts.report_dir(workdir), 'index.html')
+  path = posixpath.join(report_dir(workdir), 'index.html')
   written = files.read_bytes(path)
   shown = re.sub(r'[ \n]+', ' ', ''.join(Elements(written.decode()).text))
   for text in present:
@@ -129,7 +126,7 @@ def test_every_table_sorts(written):
 def test_one_process_writes_a_report(written):
   config, workdir, _ = written
   with (
-    files.lock(artifacts.report_dir(workdir)),
+    files.lock(report_dir(workdir)),
     pytest.raises(UserError, match='written by another process'),
   ):
     page.run(config, workdir)

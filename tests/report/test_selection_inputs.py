@@ -7,7 +7,8 @@ import pytest
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import selection_inputs
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import files
+from infoprune_jax.runtime.workdir import keep_set_dir
 
 
 @pytest.fixture(scope='module')
@@ -69,7 +70,7 @@ def test_another_lineage_is_refused_by_name(copied, folder, changed, expected):
 
 def test_a_missing_keep_set_is_named_with_its_job(copied):
   config, workdir = copied
-  shutil.rmtree(artifacts.keep_set_dir(workdir, 'top_sum'))
+  shutil.rmtree(keep_set_dir(workdir, 'top_sum'))
   with pytest.raises(
     UserError, match=r'keep set top_sum in .* is not there. Run --job=select'
   ):
@@ -86,7 +87,7 @@ def test_a_missing_keep_set_is_named_with_its_job(copied):
 def test_a_summary_of_something_else_is_refused(copied, changed, expected):
   config, workdir = copied
   selected = selection_inputs.open_selected(config, workdir)
-  path = artifacts.keep_set_dir(workdir, 'full')
+  path = keep_set_dir(workdir, 'full')
   reseal(posixpath.join(path, 'summary.json'), **changed)
   with pytest.raises(UserError, match=expected):
     selection_inputs.keep_summaries(workdir, selected)
@@ -95,7 +96,7 @@ def test_a_summary_of_something_else_is_refused(copied, changed, expected):
 def test_a_missing_summary_is_named(copied):
   config, workdir = copied
   selected = selection_inputs.open_selected(config, workdir)
-  path = posixpath.join(artifacts.keep_set_dir(workdir, 'full'), 'summary.json')
+  path = posixpath.join(keep_set_dir(workdir, 'full'), 'summary.json')
   shutil.move(path, path + '.gone')
   with pytest.raises(UserError, match='full/summary.json is missing'):
     selection_inputs.keep_summaries(workdir, selected)

@@ -11,12 +11,13 @@ from page_elements import Elements, check_escaped, check_stands_alone
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import selection_page
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import files, manifests
+from infoprune_jax.runtime.workdir import keep_set_dir, selection_report_dir
 from infoprune_jax.selection import keep_set
 
 
 def page_of(workdir: str) -> str:
-  path = artifacts.selection_report_dir(workdir)
+  path = selection_report_dir(workdir)
   return files.read_bytes(posixpath.join(path, 'index.html')).decode()
 
 
@@ -46,7 +47,7 @@ def test_stands_alone(untrained):
 def test_says_of_each_arm_what_moves_before_the_tables(untrained, elements):
   _, workdir = untrained
   found = files.read_json(
-    posixpath.join(artifacts.selection_report_dir(workdir), 'selections.json')
+    posixpath.join(selection_report_dir(workdir), 'selections.json')
   )
   shown = re.sub(r'\s+', ' ', ''.join(elements.text)).replace('\u202f%', ' %')
   first = shown.index('Kept and thrown away, in all')
@@ -70,7 +71,7 @@ def test_says_of_each_arm_what_moves_before_the_tables(untrained, elements):
 def test_examples_may_have_no_score(untrained, tmp_path):
   config, made = untrained
   workdir = shutil.copytree(made, str(tmp_path / 'demo'))
-  path = artifacts.keep_set_dir(workdir, 'top_nll')
+  path = keep_set_dir(workdir, 'top_nll')
   summary = keep_set.read_summary(path)
   lists = [summary['least'], summary['drawn']['thrown']]
   lists.append(summary['near'][0]['thrown'])
@@ -84,12 +85,12 @@ def test_examples_may_have_no_score(untrained, tmp_path):
 def test_is_always_rewritten_to_the_same_bytes(untrained, caplog):
   config, workdir = untrained
   before = page_of(workdir)
-  path = artifacts.selection_report_dir(workdir)
+  path = selection_report_dir(workdir)
   files.write_text(posixpath.join(path, 'index.html'), 'stale')
   with caplog.at_level(logging.INFO, logger='infoprune_jax'):
     selection_page.run(config, workdir)
   assert page_of(workdir) == before
-  manifest = artifacts.open_finished(path, 'selection report', 'x')
+  manifest = manifests.open_finished(path, 'selection report', 'x')
   assert set(manifest['files']) == {'index.html', 'selections.json'}
   assert posixpath.join(path, 'index.html') in caplog.text
 
@@ -130,7 +131,7 @@ def test_sensible_for_any_shape(make_workdir, sizes, present, absent):
 def test_one_process_writes_it(untrained):
   config, workdir = untrained
   with (
-    files.lock(artifacts.selection_report_dir(workdir)),
+    files.lock(selection_report_dir(workdir)),
     pytest.raises(UserError, match='written by another process'),
   ):
     selection_page.run(config, workdir)

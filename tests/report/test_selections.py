@@ -9,7 +9,7 @@ import pytest
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import overlaps, selection_inputs, selections
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import keep_set_dir
 from infoprune_jax.selection import arrays
 
 
@@ -160,7 +160,7 @@ def test_a_kind_without_a_source_is_refused(made):
 
 def test_a_damaged_keep_set_is_refused_by_name(copied):
   config, workdir = copied
-  file = pathlib.Path(artifacts.keep_set_dir(workdir, 'top_sum'), 'keep.npy')
+  file = pathlib.Path(keep_set_dir(workdir, 'top_sum'), 'keep.npy')
   data = bytearray(file.read_bytes())
   data[-3] ^= 4
   file.write_bytes(data)
@@ -172,8 +172,8 @@ def test_a_damaged_keep_set_is_refused_by_name(copied):
 
 def test_the_summary_of_another_keep_set_is_refused_by_name(copied):
   config, workdir = copied
-  folder = pathlib.Path(artifacts.keep_set_dir(workdir, 'random-seed-1'))
-  other = artifacts.keep_set_dir(workdir, 'random-seed-0')
+  folder = pathlib.Path(keep_set_dir(workdir, 'random-seed-1'))
+  other = keep_set_dir(workdir, 'random-seed-0')
   shutil.copy(pathlib.Path(other, 'summary.json'), folder)
   with pytest.raises(
     UserError, match='random-seed-1/summary.json says that .* are kept'

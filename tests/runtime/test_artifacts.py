@@ -8,8 +8,21 @@ import pytest
 from hypothesis import given, strategies as st
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, checksums, files, filesystems
+from infoprune_jax.runtime import files, filesystems, manifests
 from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.workdir import (
+  data_file,
+  evaluation_dir,
+  keep_set_dir,
+  labels_dir,
+  reference_dir,
+  report_dir,
+  run_dir,
+  scores_dir,
+  shard_name,
+  token_store_dir,
+  vocabulary_dir,
+)
 
 OPTIONS = {'dtype': 'float32', 'window': {'length': 64, 'overlap': 8}}
 INPUTS = {'token_store': 'a' * 16}
@@ -26,10 +39,8 @@ def artifact(path: str, options=OPTIONS, inputs=INPUTS) -> Artifact:
 
 def shard_files(text: str, shard: int, num_shards: int) -> dict:
   return {
-    artifacts.data_file(shard, num_shards): (
-      lambda file: file.write(text.encode())
-    ),
-    artifacts.data_file(shard, num_shards, '.b', 'more'): (
+    data_file(shard, num_shards): (lambda file: file.write(text.encode())),
+    data_file(shard, num_shards, '.b', 'more'): (
       lambda file: file.write(2 * text.encode())
     ),
   }
@@ -70,35 +81,35 @@ values = st.recursive(
 @given(value=values, seed=st.integers(0, 9))
 def test_a_fingerprint_does_not_depend_on_the_order_of_keys(value, seed):
   other = shuffled(value, random.Random(seed))
-  assert artifacts.fingerprint(value) == artifacts.fingerprint(other)
+  assert manifests.fingerprint(value) == manifests.fingerprint(other)
 
 
 @given(first=values, second=values)
 def test_a_fingerprint_tells_values_apart(first, second):
   same = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
-  found = artifacts.fingerprint(first) == artifacts.fingerprint(second)
+  found = manifests.fingerprint(first) == manifests.fingerprint(second)
   assert found is same
 
 
 def test_shard_names_sort_in_order():
-  names = [artifacts.shard_name(shard, 1000) for shard in range(1000)]
+  names = [shard_name(shard, 1000) for shard in range(1000)]
   assert names == sorted(set(names))
   assert names[3] == 'part-00003-of-01000'
 
 
 def test_paths_do_not_meet():
   paths = [
-    artifacts.vocabulary_dir('w'),
-    artifacts.token_store_dir('w'),
-    artifacts.reference_dir('w'),
-    artifacts.scores_dir('w'),
-    artifacts.report_dir('w'),
-    artifacts.keep_set_dir('w', 'a'),
-    artifacts.run_dir('w', 'a', 0),
-    artifacts.run_dir('w', 'a', 1),
-    artifacts.evaluation_dir('w', 'a', 0),
-    artifacts.labels_dir('w', '0'),
-    artifacts.labels_dir('w', '1'),
+    vocabulary_dir('w'),
+    token_store_dir('w'),
+    reference_dir('w'),
+    scores_dir('w'),
+    report_dir('w'),
+    keep_set_dir('w', 'a'),
+    run_dir('w', 'a', 0),
+    run_dir('w', 'a', 1),
+    evaluation_dir('w', 'a', 0),
+    labels_dir('w', '0'),
+    labels_dir('w', '1'),
   ]
   assert len({*paths}) == len(paths)
   assert all(path.startswith('w/') for path in paths)
@@ -108,14 +119,14 @@ def test_written_and_opened(path):
   assert artifact(path).finished() is None
   manifest = write(artifact(path), num_examples=7)
   assert artifact(path).finished() == manifest
-  assert artifacts.open_finished(path, 'score table', 'score') == manifest
+  assert manifests.open_finished(path, 'score table', 'score') == manifest
   assert manifest['num_examples'] == 7
   assert list(manifest['files']) == sorted(manifest['files'])
   for name, facts in manifest['files'].items():
     data = files.read_bytes(f'{path}/{name}')
     assert facts['bytes'] == len(data)
-    checksums.check_content(f'{path}/{name}', data, facts, 'score')
-  checksums.check_sizes(path, manifest, 'score table', 'score')
+    manifests.check_content(f'{path}/{name}', data, facts, 'score')
+  manifests.check_sizes(path, manifest, 'score table', 'score')
 
 
 def test_the_fingerprint_covers_what_decides_the_bytes(tmp_path):
@@ -218,9 +229,9 @@ def test_a_path_may_be_spelled_otherwise(path, tmp_path, monkeypatch, spelled):
 
 def test_begin_again_changes_nothing(path):
   artifact(path).begin()
-  before = files.read_bytes(f'{path}/{artifacts.BEGUN}')
+  before = files.read_bytes(f'{path}/{manifests.BEGUN}')
   artifact(path).begin()
-  assert files.read_bytes(f'{path}/{artifacts.BEGUN}') == before
+  assert files.read_bytes(f'{path}/{manifests.BEGUN}') == before
 
 
 def test_a_shard_is_done_after_its_files(path):
@@ -248,7 +259,7 @@ def test_a_shard_is_done_after_its_files(path):
 
 def test_open_says_how_far_it_is(path):
   with pytest.raises(UserError, match=r'is not there\. Run --job=score first'):
-    artifacts.open_finished(path, 'score table', 'score')
+    manifests.open_finished(path, 'score table', 'score')
   made = artifact(path)
   made.begin()
   for shard in (0, 2):
@@ -256,16 +267,16 @@ def test_open_says_how_far_it_is(path):
   with pytest.raises(
     UserError, match=r'has 2 finished shards but no manifest.*shards are kept'
   ):
-    artifacts.open_finished(path, 'score table', 'score')
+    manifests.open_finished(path, 'score table', 'score')
 
 
 def test_another_format_is_refused(path, monkeypatch):
   write(artifact(path))
-  ours = artifacts.FORMAT_VERSION
-  monkeypatch.setattr(artifacts, 'FORMAT_VERSION', ours + 1)
+  ours = manifests.FORMAT_VERSION
+  monkeypatch.setattr(manifests, 'FORMAT_VERSION', ours + 1)
   said = f'has format {ours}, but this version of infoprune_jax reads format'
   for read in (
-    lambda: artifacts.open_finished(path, 'score table', 'score'),
+    lambda: manifests.open_finished(path, 'score table', 'score'),
     artifact(path).finished,
     artifact(path).begin,
   ):
@@ -276,10 +287,10 @@ def test_another_format_is_refused(path, monkeypatch):
 def test_what_format_2_has_begun_is_refused(path):
   # Its shards lie beside their markers; its note names no format.
   begun = {'job': 'score', 'options': OPTIONS, 'inputs': INPUTS}
-  files.write_record(f'{path}/{artifacts.BEGUN}', begun)
+  files.write_record(f'{path}/{manifests.BEGUN}', begun)
   with pytest.raises(UserError, match='has format 2 or older.* new --workdir'):
     artifact(path).begin()
-  assert artifacts.BEGUN in filesystems.names_in(path)
+  assert manifests.BEGUN in filesystems.names_in(path)
 
 
 def test_the_data_files_of_a_shard_are_alone_in_a_folder(path):
@@ -294,11 +305,11 @@ def test_the_data_files_of_a_shard_are_alone_in_a_folder(path):
 def test_check_made_from_names_both_sides():
   manifest = {'inputs': {'token_store': 'a' * 16}}
   arguments = ('score table', 'token_store')
-  artifacts.check_made_from(
+  manifests.check_made_from(
     manifest, *arguments, {'fingerprint': 'a' * 16}, 'token store'
   )
   with pytest.raises(UserError, match=r'score table .* token store') as caught:
-    artifacts.check_made_from(
+    manifests.check_made_from(
       manifest, *arguments, {'fingerprint': 'b' * 16}, 'token store'
     )
   assert 'a' * 16 in str(caught.value) and 'b' * 16 in str(caught.value)
@@ -307,7 +318,7 @@ def test_check_made_from_names_both_sides():
 def test_damaged_content_is_named(path):
   facts = write(artifact(path))['files']['data/part-00000-of-00002.parquet']
   with pytest.raises(UserError, match=r'/name\.a is damaged.*--job=score'):
-    checksums.check_content(f'{path}/name.a', b'onf', facts, 'score')
+    manifests.check_content(f'{path}/name.a', b'onf', facts, 'score')
 
 
 def test_a_missing_or_short_file_is_named(tmp_path):
@@ -318,10 +329,10 @@ def test_a_missing_or_short_file_is_named(tmp_path):
   with pytest.raises(
     UserError, match=r'00001-of-00002\.b has 4 bytes, .* says 6 bytes'
   ):
-    checksums.check_sizes(path, manifest, 'score table', 'score')
+    manifests.check_sizes(path, manifest, 'score table', 'score')
   shard.unlink()
   with pytest.raises(UserError, match=r'00001-of-00002\.b is missing'):
-    checksums.check_sizes(path, manifest, 'score table', 'score')
+    manifests.check_sizes(path, manifest, 'score table', 'score')
 
 
 def test_a_damaged_marker_is_named(tmp_path):
@@ -343,11 +354,11 @@ def test_links_are_followed_and_those_to_nowhere_named(tmp_path):
   file = tmp_path / 'scores/data/part-00000-of-00002.parquet'
   file.rename(tmp_path / 'far')
   file.symlink_to('../../far')
-  checksums.check_sizes(path, manifest, 'score table', 'score')
+  manifests.check_sizes(path, manifest, 'score table', 'score')
   assert artifact(path).finished_shard(0, 2)
   (tmp_path / 'far').unlink()
   for check in (
-    lambda: checksums.check_sizes(path, manifest, 'score table', 'score'),
+    lambda: manifests.check_sizes(path, manifest, 'score table', 'score'),
     lambda: artifact(path).finished_shard(0, 2),
   ):
     with pytest.raises(

@@ -10,18 +10,20 @@ import sys
 import pytest
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, attempts, filesystems
+from infoprune_jax.runtime import artifacts, filesystems
+from infoprune_jax.runtime.workdir import data_file
 
 # Writes a shard, and stops itself: while it writes, or right before the rename.
 WRITER = """
 import os, signal, sys
-from infoprune_jax.runtime import artifacts, attempts
+from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import data_file
 from infoprune_jax.config.validation import UserError
 
 path, when = sys.argv[1:]
 made = artifacts.Artifact(path, 'table', 'job', {}, {}).begin()
 stop = lambda: os.kill(os.getpid(), signal.SIGSTOP)
-check, written = attempts._check, []
+check, written = artifacts.Artifact._check_newest, []
 
 def write(file):
   file.write(b'old')
@@ -34,9 +36,9 @@ def checked(*arguments):
   if when == 'checked' and written:
     stop()
 
-attempts._check = checked
+artifacts.Artifact._check_newest = checked
 try:
-  made.finish_shard(0, 1, {artifacts.data_file(0, 1): write})
+  made.finish_shard(0, 1, {data_file(0, 1): write})
 except UserError as error:
   print(error)
   sys.exit(2)
@@ -48,7 +50,7 @@ def artifact(path) -> artifacts.Artifact:
 
 
 def shard(text: str, number: int = 0, num_shards: int = 1):
-  name = artifacts.data_file(number, num_shards)
+  name = data_file(number, num_shards)
   return {name: lambda file: file.write(text.encode())}
 
 
@@ -86,7 +88,7 @@ def test_a_stopped_process_that_goes_on_changes_nothing(
     finally:
       old.kill()  # It would be waited for if it had stopped again.
   assert old.returncode == 2, output
-  assert 'written by another job that began later' in output
+  assert 'another job that began later' in output
   assert content(path) == expected
 
 
@@ -101,12 +103,12 @@ def test_an_older_attempt_may_not_write(tmp_path, home):
     lambda: old.write_file(f'{path}/other', lambda file: file.write(b'x')),
     lambda: old.finish({}),
   ):
-    with pytest.raises(UserError, match='by another job that began later'):
+    with pytest.raises(UserError, match='another job that began later'):
       write()
   assert new.finished() is None and new.finished_shard(1, 2) is None
   new.finish_shard(1, 2, shard('new', 1, 2))
   assert new.finish({})['job'] == 'job'
-  with pytest.raises(UserError, match='by another job that began later'):
+  with pytest.raises(UserError, match='another job that began later'):
     new.finish_shard(1, 2, shard('late', 1, 2))
   names = filesystems.names_in(path)
   assert not any('tmp' in name or 'attempt' in name for name in names)
@@ -114,14 +116,14 @@ def test_an_older_attempt_may_not_write(tmp_path, home):
 
 def test_what_a_killed_attempt_left_is_swept(tmp_path):
   old = artifact(tmp_path).begin()
-  temporary = attempts.temporary(str(tmp_path / 'a/part'), old.attempt)
+  temporary = old.temporary(str(tmp_path / 'a/part'))
   pathlib.Path(temporary).mkdir(parents=True)
   pathlib.Path(f'{temporary}/records').touch()
-  pathlib.Path(attempts.temporary(str(tmp_path / 'b'), old.attempt)).touch()
+  pathlib.Path(old.temporary(str(tmp_path / 'b'))).touch()
   (tmp_path / 'notes.tmp').touch()  # Of somebody else.
   artifact(tmp_path).begin()
   assert {path.name for path in tmp_path.rglob('*')} == {
-    *('a', 'begun.json', 'notes.tmp', attempts.FILE)
+    *('a', 'begun.json', 'notes.tmp', artifacts.ATTEMPT)
   }
 
 

@@ -16,7 +16,7 @@ from infoprune_jax.config.validation import (
   default_of,
   to_plain,
 )
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime import artifacts, manifests
 from infoprune_jax.runtime.options import first_difference, options_of, recorded
 
 FROZEN = pathlib.Path(__file__).parents[1] / 'golden' / 'defaults.txt'
@@ -143,7 +143,7 @@ def test_an_artifact_keeps_the_words_that_it_was_begun_with(tmp_path):
   assert made.finished() == before
   made.begin()
   assert made.finish({}) == before
-  (tmp_path / artifacts.BEGUN).unlink()
+  (tmp_path / manifests.BEGUN).unlink()
   made.begin()
   assert made.finish({})['options'] == {'seed': 0}
   other = dataclasses.replace(made, options=Section(seed=0, low=0.5))
@@ -165,7 +165,7 @@ def sections(kind: Any) -> dict[str, type]:
 
 
 def test_defaults_are_frozen(request):
-  version = f'format_version = {artifacts.FORMAT_VERSION}'
+  version = f'format_version = {manifests.FORMAT_VERSION}'
   here = [
     f'{name}.{field.name} = {recorded(default_of(field))!r}'
     for name, kind in sorted(sections(Config).items())

@@ -17,7 +17,7 @@ from small_corpus import small_config
 
 from infoprune_jax import main
 from infoprune_jax.config import experiment as config_lib
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import scores_dir
 from infoprune_jax.tokens import tables, tokenize
 from infoprune_jax.train import runs
 
@@ -115,7 +115,7 @@ def test_hosts_of_one_tensor_axis_feed_the_same_rows(prepared, alone, tmp_path):
   assert found.keys() == alone.keys()
   assert 'begun.json' not in changing
   both = [
-    tables.read_table(artifacts.scores_dir(str(path)))
+    tables.read_table(scores_dir(str(path)))
     for path in (workdir.path, prepared.path)
   ]
   assert both[0].drop('nll_sum').equals(both[1].drop('nll_sum'))

@@ -19,7 +19,8 @@ from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import mesh as mesh_lib
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import files, manifests
+from infoprune_jax.runtime.workdir import scores_dir
 from infoprune_jax.score import references
 from infoprune_jax.selection import expressions
 from infoprune_jax.selection.examples import scored_examples
@@ -54,7 +55,7 @@ def linked(there: str, path: str, *names: str) -> str:
 def scored(config: Config, workdir: str) -> dict[str, np.ndarray]:
   """The columns of NLL of a table made now."""
   stages.run(config, workdir, 'score')
-  made = tables.read_table(artifacts.scores_dir(workdir))
+  made = tables.read_table(scores_dir(workdir))
   return {
     name: made[name].to_numpy()
     for name in made.column_names
@@ -105,7 +106,7 @@ def together(corpus_path, trained, small_run, exported) -> str:
 def test_each_column_is_what_its_model_gives_alone(
   corpus_path, trained, together, small_run, tmp_path
 ):
-  found = tables.read_table(artifacts.scores_dir(together))
+  found = tables.read_table(scores_dir(together))
   for column, checkpoint in (
     ('nll_sum', base.checkpoint()),
     (EARLY, base.checkpoint(step=STEPS[0])),
@@ -167,9 +168,9 @@ def test_excess_loss_is_a_rule(corpus_path, together):
 
 
 def test_training_is_charged_once_a_run(together, small_run):
-  scores = artifacts.read_manifest(artifacts.scores_dir(together), 'score')
+  scores = manifests.read_manifest(scores_dir(together), 'score')
   own, small = (
-    artifacts.read_manifest(path, 'reference')
+    manifests.read_manifest(path, 'reference')
     for path in (f'{together}/reference', small_run)
   )
   # The file is of the same run, but all that is known is its own content.
@@ -193,7 +194,7 @@ def test_nothing_is_trained_where_all_models_are_given(
   stages.run(built(made), path, 'reference')
   assert not os.path.exists(f'{path}/reference')
   assert np.isfinite(scored(built(made), path)['nll_sum']).all()
-  manifest = artifacts.read_manifest(artifacts.scores_dir(path), 'score')
+  manifest = manifests.read_manifest(scores_dir(path), 'score')
   assert 'reference' not in manifest['inputs']
 
 
@@ -228,7 +229,7 @@ def test_what_is_not_there_is_refused(
   workdir = linked(trained, str(tmp_path / 'w'), 'reference')
   with pytest.raises(UserError, match=said):
     stages.run(built(made), workdir, 'score')
-  assert not os.path.exists(artifacts.scores_dir(workdir))
+  assert not os.path.exists(scores_dir(workdir))
 
 
 def test_a_run_of_another_version_is_refused(
@@ -236,10 +237,10 @@ def test_a_run_of_another_version_is_refused(
 ):
   other = str(tmp_path / 'other')
   os.makedirs(other)
-  manifest = artifacts.read_manifest(small_run, 'reference')
+  manifest = manifests.read_manifest(small_run, 'reference')
   made = {**manifest, 'format_version': 1}
   del made['vocabulary']
-  files.write_record(f'{other}/{artifacts.MANIFEST}', made)
+  files.write_record(f'{other}/{manifests.MANIFEST}', made)
   config = edits(corpus_path)
   config.reference.checkpoint.path = other
   with pytest.raises(UserError, match=f'{other} has format 1, this version'):

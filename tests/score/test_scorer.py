@@ -10,6 +10,7 @@ from infoprune_jax.config.experiment import MeshConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import mesh as mesh_lib, network, partitioning
 from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import reference_dir
 from infoprune_jax.score import scorer, stage
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -161,7 +162,7 @@ def test_a_reference_of_another_corpus_is_refused(
   for name in ('token_store', 'vocabulary'):
     (tmp_path / name).symlink_to(f'{store_workdir}/{name}')
   artifacts.Artifact(
-    artifacts.reference_dir(str(tmp_path)),
+    reference_dir(str(tmp_path)),
     'run',
     'reference',
     {},

@@ -8,7 +8,8 @@ import pytest
 
 from infoprune_jax import stages
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import scores_dir
 from infoprune_jax.score import references
 
 
@@ -17,15 +18,15 @@ def test_a_store_that_changed_under_a_half_finished_table(small, tmp_path):
   workdir, other = str(tmp_path / 'work'), str(tmp_path / 'other')
   for job in ('tokenize', 'reference', 'score'):
     stages.run(small, workdir, job)
-  scores = artifacts.scores_dir(workdir)
-  os.remove(f'{scores}/{artifacts.MANIFEST}')
+  scores = scores_dir(workdir)
+  os.remove(f'{scores}/{manifests.MANIFEST}')
   os.remove(f'{scores}/part-00001-of-00003.done')
   corpus = dataclasses.replace(small.corpus, seed=7)
   changed = dataclasses.replace(small, corpus=corpus)
   for job in ('tokenize', 'reference'):
     stages.run(changed, other, job)
   stores = [
-    artifacts.read_manifest(f'{path}/token_store', 'tokenize')['fingerprint']
+    manifests.read_manifest(f'{path}/token_store', 'tokenize')['fingerprint']
     for path in (workdir, other)
   ]
   os.rename(f'{workdir}/token_store', f'{workdir}/was')

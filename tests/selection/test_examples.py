@@ -10,7 +10,8 @@ import pytest
 from configs import base
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, checksums
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import scores_dir, statistics_dir
 from infoprune_jax.selection import (
   arrays,
   copies,
@@ -104,15 +105,15 @@ def test_some_examples_are_read_without_the_rest(workdir, monkeypatch):
   whole = scored_examples(workdir, TokenStore.open(workdir)).table
   monkeypatch.setattr(tables, 'GROUP_ROWS', 7)
   for path in (
-    artifacts.scores_dir(workdir),
-    artifacts.statistics_dir(workdir),
+    scores_dir(workdir),
+    statistics_dir(workdir),
   ):
     for file in pathlib.Path(path).glob('data/*.parquet'):
       made = pq.read_table(file)
       with open(file, 'wb') as opened:
         tables.write(made, opened)
   monkeypatch.setattr(
-    checksums, 'verified', lambda path, _, name: f'{path}/{name}'
+    manifests, 'verified', lambda path, _, name: f'{path}/{name}'
   )
   monkeypatch.setattr(
     pq.ParquetFile, 'read', lambda *_, **__: pytest.fail('all of a shard')
@@ -152,15 +153,15 @@ def test_nothing_is_taken_of_nothing(opened):
 
 
 def test_other_examples_are_refused(workdir):
-  path = artifacts.statistics_dir(workdir)
-  manifest = artifacts.read_manifest(path, 'statistics')
+  path = statistics_dir(workdir)
+  manifest = manifests.read_manifest(path, 'statistics')
   file = f'{path}/{min(manifest["files"])}'
   table = pq.read_table(file)
   rows = table['doc_index'].to_numpy() + 1
   pq.write_table(table.set_column(1, 'doc_index', [rows]), file)
   store = TokenStore.open(workdir)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(checksums, 'verified', lambda path, _, name: f'{path}/{name}')
+    patch.setattr(manifests, 'verified', lambda path, _, name: f'{path}/{name}')
     examples = ExampleShards(workdir, store.documents_per_shard)
   with pytest.raises(UserError, match='holds other examples than'):
     _ = examples.index

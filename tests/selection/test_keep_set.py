@@ -11,6 +11,7 @@ from configs import base
 from infoprune_jax.config.selection import RANKED_KINDS, RuleConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import keep_set_dir
 from infoprune_jax.selection import keep_set
 from infoprune_jax.selection.keep_set import KeepSet
 
@@ -22,7 +23,7 @@ MASK = np.array([1, 0, 1, 0, 0, 0, 0, 0, 1, 1, 1, 0, 1], bool)
 
 def write(workdir, mask=MASK, fingerprint='a' * 16) -> artifacts.Artifact:
   artifact = artifacts.Artifact(
-    artifacts.keep_set_dir(str(workdir), 'top'),
+    keep_set_dir(str(workdir), 'top'),
     'keep set top',
     'select',
     {},

@@ -13,7 +13,12 @@ from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.export import job as export_job
 from infoprune_jax.report import selection_inputs, selections
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import files
+from infoprune_jax.runtime.workdir import (
+  keep_set_dir,
+  near_duplicates_dir,
+  scores_dir,
+)
 from infoprune_jax.selection import select
 from infoprune_jax.selection.keep_set import KeepSet, read_summary
 from infoprune_jax.statistics import near_duplicates
@@ -48,7 +53,7 @@ def mask(kept: KeepSet) -> np.ndarray:
 
 
 def shown(workdir: str, name: str) -> dict:
-  return read_summary(artifacts.keep_set_dir(workdir, name))
+  return read_summary(keep_set_dir(workdir, name))
 
 
 def times(workdir: str, below: str = 'keep_sets') -> dict[str, int]:
@@ -81,7 +86,7 @@ def test_only_scored_documents_are_kept(experiment, workdir):
 
 def test_a_keep_set_is_the_rule_over_the_table(experiment, workdir):
   resolved = run(experiment, workdir)
-  scores = tables.read_table(artifacts.scores_dir(workdir))
+  scores = tables.read_table(scores_dir(workdir))
   nll = scores['nll_sum'].to_numpy() / scores['num_tokens'].to_numpy()
   tokens = scores['num_tokens'].to_numpy()
   order = np.argsort(-nll)
@@ -179,7 +184,7 @@ def test_scores_of_another_store_are_refused(
 def test_other_scores_need_other_keep_sets(experiment, workdir, make_scores):
   run(experiment, workdir)
   kept = mask(opened(workdir, 'random-seed-0'))
-  shutil.rmtree(artifacts.scores_dir(workdir))
+  shutil.rmtree(scores_dir(workdir))
   make_scores(workdir, seed=9)
   with pytest.raises(UserError, match=r'keep set \w+ in .* inputs\.scores'):
     run(experiment, workdir)
@@ -187,7 +192,7 @@ def test_other_scores_need_other_keep_sets(experiment, workdir, make_scores):
   edits = experiment.copy_and_resolve_references()
   edits.train.arms = ('full', 'random')
   run(edits, workdir)
-  manifest = files.read_json(f'{artifacts.scores_dir(workdir)}/manifest.json')
+  manifest = files.read_json(f'{scores_dir(workdir)}/manifest.json')
   for name in ('full', 'random-seed-0'):
     assert shown(workdir, name)['scores'] == manifest['fingerprint']
   assert (mask(opened(workdir, 'random-seed-0')) == kept).all()
@@ -196,7 +201,7 @@ def test_other_scores_need_other_keep_sets(experiment, workdir, make_scores):
 def test_a_killed_arm_is_written_again(experiment, workdir):
   run(experiment, workdir)
   expected = opened(workdir, 'top_sum').manifest
-  folder = pathlib.Path(artifacts.keep_set_dir(workdir, 'top_sum'))
+  folder = pathlib.Path(keep_set_dir(workdir, 'top_sum'))
   (folder / 'manifest.json').unlink()
   (folder / 'keep.npy').write_bytes(b'half')
   before = times(workdir, 'keep_sets/full')
@@ -291,7 +296,7 @@ def test_a_sample_is_drawn_anew_for_each_seed(experiment, workdir):
 
 def test_summaries_of_an_earlier_version_are_written_again(experiment, workdir):
   run(experiment, workdir)
-  path = pathlib.Path(artifacts.keep_set_dir(workdir, 'top_nll'))
+  path = pathlib.Path(keep_set_dir(workdir, 'top_nll'))
   current = (path / 'summary.json').read_bytes()
   old = {**shown(workdir, 'top_nll'), 'version': 1}
   files.write_record(str(path / 'summary.json'), old)
@@ -317,7 +322,7 @@ def test_near_duplicates_need_their_table(experiment, workdir):
   near_duplicates.run(made, workdir)
   select.run(made, workdir)
   store = TokenStore.open(workdir)
-  groups = tables.read_table(artifacts.near_duplicates_dir(workdir))
+  groups = tables.read_table(near_duplicates_dir(workdir))
   kept = KeepSet.open(workdir, 'apart', store)
   first = np.cumsum([0, *store.documents_per_shard])
   number = first[groups['shard'].to_numpy()] + groups['doc_index'].to_numpy()

@@ -14,6 +14,11 @@ from configs import base
 from infoprune_jax.batches import loader
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import (
+  keep_set_dir,
+  token_store_dir,
+  vocabulary_dir,
+)
 from infoprune_jax.selection import keep_set
 from infoprune_jax.seqio_tasks import seqio_reader, tasks, token_store_source
 from infoprune_jax.seqio_tasks.seqio_vocabulary import SeqIOVocabulary
@@ -34,7 +39,7 @@ def workdir(store_workdir, tmp_path_factory) -> str:
     [shard.column('split') == 1 for shard in shards_of(store)]
   ) & (np.arange(sum(store.documents_per_shard)) % 2 == 0)
   artifact = artifacts.Artifact(
-    artifacts.keep_set_dir(path, ARM),
+    keep_set_dir(path, ARM),
     'keep set',
     'select',
     {},
@@ -190,7 +195,7 @@ def test_keep_examples_goes_by_any_feature():
 
 
 def test_the_vocabulary_is_ours(workdir):
-  words = vocabulary.Vocabulary.load(artifacts.vocabulary_dir(workdir))
+  words = vocabulary.Vocabulary.load(vocabulary_dir(workdir))
   wrapped = SeqIOVocabulary(words)
   text = 'Item 3: the naïve thing\n is in stock'
   ids = words.encode(text).tolist()
@@ -209,7 +214,7 @@ def test_a_name_that_is_taken_is_refused(names, workdir, store, tmp_path):
   shutil.rmtree(f'{other}/keep_sets')
   manifest = store.manifest
   artifacts.Artifact(
-    artifacts.token_store_dir(other), 'token store', 'tokenize', {'n': 1}, {}
+    token_store_dir(other), 'token store', 'tokenize', {'n': 1}, {}
   ).finish(
     manifest['files'],
     **{

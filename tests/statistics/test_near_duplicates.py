@@ -18,6 +18,7 @@ from infoprune_jax.config import (
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import near_duplicates_dir, token_store_dir
 from infoprune_jax.statistics import near_duplicates
 from infoprune_jax.tokens import tables, token_store
 from infoprune_jax.tokens.token_store import TokenStore
@@ -105,7 +106,7 @@ def write(
 ) -> TokenStore:
   """A store of so many shards; every third document is held out."""
   artifact = artifacts.Artifact(
-    artifacts.token_store_dir(str(workdir)), 'token store', 'tokenize', {}, {}
+    token_store_dir(str(workdir)), 'token store', 'tokenize', {}, {}
   )
   rows = [
     {
@@ -151,7 +152,7 @@ def settings(**corpus) -> Config:
 
 
 def content(workdir: str) -> dict[str, bytes]:
-  folder = pathlib.Path(artifacts.near_duplicates_dir(workdir))
+  folder = pathlib.Path(near_duplicates_dir(workdir))
   return {
     path.name: path.read_bytes()
     for path in folder.rglob('*')
@@ -166,7 +167,7 @@ def test_near_duplicates_are_found_and_nothing_else(
   """Of the scored documents; each group by the number of its first."""
   store = write(tmp_path, documents, num_shards)
   near_duplicates.run(settings(), str(tmp_path))
-  path = artifacts.near_duplicates_dir(str(tmp_path))
+  path = near_duplicates_dir(str(tmp_path))
   found = tables.read_table(path)
   first = np.cumsum([0, *store.documents_per_shard])
   number = first[found['shard'].to_numpy()] + found['doc_index'].to_numpy()
@@ -194,7 +195,7 @@ def test_processes_beam_and_a_kill_do_not_matter(documents, tmp_path):
   write(killed, documents, 3)
   made = settings()
   store = TokenStore.open(str(killed))
-  path = artifacts.near_duplicates_dir(str(killed))
+  path = near_duplicates_dir(str(killed))
   options = {
     **validation.to_plain(made.near_duplicates),
     **{'scheme': 'affine32', 'folds': 1},
@@ -238,6 +239,6 @@ def test_pairs_are_found_as_often_as_the_formula_says(
     made += [first, varied(first, 1 - 2 * share / (1 + share), rng), []]
   write(tmp_path, made, 1)
   near_duplicates.run(settings(), str(tmp_path))
-  found = tables.read_table(artifacts.near_duplicates_dir(str(tmp_path)))
+  found = tables.read_table(near_duplicates_dir(str(tmp_path)))
   joined = np.count_nonzero(found['near_duplicates'].to_numpy() == 2) / 2
   assert least <= joined / pairs <= most

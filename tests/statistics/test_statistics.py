@@ -17,6 +17,7 @@ from configs import base
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import statistics_dir
 from infoprune_jax.selection import expressions
 from infoprune_jax.selection.examples import ExampleTable
 from infoprune_jax.statistics import statistics
@@ -101,7 +102,7 @@ def test_the_sums_give_the_deviation_within_a_document(counts, seed):
 def test_a_table_of_fewer_columns_is_refused(small, store_workdir, tmp_path):
   """As versions before wrote it: never taken for a finished one."""
   made, workdir = begin(small, store_workdir, tmp_path / 'w', 1)
-  path = artifacts.statistics_dir(workdir)
+  path = statistics_dir(workdir)
   store = TokenStore.open(workdir)
   artifacts.Artifact(
     path,
@@ -122,7 +123,7 @@ def test_the_table_is_of_what_is_scored(small, store_workdir, tmp_path, folds):
   made, workdir = begin(small, store_workdir, tmp_path / 'w', folds)
   statistics.run(made, workdir)
   store = TokenStore.open(workdir)
-  found = tables.read_table(artifacts.statistics_dir(workdir)).to_pylist()
+  found = tables.read_table(statistics_dir(workdir)).to_pylist()
   expected = []
   for number in range(store.num_shards):
     shard = store.shard(number)
@@ -151,7 +152,7 @@ def test_the_table_is_of_what_is_scored(small, store_workdir, tmp_path, folds):
 
 def test_processes_and_a_kill_do_not_matter(small, store_workdir, tmp_path):
   def table_of(workdir):
-    path = pathlib.Path(artifacts.statistics_dir(workdir))
+    path = pathlib.Path(statistics_dir(workdir))
     return {
       file.name: file.read_bytes()
       for file in path.rglob('*')
@@ -166,7 +167,7 @@ def test_processes_and_a_kill_do_not_matter(small, store_workdir, tmp_path):
   statistics.run(several, two)
   assert table_of(two) == table_of(one)
   for name in ('manifest.json', 'part-00001-of-00003.done'):
-    (pathlib.Path(artifacts.statistics_dir(two)) / name).unlink()
+    (pathlib.Path(statistics_dir(two)) / name).unlink()
   statistics.run(several, two)
   assert table_of(two) == table_of(one)
 

@@ -7,6 +7,7 @@ import pytest
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime.workdir import data_file
 from infoprune_jax.tokens import tables
 
 SCHEMA = tables.score_schema(['nll_sum', 'nll_sum_early'])
@@ -85,7 +86,7 @@ def folder(request, tmp_path):
       number,
       3,
       {
-        artifacts.data_file(number, 3): (
+        data_file(number, 3): (
           lambda file, n=number: pq.write_table(written[n], file)
         )
       },

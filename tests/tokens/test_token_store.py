@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import data_file
 from infoprune_jax.tokens import folds, token_store
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -126,7 +126,7 @@ def test_the_table_is_the_one_that_arrow_makes(monkeypatch, doc_indices, limit):
   tokens = [np.zeros(0, np.int64) for _ in doc_indices]
   files = token_store.shard_files(0, 1, doc_indices, tokens, 3, np.uint16)
   ours, arrows = io.BytesIO(), io.BytesIO()
-  files[artifacts.data_file(0, 1)](ours)
+  files[data_file(0, 1)](ours)
   table = pa.Table.from_pylist(doc_indices, token_store.SCHEMA)
   pq.write_table(table, arrows, compression='zstd', write_page_checksum=True)
   assert ours.getvalue() == arrows.getvalue()

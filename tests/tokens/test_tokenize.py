@@ -14,8 +14,9 @@ from infoprune_jax.config import (
   experiment as config_lib,
 )
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import files
 from infoprune_jax.runtime.hashing import content_hashes, uniform
+from infoprune_jax.runtime.workdir import token_store_dir, vocabulary_dir
 from infoprune_jax.tokens import tokenize
 from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.tokens.vocabulary import Vocabulary
@@ -70,7 +71,7 @@ def times(workdir: str) -> dict[str, int]:
 
 def test_every_document_is_stored_once(done, make_records):
   store = TokenStore.open(done)
-  words = Vocabulary.load(artifacts.vocabulary_dir(done))
+  words = Vocabulary.load(vocabulary_dir(done))
   found = {}
   for shard in range(store.num_shards):
     table = store.shard(shard).table().to_pylist()
@@ -105,7 +106,7 @@ def test_the_manifest_counts(done):
   for unit in ('tokens', 'bytes'):
     totals = [split[unit] for split in manifest['splits'].values()]
     assert manifest[f'num_{unit}'] == sum(totals)
-  words = Vocabulary.load(artifacts.vocabulary_dir(done))
+  words = Vocabulary.load(vocabulary_dir(done))
   assert manifest['vocab_size'] == words.size == 400
   assert (store.bos_id, store.eos_id) == (words.bos_id, words.eos_id)
   assert manifest['inputs']['vocabulary'] == words.hash
@@ -195,7 +196,7 @@ def test_another_vocabulary_is_refused(corpus, done):
 def test_shards_of_another_config_are_refused(corpus, done, tmp_path):
   edits = corpus.copy_and_resolve_references()
   # A vocabulary trained on other documents would be refused before.
-  given = f'{artifacts.vocabulary_dir(done)}/sentencepiece.model'
+  given = f'{vocabulary_dir(done)}/sentencepiece.model'
   edits.vocabulary.path = given
   run(edits, tmp_path)
   (tmp_path / 'token_store' / 'manifest.json').unlink()
@@ -207,7 +208,7 @@ def test_shards_of_another_config_are_refused(corpus, done, tmp_path):
 
 def test_a_given_vocabulary_is_taken(corpus, done, tmp_path):
   edits = corpus.copy_and_resolve_references()
-  given = f'{artifacts.vocabulary_dir(done)}/sentencepiece.model'
+  given = f'{vocabulary_dir(done)}/sentencepiece.model'
   edits.vocabulary.path = given
   workdir = run(edits, tmp_path)
   found, expected = content(workdir), content(done)
@@ -235,7 +236,7 @@ def test_the_vocabulary_sees_the_reference_split_alone(
     make_jsonl(tmp_path / str(number) / 'a.jsonl', rows)
     (tmp_path / str(number) / 'b.jsonl.gz').unlink()
     workdir = run(edits, tmp_path / str(number) / 'work')
-    models.append(Vocabulary.load(artifacts.vocabulary_dir(workdir)).hash)
+    models.append(Vocabulary.load(vocabulary_dir(workdir)).hash)
   assert models[0] == models[1]
 
 
@@ -249,7 +250,7 @@ def others(rows, edits) -> list:
 
 
 def test_a_second_process_is_refused(corpus, tmp_path):
-  path = artifacts.token_store_dir(str(tmp_path))
+  path = token_store_dir(str(tmp_path))
   paths = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
   command = [sys.executable, '-c', HOLD, path]
   with subprocess.Popen(command, env=paths, stdout=subprocess.PIPE) as process:

@@ -27,7 +27,7 @@ from infoprune_jax.config import (
   experiment as config_lib,
 )
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime.workdir import vocabulary_dir
 from infoprune_jax.tokens import tokenize, vocabulary_files
 from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.tokens.vocabulary import Vocabulary
@@ -485,7 +485,7 @@ def test_the_stage_takes_a_tokenizer(
   edits.vocabulary.path = str(bytes_path)
   workdir = str(tmp_path / 'work')
   tokenize.run(config_lib.from_mapping(edits), workdir)
-  words = Vocabulary.load(artifacts.vocabulary_dir(workdir))
+  words = Vocabulary.load(vocabulary_dir(workdir))
   assert words == opened(bytes_path)
   store = TokenStore.open(workdir)
   assert (store.bos_id, store.eos_id) == (1, 2)

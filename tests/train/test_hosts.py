@@ -10,7 +10,7 @@ import pytest
 from host_job import Job
 
 from infoprune_jax import main
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime import manifests
 
 CONFIG = """
 from small_corpus import small_config
@@ -67,7 +67,7 @@ def steps(workdir: pathlib.Path) -> list[int]:
 
 
 def finished(workdir: pathlib.Path) -> dict:
-  return artifacts.read_manifest(str(workdir / 'reference'), 'reference')
+  return manifests.read_manifest(str(workdir / 'reference'), 'reference')
 
 
 def test_killed_and_resumed_on_other_numbers_of_hosts(begin, alone, tmp_path):

@@ -13,7 +13,8 @@ import pytest
 from infoprune_jax.config import experiment as config_lib, validation
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import checkpoints, mesh as mesh_lib
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import reference_dir
 from infoprune_jax.train import loop, metrics, runs, state
 
 
@@ -29,11 +30,11 @@ def copy_of_store(store_workdir: str, workdir: str) -> str:
 
 
 def manifest_of(workdir: str) -> dict:
-  return artifacts.read_manifest(artifacts.reference_dir(workdir), 'reference')
+  return manifests.read_manifest(reference_dir(workdir), 'reference')
 
 
 def metrics_of(workdir: str) -> list[dict]:
-  run = artifacts.reference_dir(workdir)
+  run = reference_dir(workdir)
   return metrics.read(run, manifest_of(workdir)['metrics'], 'reference')
 
 
@@ -59,7 +60,7 @@ def test_loss_falls_and_metrics_are_whole(small, uninterrupted):
   manifest = manifest_of(uninterrupted)
   assert manifest['step'] == 12
   assert manifest['tokens'] == 12 * slots
-  folder = f'{artifacts.reference_dir(uninterrupted)}/tensorboard'
+  folder = f'{reference_dir(uninterrupted)}/tensorboard'
   assert any('tfevents' in name for name in os.listdir(folder))
 
 
@@ -191,7 +192,7 @@ def test_loss_that_is_not_finite_stops_at_its_step(
   with pytest.raises(UserError, match='step 8 is bad: loss nan') as error:
     runs.run_reference(small, workdir)
   assert 'checkpoint is of step 5' in str(error.value)
-  assert checkpoints.steps(artifacts.reference_dir(workdir)) == [5]
+  assert checkpoints.steps(reference_dir(workdir)) == [5]
 
 
 def test_a_bad_step_can_be_skipped(
@@ -251,8 +252,8 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_used(
 ):
   workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
   runs.run_reference(small, workdir)
-  run = artifacts.reference_dir(workdir)
-  os.remove(f'{run}/{artifacts.MANIFEST}')
+  run = reference_dir(workdir)
+  os.remove(f'{run}/{manifests.MANIFEST}')
   shutil.rmtree(f'{run}/checkpoints/12')
   with open(f'{run}/checkpoints/10/rest/manifest.ocdbt', 'ab') as file:
     file.write(b'x')
@@ -276,7 +277,7 @@ def test_chosen_steps_are_traced(small, store_workdir, tmp_path, steps):
   )
   reference = dataclasses.replace(small.reference, training=training)
   runs.run_reference(dataclasses.replace(small, reference=reference), workdir)
-  profile = pathlib.Path(artifacts.reference_dir(workdir)) / 'profile'
+  profile = pathlib.Path(reference_dir(workdir)) / 'profile'
   assert list(profile.rglob('*.xplane.pb'))
 
 

@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import reference_dir
 from infoprune_jax.train import runs, state as state_lib
 
 
@@ -61,10 +62,10 @@ def test_shards_that_fit_are_named_and_the_run_goes_on_so(
     "training.gradient_accumulation_steps=2 and model.remat='none' fits.",
   ):
     assert words in str(error.value), error.value
-  assert os.path.exists(f'{artifacts.reference_dir(workdir)}/begun.json')
+  assert os.path.exists(f'{reference_dir(workdir)}/begun.json')
   config = with_training(config, gradient_accumulation_steps=2)
   runs.run_reference(config, workdir)
-  assert artifacts.read_manifest(artifacts.reference_dir(workdir), 'reference')
+  assert manifests.read_manifest(reference_dir(workdir), 'reference')
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,14 @@ from configs import base
 from infoprune_jax import stages
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import files, manifests
+from infoprune_jax.runtime.workdir import (
+  reference_dir,
+  reference_input,
+  report_dir,
+  run_dir,
+  scores_dir,
+)
 from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.tokens import folds, tables
 from infoprune_jax.tokens.token_store import TokenStore
@@ -46,7 +53,7 @@ def two_folds(corpus_path, tmp_path_factory) -> str:
 def test_nothing_is_scored_by_a_model_that_trained_on_it(two_folds):
   """Neither the example itself nor a copy of it."""
   store = TokenStore.open(two_folds)
-  scores = tables.read_table(artifacts.scores_dir(two_folds))
+  scores = tables.read_table(scores_dir(two_folds))
   for fold in range(2):
     trained = np.concatenate(
       [
@@ -62,7 +69,7 @@ def test_nothing_is_scored_by_a_model_that_trained_on_it(two_folds):
 
 def test_every_example_that_is_not_held_out_is_scored_once(two_folds):
   store = TokenStore.open(two_folds)
-  scores = tables.read_table(artifacts.scores_dir(two_folds))
+  scores = tables.read_table(scores_dir(two_folds))
   splits = store.manifest['splits']
   assert scores.num_sequences == sum(
     splits[name]['documents'] for name in ('reference', 'scored')
@@ -77,30 +84,26 @@ def test_every_example_that_is_not_held_out_is_scored_once(two_folds):
 
 def test_each_fold_has_a_model_of_its_own(two_folds):
   manifests = [
-    files.read_json(
-      f'{artifacts.reference_dir(two_folds, fold, 2)}/{artifacts.MANIFEST}'
-    )
+    files.read_json(f'{reference_dir(two_folds, fold, 2)}/{manifests.MANIFEST}')
     for fold in range(2)
   ]
   assert manifests[0]['params_hash'] != manifests[1]['params_hash']
-  scores = files.read_json(
-    f'{artifacts.scores_dir(two_folds)}/{artifacts.MANIFEST}'
-  )
+  scores = files.read_json(f'{scores_dir(two_folds)}/{manifests.MANIFEST}')
   for fold, manifest in enumerate(manifests):
-    name = artifacts.reference_input(fold, 2)
+    name = reference_input(fold, 2)
     assert scores['inputs'][name] == manifest['fingerprint']
 
 
 def test_an_arm_of_everything_costs_what_the_others_cost_in_total(two_folds):
   def spent(path):
-    return files.read_json(f'{path}/{artifacts.MANIFEST}')['flops']
+    return files.read_json(f'{path}/{manifests.MANIFEST}')['flops']
 
-  overhead = spent(artifacts.scores_dir(two_folds)) + sum(
-    spent(artifacts.reference_dir(two_folds, fold, 2)) for fold in range(2)
+  overhead = spent(scores_dir(two_folds)) + sum(
+    spent(reference_dir(two_folds, fold, 2)) for fold in range(2)
   )
-  pruned = spent(artifacts.run_dir(two_folds, 'top_nll', 0)) + overhead
+  pruned = spent(run_dir(two_folds, 'top_nll', 0)) + overhead
   everything = files.read_json(
-    f'{artifacts.run_dir(two_folds, "everything", 0)}/{artifacts.MANIFEST}'
+    f'{run_dir(two_folds, "everything", 0)}/{manifests.MANIFEST}'
   )
   a_step = everything['flops'] / everything['step']
   assert everything['step'] > 12
@@ -108,12 +111,10 @@ def test_an_arm_of_everything_costs_what_the_others_cost_in_total(two_folds):
 
 
 def test_the_report_counts_both_references(two_folds):
-  found = json.loads(
-    files.read_bytes(f'{artifacts.report_dir(two_folds)}/report.json')
-  )
+  found = json.loads(files.read_bytes(f'{report_dir(two_folds)}/report.json'))
   arms = {arm['name']: arm for arm in found['arms']}
   one = files.read_json(
-    f'{artifacts.reference_dir(two_folds, 0, 2)}/{artifacts.MANIFEST}'
+    f'{reference_dir(two_folds, 0, 2)}/{manifests.MANIFEST}'
   )
   assert arms['top_nll']['flops']['reference'] == pytest.approx(
     2 * one['flops']
@@ -142,7 +143,7 @@ def train(config, source: str, workdir, num_steps: int) -> str:
   report = dataclasses.replace(config.report, baseline='top_nll')
   config = dataclasses.replace(config, train=section, report=report)
   stages.run(config, str(workdir), 'train')
-  return artifacts.run_dir(str(workdir), 'top_nll', 0)
+  return run_dir(str(workdir), 'top_nll', 0)
 
 
 def test_training_through_seqio_resumes_exactly(
@@ -165,7 +166,7 @@ def test_training_through_seqio_resumes_exactly(
     train(through_seqio, two_folds, tmp_path / 'parts', 12)
   parts = train(through_seqio, two_folds, tmp_path / 'parts', 12)
   first, second = (
-    files.read_json(f'{path}/{artifacts.MANIFEST}') for path in (whole, parts)
+    files.read_json(f'{path}/{manifests.MANIFEST}') for path in (whole, parts)
   )
   assert first == second
   assert files.read_bytes(f'{whole}/{metrics.FILE}') == files.read_bytes(

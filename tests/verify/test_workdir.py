@@ -24,7 +24,7 @@ from infoprune_jax import stages
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import checkpoints, deletions
-from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime import artifacts, files, manifests
 from infoprune_jax.selection import keep_set
 from infoprune_jax.verify import workdir as verify
 
@@ -176,7 +176,7 @@ def test_an_older_checkpoint_is_damaged_alone(copied):
 @pytest.mark.parametrize('damaged', [b'', b'{}'])
 def test_a_damaged_note_is_enough_to_delete(copied, config, damaged):
   for name in ('scores', 'reference'):
-    path = copied / name / artifacts.BEGUN
+    path = copied / name / manifests.BEGUN
     path.write_bytes(damaged)
     [message] = wrong(copied).values()
     assert f'Delete {path} and run --job=' in message
@@ -189,8 +189,8 @@ def test_a_damaged_note_is_enough_to_delete(copied, config, damaged):
 
 def test_the_note_of_what_is_not_finished_is_needed(copied):
   """Without it, shards of another config could be taken for ours."""
-  (copied / 'scores' / artifacts.MANIFEST).unlink()
-  (copied / 'scores' / artifacts.BEGUN).write_text('{}')
+  (copied / 'scores' / manifests.MANIFEST).unlink()
+  (copied / 'scores' / manifests.BEGUN).write_text('{}')
   [message] = wrong(copied).values()
   assert f'Delete {copied / "scores"} and run --job=score again' in message
 
@@ -293,7 +293,7 @@ def test_a_wrong_loss_is_named(copied):
 
 
 def kept(folder: pathlib.Path) -> np.ndarray:
-  size = artifacts.read_manifest(str(folder), 'select')['num_documents']
+  size = manifests.read_manifest(str(folder), 'select')['num_documents']
   return np.unpackbits(np.load(folder / keep_set.FILE), count=size)
 
 
@@ -346,7 +346,7 @@ def test_wrong_splits_and_counts_of_the_store_are_named(copied):
   file = io.BytesIO()
   np.save(file, counts)
   reseal(folder, name, file.getvalue())
-  splits = artifacts.read_manifest(str(folder), 'x')['splits']
+  splits = manifests.read_manifest(str(folder), 'x')['splits']
   splits['heldout']['documents'] += 1
   remake_manifest(folder, {}, splits=splits)
   found = wrong(copied)['token_store']

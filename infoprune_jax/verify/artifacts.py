@@ -1,0 +1,209 @@
+"""What holds for every artifact: records, checksums, what it was made from."""
+
+import dataclasses
+import posixpath
+from collections.abc import Iterator
+
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import files, filesystems, manifests
+from infoprune_jax.runtime.files import FileFacts
+from infoprune_jax.runtime.manifests import Manifest
+from infoprune_jax.runtime.options import first_difference
+from infoprune_jax.runtime.workdir import (
+  keep_set_dir,
+  near_duplicates_dir,
+  reference_dir,
+  reference_input,
+  run_dir,
+  scores_dir,
+  statistics_dir,
+  token_store_dir,
+)
+from infoprune_jax.selection import keep_set
+
+_COUNTS = ('num_documents', 'num_examples', 'num_tokens', 'step', 'tokens')
+
+
+@dataclasses.dataclass(frozen=True)
+class ArtifactStatus:
+  """An artifact, and its manifest where it is finished and sound."""
+
+  path: str
+  kind: str
+  job: str
+  manifest: Manifest | None
+  num_files: int  # those that the manifest and the markers name
+  note: str = ''
+
+  @property
+  def finished(self) -> Manifest:
+    """The manifest, where there is one."""
+    assert self.manifest is not None, self.path
+    return self.manifest
+
+  def summary(self) -> str:
+    """What it is, in a few words."""
+    if self.manifest is None:
+      files_checked = f'{self.num_files} files checked'
+      return f'{self.kind}, not finished, {files_checked}{self.note}'
+    counts = ''.join(
+      f', {name.removeprefix("num_")} {self.manifest[name]:,}'
+      for name in _COUNTS
+      if name in self.manifest
+    )
+    fingerprint = self.manifest['fingerprint']
+    size = f', {self.num_files} files' if self.num_files else ''
+    return f'{self.kind} {fingerprint}{size}{counts}{self.note}'
+
+  def repair_hint(self, name: str = manifests.MANIFEST) -> str:
+    """What to do about a file with the wrong content."""
+    return manifests.how_to_repair(self.path, name, self.job)
+
+  def remake(self) -> str:
+    """What to do where all of it is wrong."""
+    return f'Delete {self.path} and run --job={self.job} again.'
+
+
+def open_artifact(
+  path: str, kind: str, job: str
+) -> tuple[ArtifactStatus, list[str]]:
+  """Reads the manifest, and compares every file with its checksum.
+
+  Returns:
+    What the artifact is, and what is wrong with it.
+  """
+  problems: list[str] = []
+  manifest = None
+  try:
+    manifest = manifests.read_manifest(path, job)
+  except UserError as error:
+    problems.append(str(error))
+  status = ArtifactStatus(path, kind, job, manifest, 0)
+  try:
+    if manifest is not None:
+      # `extend` keeps the problems before an error.
+      problems.extend(_record_problems(status, manifest))
+    elif not problems:
+      manifests.read_begun(path, job)
+  except UserError as error:
+    problems.append(str(error))
+  expected = _expected_files(status, problems)
+  for name, facts in expected.items():
+    try:
+      manifests.verify(path, name, facts, status.repair_hint(name))
+    except UserError as error:
+      problems.append(str(error))
+  return dataclasses.replace(status, num_files=len(expected)), problems
+
+
+def _record_problems(
+  status: ArtifactStatus, manifest: Manifest
+) -> Iterator[str]:
+  """The fingerprint is that of the content, and begun as it is finished."""
+  expected = manifests.content_fingerprint(manifest)
+  if manifest['fingerprint'] != expected:
+    yield (
+      f'{status.path}/{manifests.MANIFEST} has the fingerprint '
+      f'{manifest["fingerprint"]}, its content gives {expected}. '
+      f'{status.repair_hint()}'
+    )
+  begun = manifests.read_begun(status.path, status.job)
+  for section in ('options', 'inputs') if begun else ():
+    difference = first_difference(manifest[section], begun[section], section)
+    if difference:
+      yield (
+        f'{status.path} was begun as another than it was finished: its '
+        f'manifest differs from {manifests.BEGUN}: {difference}. '
+        f'{status.remake()}'
+      )
+
+
+def _expected_files(
+  status: ArtifactStatus, problems: list[str]
+) -> dict[str, FileFacts]:
+  """The files that the manifest and the markers of shards name."""
+  # A run's manifest names the hash of its parameters, which are no file.
+  expected = {
+    name: facts
+    for name, facts in (status.manifest or {}).get('files', {}).items()
+    if 'bytes' in facts
+  }
+  pattern = f'part-*-of-*{manifests.DONE}'
+  markers = filesystems.matching(status.path, pattern)
+  for marker in markers:
+    name = posixpath.basename(marker)
+    try:
+      record = files.read_record(marker, status.repair_hint(name))
+    except UserError as error:
+      problems.append(str(error))
+      continue
+    for file, facts in record['files'].items() if record else ():
+      if expected.setdefault(file, facts) != facts:
+        problems.append(
+          f'{marker} and the manifest differ about {file}: '
+          f'{facts["sha256"][:16]} and {expected[file]["sha256"][:16]}. '
+          f'{status.repair_hint(name)}'
+        )
+  shards = (status.manifest or {}).get('num_shards')
+  if markers and shards is not None and len(markers) != shards:
+    problems.append(
+      f'{status.path} has {len(markers)} markers of shards, its manifest says '
+      f'{shards} shards. {status.repair_hint()}'
+    )
+  return expected
+
+
+def input_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
+  """Yields which inputs of an artifact are not those in the workdir."""
+  inputs = status.finished['inputs']
+  for name, path in _input_paths(status, workdir).items():
+    if name not in inputs:
+      continue
+    try:
+      source = manifests.read_manifest(path, status.job)
+    except UserError:  # Its own line says so.
+      continue
+    if source is None:
+      continue
+    if inputs[name] != source['fingerprint']:
+      yield (
+        f'{status.path} was made from {name} {inputs[name]}, but {path} has '
+        f'{source["fingerprint"]}. {status.remake()}'
+      )
+
+
+def _input_paths(status: ArtifactStatus, workdir: str) -> dict[str, str]:
+  """Where the inputs are that lie in the same workdir."""
+  if status.job in ('report', 'selection_report'):
+    return {}  # They are made anew each time.
+  paths = {
+    'token_store': token_store_dir(workdir),
+    'scores': scores_dir(workdir),
+    'statistics': statistics_dir(workdir),
+    'near_duplicates': near_duplicates_dir(workdir),
+    'reference': reference_dir(workdir),
+    **{
+      reference_input(fold, 2): reference_dir(workdir, fold, 2)
+      for fold in range(2)
+    },
+  }
+  arm, seed = status.path.split('/')[-2:]
+  if status.job == 'train':
+    paths['keep_set'] = selection_dir(workdir, arm, seed)
+  if status.job == 'evaluate':
+    paths['run'] = run_dir(workdir, arm, int(seed.removeprefix('seed-')))
+  if status.job == 'export':
+    for name in status.finished['inputs']:
+      folder, _, selection = name.partition('/')
+      if folder == 'keep_set':
+        paths[name] = keep_set_dir(workdir, selection)
+  return paths
+
+
+def selection_dir(workdir: str, arm: str, seed: str) -> str:
+  """The keep set of a run: drawn for its seed, or the arm's one."""
+  drawn = keep_set_dir(workdir, f'{arm}-{seed}')
+  filesystem, name = filesystems.filesystem_of(drawn)
+  if filesystem.exists(f'{name}/{keep_set.FILE}'):
+    return drawn
+  return keep_set_dir(workdir, arm)
