@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -29,6 +29,7 @@ from infoprune_jax.runtime.workdir import (
   token_store_dir,
 )
 from infoprune_jax.score import references
+from infoprune_jax.tokens.token_store import StoreManifest, Totals
 from infoprune_jax.train import budget, optimizer
 
 
@@ -104,7 +105,7 @@ def _costs(
 ) -> Iterator[tuple[str, str, str]]:
   """Name, state and cost of each stage."""
   store = manifests.read_manifest(token_store_dir(workdir), 'tokenize')
-  splits = store['splits'] if store else None
+  splits = cast(StoreManifest, store)['splits'] if store else None
   size = quantity(sum(file.size for file in inputs))
   yield (
     'tokenize',
@@ -126,7 +127,7 @@ def _score_costs(
   config: Config,
   workdir: str,
   vocab_size: int,
-  splits: Mapping[str, Any] | None,
+  splits: Mapping[str, Totals] | None,
 ) -> Iterator[tuple[str, str, str]]:
   """The stages that make scores; `splits` of the token store, if it is there."""
   folds = config.reference.folds
@@ -168,7 +169,7 @@ def _arm_costs(
   config: Config,
   workdir: str,
   vocab_size: int,
-  splits: Mapping[str, Any] | None,
+  splits: Mapping[str, Totals] | None,
 ) -> Iterator[tuple[str, str, str]]:
   """The stages that train the arms and evaluate them."""
   runs_of = [(a, s) for a in config.arms for s in config.train.seeds]

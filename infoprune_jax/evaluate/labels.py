@@ -8,7 +8,7 @@ that another file of pages, or another model, gets one of its own.
 
 import dataclasses
 import posixpath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -38,7 +38,7 @@ from infoprune_jax.tokens import (
   tables as table_lib,
   tokenize,
 )
-from infoprune_jax.tokens.token_store import TokenStore
+from infoprune_jax.tokens.token_store import StoreMarker, TokenStore
 from infoprune_jax.tokens.vocabulary import Vocabulary
 
 JOB = 'labels'
@@ -169,7 +169,7 @@ def _tokenize(
       np.full(len(content), SPLITS.index('scored')),
       content,
     )
-    tokenize.finish(artifact, [marker], words, {})
+    tokenize.finish(artifact, [cast(StoreMarker, marker)], words, {})
   return TokenStore.open(home)
 
 

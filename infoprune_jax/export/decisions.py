@@ -13,6 +13,7 @@ from infoprune_jax.corpus import parquet
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.runtime import filesystems, manifests
 from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.workdir import data_file, scores_dir, statistics_dir
 from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.tokens.token_store import TokenStore
@@ -131,7 +132,7 @@ class ScoresTask:
   index: CorpusIndex | None  # of the documents of the shard; to say where
 
 
-def write_scores(task: ScoresTask) -> dict[str, Any]:
+def write_scores(task: ScoresTask) -> Marker:
   """Writes a part of the table as Parquet, and returns its marker."""
   table = shard_table(task.tables, task.shard)
   if task.index is not None:

@@ -21,11 +21,18 @@ from infoprune_jax.corpus.records import Document
 from infoprune_jax.export import schemas
 from infoprune_jax.export.corpus import source_names
 from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.workdir import data_file
 
 _ARROW = ('parquet', 'hf_dataset')
 # The most of a row group, which is held at once.
 _GROUP_ROWS, _GROUP_BYTES = 1 << 14, 1 << 26
+
+
+class DocumentMarker(Marker):
+  """A shard of an export that is done."""
+
+  num_documents: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +49,7 @@ class ShardTask:
     """The documents, in order, with their records or without."""
     return self.index.documents(np.ones(len(self.index.line), bool), whole)
 
-  def finish(self, files: Mapping[str, Any]) -> dict[str, Any]:
+  def finish(self, files: Mapping[str, Any]) -> Marker:
     """Writes files, by extension, and the part's marker."""
     return self.artifact.finish_shard(
       self.shard,
@@ -67,7 +74,7 @@ def check_json(index: CorpusIndex) -> None:
         )
 
 
-def write_jsonl(task: ShardTask) -> dict[str, Any]:
+def write_jsonl(task: ShardTask) -> Marker:
   """Writes a shard as .jsonl.zst, a line a document."""
 
   def write(file: Any) -> None:
@@ -183,7 +190,7 @@ def _by_source(index: CorpusIndex) -> dict[str, CorpusIndex]:
   }
 
 
-def write_parquet(task: ShardTask) -> dict[str, Any]:
+def write_parquet(task: ShardTask) -> Marker:
   """Writes a shard as Parquet, a file for each source that it has records of."""
   names = source_names(task.index)
 

@@ -30,6 +30,7 @@ from infoprune_jax.export import decisions
 from infoprune_jax.export.corpus import source_names
 from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.hashing import utf8_hash
+from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.workdir import DATA
 
 NAME = 'infoprune'
@@ -107,7 +108,7 @@ def _names(index: CorpusIndex) -> list[str]:
   return list(names)
 
 
-def write_attributes(task: FileTask) -> dict[str, Any]:
+def write_attributes(task: FileTask) -> Marker:
   """Writes the attributes of a file, a line for each of its records."""
 
   def write(file: Any) -> None:

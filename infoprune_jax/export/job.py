@@ -6,7 +6,7 @@ Each arm and format is an artifact of its own, of shards that processes write.
 import dataclasses
 import posixpath
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from infoprune_jax.export import (
 )
 from infoprune_jax.runtime import files, filesystems, workers
 from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import Progress, logger
 from infoprune_jax.runtime.workdir import export_dir
@@ -32,7 +33,7 @@ from infoprune_jax.tokens.token_store import TokenStore
 
 # No arm has this name: it is no identifier.
 EVERY_ARM = 'every-arm'
-_WRITERS: dict[str, Callable[[documents.ShardTask], dict[str, Any]]] = {
+_WRITERS: dict[str, Callable[[documents.ShardTask], Marker]] = {
   'jsonl': documents.write_jsonl,
   'parquet': documents.write_parquet,
   'array_record': records.write_array_record,
@@ -161,7 +162,7 @@ def _exports(
 
 def _tasks(
   export: _Export, source: _Source
-) -> tuple[Callable[[Any], dict[str, Any]], list[Any]]:
+) -> tuple[Callable[[Any], Marker], list[Any]]:
   """What writes a shard, and the task of each shard.
 
   Raises:
@@ -227,13 +228,13 @@ def _kept(
 def _write(
   export: _Export,
   source: _Source,
-  write: Callable[[Any], dict[str, Any]],
+  write: Callable[[Any], Marker],
   tasks: list[Any],
 ) -> None:
   """Writes the shards that are not done, then the manifest."""
   artifact, num_shards = export.artifact, len(tasks)
   markers = {
-    shard: marker
+    shard: cast(records.DocumentMarker, marker)
     for shard in range(num_shards)
     if (marker := artifact.finished_shard(shard, num_shards))
   }
@@ -261,8 +262,8 @@ def _write(
     force_subprocess,
   )
   for shard, marker in zip(todo, written, strict=True):
-    markers[shard] = marker
-    progress.add(marker['num_documents'])
+    markers[shard] = cast(records.DocumentMarker, marker)
+    progress.add(markers[shard]['num_documents'])
   ordered = [markers[shard] for shard in range(num_shards)]
   made = {name: file for m in ordered for name, file in m['files'].items()}
   if export.format == 'tfds':

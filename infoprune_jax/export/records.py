@@ -13,8 +13,10 @@ from typing import Any
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus.records import Document
 from infoprune_jax.export import tfds_writer
-from infoprune_jax.export.documents import ShardTask
+from infoprune_jax.export.documents import DocumentMarker, ShardTask
 from infoprune_jax.runtime import artifacts, files
+from infoprune_jax.runtime.files import FileFacts
+from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.workdir import DATA, shard_name
 
 
@@ -41,12 +43,12 @@ def _field(number: int, data: bytes) -> bytes:
   return bytes(size) + bytes([length]) + data
 
 
-def write_array_record(task: ShardTask) -> dict[str, Any]:
+def write_array_record(task: ShardTask) -> Marker:
   """Writes a shard as ArrayRecord."""
   return _write(task, '.array_record', _array_record)
 
 
-def write_tfds(task: ShardTask) -> dict[str, Any]:
+def write_tfds(task: ShardTask) -> Marker:
   """Writes a shard as a shard of a TFDS dataset. Needs TensorFlow."""
   return _write(task, tfds_writer.EXTENSION, tfds_writer.write_records)
 
@@ -64,8 +66,8 @@ def check_array_record() -> None:
 
 
 def finish_tfds(
-  artifact: artifacts.Artifact, name: str, markers: list[dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
+  artifact: artifacts.Artifact, name: str, markers: list[DocumentMarker]
+) -> dict[str, FileFacts]:
   """Writes what TFDS opens a folder by, and returns the files' checksums."""
   counts = [marker['num_documents'] for marker in markers]
   sizes = [
@@ -102,7 +104,7 @@ def _write(
   task: ShardTask,
   extension: str,
   write_records: Callable[[str, Iterable[bytes]], None],
-) -> dict[str, Any]:
+) -> Marker:
   """Writes a shard by a library that writes to a path of its own."""
 
   def write(file: Any) -> None:

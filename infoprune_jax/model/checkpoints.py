@@ -13,7 +13,7 @@ import glob
 import hashlib
 import posixpath
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,19 @@ _NEVER = 100 * 365 * 24 * 3600  # seconds
 
 def _directory(run: str) -> str:
   return filesystems.canonical(f'{run}/checkpoints')
+
+
+class RunManifest(manifests.Manifest):
+  """A finished training run."""
+
+  step: int  # of the last checkpoint
+  params_hash: str
+  metrics: files.FileFacts  # of metrics.jsonl
+  num_params: int
+  vocabulary: str  # its hash
+  vocab_size: int
+  tokens: int
+  flops: float
 
 
 class _Folder(PosixGPath):
@@ -310,13 +323,13 @@ def load_params(run: str, step: int, abstract: Any) -> Any:
     UserError: there is no such checkpoint, or it is damaged, or holds other
       parameters than the manifest of the run says, or of other shapes.
   """
-  manifest = manifests.open_finished(run, 'training run', 'train')
+  manifest = cast(
+    RunManifest, manifests.open_finished(run, 'training run', 'train')
+  )
   check_step(run, step)
   # A reader leaves alone what a trainer may be writing there.
-  manager = ocp.CheckpointManager(
-    _Folder(_directory(run)),
-    options=ocp.CheckpointManagerOptions(create=False),
-  )
+  options = ocp.CheckpointManagerOptions(create=False)
+  manager = ocp.CheckpointManager(_Folder(_directory(run)), options=options)
   try:
     distributed.on_first(
       'the checksums of a checkpoint',
@@ -328,11 +341,11 @@ def load_params(run: str, step: int, abstract: Any) -> Any:
     manager.close()
   if step != manifest['step']:  # The manifest says no more of the others.
     return params
-  found = params_hash(params)
-  if found != manifest['params_hash']:
+  digest = params_hash(params)
+  if digest != manifest['params_hash']:
     raise UserError(
       f'The parameters of step {step} in {_directory(run)} have the hash '
-      f'{found}, the manifest of {run} says {manifest["params_hash"]}. Delete '
+      f'{digest}, the manifest of {run} says {manifest["params_hash"]}. Delete '
       f'{run} and run --job={manifest["job"]} again.'
     )
   return params

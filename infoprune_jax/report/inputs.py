@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -226,7 +226,7 @@ def heldout_curve(workdir: str, arm: str, seed: int) -> dict[str, list[float]]:
   path = run_dir(workdir, arm, seed)
   manifest = manifests.open_finished(path, 'training run', 'train')
   points = {}
-  for line in metrics.read(path, manifest['metrics'], 'train'):
+  for line in metrics.read(path, cast(Any, manifest)['metrics'], 'train'):
     if 'heldout_bits_per_byte' not in line:
       continue
     value = line['heldout_bits_per_byte']

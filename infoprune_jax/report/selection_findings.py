@@ -48,7 +48,7 @@ def artifact(
 
 def open_report(
   config: Config, workdir: str, selected: Selected
-) -> dict[str, Any]:
+) -> manifests.Manifest:
   """The manifest of the report in a workdir.
 
   Raises:

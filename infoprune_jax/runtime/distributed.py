@@ -84,8 +84,8 @@ def initialize(
   if coordinator_address is not None:
     _on_abort(
       lambda: (
-        f'did not meet the other {process_count - 1} at {coordinator_address} '
-        f'within {_START_TIMEOUT} s: start all of them, with one address and '
+        f'did not meet the other {(process_count or 1) - 1} at '
+        f'{coordinator_address} within {_START_TIMEOUT} s: start all of them, with one address and '
         'one count, and each index once.'
       )
     )
@@ -111,15 +111,15 @@ def initialize(
   _stop.clear()
   global _watch
   client, error = _client(), jax.errors.JaxRuntimeError
-  _watch = Watch(client, index(), count(), timeout, stop_process, error)
+  _watch = watch = Watch(client, index(), count(), timeout, stop_process, error)
   address = distributed.global_state.coordinator_address
-  _on_abort(lambda: _watch.blame(address))
-  for target in (_watch.run, _watch.guard):
+  _on_abort(lambda: watch.blame(address or ''))
+  for target in (watch.run, watch.guard):
     threading.Thread(target=target, args=(_stop,), daemon=True).start()
   preemption.at_exit(_tell)
 
 
-def _jax_timeout(timeout: float) -> dict[str, int]:
+def _jax_timeout(timeout: float) -> dict[str, Any]:
   """JAX's own limit, where it can be set: it must not act before ours.
 
   It ends a process with a C++ stack trace, and blames no one.
@@ -240,7 +240,8 @@ def abandon(reason: str | Exception) -> NoReturn:
   waited for first.
   """
   if isinstance(reason, jax.errors.JaxRuntimeError):
-    time.sleep(_watch.timeout + 5 * _watch.interval)
+    watch = _watching()
+    time.sleep(watch.timeout + 5 * watch.interval)
   _stop.set()
   message = (
     reason if isinstance(reason, str) else f'{type(reason).__name__}: {reason}'
@@ -262,6 +263,11 @@ def _tell(number: int) -> None:
   _announce('told', f'process {index()} was told to stop ({name}). {AGAIN}')
 
 
+def _watching() -> Watch:
+  assert _watch is not None  # `join` has set it.
+  return _watch
+
+
 def _announce(folder: str, message: str) -> None:
   """Says why this process ends, and lets the others look."""
 
@@ -270,12 +276,12 @@ def _announce(folder: str, message: str) -> None:
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       _client().key_value_set(f'{FOLDER}/{folder}/{index()}', message)
     if index() == 0:  # The store goes with it.
-      time.sleep(3 * _watch.interval)
+      time.sleep(3 * _watching().interval)
 
   # A store that is frozen is not waited for.
   thread = threading.Thread(target=announce, daemon=True)
   thread.start()
-  thread.join(5 * _watch.interval)
+  thread.join(5 * _watching().interval)
 
 
 def stop_process(message: str, code: int = EXIT_CODE) -> NoReturn:

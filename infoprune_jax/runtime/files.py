@@ -15,7 +15,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO, TypedDict
+from typing import Any, TypedDict
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.filesystems import (
@@ -43,7 +43,7 @@ class FileFacts(ContentHash):
 class _HashingWriter:
   """A binary file that digests and counts what passes through."""
 
-  def __init__(self, file: BinaryIO):
+  def __init__(self, file: Any):  # A binary file, or a wrapper of one.
     self._file = file
     self.sha256 = hashlib.sha256()
     self.size = 0

@@ -103,7 +103,7 @@ def split_chain(path: str) -> tuple[str, str]:
 def _reads_others(path: str) -> bool:
   """Whether a file system is made of files that another stores."""
   with drivers.missing_driver_as_user_error(path):
-    system = fsspec.get_filesystem_class(_PROTOCOL.match(path)[1])
+    system = fsspec.get_filesystem_class(path.partition(':')[0])
   takes = {
     name
     for base in system.__mro__
@@ -123,7 +123,7 @@ def filesystem_of(path: str) -> tuple[Any, str]:
   with drivers.missing_driver_as_user_error(path):
     if '::' not in path or split_chain(path)[1]:
       return fsspec.core.url_to_fs(path)
-    protocol = _PROTOCOL.match(path)[1]
+    protocol = path.partition(':')[0]
     system = fsspec.get_filesystem_class(protocol)
     options = system._get_kwargs_from_urls(path)
     return fsspec.filesystem(protocol, **options), system._strip_protocol(path)
@@ -366,9 +366,11 @@ class _Local(LocalFileSystem):
       for number in range(len(parts))
     ]
     depth = None if '**' in parts else len(parts)
-    found = self.find(root, depth, withdirs=True, detail=True, hidden=False)
+    below_root: Any = self.find(  # Of `detail`: a dict.
+      root, depth, withdirs=True, detail=True, hidden=False
+    )
     matching = {}
-    for name, info in found.items():
+    for name, info in below_root.items():
       below = name[len(posixpath.join(root, '')) :]
       if info['type'] == 'link' and any(p.match(below) for p in patterns):
         _check_links(name)

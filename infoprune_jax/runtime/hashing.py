@@ -54,7 +54,7 @@ def content_hashes(texts: Sequence[str]) -> list[int]:
   again = np.flatnonzero(space[1:] & space[:-1]) + 1
   ends = np.cumsum([0, *map(len, bodies)])
   ends -= np.searchsorted(again, ends)
-  once = memoryview(np.delete(data, again))
+  once = np.delete(data, again).data
   return [
     utf8_hash(once[start:end])
     for start, end in itertools.pairwise(ends.tolist())

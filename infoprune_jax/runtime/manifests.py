@@ -142,10 +142,10 @@ def open_finished(path: str, kind: str, job: str) -> Manifest:
 
 
 def check_made_from(
-  manifest: Begun,
+  manifest: Mapping[str, Any],
   kind: str,
   name: str,
-  source: Manifest,
+  source: Mapping[str, object],
   source_kind: str,
 ) -> None:
   """Compares what an artifact was made from with what is there.
@@ -245,7 +245,7 @@ def _compare(
     )
 
 
-def verified(path: str, manifest: Manifest, name: str) -> str:
+def verified(path: str, manifest: Mapping[str, Any], name: str) -> str:
   """A local copy of a file that a manifest names, as `verify` gives it."""
   repair_hint = how_to_repair(path, name, manifest['job'])
   return verify(path, name, manifest['files'][name], repair_hint)
@@ -258,7 +258,9 @@ def check_content(path: str, data: bytes, facts: FileFacts, job: str) -> None:
   _compare(path, actual, facts, how_to_repair(folder, name, job))
 
 
-def check_sizes(path: str, manifest: Manifest, kind: str, job: str) -> None:
+def check_sizes(
+  path: str, manifest: Mapping[str, Any], kind: str, job: str
+) -> None:
   """Compares the files of an artifact with its manifest, without reading them.
 
   Raises:

@@ -18,6 +18,7 @@ from infoprune_jax.runtime import (
   filesystems,
   processes,
 )
+from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.progress import Progress
 from infoprune_jax.runtime.workdir import beam_dir
 
@@ -111,11 +112,11 @@ def run_all(
 
 def write_shards(
   artifact: artifacts.Artifact,
-  write: Callable[[Any], dict[str, Any]],
+  write: Callable[[Any], Marker],
   tasks: Sequence[Any],
   num_workers: int,
   what: str,
-) -> list[dict[str, Any]]:
+) -> list[Marker]:
   """Writes the shards that are not done, and returns the markers of all.
 
   Args:

@@ -1,7 +1,7 @@
 """The models that score: trained here, by another job, or out of a file."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from infoprune_jax.config.experiment import (
   CheckpointConfig,
@@ -15,6 +15,7 @@ from infoprune_jax.runtime import files, filesystems, manifests
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.runtime.workdir import reference_dir, reference_input
 from infoprune_jax.score import scorer as scorer_lib
+from infoprune_jax.tokens.tables import TrainingFacts
 from infoprune_jax.tokens.token_store import TokenStore
 
 # What a table tells of the training of its models; counted once a run.
@@ -76,8 +77,9 @@ def _open_own(
     manifest, 'reference model', 'token_store', store.manifest, 'token store'
   )
   name = reference_input(fold, reference.folds)
+  run = cast(checkpoints.RunManifest, manifest)
   return _of_run(
-    path, manifest, column, fold, name, checkpoint.step, reference.model
+    path, run, column, fold, name, checkpoint.step, reference.model
   )
 
 
@@ -120,12 +122,13 @@ def open_given(
     )
   manifest = manifests.open_finished(path, 'training run', manifest['job'])
   model = _model(manifest['options'], how, path)
-  return _of_run(path, manifest, column, 0, name, checkpoint.step, model)
+  run = cast(checkpoints.RunManifest, manifest)
+  return _of_run(path, run, column, 0, name, checkpoint.step, model)
 
 
 def _of_run(
   path: str,
-  manifest: dict[str, Any],
+  manifest: checkpoints.RunManifest,
   column: str,
   fold: int,
   name: str,
@@ -192,7 +195,7 @@ def steps(references: list[Reference]) -> dict[str, Any]:
   }
 
 
-def training_facts(references: list[Reference]) -> dict[str, Any]:
+def training_facts(references: list[Reference]) -> TrainingFacts:
   """The first model's TRAINING_FACTS, with all runs' tokens and FLOPs.
 
   A run of which several steps score was paid for once.
@@ -203,7 +206,8 @@ def training_facts(references: list[Reference]) -> dict[str, Any]:
     for name in ('tokens', 'flops')
   }
   first = references[0].facts
-  return {**{name: first[name] for name in TRAINING_FACTS}, **totals}
+  facts = {**{name: first[name] for name in TRAINING_FACTS}, **totals}
+  return cast(TrainingFacts, facts)
 
 
 def load(reference: Reference, vocab_size: int, mesh: Any) -> Any:

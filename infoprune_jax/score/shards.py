@@ -13,6 +13,7 @@ import numpy as np
 from infoprune_jax.batches import packing
 from infoprune_jax.model import partitioning
 from infoprune_jax.runtime import artifacts, distributed
+from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.progress import Progress, quantity
 from infoprune_jax.score import scorer as scorer_lib, stream
 from infoprune_jax.tokens import folds as folds_lib, tables
@@ -79,7 +80,7 @@ class _ShardScores:
       self._flops += model.scorer.flops(documents)
     self._fold[doc_indices] = fold.number
 
-  def write(self, scores: artifacts.Artifact) -> dict[str, Any]:
+  def write(self, scores: artifacts.Artifact) -> Marker:
     """Writes the shard, and returns its marker."""
     doc_indices = np.flatnonzero(self._fold >= 0)
     written = tables.shard_table(
@@ -280,7 +281,7 @@ class ShardScorer:
   ) -> Callable[[None], None]:
     """What is done when the documents of a shard and fold are scored."""
 
-    def write() -> dict[str, Any] | None:
+    def write() -> Marker | None:
       if number not in self._begun:
         columns = [model.column for model in block.fold.models]
         self._begun[number] = _ShardScores(self._store, number, columns)

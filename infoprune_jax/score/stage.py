@@ -10,7 +10,7 @@ markers of all of them.
 
 import contextlib
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from infoprune_jax.config import validation
 from infoprune_jax.config.experiment import Config
@@ -27,6 +27,7 @@ from infoprune_jax.score import (
   shards,
 )
 from infoprune_jax.score.references import Reference
+from infoprune_jax.tokens.tables import ScoreMarker
 from infoprune_jax.tokens.token_store import TokenStore
 
 
@@ -214,7 +215,7 @@ def _finish(
         f'Shard {shard} is done, but process 0 does not find it in '
         f'{scores.path}: give a --workdir that all hosts see.'
       )
-    markers.append(marker)
+    markers.append(cast(ScoreMarker, marker))
   scores.finish(
     {name: file for m in markers for name, file in m['files'].items()},
     num_shards=store.num_shards,

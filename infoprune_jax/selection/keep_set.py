@@ -5,13 +5,14 @@ import functools
 import io
 import posixpath
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts, files, manifests
+from infoprune_jax.runtime.manifests import Manifest
 from infoprune_jax.runtime.workdir import keep_set_dir
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -31,13 +32,29 @@ def selection_name(rules: Sequence[RuleConfig], arm: str, seed: int) -> str:
   return f'{arm}-seed-{seed}' if draws(rules) else arm
 
 
+class Counts(TypedDict):
+  """How much text there is."""
+
+  examples: int
+  tokens: int
+  bytes: int
+
+
+class KeepSetManifest(Manifest):
+  """A finished keep set."""
+
+  num_documents: int
+  kept: Counts
+  total: Counts
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class KeepSet:
   """Which documents of a token store an arm trains on."""
 
   bits: np.ndarray  # [ceil(documents / 8)] uint8, in store order
   documents_per_shard: Sequence[int]
-  manifest: dict[str, Any]
+  manifest: KeepSetManifest
 
   @functools.cached_property
   def _offsets(self) -> np.ndarray:
@@ -73,7 +90,7 @@ class KeepSet:
     data = files.read_bytes(file)
     manifests.check_content(file, data, manifest['files'][FILE], 'select')
     bits = np.load(io.BytesIO(data))
-    return cls(bits, store.documents_per_shard, manifest)
+    return cls(bits, store.documents_per_shard, cast(KeepSetManifest, manifest))
 
 
 def read_summary(path: str) -> dict[str, Any] | None:
@@ -99,7 +116,7 @@ def check_any(artifact: artifacts.Artifact, mask: np.ndarray) -> None:
 
 def write(
   artifact: artifacts.Artifact, mask: np.ndarray, **facts: Any
-) -> dict[str, Any]:
+) -> KeepSetManifest:
   """Writes a keep set and its manifest.
 
   Args:
@@ -115,4 +132,5 @@ def write(
     posixpath.join(artifact.path, FILE),
     lambda file: np.save(file, np.packbits(mask)),
   )
-  return artifact.finish({FILE: written}, num_documents=len(mask), **facts)
+  manifest = artifact.finish({FILE: written}, num_documents=len(mask), **facts)
+  return cast(KeepSetManifest, manifest)

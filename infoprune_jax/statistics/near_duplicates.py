@@ -9,7 +9,7 @@ quarters in common. Like there, no pair is compared again.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -23,10 +23,12 @@ from infoprune_jax.runtime import (
   workers,
 )
 from infoprune_jax.runtime.hashing import offset, scramble
+from infoprune_jax.runtime.manifests import Manifest, Marker
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import Progress, logger
 from infoprune_jax.runtime.workdir import data_file, near_duplicates_dir
 from infoprune_jax.tokens import folds as folds_lib, tables
+from infoprune_jax.tokens.tables import TableMarker
 from infoprune_jax.tokens.token_store import TokenStore
 
 JOB = 'near_duplicates'
@@ -131,6 +133,10 @@ def joined(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
   return group, size
 
 
+class _SignaturesManifest(Manifest):
+  examples_per_shard: list[int]
+
+
 @dataclasses.dataclass(frozen=True)
 class _ShardTask:
   """What a worker needs to write one shard."""
@@ -155,7 +161,7 @@ def _rows(store: TokenStore, shard: int, folds: int) -> np.ndarray:
   )
 
 
-def _sign_shard(task: _ShardTask) -> dict[str, Any]:
+def _sign_shard(task: _ShardTask) -> Marker:
   """Writes the keys of the bands of one shard, and returns its marker."""
   import datasketch
 
@@ -222,11 +228,13 @@ def _sign(
   )
   artifact.finish(
     {name: file for m in markers for name, file in m['files'].items()},
-    examples_per_shard=[marker['num_examples'] for marker in markers],
+    examples_per_shard=[
+      cast(TableMarker, marker)['num_examples'] for marker in markers
+    ],
   )
 
 
-def _pairs(task: tuple[str, dict[str, Any], int]) -> np.ndarray:
+def _pairs(task: tuple[str, Manifest, int]) -> np.ndarray:
   """Neighbours of equal keys in one band, [2, pairs] int64."""
   path, manifest, band = task
   keys = np.concatenate(
@@ -254,7 +262,7 @@ def _groups(
     # Most are in many bands.
     pairs = np.unique(np.concatenate([pairs, found], axis=1), axis=1)
     progress.add(1)
-  count = sum(manifest['examples_per_shard'])
+  count = sum(cast(_SignaturesManifest, manifest)['examples_per_shard'])
   group, size = joined(pairs, count)
   progress.finish(
     f'{np.count_nonzero(group != np.arange(count))} of {count} examples are '
@@ -270,7 +278,7 @@ def _groups(
   return document[group], size
 
 
-def _write_shard(task: _ShardTask) -> dict[str, Any]:
+def _write_shard(task: _ShardTask) -> Marker:
   """Writes one part of the table, and returns its marker."""
   store = _opened(task.workdir)
   made = tables.shard_table(

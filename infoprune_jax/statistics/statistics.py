@@ -6,15 +6,17 @@ reads its columns beside those of the score table.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.runtime import artifacts, files, workers
+from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.runtime.workdir import statistics_dir
 from infoprune_jax.tokens import folds as folds_lib, tables
+from infoprune_jax.tokens.tables import TableMarker
 from infoprune_jax.tokens.token_store import TokenStore
 
 
@@ -149,7 +151,7 @@ def write(
   artifact.finish(
     {name: file for m in markers for name, file in m['files'].items()},
     num_shards=len(markers),
-    num_examples=sum(marker['num_examples'] for marker in markers),
+    num_examples=sum(cast(TableMarker, m)['num_examples'] for m in markers),
   )
 
 
@@ -180,7 +182,7 @@ def _count(task: tuple[str, int, int]) -> np.ndarray:
   )
 
 
-def _write_shard(task: _ShardTask) -> dict[str, Any]:
+def _write_shard(task: _ShardTask) -> Marker:
   """Writes one shard, and returns its marker."""
   store = _opened(task.workdir)
   shard = store.shard(task.shard)

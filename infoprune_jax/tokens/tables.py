@@ -6,13 +6,14 @@ Sums and counts, never means; any Parquet reader opens it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
 from infoprune_jax.corpus import parquet
 from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.manifests import Manifest, Marker
 from infoprune_jax.runtime.workdir import data_file
 
 LOSS_SCHEMA = pa.schema(
@@ -123,6 +124,46 @@ def write(made: pa.Table, file: Any) -> None:
     use_dictionary=[name for name in made.column_names if name != 'doc_index'],
     column_encoding={'doc_index': 'DELTA_BINARY_PACKED'},
   )
+
+
+class TableMarker(Marker):
+  """A part of a table that is done."""
+
+  num_examples: int
+
+
+class ScoreMarker(TableMarker):
+  """A part of the score table that is done."""
+
+  num_tokens: int
+  num_bytes: int
+  flops: float
+
+
+class TrainingFacts(TypedDict):
+  """What it took to train a model."""
+
+  num_params: int
+  step: int
+  tokens: int
+  flops: float
+
+
+class TableManifest(Manifest):
+  """A finished table of statistics or near-duplicates."""
+
+  num_shards: int
+  num_examples: int
+
+
+class ScoreManifest(TableManifest):
+  """A finished score table."""
+
+  columns: list[str]  # those that hold sums of NLL
+  reference: TrainingFacts  # of the models that score
+  num_tokens: int
+  num_bytes: int
+  flops: float
 
 
 def shard_file(

@@ -10,7 +10,8 @@ checksum when a process first opens it.
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ import pyarrow as pa
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.corpus import parquet
 from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.manifests import Manifest, Marker
 from infoprune_jax.runtime.workdir import data_file, token_store_dir
 
 TOKENS, UNIGRAMS = 'tokens', 'unigrams'  # folders of arrays
@@ -37,15 +39,45 @@ SCHEMA = pa.schema(
 )
 
 
+class Totals(TypedDict):
+  """How much text there is."""
+
+  documents: int
+  tokens: int
+  bytes: int
+
+
+class StoreMarker(Marker):
+  """A part of a token store that is done."""
+
+  num_documents: int
+  splits: dict[str, Totals]
+
+
+class StoreManifest(Manifest):
+  """A finished token store."""
+
+  num_shards: int
+  documents_per_shard: list[int]
+  num_documents: int
+  num_tokens: int
+  num_bytes: int
+  splits: dict[str, Totals]
+  bad_records: dict[str, int]  # left out, by reason
+  vocab_size: int
+  bos_id: int
+  eos_id: int
+
+
 class TokenStore:
   """Reads a finished token store; arrays are memory-mapped when asked for."""
 
-  def __init__(self, path: str, manifest: dict[str, Any]):
+  def __init__(self, path: str, manifest: StoreManifest):
     """Opens the store in `path`, whose manifest this is."""
     self.path = path
     self.manifest = manifest
-    self.num_shards: int = manifest['num_shards']
-    self.documents_per_shard: list[int] = manifest['documents_per_shard']
+    self.num_shards = manifest['num_shards']
+    self.documents_per_shard = manifest['documents_per_shard']
 
   @classmethod
   def open(cls, workdir: str) -> 'TokenStore':
@@ -57,7 +89,7 @@ class TokenStore:
     path = token_store_dir(workdir)
     manifest = manifests.open_finished(path, 'token store', 'tokenize')
     manifests.check_sizes(path, manifest, 'token store', manifest['job'])
-    return cls(path, manifest)
+    return cls(path, cast(StoreManifest, manifest))
 
   @property
   def fingerprint(self) -> str:
@@ -95,7 +127,7 @@ class Shard:
   """One part of a store."""
 
   path: str  # of the store
-  manifest: dict[str, Any]  # of the store
+  manifest: StoreManifest  # of the store
   number: int
 
   def array(self, folder: str, mmap: bool = False) -> np.ndarray:
@@ -148,7 +180,7 @@ def shard_files(
   tokens: list[np.ndarray],
   vocab_size: int,
   dtype: type[np.unsignedinteger],
-) -> dict[str, Any]:
+) -> dict[str, Callable[[Any], None]]:
   """What writes each file of a shard, for `Artifact.finish_shard`."""
   flat = np.concatenate(tokens).astype(dtype) if tokens else np.zeros(0, dtype)
   reference = [

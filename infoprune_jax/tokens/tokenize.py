@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import Progress, alive, logger
 from infoprune_jax.runtime.workdir import token_store_dir, vocabulary_dir
 from infoprune_jax.tokens import token_store, vocabulary, vocabulary_files
+from infoprune_jax.tokens.token_store import StoreManifest, StoreMarker, Totals
 
 # A document of 2^31 tokens would not fit the columns of the score table.
 MAX_DOCUMENT_BYTES = 2**31 - 1
@@ -50,7 +51,7 @@ def run(config: Config, workdir: str) -> None:
       store.finished()
       logger.info(
         'tokenize: finished before (%d documents), skipped',
-        found['num_documents'],
+        cast(StoreManifest, found)['num_documents'],
       )
       return
     with workers.shared_pool(config.corpus, workdir, 'tokenize'):
@@ -184,7 +185,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     yield batch
 
 
-def _write_shard(task: _ShardTask) -> dict[str, Any]:
+def _write_shard(task: _ShardTask) -> StoreMarker:
   """Tokenizes and writes one part of the corpus, and returns its marker."""
   everything = np.ones(len(task.index.split), bool)
   return write_shard(
@@ -206,7 +207,7 @@ def write_shard(
   texts: Iterable[Document],
   split: np.ndarray,
   content_hash: np.ndarray,
-) -> dict[str, Any]:
+) -> StoreMarker:
   """Tokenizes documents, writes them as a shard, and returns its marker.
 
   Args:
@@ -240,20 +241,22 @@ def write_shard(
           'content_hash': int(content_hash[position]),
         }
       )
-  return store.finish_shard(
+  files = token_store.shard_files(
+    number, num_shards, documents, tokens, words.size, words.token_dtype
+  )
+  marker = store.finish_shard(
     number,
     num_shards,
-    token_store.shard_files(
-      number, num_shards, documents, tokens, words.size, words.token_dtype
-    ),
+    files,
     splits=_totals(documents),
     num_documents=len(documents),
   )
+  return cast(StoreMarker, marker)
 
 
-def _totals(documents: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+def _totals(documents: list[dict[str, Any]]) -> dict[str, Totals]:
   """Documents, tokens and bytes of each split."""
-  totals = {name: {'documents': 0, 'tokens': 0, 'bytes': 0} for name in SPLITS}
+  totals = {name: Totals(documents=0, tokens=0, bytes=0) for name in SPLITS}
   for document in documents:
     total = totals[SPLITS[document['split']]]
     total['documents'] += 1
@@ -275,7 +278,7 @@ def _write(
   markers = {
     shard: marker
     for shard in range(num_shards)
-    if (marker := store.finished_shard(shard, num_shards))
+    if (marker := cast(StoreMarker, store.finished_shard(shard, num_shards)))
   }
   if markers:
     logger.info(
@@ -309,10 +312,10 @@ def _write(
 
 def finish(
   store: artifacts.Artifact,
-  markers: list[dict[str, Any]],
+  markers: list[StoreMarker],
   words: vocabulary.Vocabulary,
   bad_records: dict[str, int],
-) -> dict[str, Any]:
+) -> StoreManifest:
   """Writes the manifest of a store whose shards are done, and returns it.
 
   Args:
@@ -328,7 +331,7 @@ def finish(
     }
     for name in SPLITS
   }
-  return store.finish(
+  manifest = store.finish(
     {name: file for m in markers for name, file in m['files'].items()},
     num_shards=len(markers),
     documents_per_shard=[marker['num_documents'] for marker in markers],
@@ -341,3 +344,4 @@ def finish(
     bos_id=words.bos_id,
     eos_id=words.eos_id,
   )
+  return cast(StoreManifest, manifest)

@@ -11,7 +11,7 @@ import io
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import sentencepiece
@@ -43,6 +43,15 @@ MAX_WORD = 2048
 _LONG_WORD = re.compile(f' ?[^ ]{{{MAX_WORD},}}| {{{MAX_WORD},}}')
 # All bytes, and padding, BOS, EOS and the unknown token.
 _NO_CHARACTERS = 256 + 4
+
+
+class _VocabularyManifest(manifests.Manifest):
+  """A finished vocabulary."""
+
+  hash: str
+  model_kind: str
+  bos_id: int
+  eos_id: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +143,10 @@ class Vocabulary:
     Raises:
       UserError: it is not there, or damaged.
     """
-    manifest = manifests.open_finished(path, 'vocabulary', 'tokenize')
+    manifest = cast(
+      _VocabularyManifest,
+      manifests.open_finished(path, 'vocabulary', 'tokenize'),
+    )
     manifests.check_sizes(path, manifest, 'vocabulary', 'tokenize')
     kind = manifest['model_kind']
     file = posixpath.join(path, MODEL_FILES[kind])

@@ -19,6 +19,7 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.evaluate.perplexity import Curve
 from infoprune_jax.model import checkpoints, flops
 from infoprune_jax.runtime import artifacts, distributed, files, preemption
+from infoprune_jax.runtime.files import FileFacts
 from infoprune_jax.runtime.progress import Progress, logger
 from infoprune_jax.score import ceiling
 from infoprune_jax.train import memory, state as state_lib
@@ -133,7 +134,7 @@ def _begin(run: Run) -> Run:
 
 
 def _open_metrics(
-  artifact: artifacts.Artifact, step: int, facts: dict[str, Any]
+  artifact: artifacts.Artifact, step: int, facts: FileFacts | None
 ) -> MetricsWriter:
   """The metrics of a run that goes on after a step with these facts."""
   return MetricsWriter(

@@ -8,11 +8,11 @@ changed is refused.
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import files
 from infoprune_jax.runtime.append_log import AppendLog
+from infoprune_jax.runtime.files import FileFacts
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.train.event_file import EventFile
 
@@ -26,7 +26,7 @@ class MetricsWriter:
     self,
     run: str,
     restored_step: int,
-    written: Mapping[str, Any] | None,
+    written: FileFacts | None,
     job: str,
     writer: files.Writer = files.write_file,
   ):
@@ -64,9 +64,9 @@ class MetricsWriter:
     for name, value in values.items():
       self._events.add_scalar(f'timing/{name}', value, step)
 
-  def facts(self) -> dict[str, Any]:
+  def facts(self) -> FileFacts:
     """Size and checksum of the lines so far."""
-    return {'sha256': self._sha256.hexdigest(), 'bytes': self._bytes}
+    return FileFacts(sha256=self._sha256.hexdigest(), bytes=self._bytes)
 
   def sync(self) -> None:
     """Returns when the files have all lines, see `AppendLog`."""
@@ -79,9 +79,7 @@ class MetricsWriter:
     self._events.close()
 
 
-def read(
-  run: str, written: Mapping[str, Any], job: str
-) -> list[dict[str, float]]:
+def read(run: str, written: FileFacts, job: str) -> list[dict[str, float]]:
   """The lines of a run's metrics.
 
   Args:
@@ -98,7 +96,7 @@ def read(
   return [json.loads(line) for line in data.splitlines()]
 
 
-def _beginning(run: str, written: Mapping[str, Any], job: str) -> bytes | None:
+def _beginning(run: str, written: FileFacts, job: str) -> bytes | None:
   """What was written, of a file that may have grown; None if it is gone."""
   try:
     data = files.read_bytes(f'{run}/{FILE}')[: written['bytes']]

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,12 +14,14 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import quiet_tensorflow
 from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import checkpoints, flops, mesh as mesh_lib
+from infoprune_jax.model.checkpoints import RunManifest
 from infoprune_jax.runtime import artifacts, distributed, files, manifests
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.runtime.workdir import reference_dir, run_dir, scores_dir
 from infoprune_jax.selection.keep_set import KeepSet, selection_name
 from infoprune_jax.tokens import folds as folds_lib
+from infoprune_jax.tokens.tables import ScoreManifest
 from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.train import budget, loop
 
@@ -147,7 +149,10 @@ def _training(
     rule.keep == 'all_plus_reference' for rule in config.select.arms[arm]
   ):
     return training
-  scores = manifests.open_finished(scores_dir(workdir), 'score table', 'score')
+  scores = cast(
+    ScoreManifest,
+    manifests.open_finished(scores_dir(workdir), 'score table', 'score'),
+  )
   spent = scores['flops'] + scores['reference']['flops']
   a_step = training.tokens_per_step * flops.training_flops_per_token(
     config.model, store.vocab_size, training.sequence_length
@@ -224,7 +229,8 @@ def _train(
 
 def _how_far(artifact: artifacts.Artifact) -> int:
   """The step of a finished run, or 0; a kill's leftovers are deleted."""
-  step = (artifact.finished() or {'step': 0})['step']
+  manifest = artifact.finished()
+  step = cast(RunManifest, manifest)['step'] if manifest else 0
   checkpoints.delete_leftovers(artifact.path)
   return step
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import files, filesystems, manifests
@@ -46,10 +47,11 @@ class ArtifactStatus:
     if self.manifest is None:
       files_checked = f'{self.num_files} files checked'
       return f'{self.kind}, not finished, {files_checked}{self.note}'
+    facts = cast(Mapping[str, Any], self.manifest)
     counts = ''.join(
-      f', {name.removeprefix("num_")} {self.manifest[name]:,}'
+      f', {name.removeprefix("num_")} {facts[name]:,}'
       for name in _COUNTS
-      if name in self.manifest
+      if name in facts
     )
     fingerprint = self.manifest['fingerprint']
     size = f', {self.num_files} files' if self.num_files else ''
@@ -108,9 +110,10 @@ def _record_problems(
       f'{status.repair_hint()}'
     )
   begun = manifests.read_begun(status.path, status.job)
-  for section in ('options', 'inputs') if begun else ():
-    difference = first_difference(manifest[section], begun[section], section)
-    if difference:
+  for section in ('options', 'inputs'):
+    if begun and (
+      difference := first_difference(manifest[section], begun[section], section)
+    ):
       yield (
         f'{status.path} was begun as another than it was finished: its '
         f'manifest differs from {manifests.BEGUN}: {difference}. '

@@ -3,7 +3,7 @@
 import io
 import posixpath
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from infoprune_jax.verify.artifacts import ArtifactStatus
 
 def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """What is wrong with a keep set and its summary."""
+  manifest = cast(keep_set.KeepSetManifest, status.finished)
   store = documents.open_store(workdir)
   where = posixpath.join(status.path, keep_set.FILE)
   if store is None:
@@ -29,9 +30,9 @@ def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
     return
   bits = np.load(io.BytesIO(files.read_bytes(where)))
   size = sum(store.documents_per_shard)
-  if status.finished['num_documents'] != size or len(bits) != -(-size // 8):
+  if manifest['num_documents'] != size or len(bits) != -(-size // 8):
     yield (
-      f'{where} is over {status.finished["num_documents"]} documents in '
+      f'{where} is over {manifest["num_documents"]} documents in '
       f'{len(bits)} bytes, the token store has {size}. {status.remake()}'
     )
     return
@@ -47,8 +48,9 @@ def _document_problems(
   status: ArtifactStatus, store: TokenStore, kept: np.ndarray, where: str
 ) -> Iterator[str]:
   """Which documents are kept, and how many tokens and bytes."""
-  folds = status.finished['options']['folds']
-  rules = status.finished['options']['rules']
+  manifest = cast(keep_set.KeepSetManifest, status.finished)
+  folds = manifest['options']['folds']
+  rules = manifest['options']['rules']
   everything = any(rule['keep'] == 'all_plus_reference' for rule in rules)
   columns: dict[str, Any] = {}
   for name in ('split', 'num_tokens', 'num_bytes'):
@@ -73,10 +75,10 @@ def _document_problems(
       'tokens': int(columns['num_tokens'][mask].sum(dtype=np.int64)),
       'bytes': int(columns['num_bytes'][mask].sum(dtype=np.int64)),
     }
-    if got != status.finished[what]:
+    if got != manifest[what]:
       yield (
         f'{where}: {what} is {got}, its manifest says '
-        f'{status.finished[what]}. {status.remake()}'
+        f'{manifest[what]}. {status.remake()}'
       )
 
 
@@ -90,6 +92,7 @@ def _scored(store: TokenStore, number: int, folds: int) -> np.ndarray:
 
 def _summary_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """The selection report is of this keep set and of the scores there are."""
+  manifest = cast(keep_set.KeepSetManifest, status.finished)
   summary = keep_set.read_summary(status.path)
   name = posixpath.join(status.path, keep_set.SUMMARY)
   repair_hint = f'Delete {name} and run --job=select again.'
@@ -97,10 +100,10 @@ def _summary_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
     yield f'{name} is missing. {repair_hint}'
     return
   for what in ('kept', 'total'):
-    if summary[what] != status.finished[what]:
+    if summary[what] != manifest[what]:
       yield (
         f'{name}: {what} is {summary[what]}, the manifest says '
-        f'{status.finished[what]}. {repair_hint}'
+        f'{manifest[what]}. {repair_hint}'
       )
   scores = manifests.read_manifest(scores_dir(workdir), 'score')
   if scores and summary['scores'] != scores['fingerprint']:

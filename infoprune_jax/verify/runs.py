@@ -2,6 +2,7 @@
 
 import posixpath
 from collections.abc import Iterator
+from typing import cast
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import checkpoints
@@ -13,7 +14,7 @@ from infoprune_jax.verify.artifacts import ArtifactStatus
 def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """What is wrong with a run."""
   del workdir
-  manifest = status.finished
+  manifest = cast(checkpoints.RunManifest, status.finished)
   try:
     metrics.read(status.path, manifest['metrics'], status.job)
   except UserError as error:

@@ -2,7 +2,7 @@
 
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ _TOTALS = ('num_examples', 'num_tokens', 'num_bytes')
 
 def score_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """What is wrong with a score table."""
-  columns = status.finished['columns']
+  columns = cast(tables.ScoreManifest, status.finished)['columns']
   yield from _problems(
     status,
     workdir,
