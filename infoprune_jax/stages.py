@@ -11,7 +11,8 @@ from infoprune_jax.corpus import paths, quiet_tensorflow
 from infoprune_jax.evaluate import labels, perplexity
 from infoprune_jax.export import job as export_job
 from infoprune_jax.model import flops, mesh as mesh_lib, partitioning
-from infoprune_jax.report import page, selection_page
+from infoprune_jax.report.results import page as results_page
+from infoprune_jax.report.selection import page as selection_page
 from infoprune_jax.runtime import distributed, drivers, files, filesystems
 from infoprune_jax.runtime.progress import duration, logger
 from infoprune_jax.score import references, scorer, stage
@@ -112,7 +113,7 @@ STAGES = {
     many_hosts=True,
   ),
   'report': Stage(
-    run=page.run,
+    run=results_page.run,
     reads='all of it',
     writes='`report/`',
     about='`index.html`, in one file, and `report.json`',

@@ -186,7 +186,10 @@ def loaded_by(module: str) -> set[str]:
   [
     ('infoprune_jax.selection.select', {'jax', 'duckdb', 'tensorflow'}),
     ('infoprune_jax.export.job', {'jax', 'duckdb', 'tensorflow'}),
-    ('infoprune_jax.report.page', {'jax', 'matplotlib', 'jinja2', 'duckdb'}),
+    (
+      'infoprune_jax.report.results.page',
+      {'jax', 'matplotlib', 'jinja2', 'duckdb'},
+    ),
     ('infoprune_jax.tokens.tokenize', {'jax', 'tensorflow', 'seqio', 'duckdb'}),
     ('infoprune_jax.main', {'jax', 'tensorflow', 'seqio', 'duckdb'}),
     (

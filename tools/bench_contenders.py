@@ -164,7 +164,9 @@ def reader(settings: Settings) -> Work:
   from infoprune_jax.tokens.token_store import TokenStore
 
   store = TokenStore.open(sorted(glob.glob(f'{settings.folder}/ours-*'))[-1])
-  keep = [store.shard(p).documents_of('scored') for p in range(store.num_shards)]
+  keep = [
+    store.shard(p).documents_of('scored') for p in range(store.num_shards)
+  ]
   batch_tokens = 1 << 16
 
   def rate(sequence_length: int) -> float:

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.selection import RuleConfig
-from infoprune_jax.report import selection_inputs, selection_page
+from infoprune_jax.report.selection import inputs, page as selection_page
 from infoprune_jax.runtime import artifacts, files as files_lib, manifests
 from infoprune_jax.runtime.workdir import (
   keep_set_dir,
@@ -241,7 +241,7 @@ def write_page(workdir: str, rules: list[str]) -> dict[str, float]:
   edits.train.seeds = (0,)
   edits.report.baseline = arm_of(rules[0])
   # Of documents whose tokens nobody made.
-  selection_inputs.texts_of = lambda _, keys: dict.fromkeys(keys, 'text ' * 90)
+  inputs.texts_of = lambda _, keys: dict.fromkeys(keys, 'text ' * 90)
   start = time.perf_counter()
   selection_page.run(config_lib.from_mapping(edits), workdir)
   seconds = time.perf_counter() - start

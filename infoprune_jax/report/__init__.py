@@ -1,1 +1,1 @@
-"""What the experiment found, as one HTML page and one JSON file."""
+"""Two reports, each one HTML page and one JSON file."""

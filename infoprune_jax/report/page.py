@@ -1,98 +1,72 @@
-"""The report: one HTML page that stands alone, and the numbers behind it."""
+"""How both reports are written: an HTML page, and the numbers behind it."""
 
 import json
+import os
 import posixpath
 from typing import Any
 
-from infoprune_jax.config.experiment import Config
-from infoprune_jax.report import (
-  findings,
-  plots,
-  rendering,
-  selection_page,
-  source_plots,
-  statistics,
-)
-from infoprune_jax.report.terminal import text
+from infoprune_jax.report.text import percent, signed
 from infoprune_jax.runtime import artifacts, files
-from infoprune_jax.runtime.progress import logger
-from infoprune_jax.runtime.workdir import report_dir
+from infoprune_jax.runtime.progress import quantity
 
-_TEMPLATE = 'page.html.jinja'
-
-
-def run(config: Config, workdir: str) -> None:
-  """Writes `report.json` and `index.html`, always anew: it takes seconds."""
-  path = report_dir(workdir)
-  with files.lock(path):
-    _write(config, workdir, path)
+_TEMPLATES = os.path.join(os.path.dirname(__file__), 'templates')
 
 
-def _write(config: Config, workdir: str, path: str) -> None:
-  found = findings.gather(config, workdir)
-  artifact = artifacts.Artifact(
-    path=path,
-    kind='report',
-    job='report',
-    options={
-      'report': config.report,
-      'arms': list(config.arms),
-      'seeds': list(config.train.seeds),
-    },
-    inputs=found['fingerprints'],
-  ).take_over()
-  written = {
-    'report.json': files.write_json(
-      posixpath.join(path, 'report.json'), found, artifact.write_file
+def write(
+  artifact: artifacts.Artifact, name: str, report: dict[str, Any], html: str
+) -> dict[str, Any]:
+  """Writes `name` (JSON) and `index.html`; returns the checksums by name."""
+  path = artifact.path
+  return {
+    name: files.write_json(
+      posixpath.join(path, name), report, artifact.write_file
     ),
     'index.html': files.write_text(
-      posixpath.join(path, 'index.html'), render(found), artifact.write_file
+      posixpath.join(path, 'index.html'), html, artifact.write_file
     ),
   }
-  artifact.finish(written, chosen=found['chosen'])
-  logger.info('report: on the held-out texts kept for it\n%s', text(found))
-  logger.info('report: wrote %s', posixpath.join(path, 'index.html'))
 
 
-def render(found: dict[str, Any]) -> str:
-  """The page as HTML, with everything escaped.
+def render(template: str, report: dict[str, Any], **values: Any) -> str:
+  """Renders a template as HTML.
+
+  Everything is escaped: names and texts come from a corpus, which may hold
+  markup.
 
   Args:
-    found: As returned by `findings.gather`.
+    template: The name of a file in templates/.
+    report: The numbers, as in the JSON file.
+    **values: Figures, colours and bounds that the template also needs.
   """
-  colours = plots.arm_colours([arm['name'] for arm in found['arms']])
-  largest = max(
-    abs(arm['difference']['estimate'])
-    for source in found['sources']
-    for arm in source['arms']
+  import jinja2
+
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(_TEMPLATES),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
   )
-  return rendering.render(
-    _TEMPLATE,
-    **found,
-    **selection_page.constants(found),
-    colours=colours,
-    seed_marks=plots.seed_marks(found['seeds']),
-    max_lines=source_plots.MAX_LINES,
-    min_texts=statistics.MIN_TEXTS_FOR_INTERVAL,
-    figures=_figures(found, colours),
-    largest=largest,
-    config_text=json.dumps(found['config'], indent=2, ensure_ascii=False),
+  environment.filters.update(
+    count=_count,
+    quantity=quantity,
+    signed=signed,
+    percent=percent,
+    fixed=lambda value, digits: f'{value:.{digits}f}',
+  )
+  config = json.dumps(report['config'], indent=2, ensure_ascii=False)
+  return environment.get_template(template).render(
+    **report, **values, config_text=config, shade=_shade
   )
 
 
-def _figures(found: dict[str, Any], colours: dict[str, str]) -> dict[str, Any]:
-  """The figures by name; those that would compare nothing are left out."""
-  import markupsafe
+def _count(value: int) -> str:
+  """With thin spaces between thousands, as 12 345 678."""
+  return f'{value:,}'.replace(',', '\u202f')
 
-  arms = found['arms']
-  svg = {'curves': plots.curves(found['curves'], found['seeds'], colours)}
-  if len(arms) > 1:
-    svg['differences'] = plots.differences(arms, found['baseline'], colours)
-  forests = source_plots.forests(
-    arms, found['sources'], found['baseline'], found['compared'], colours
-  )
-  return {
-    **selection_page.figures(found, colours),
-    **{name: markupsafe.Markup(drawn) for name, drawn in svg.items()},
-    'forests': [markupsafe.Markup(drawn) for drawn in forests],
-  }
+
+def _shade(difference: float, largest: float) -> str:
+  """A CSS colour: blue where the loss is lower, orange where it is higher."""
+  strength = 0.6 * abs(difference) / largest if largest else 0.0
+  colour = '0, 114, 178' if difference < 0.0 else '213, 94, 0'
+  return f'rgba({colour}, {strength:.2f})'

@@ -1,4 +1,4 @@
-"""Where what a page shows comes from: corpus, config, versions, fingerprints."""
+"""The origin of a page: corpus, config, versions, fingerprints."""
 
 import importlib.metadata
 import platform
@@ -9,9 +9,9 @@ from typing import Any
 import infoprune_jax
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import to_plain
-from infoprune_jax.report.selection_inputs import Selected
+from infoprune_jax.report.selection.inputs import Selected
 
-# Those of pyproject.toml, and what they stand on.
+# The dependencies in pyproject.toml, and the main ones of theirs.
 _PACKAGES = (
   'absl-py',
   'array-record',
@@ -46,7 +46,7 @@ _PACKAGES = (
 
 
 def gather(config: Config, workdir: str, selected: Selected) -> dict[str, Any]:
-  """What every page says of itself, as JSON values."""
+  """The origin of a page, as JSON values."""
   return {
     'name': posixpath.basename(workdir.rstrip('/')),
     'seeds': list(config.train.seeds),
@@ -80,7 +80,7 @@ def _corpus(store: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-  """Of the machine that wrote the report."""
+  """Versions on the machine that writes the report."""
   versions = {
     'infoprune_jax': infoprune_jax.__version__,
     'python': platform.python_version(),

@@ -17,7 +17,7 @@ from infoprune_jax.config import (
   experiment as config_lib,
   selection as rule_config,
 )
-from infoprune_jax.report import selection_inputs, selection_page
+from infoprune_jax.report.selection import inputs, page as selection_page
 from infoprune_jax.runtime import artifacts, files
 from infoprune_jax.runtime.workdir import (
   data_file,
@@ -165,7 +165,7 @@ def write_scores(
     'unigram_frequency_square_sum': 0.0002 * tokens,
     'compressed_bytes': columns['num_bytes'] // 2,
   }
-  found = {
+  fingerprints = {
     'statistics': write_artifact(
       statistics_dir(workdir),
       [
@@ -175,7 +175,7 @@ def write_scores(
       {'token_store': made_from['token_store']},
     )
   }
-  found['scores'] = write_artifact(
+  fingerprints['scores'] = write_artifact(
     scores_dir(workdir),
     split_in_two({**columns, 'nll_sum': mean * tokens, 'fold': folds}),
     made_from,
@@ -184,7 +184,7 @@ def write_scores(
     flops=4e12,
     reference=TRAINED,
   )
-  return found
+  return fingerprints
 
 
 def write_keep_set(
@@ -212,23 +212,23 @@ def write_keep_set(
     whole = np.ones(len(examples), bool)
     mean = summary.mean_nll(examples)
     decision = shown.Decision(rules_[-1], mean, whole, kept)
-  found = {
+  content = {
     'version': select.SUMMARY_VERSION,
     'scores': scores,
     **summary.summarize(examples, kept),
     **shown.examples_of(examples, kept, decision, 3),
   }
-  found['ranked_within_folds'] = any(
+  content['ranked_within_folds'] = any(
     rules.ranked_within_folds(examples, rule.score) for rule in rules_
   )
   mask = np.zeros(2 * len(examples), bool)
   mask[examples.index[kept]] = True
   if arm == 'everything':
     added = {source_names(1)[0]: 60_000}
-    found['added'] = dict(examples=70, tokens=60_000, bytes=9, sources=added)
+    content['added'] = dict(examples=70, tokens=60_000, bytes=9, sources=added)
     mask[:] = True
   path = keep_set_dir(workdir, name)
-  files.write_record(posixpath.join(path, 'summary.json'), found)
+  files.write_record(posixpath.join(path, 'summary.json'), content)
   artifact = artifacts.Artifact(path, 'test', 'test', {}, made_from)
   return keep_set.write(artifact, mask)['fingerprint']
 
@@ -331,7 +331,7 @@ def _hostile_texts() -> Iterator[None]:
   """Markup, whatever the example: there is no token store to read."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(
-      selection_inputs,
+      inputs,
       'texts_of',
       lambda workdir, examples: dict.fromkeys(
         examples, HOSTILE_TEXT + 'x' * 500

@@ -6,6 +6,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from infoprune_jax.report import plots
+from infoprune_jax.report.results import plots as results_plots
+from infoprune_jax.report.selection import plots as selection_plots
 
 ARMS = ('full', 'random', '_top')
 
@@ -33,9 +35,9 @@ def figures(seeds=(0, 1)) -> dict[str, str]:
     for d in range(10)
   ]
   return {
-    'differences': plots.differences(arms, 'random', colours),
-    'curves': plots.curves(runs, seeds, colours),
-    'scores': plots.scores(histogram, deciles, colours),
+    'differences': results_plots.differences(arms, 'random', colours),
+    'curves': results_plots.curves(runs, seeds, colours),
+    'scores': selection_plots.scores(histogram, deciles, colours),
   }
 
 
@@ -81,11 +83,13 @@ def test_names_are_no_formulas_and_escaped():
   colours = plots.arm_colours(('a$b', '$a$', '<b>&'))
   deciles = [{'low': 0.0, 'high': 1.0, 'arms': dict.fromkeys(colours, 1.0)}]
   histogram = {'edges': [0.0, 1.0], 'tokens': [1]}
-  svg = plots.scores(histogram, deciles, colours)
+  svg = selection_plots.scores(histogram, deciles, colours)
   assert '>a$b<' in svg and '>$a$<' in svg
   assert '&lt;b&gt;&amp;' in svg
 
 
 def test_a_curve_may_be_empty():
   runs = [{'arm': 'full', 'seed': 0, 'tokens': [], 'bits_per_byte': []}]
-  assert plots.curves(runs, (0,), {'full': '#000000'}).startswith('<svg')
+  assert results_plots.curves(runs, (0,), {'full': '#000000'}).startswith(
+    '<svg'
+  )

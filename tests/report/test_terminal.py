@@ -1,44 +1,48 @@
-"""What was found, on a terminal."""
+"""The reports as text for a terminal."""
 
 import pytest
 
-from infoprune_jax.report import findings, terminal
+from infoprune_jax.report.results import findings, page
+from infoprune_jax.report.selection import page as selection_page
 
 
 @pytest.fixture(scope='module')
-def found(make_workdir):
+def report(make_workdir):
   return findings.gather(*make_workdir(everything=True))
 
 
-def test_tables_are_aligned(found):
-  for text, rows in (
-    (terminal.losses(found).rpartition('\n')[0], len(found['arms'])),
-    (terminal.overlaps(found), len(found['arms'])),
-  ):
-    lines = text.splitlines()
-    assert len(lines) == 1 + rows
-    assert len({len(line) for line in lines}) == 1
+def test_losses_are_aligned(report):
+  table = page.text(report).partition('\n* chosen')[0].splitlines()
+  assert len(table) == 1 + len(report['arms'])
+  assert len({len(line) for line in table}) == 1
+  wins = report['arms'][4]['wins']
+  assert table[5].startswith('bottom_nll')
+  assert f'{wins["better"]} of 3' in table[5] and 'worse' in table[5]
 
 
-def test_says_what_the_page_says(found):
-  text = terminal.text(found)
-  for sentence in (*found['found'], *found['cautions']):
-    assert sentence in text
-  assert found['equal_flops']['found'] in text
-  assert f'{found["chosen"]} *' in text
-  wins = found['arms'][4]['wins']
-  assert (
-    f'bottom_nll is better than random on {wins["better"]} of 3 sources'
-  ) in text
-  assert 'top_nll moves' in text and 'full moves' not in text
-  assert 'random is better' not in text
+def test_says_what_the_page_says(report):
+  lines = page.text(report).splitlines()
+  assert {*report['found'], *report['cautions']} <= set(lines)
+  assert report['equal_flops']['found'] in lines
+  assert any(line.startswith(f'{report["chosen"]} *') for line in lines)
 
 
-def test_one_arm_has_nothing_to_share(make_workdir):
-  found = findings.gather(
+def test_selections_are_aligned(report):
+  text = selection_page.text(report)
+  first, heading, rest = text.partition('Overlap of two arms, % of tokens:\n')
+  count = len(report['arms'])
+  assert heading
+  for table in (first.splitlines(), rest.splitlines()[: 1 + count]):
+    assert len(table) == 1 + count
+    assert len({len(line) for line in table}) == 1
+  for arm in report['arms']:
+    for warning in arm['warnings']:
+      assert f'{arm["name"]}: {warning}' in rest
+
+
+def test_one_arm_overlaps_with_none(make_workdir):
+  report = findings.gather(
     *make_workdir(arms=('random',), seeds=(0,), num_sources=1)
   )
-  text = terminal.text(found)
-  assert 'Only one arm' in text
-  for absent in ('What two arms share', 'is better than', 'moves'):
-    assert absent not in text
+  assert 'Only one arm' in page.text(report)
+  assert 'Overlap' not in selection_page.text(report)

@@ -12,7 +12,7 @@ from configs import base
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.export import job as export_job
-from infoprune_jax.report import selection_inputs, selections
+from infoprune_jax.report.selection import findings, inputs
 from infoprune_jax.runtime import files
 from infoprune_jax.runtime.workdir import (
   keep_set_dir,
@@ -380,8 +380,8 @@ def test_arms_without_a_number_for_some_examples(experiment, workdir):
     found = shown(workdir, name)
     assert {row['score'] for row in found['least']} == {None}
     assert all(row['score'] is not None for row in found['most'])
-  selected = selection_inputs.open_selected(made, workdir)
-  found = selections.gather(made, workdir, selected)
+  selected = inputs.open_selected(made, workdir)
+  found = findings.gather(made, workdir, selected)
   json.dumps(found, allow_nan=False)
   assert np.isfinite(found['correlations']['spearman'][-1][-1])
   export_job.run(made, workdir)

@@ -1,0 +1,1 @@
+"""The selection report: what each arm keeps, before training."""

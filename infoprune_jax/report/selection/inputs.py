@@ -1,0 +1,170 @@
+"""The inputs of the selection report: all artifacts made before training."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import (
+  keep_set_dir,
+  near_duplicates_dir,
+  scores_dir,
+  statistics_dir,
+  token_store_dir,
+  vocabulary_dir,
+)
+from infoprune_jax.selection.keep_set import read_summary, selection_name
+from infoprune_jax.selection.select import SUMMARY_VERSION
+from infoprune_jax.tokens.token_store import TokenStore
+from infoprune_jax.tokens.vocabulary import Vocabulary
+
+MAX_TEXT_CHARS = 400
+
+Summaries = Mapping[str, list[dict[str, Any]]]  # by arm; one, or one per seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Selected:
+  """The manifests of every artifact that selections are made from."""
+
+  vocabulary: Mapping[str, Any]
+  store: Mapping[str, Any]
+  statistics: Mapping[str, Any]
+  scores: Mapping[str, Any]
+  near_duplicates: Mapping[str, Any] | None  # if a keep set reads them
+  keep_sets: Mapping[str, Mapping[str, Any]]  # by selection
+  selections: Mapping[tuple[str, int], str]  # by arm and seed
+
+  @property
+  def fingerprints(self) -> dict[str, str]:
+    """By path below the workdir."""
+    manifests = {
+      'vocabulary': self.vocabulary,
+      'token_store': self.store,
+      'statistics': self.statistics,
+      'scores': self.scores,
+    }
+    if self.near_duplicates:
+      manifests['near_duplicates'] = self.near_duplicates
+    for name, manifest in self.keep_sets.items():
+      manifests[f'keep_sets/{name}'] = manifest
+    return {path: item['fingerprint'] for path, item in manifests.items()}
+
+  def selections_of(self, arm: str) -> tuple[str, ...]:
+    """The keep sets of an arm: one, or one per seed if it draws at random."""
+    names = [name for run, name in self.selections.items() if run[0] == arm]
+    return tuple(dict.fromkeys(names))
+
+  def check_lineage(self) -> None:
+    """Raises `UserError` if an artifact was not made from the others here."""
+    check = manifests.check_made_from
+    store = ('token_store', self.store, 'token store')
+    check(self.scores, 'score table', *store)
+    check(self.statistics, 'table of statistics', *store)
+    for name, manifest in self.keep_sets.items():
+      keep_set = (manifest, f'keep set {name}')
+      check(*keep_set, *store)
+      if 'scores' in manifest['inputs']:  # The arm reads a score.
+        check(*keep_set, 'scores', self.scores, 'score table')
+        check(*keep_set, 'statistics', self.statistics, 'table of statistics')
+      if self.near_duplicates and 'near_duplicates' in manifest['inputs']:
+        groups = (self.near_duplicates, 'table of near-duplicates')
+        check(*keep_set, 'near_duplicates', *groups)
+
+
+def open_selected(config: Config, workdir: str) -> Selected:
+  """Opens every artifact.
+
+  Raises:
+    UserError: one is missing, unfinished, damaged, or not made from the others.
+  """
+  opened = manifests.open_finished
+  selections = {
+    (arm, seed): selection_name(config.select.arms[arm], arm, seed)
+    for arm in config.arms
+    for seed in config.train.seeds
+  }
+  path = scores_dir(workdir)
+  scores = opened(path, 'score table', 'score')
+  manifests.check_sizes(path, scores, 'score table', 'score')
+  keep_sets = {
+    name: opened(keep_set_dir(workdir, name), f'keep set {name}', 'select')
+    for name in selections.values()
+  }
+  near_duplicates = None
+  if any('near_duplicates' in kept['inputs'] for kept in keep_sets.values()):
+    path = near_duplicates_dir(workdir)
+    near_duplicates = opened(
+      path, 'table of near-duplicates', 'near_duplicates'
+    )
+  vocabulary = vocabulary_dir(workdir)
+  store = token_store_dir(workdir)
+  path = statistics_dir(workdir)
+  selected = Selected(
+    vocabulary=opened(vocabulary, 'vocabulary', 'tokenize'),
+    store=opened(store, 'token store', 'tokenize'),
+    statistics=opened(path, 'table of statistics', 'statistics'),
+    scores=scores,
+    near_duplicates=near_duplicates,
+    keep_sets=keep_sets,
+    selections=selections,
+  )
+  selected.check_lineage()
+  return selected
+
+
+def keep_summaries(workdir: str, selected: Selected) -> Summaries:
+  """The summaries of each arm that the stage `select` wrote: one, or by seed.
+
+  Raises:
+    UserError: one is missing, of an older version, or of another score table.
+  """
+  return {
+    arm: [
+      _summary(workdir, name, selected) for name in selected.selections_of(arm)
+    ]
+    for arm in dict.fromkeys(arm for arm, _ in selected.selections)
+  }
+
+
+def _summary(workdir: str, name: str, selected: Selected) -> dict[str, Any]:
+  folder = keep_set_dir(workdir, name)
+  summary = read_summary(folder)
+  if summary is None:
+    raise UserError(
+      f'{folder}/summary.json is missing: run --job=select again.'
+    )
+  version = summary.get('version', 1)  # Version 1 had no such key.
+  if version != SUMMARY_VERSION:
+    raise UserError(
+      f'{folder}/summary.json has version {version}, but this program reads '
+      f'{SUMMARY_VERSION}: run --job=select again, which writes it anew and '
+      'leaves the keep set as it is.'
+    )
+  # The summary shows deciles of the score, even if the arm reads no score.
+  scores = selected.scores['fingerprint']
+  if summary['scores'] != scores:
+    raise UserError(
+      f'{folder}/summary.json was made with the scores {summary["scores"]}, but '
+      f'the table here is {scores}: run --job=select again.'
+    )
+  return summary
+
+
+def texts_of(
+  workdir: str, examples: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], str]:
+  """The beginning of the text of each (shard, doc_index)."""
+  # In the order of the store, so that each part is opened once.
+  ordered = sorted(set(examples))
+  if not ordered:
+    return {}
+  store = TokenStore.open(workdir)
+  vocabulary = Vocabulary.load(vocabulary_dir(workdir))
+  # A character takes at most four tokens: one for each of its bytes.
+  most = 4 * (MAX_TEXT_CHARS + 1)
+  return {
+    key: vocabulary.decode(store.document(*key)[:most]) for key in ordered
+  }

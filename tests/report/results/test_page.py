@@ -1,0 +1,132 @@
+"""The page: escaped, standing alone, and always written."""
+
+import logging
+import posixpath
+import re
+
+import pytest
+from page_elements import Elements, check_escaped, check_stands_alone
+
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.report.results import page
+from infoprune_jax.runtime import files, manifests
+from infoprune_jax.runtime.workdir import report_dir
+
+
+@pytest.fixture(scope='module')
+def written(make_workdir):
+  config, workdir = make_workdir(num_documents=20)
+  page.run(config, workdir)
+  path = posixpath.join(report_dir(workdir), 'index.html')
+  return config, workdir, files.read_bytes(path).decode()
+
+
+@pytest.fixture(scope='module')
+def elements(written):
+  return Elements(written[2])
+
+
+def test_hostile_text_and_names_stay_text(written, hostile):
+  check_escaped(written[2], hostile.values())
+
+
+def test_stands_alone(written):
+  check_stands_alone(written[2])
+
+
+def test_the_result_comes_first(written, elements):
+  config, workdir, _ = written
+  report = files.read_json(posixpath.join(report_dir(workdir), 'report.json'))
+  shown = ' '.join(''.join(elements.text).split())
+  where = shown.index(report['found'][0])
+  assert where < shown.index('Final losses')
+  assert report['found'][1] in shown
+  for caution in report['cautions']:
+    assert caution in shown
+  for arm in config.arms:
+    assert arm in shown
+  for fingerprint in report['fingerprints'].values():
+    assert fingerprint in shown
+
+
+def test_is_always_rewritten_to_the_same_bytes(written, caplog):
+  config, workdir, text = written
+  path = posixpath.join(report_dir(workdir), 'index.html')
+  files.write_text(path, 'stale')
+  with caplog.at_level(logging.INFO, logger='infoprune_jax'):
+    page.run(config, workdir)
+  assert files.read_bytes(path).decode() == text
+  manifest = manifests.open_finished(report_dir(workdir), 'report', 'report')
+  assert set(manifest['files']) == {'index.html', 'report.json'}
+  assert len(manifest['inputs']) == 6 + 6 + 10 + 10
+  assert path in caplog.text
+
+
+@pytest.mark.parametrize(
+  'sizes, present, absent',
+  [
+    (
+      dict(arms=('random',), seeds=(3,), num_sources=1),
+      ['Only one arm', '1 arm, 1 seed. All losses'],
+      ['Overlap of two', 'Changes of the mix', 'better than', 'three measures'],
+    ),
+    (dict(arms=('random', 'full')), ['prunes nothing'], ['equal total FLOPs']),
+    (
+      dict(everything=True),
+      [
+        'scoring included): top_sum minus everything',
+        'everything needs no score. It trains on the reference split too',
+        'everything: 1\u202f100 steps',
+      ],
+      [],
+    ),
+    (
+      dict(folds=2, arms=('random', 'top_nll')),
+      [
+        'num_tokens; scores are ranked within the fold of each reference model',
+        '2 reference models scored one fold each',
+        'are ranks within their fold',
+      ],
+      ['random 50 % of tokens; scores'],
+    ),
+    (
+      dict(num_sources=90, seeds=(0, 1, 2), arms=('random', 'top_nll')),
+      ['the 40 lowest and the 40 highest of 90', 'by Student\u2019s t'],
+      [],
+    ),
+  ],
+)
+def test_sensible_for_any_shape(make_workdir, sizes, present, absent):
+  config, workdir = make_workdir(num_documents=12, **sizes)
+  page.run(config, workdir)
+  path = posixpath.join(report_dir(workdir), 'index.html')
+  written = files.read_bytes(path)
+  shown = re.sub(r'[ \n]+', ' ', ''.join(Elements(written.decode()).text))
+  for text in present:
+    assert text in shown, text
+  for text in absent:
+    assert text not in shown, text
+  results = shown.rpartition('Setup')[0]
+  assert not re.search(r'\b(nan|None|inf)\b', results)
+  assert len(written) < 3_000_000
+
+
+def test_every_table_sorts(written):
+  tables = re.findall(r'<table[^>]*>', written[2])
+  assert len(tables) > 10
+  assert all('sortable' in table for table in tables)
+  bodies = re.findall(r'<tbody>.*?</tbody>', written[2], re.DOTALL)
+  assert len(bodies) == len(tables)
+  for attributes, shown in re.findall(
+    r'<td([^>]*)>([^<]*\u202f[^<]*)<', ''.join(bodies)
+  ):
+    assert 'data-value' in attributes, shown  # 1 234 sorts as a number.
+
+
+def test_one_process_writes_a_report(written):
+  config, workdir, _ = written
+  with (
+    files.lock(report_dir(workdir)),
+    pytest.raises(UserError, match='written by another process'),
+  ):
+    page.run(config, workdir)
