@@ -240,7 +240,7 @@ def _sources(config: Config, report: HeldoutLosses) -> list[dict[str, Any]]:
 
 
 def _wins(sources: list[dict[str, Any]], arm: int) -> dict[str, int]:
-  """The number of sources where an arm is better, and worse, than the baseline."""
+  """On how many sources an arm is better, and worse, than the baseline."""
   differences = [source['arms'][arm]['difference'] for source in sources]
   bounded = [d for d in differences if d['low'] is not None]
   return {

@@ -109,8 +109,8 @@ class Upstream(Selected):
       short = num_steps + more - run['step']
       if not -slack <= short < 1.0 + slack:
         raise UserError(
-          f'The training run of {arm}, seed {seed} has {run["step"]} steps, but '
-          f'{why} {math.floor(num_steps + more)}. Arms must be compared at an '
+          f'The training run of {arm}, seed {seed} has {run["step"]} steps, '
+          f'but {why} {math.floor(num_steps + more)}. Arms must be compared at an '
           'equal budget: run --job=train and --job=evaluate again.'
         )
 

@@ -112,7 +112,7 @@ def forests(
   compared: str,
   colours: Mapping[str, str],
 ) -> list[str]:
-  """Arm minus baseline in bits per byte, for each source and for all at the end.
+  """Arm minus baseline in bits per byte, for each source and for all together.
 
   All panels list the sources in the order of the compared arm's differences.
 

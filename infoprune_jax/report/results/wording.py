@@ -106,8 +106,8 @@ def _of_seeds(compared: Arm) -> Iterator[str]:
   by_seed = ', '.join(map(signed, spread['values']))
   if len(spread['values']) < MIN_SEEDS_FOR_INTERVAL:
     yield (
-      f'Seeds: {len(spread["values"])} (difference by seed: {by_seed}). At this '
-      'number of seeds, no difference between rules can be told from a '
+      f'Seeds: {len(spread["values"])} (difference by seed: {by_seed}). At '
+      'this number of seeds, no difference between rules can be told from a '
       'difference between seeds; the interval does not cover the seeds.'
     )
   if min(spread['values']) < 0.0 < max(spread['values']):

@@ -38,8 +38,7 @@ def correlations(config: Config, examples: Examples) -> dict[str, Any]:
 
   Returns:
     `correlations`: `scores`, each with its `label`, `expression`, and the
-      `arms`
-    that rank by it; `spearman`, [scores, scores], None where a score is
+    `arms` that rank by it; `spearman`, [scores, scores], None where a score is
     constant; `ranked` and `out_of`, how many examples. `length_bias`: the
     correlation `rho` of every other score (`label`) with length.
   """

@@ -147,8 +147,8 @@ def _summary(workdir: str, name: str, selected: Selected) -> dict[str, Any]:
   scores = selected.scores['fingerprint']
   if summary['scores'] != scores:
     raise UserError(
-      f'{folder}/summary.json was made with the scores {summary["scores"]}, but '
-      f'the table here is {scores}: run --job=select again.'
+      f'{folder}/summary.json was made with the scores {summary["scores"]}, '
+      f'but the table here is {scores}: run --job=select again.'
     )
   return summary
 

@@ -58,7 +58,7 @@ def _draw_kept(
   bounds: np.ndarray,
   colours: Mapping[str, str],
 ) -> None:
-  """The arm in line `y`: a bar for each decile, of full height if all is kept."""
+  """The arm in line `y`: a bar per decile, of full height if all is kept."""
   axes.bar(
     bounds[:-1],
     [-0.8 * fraction for fraction in kept],

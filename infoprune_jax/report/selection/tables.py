@@ -194,8 +194,7 @@ def by_kind(
   Returns:
     A row for each kind, most tokens first: `kind`; how many `sources`,
     `examples`, `tokens` and `bytes` were scored; `arms`, the fraction of tokens
-    kept; `fraction` of what was scored; and `mix`, the fraction of what arms
-    train on.
+    kept; `fraction` of what was scored; and `mix`, of what arms train on.
   """
   in_mix = {row['source']: row for row in mixed['sources']}
   members: dict[str, list[str]] = {}

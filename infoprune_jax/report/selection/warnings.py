@@ -110,8 +110,8 @@ def of_all_arms(report: Report) -> list[str]:
   if report['folds'] > 1:
     lines.append(
       f'{report["folds"]} reference models scored one fold each, and their '
-      'scales differ. Rules that read the NLL rank within each fold; tables and '
-      'examples show the NLL itself.'
+      'scales differ. Rules that read the NLL rank within each fold; tables '
+      'and examples show the NLL itself.'
     )
   scored = report['scored']
   if scored['mean_nll'] >= scored['mean_unigram_nll']:

@@ -46,8 +46,8 @@ def test_losses_join_shards_with_their_own_dictionaries(small):
       for nll, source in zip(rows['nll_sum'], rows['source'], strict=True)
       if source == name
     )
-    found = losses.by_source(losses.nll_sum[config.arms.index('top_sum'), 1])
-    assert found[losses.sources.index(name)] == pytest.approx(expected)
+    nll_sum = losses.by_source(losses.nll_sum[config.arms.index('top_sum'), 1])
+    assert nll_sum[losses.sources.index(name)] == pytest.approx(expected)
 
 
 def test_a_missing_run_is_named_with_its_job(copied):
@@ -153,7 +153,7 @@ def test_a_selection_report_of_another_config_is_refused(small):
   )
   with pytest.raises(
     UserError,
-    match=r'options\.num_examples is 3, not 7\. Run --job=selection_report again',
+    match=r'options\.num_examples is 3, not 7\. Run --job=selection_report',
   ):
     inputs.open_upstream(other, workdir)
 

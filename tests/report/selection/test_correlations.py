@@ -49,10 +49,10 @@ def compared(*expressions: str) -> config_lib.Config:
 def test_correlations_by_hand():
   """The mean NLL falls with length but for one pair of six."""
   examples = scored([4.0, 2.0, 3.0, 1.0, 9.0], [1, 2, 3, 4, 0], [0] * 5)
-  found = lib.correlations(
+  content = lib.correlations(
     compared('NLL_SUM/num_tokens', '-num_tokens'), examples
   )
-  scores, spearman, *_ = found['correlations'].values()
+  scores, spearman, *_ = content['correlations'].values()
   labels = [score['label'] for score in scores]
   assert labels == [*lib.NATURAL_SCORES, '-num_tokens']
   assert scores[0]['arms'] == ['top_nll', 'bottom_nll', 'arm0']
@@ -63,7 +63,7 @@ def test_correlations_by_hand():
   assert spearman[mean][length] == pytest.approx(-0.8)
   assert spearman[mean][-1] == pytest.approx(0.8)
   assert spearman[1][length] is None  # Seven nats per token, everywhere.
-  bias = {item['label']: item['rho'] for item in found['length_bias']}
+  bias = {item['label']: item['rho'] for item in content['length_bias']}
   assert bias['mean NLL'] == spearman[mean][length]
   assert lib.LENGTH not in bias
 
@@ -91,7 +91,7 @@ def test_of_many_examples_some_are_ranked(monkeypatch):
   monkeypatch.setattr(lib, 'MAX_RANKED', 2000)
   drawn = lib.correlations(compared(), examples)
   assert drawn == lib.correlations(compared(), examples)
-  whole, some = (found['correlations'] for found in (everything, drawn))
+  whole, some = (content['correlations'] for content in (everything, drawn))
   assert whole['ranked'] == whole['out_of'] == some['out_of'] == 4000
   assert 1900 < some['ranked'] < 2100
   assert some['spearman'] != whole['spearman']
@@ -107,5 +107,5 @@ def test_scores_that_may_be_missing_are_ranked_lowest():
     'top', 'nll_sum / (doc_index - 2)', fraction=0.5, missing='lowest'
   )
   examples = scored([4.0, 2.0, 3.0, 1.0], [1, 2, 3, 4], [0] * 4)
-  found = lib.correlations(config_lib.from_mapping(edits), examples)
-  assert found['correlations']['spearman'][-1][-1] == pytest.approx(1.0)
+  content = lib.correlations(config_lib.from_mapping(edits), examples)
+  assert content['correlations']['spearman'][-1][-1] == pytest.approx(1.0)

@@ -25,7 +25,7 @@ def gathered_from(config, workdir):
 
 
 @pytest.fixture(scope='module')
-def found(made):
+def content(made):
   return made[0], gathered_from(*made)
 
 
@@ -35,8 +35,8 @@ def copied(made, tmp_path):
   return config, shutil.copytree(workdir, str(tmp_path / 'demo'))
 
 
-def test_overlaps_of_a_workdir(found):
-  config, gathered = found
+def test_overlaps_of_a_workdir(content):
+  config, gathered = content
   at = {arm: a for a, arm in enumerate(config.arms)}
   tokens = gathered['overlaps']['tokens']
   assert tokens[at['full']][at['everything']] == 1.0
@@ -46,8 +46,8 @@ def test_overlaps_of_a_workdir(found):
   assert np.array(tokens).tolist() == np.array(tokens).T.tolist()
 
 
-def test_kept_by_length(found):
-  _, gathered = found
+def test_kept_by_length(content):
+  _, gathered = content
   lengths = gathered['lengths']
   assert len(lengths) == 10
   assert all(row['arms']['full'] == 1.0 for row in lengths)
@@ -58,8 +58,8 @@ def test_kept_by_length(found):
   assert sum(sizes) == 900 and max(sizes) - min(sizes) < 30
 
 
-def test_examples_of_each_decile(found):
-  _, gathered = found
+def test_examples_of_each_decile(content):
+  _, gathered = content
   deciles = gathered['kept']['deciles']
   assert len(gathered['decile_examples']) == len(deciles) == 10
   for bounds, rows in zip(deciles, gathered['decile_examples'], strict=True):
@@ -81,8 +81,8 @@ def test_fewer_examples_when_asked(made):
     assert {len(rows) for rows in item['drawn'].values()} == {1}
 
 
-def test_kept_and_thrown_away_are_all(found):
-  config, gathered = found
+def test_kept_and_thrown_away_are_all(content):
+  config, gathered = content
   total = gathered['scored']
   assert [arm['name'] for arm in gathered['arms']] == list(config.arms)
   for arm in gathered['arms']:
@@ -108,8 +108,8 @@ def test_kept_and_thrown_away_are_all(found):
       assert thrown == pytest.approx(arm['thrown']['tokens'], abs=1)
 
 
-def test_copies_are_on_one_side_or_the_other(found):
-  _, gathered = found
+def test_copies_are_on_one_side_or_the_other(content):
+  _, gathered = content
   arms = {arm['name']: arm for arm in gathered['arms']}
   copies = arms['full']['kept_copies']
   assert copies > 40  # One document in twenty.
@@ -117,8 +117,8 @@ def test_copies_are_on_one_side_or_the_other(found):
     assert arm['kept_copies'] + arm['thrown_copies'] == copies
 
 
-def test_decisions_show_both_sides(found):
-  config, gathered = found
+def test_decisions_show_both_sides(content):
+  config, gathered = content
   by_arm = {arm: item for item in gathered['decisions'] for arm in item['arms']}
   # Nothing is thrown away by the others.
   assert set(by_arm) == {'random', 'top_nll', 'top_sum', 'bottom_nll'}
@@ -137,8 +137,8 @@ def test_decisions_show_both_sides(found):
         assert all(row['text'] and row['cut'] for row in rows)
 
 
-def test_arms_that_keep_the_same_say_so(found):
-  _, gathered = found
+def test_arms_that_keep_the_same_say_so(content):
+  _, gathered = content
   arms = {arm['name']: arm for arm in gathered['arms']}
   assert arms['everything']['same_as'] == 'full'
   assert [arm['by_chance'] for arm in gathered['arms']] == [
@@ -182,10 +182,10 @@ def test_the_summary_of_another_keep_set_is_refused_by_name(copied):
     gathered_from(config, workdir)
 
 
-def test_in_batches_it_is_the_same(found, made):
+def test_in_batches_it_is_the_same(content, made):
   """Of examples, of scratch files and of keep sets."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(arrays, 'STEP', 101)
     patch.setattr(arrays, '_IN_MEMORY', 64)
     patch.setattr(overlaps, '_BATCH', 77)
-    assert gathered_from(*made) == found[1]
+    assert gathered_from(*made) == content[1]

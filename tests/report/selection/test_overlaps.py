@@ -28,22 +28,22 @@ TOKENS = np.array([10, 20, 30, 40])
 
 
 def test_overlaps_by_hand():
-  found = jaccards([masks('1100', '0110', '0000')], TOKENS)
-  assert found['tokens'] == [
+  content = jaccards([masks('1100', '0110', '0000')], TOKENS)
+  assert content['tokens'] == [
     [1.0, pytest.approx(20 / 60), 0.0],
     [pytest.approx(20 / 60), 1.0, 0.0],
     [0.0, 0.0, 0.0],
   ]
-  assert found['examples'][0][1] == pytest.approx(1 / 3)
+  assert content['examples'][0][1] == pytest.approx(1 / 3)
 
 
 def test_draws_are_averaged_and_meet_each_other():
   """The second arm draws; it is compared with the first seed by seed."""
   first, second = masks('1100', '1100'), masks('1100', '0011')
-  found = jaccards([first, second], TOKENS)['tokens']
-  assert found[0][1] == found[1][0] == (1.0 + 0.0) / 2
-  assert found[0][0] == 1.0
-  assert found[1][1] == 0.0  # Its draws have nothing in common.
+  content = jaccards([first, second], TOKENS)['tokens']
+  assert content[0][1] == content[1][0] == (1.0 + 0.0) / 2
+  assert content[0][0] == 1.0
+  assert content[1][1] == 0.0  # Its draws have nothing in common.
   three = jaccards([first, first, second], TOKENS)['tokens']
   assert three[1][1] == pytest.approx(1 / 3)
 
@@ -63,10 +63,10 @@ def test_in_common_is_what_masks_say(data):
   keep_sets = [KeepSet(np.packbits(row), [count], {}) for row in masks]
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(overlaps, '_BATCH', 5)
-    found = overlaps.in_common(examples, keep_sets)
+    content = overlaps.in_common(examples, keep_sets)
     marked = np.arange(len(index)) % 3 == 1
     kept_marked = overlaps.how_many(examples, keep_sets, marked)
   kept = masks[:, index].astype(int)
   assert kept_marked.tolist() == kept[:, marked].sum(axis=1).tolist()
-  assert found['tokens'].tolist() == ((kept * tokens) @ kept.T).tolist()
-  assert found['examples'].tolist() == (kept @ kept.T).tolist()
+  assert content['tokens'].tolist() == ((kept * tokens) @ kept.T).tolist()
+  assert content['examples'].tolist() == (kept @ kept.T).tolist()

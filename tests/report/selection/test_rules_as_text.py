@@ -45,8 +45,8 @@ def test_rules_are_joined():
     ),
     (
       rule('sample', 'nll_sum', temperature=0.5),
-      'a sample of 50 % of tokens, likelier by exp(score / 0.5), where score is '
-      'nll_sum',
+      'a sample of 50 % of tokens, likelier by exp(score / 0.5), where score '
+      'is nll_sum',
     ),
   ],
 )
