@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.report import inputs
 from infoprune_jax.report.results import inputs
 from infoprune_jax.runtime import files, manifests
 from infoprune_jax.runtime.workdir import (

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.report import overlaps
 from infoprune_jax.report.selection import findings, inputs, overlaps
 from infoprune_jax.runtime.workdir import keep_set_dir
 from infoprune_jax.selection import arrays
