@@ -10,6 +10,7 @@ import numpy as np
 from infoprune_jax.config.experiment import Config, EvaluateConfig
 from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.model import checkpoints, mesh as mesh_lib
+from infoprune_jax.model.mesh import Mesh
 from infoprune_jax.runtime import (
   artifacts,
   distributed,
@@ -63,7 +64,7 @@ def losses(nll_sum: float, num_tokens: int, num_bytes: int) -> dict[str, float]:
 
 
 def make_curve(
-  config: EvaluateConfig, model: ModelConfig, store: TokenStore, mesh: Any
+  config: EvaluateConfig, model: ModelConfig, store: TokenStore, mesh: Mesh
 ) -> Curve:
   """Draws held-out documents, as many as fit into `online_eval_tokens`.
 
@@ -138,7 +139,7 @@ def _evaluate_run(
   config: Config,
   workdir: str,
   store: TokenStore,
-  mesh: Any,
+  mesh: Mesh,
   arm: str,
   seed: int,
   trained: Mapping[str, Any],

@@ -7,6 +7,7 @@ from typing import Any
 
 from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.config.validation import UserError
+from infoprune_jax.model.mesh import Mesh
 from infoprune_jax.runtime.progress import logger
 
 LANES = 128  # of a TPU
@@ -17,7 +18,7 @@ SMALL_TPUS = ('TPU v2', 'TPU v3', 'TPU v4', 'TPU v4 lite')
 
 @functools.lru_cache(maxsize=16)  # Each choice is said once.
 def resolve(
-  config: ModelConfig, mesh: Any, batch_size: int, sequence_length: int
+  config: ModelConfig, mesh: Mesh, batch_size: int, sequence_length: int
 ) -> ModelConfig:
   """The config with 'auto' replaced, for a forward pass on a mesh.
 
@@ -59,7 +60,7 @@ def resolve(
 
 @functools.lru_cache(maxsize=16)
 def resolve_training(
-  config: ModelConfig, mesh: Any, sequence_length: int
+  config: ModelConfig, mesh: Mesh, sequence_length: int
 ) -> ModelConfig:
   """The config with 'auto' replaced, for a training step on a mesh.
 
@@ -102,7 +103,7 @@ def _choose(
   name: str,
   wanted: str,
   best: dict[str, str],
-  mesh: Any,
+  mesh: Mesh,
   obstacles: dict[str, Callable[[], str]],
 ) -> str:
   """What is wanted, or for 'auto' the best of the platform that runs."""
@@ -129,7 +130,7 @@ def _choose(
   return 'xla'
 
 
-def _no_splash(config: ModelConfig, mesh: Any, sequence_length: int) -> str:
+def _no_splash(config: ModelConfig, mesh: Mesh, sequence_length: int) -> str:
   """Why splash attention cannot run; '' if it can."""
   num_shards = mesh.num_shards('length')
   if sequence_length % (LANES * num_shards):
@@ -161,7 +162,7 @@ def _described(device: Any) -> str:
   return f'{device.device_kind} has {kind}'
 
 
-def _no_cudnn(config: ModelConfig, mesh: Any) -> str:
+def _no_cudnn(config: ModelConfig, mesh: Mesh) -> str:
   """Why cuDNN's attention cannot run; '' if it can."""
   device = mesh.devices.flat[0]
   # JAX refuses packed sequences on an older one, but only as it compiles.
@@ -180,7 +181,7 @@ def _no_cudnn(config: ModelConfig, mesh: Any) -> str:
   )
 
 
-def _no_tpu(config: ModelConfig, mesh: Any) -> str:
+def _no_tpu(config: ModelConfig, mesh: Mesh) -> str:
   """Why the kernel of `tpu` cannot run; '' if it can."""
   kind = mesh.devices.flat[0].device_kind
   if config.dtype != 'bfloat16':
@@ -200,7 +201,7 @@ def _no_tpu(config: ModelConfig, mesh: Any) -> str:
   return ''
 
 
-def _no_hopper(config: ModelConfig, mesh: Any, tokens: int) -> str:
+def _no_hopper(config: ModelConfig, mesh: Mesh, tokens: int) -> str:
   """Why the kernels of `hopper` cannot run; '' if they can."""
   device = mesh.devices.flat[0]
   # Their instructions are of this generation alone: no earlier, no later one.

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from infoprune_jax.config.validation import UserError
+from infoprune_jax.model.mesh import Mesh
 
 
 @contextlib.contextmanager
@@ -27,7 +28,9 @@ def oom_as_user_error(explain: Callable[[], str]) -> Iterator[None]:
     raise UserError(explain()) from None
 
 
-def fits(compiled: Callable[[], Any], mesh: Any, others_bytes: int = 0) -> bool:
+def fits(
+  compiled: Callable[[], Any], mesh: Mesh, others_bytes: int = 0
+) -> bool:
   """Whether a program compiles and fits a device of the mesh.
 
   Args:

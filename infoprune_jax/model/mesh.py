@@ -9,12 +9,10 @@ many slices `data` and `fsdp` go over; no other axis leaves a slice.
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import Mesh
 
 from infoprune_jax.config.experiment import MeshConfig
 from infoprune_jax.config.validation import UserError, check_choice
@@ -48,10 +46,10 @@ ACTIVATIONS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class LogicalMesh:
+class Mesh:
   """Devices along mesh axes, and the mesh axes of each logical axis."""
 
-  physical: Mesh
+  physical: jax.sharding.Mesh
   rules: Mapping[str, tuple[str, ...]] = dataclasses.field(hash=False)
 
   @property
@@ -65,7 +63,7 @@ class LogicalMesh:
     return self.physical.devices
 
   @property
-  def local_devices(self) -> list[Any]:
+  def local_devices(self) -> list[jax.Device]:
     """Those of this process."""
     return self.physical.local_devices
 
@@ -79,8 +77,8 @@ class LogicalMesh:
 
 
 def make_mesh(
-  config: MeshConfig, devices: list[Any] | None = None
-) -> LogicalMesh:
+  config: MeshConfig, devices: list[jax.Device] | None = None
+) -> Mesh:
   """The mesh of all devices, in the order that suits their network.
 
   Raises:
@@ -103,14 +101,13 @@ def make_mesh(
   return _logical(arranged, rules)
 
 
-def _logical(
-  devices: np.ndarray, rules: Mapping[str, tuple[str, ...]]
-) -> LogicalMesh:
+def _logical(devices: np.ndarray, rules: Mapping[str, tuple[str, ...]]) -> Mesh:
   axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
-  return LogicalMesh(Mesh(devices, AXES, axis_types=axis_types), rules)
+  physical = jax.sharding.Mesh(devices, AXES, axis_types=axis_types)
+  return Mesh(physical, rules)
 
 
-def _num_slices(config: MeshConfig, devices: list[Any]) -> int:
+def _num_slices(config: MeshConfig, devices: list[jax.Device]) -> int:
   """Number of slices that the mesh goes over; 1 where slices do not matter."""
   wanted = config.dcn_data * config.dcn_fsdp
   found = len({getattr(device, 'slice_index', 0) for device in devices})
@@ -125,7 +122,9 @@ def _num_slices(config: MeshConfig, devices: list[Any]) -> int:
   return wanted
 
 
-def _sizes(config: MeshConfig, devices: list[Any], slices: int) -> list[int]:
+def _sizes(
+  config: MeshConfig, devices: list[jax.Device], slices: int
+) -> list[int]:
   """Devices of a slice along each mesh axis."""
   sizes = [getattr(config, axis) for axis in AXES]
   count = len(devices) // slices

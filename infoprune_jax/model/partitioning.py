@@ -17,16 +17,16 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.model.mesh import LogicalMesh, check_used_once
+from infoprune_jax.model.mesh import Mesh, check_used_once
 
 # What `use_mesh` is in, with `jax.set_mesh`, which knows nothing of rules.
-_mesh: contextvars.ContextVar[LogicalMesh | None] = contextvars.ContextVar(
+_mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar(
   'mesh', default=None
 )
 
 
 def spec(
-  mesh: LogicalMesh,
+  mesh: Mesh,
   logical_axes: tuple[str | None, ...],
   what: str = 'An array',
 ) -> PartitionSpec:
@@ -48,19 +48,17 @@ def spec(
   return PartitionSpec(*(mesh.axes(axis) or None for axis in logical_axes))
 
 
-def sharding(
-  mesh: LogicalMesh, logical_axes: tuple[str | None, ...]
-) -> NamedSharding:
+def sharding(mesh: Mesh, logical_axes: tuple[str | None, ...]) -> NamedSharding:
   """The sharding of an array with these logical axes."""
   return NamedSharding(mesh.physical, spec(mesh, logical_axes))
 
 
-def replicated(mesh: LogicalMesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
   """The sharding of a value that every device holds."""
   return NamedSharding(mesh.physical, PartitionSpec())
 
 
-def batch_sharding(mesh: LogicalMesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
   """The sharding of a [B, T] batch as it comes and goes, with whole sequences.
 
   Within a step its activations are spread along `length` as well.
@@ -68,9 +66,7 @@ def batch_sharding(mesh: LogicalMesh) -> NamedSharding:
   return sharding(mesh, ('batch', None))
 
 
-def shardings(
-  mesh: LogicalMesh, shapes: Any, logical_axes: Any, what: str
-) -> Any:
+def shardings(mesh: Mesh, shapes: Any, logical_axes: Any, what: str) -> Any:
   """A tree of shardings for a tree of arrays or shapes.
 
   Args:
@@ -99,12 +95,12 @@ def shardings(
   return jax.tree_util.tree_map_with_path(one, shapes, logical_axes)
 
 
-def num_batch_shards(mesh: LogicalMesh) -> int:
+def num_batch_shards(mesh: Mesh) -> int:
   """Over how many shards a batch is spread."""
   return mesh.num_shards('batch')
 
 
-def process_groups(mesh: LogicalMesh) -> list[tuple[list[int], list[int]]]:
+def process_groups(mesh: Mesh) -> list[tuple[list[int], list[int]]]:
   """Which processes hold which sequences of a batch.
 
   Processes whose devices hold the same sequences, as with `tensor` across
@@ -137,14 +133,14 @@ def process_groups(mesh: LogicalMesh) -> list[tuple[list[int], list[int]]]:
   return [(processes, sorted(held)) for held, processes in groups.items()]
 
 
-def _shard_of_device(mesh: LogicalMesh) -> dict[Any, int]:
+def _shard_of_device(mesh: Mesh) -> dict[jax.Device, int]:
   """Which shard of a batch each device of the mesh holds."""
   num_shards = num_batch_shards(mesh)
   indices = batch_sharding(mesh).devices_indices_map((num_shards, 1))
   return {device: index[0].start or 0 for device, index in indices.items()}
 
 
-def _own_shards(mesh: LogicalMesh) -> list[int]:
+def _own_shards(mesh: Mesh) -> list[int]:
   """The shards of a batch that this process holds, ascending."""
   own = jax.process_index()
   return sorted(
@@ -156,7 +152,7 @@ def _own_shards(mesh: LogicalMesh) -> list[int]:
   )
 
 
-def local_batch_indices(mesh: LogicalMesh, batch_size: int) -> np.ndarray:
+def local_batch_indices(mesh: Mesh, batch_size: int) -> np.ndarray:
   """Which sequences of a batch this process feeds to `global_batch`.
 
   Processes of one group, see `process_groups`, feed the same.
@@ -169,19 +165,17 @@ def local_batch_indices(mesh: LogicalMesh, batch_size: int) -> np.ndarray:
   return (first[:, None] + np.arange(sequences)).reshape(-1)
 
 
-def check_batch(mesh: LogicalMesh, batch_size: int, name: str) -> None:
+def check_batch(mesh: Mesh, batch_size: int, name: str) -> None:
   """Raises `UserError` unless a batch spreads evenly over the mesh."""
   _check_divides(mesh, 'batch', batch_size, name)
 
 
-def check_sequence_length(
-  mesh: LogicalMesh, sequence_length: int, name: str
-) -> None:
+def check_sequence_length(mesh: Mesh, sequence_length: int, name: str) -> None:
   """Raises `UserError` unless a sequence spreads evenly over the mesh."""
   _check_divides(mesh, 'length', sequence_length, name)
 
 
-def _check_divides(mesh: LogicalMesh, axis: str, size: int, name: str) -> None:
+def _check_divides(mesh: Mesh, axis: str, size: int, name: str) -> None:
   num_shards = mesh.num_shards(axis)
   if size % num_shards:
     raise UserError(
@@ -313,7 +307,7 @@ _all_gather_axis.defvjp(_all_gather_forward, _all_gather_backward)
 
 
 @contextlib.contextmanager
-def use_mesh(mesh: LogicalMesh) -> Iterator[None]:
+def use_mesh(mesh: Mesh) -> Iterator[None]:
   """Makes `mesh` the one that `constrain` and `per_device` refer to."""
   token = _mesh.set(mesh)
   try:
@@ -324,7 +318,7 @@ def use_mesh(mesh: LogicalMesh) -> Iterator[None]:
 
 
 def global_batch(
-  mesh: LogicalMesh, batch: Mapping[str, np.ndarray]
+  mesh: Mesh, batch: Mapping[str, np.ndarray]
 ) -> dict[str, jax.Array]:
   """Puts this host's sequences of a [B, T] batch on its devices.
 
@@ -351,7 +345,7 @@ def global_batch(
   return {name: put(values) for name, values in batch.items()}
 
 
-def flags(mesh: LogicalMesh, values: Sequence[bool]) -> jax.Array:
+def flags(mesh: Mesh, values: Sequence[bool]) -> jax.Array:
   """What this process says, one line a shard of the batch that it holds.
 
   Returns:
@@ -364,7 +358,7 @@ def flags(mesh: LogicalMesh, values: Sequence[bool]) -> jax.Array:
   )
 
 
-def flags_shape(mesh: LogicalMesh, count: int) -> jax.ShapeDtypeStruct:
+def flags_shape(mesh: Mesh, count: int) -> jax.ShapeDtypeStruct:
   """Shape, dtype and sharding of `flags`."""
   return jax.ShapeDtypeStruct(
     (num_batch_shards(mesh), count),
