@@ -206,11 +206,21 @@ def _stable_order(keys, size):
 
 @numba.njit(cache=True)
 def _best_fit(length, sequence_length):
-  """The sequence of each segment (lengths descending), and the number of sequences.
+  """Puts each segment into the sequence with the least free space that holds it.
 
-  Sequences with the same free space form a stack (a linked list); a binary tree
-  over free spaces says which stacks hold a sequence, so that the tightest
-  sequence that fits is found in log2(sequence_length) steps.
+  Sequences of equal free space form a stack: `top[free]` is its last sequence,
+  `below[sequence]` the sequence under it, -1 ends it. A binary tree over the
+  free spaces (node n has the children 2 n and 2 n + 1; the leaf of a free space
+  is `leaves + free`) says below which nodes a stack is not empty, so that a
+  search takes O(log(sequence_length)).
+
+  Args:
+    length: [segments] int64, slots of each, descending, at most
+      sequence_length.
+    sequence_length: Slots of a sequence.
+
+  Returns:
+    The sequence of each segment, [segments] int64, and the number of sequences.
   """
   leaves = 1
   while leaves <= sequence_length:
@@ -221,43 +231,58 @@ def _best_fit(length, sequence_length):
   sequence = np.empty(len(length), np.int64)
   num_sequences = 0
   for segment in range(len(length)):
-    size = length[segment]
-    node = leaves + size
-    while not occupied[node]:
-      while node % 2 == 1 and node > 1:
-        node //= 2
-      if node == 1:
-        break
-      # A left child: its sibling holds the next larger free spaces.
-      if node % 2 == 0:
-        node += 1
-    if node > 1:
-      while node < leaves:
-        node = 2 * node if occupied[2 * node] else 2 * node + 1
-      free = node - leaves
+    free = _least_free_space(occupied, length[segment])
+    if free >= 0:
       chosen = top[free]
       top[free] = below[chosen]
       if top[free] < 0:
-        while node >= 1:
-          occupied[node] = node < leaves and (
-            occupied[2 * node] or occupied[2 * node + 1]
-          )
-          if occupied[node]:
-            break
-          node //= 2
+        _mark_empty(occupied, free)
     else:
       chosen, free = num_sequences, sequence_length
       num_sequences += 1
     sequence[segment] = chosen
-    free -= size
+    free -= length[segment]
     if free > 0:
       below[chosen] = top[free]
       top[free] = chosen
-      node = leaves + free
-      while node >= 1 and not occupied[node]:
-        occupied[node] = True
-        node //= 2
+      _mark_occupied(occupied, free)
   return sequence, num_sequences
+
+
+@numba.njit(cache=True)
+def _least_free_space(occupied, size):
+  """The least free space >= size that a sequence has; -1 if no sequence has one."""
+  leaves = len(occupied) // 2
+  node = leaves + size
+  while not occupied[node]:
+    while node % 2 == 1:  # A right child, or the root: nothing is larger here.
+      node //= 2
+    if node == 0:
+      return -1
+    node += 1  # The sibling on the right has the next larger free spaces.
+  while node < leaves:
+    node = 2 * node if occupied[2 * node] else 2 * node + 1
+  return node - leaves
+
+
+@numba.njit(cache=True)
+def _mark_empty(occupied, free):
+  """Notes that no sequence has this free space any more."""
+  node = len(occupied) // 2 + free
+  occupied[node] = False
+  node //= 2
+  while node >= 1 and not (occupied[2 * node] or occupied[2 * node + 1]):
+    occupied[node] = False
+    node //= 2
+
+
+@numba.njit(cache=True)
+def _mark_occupied(occupied, free):
+  """Notes that a sequence has this free space."""
+  node = len(occupied) // 2 + free
+  while node >= 1 and not occupied[node]:
+    occupied[node] = True
+    node //= 2
 
 
 def empty_sequences(
