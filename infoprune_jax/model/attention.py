@@ -1,7 +1,7 @@
-"""Causal attention within the segments of packed sequences, by backend."""
+"""Rotary positions, and causal attention within segments, by backend."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,36 @@ KEY = ('batch', 'length', 'kv_heads', 'head_dim')
 rows = ('batch', 'length')
 WHOLE_KEY = ('batch', None, 'kv_heads', 'head_dim')
 WHOLE_ROWS = ('batch', None)
+
+
+class Rotation(NamedTuple):
+  """Cosine and sine of the angle of each pair of dimensions, float32."""
+
+  cos: Float[Array, 'B T 1 H/2']
+  sin: Float[Array, 'B T 1 H/2']
+
+
+def rotation(
+  positions: Int[Array, 'B T'], head_dim: int, theta: float
+) -> Rotation:
+  """The angles of rotary positions (arXiv 2104.09864), once for all layers."""
+  half = head_dim // 2
+  frequency = theta ** -(jnp.arange(half, dtype=jnp.float32) / half)
+  # A table of all positions: XLA would fuse the formula into every use.
+  position = jnp.arange(positions.shape[1], dtype=jnp.float32)
+  angle = position[:, None] * frequency
+  cos, sin = (f(angle)[positions][:, :, None] for f in (jnp.cos, jnp.sin))
+  return Rotation(cos, sin)
+
+
+def rotary(
+  x: Float[Array, 'B T N H'], rotation: Rotation
+) -> Float[Array, 'B T N H']:
+  """Rotates pairs of dimensions by an angle that grows with position."""
+  cos, sin = rotation
+  x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  rotated = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+  return rotated.astype(x.dtype)
 
 
 @jax.tree_util.register_dataclass
@@ -176,8 +206,8 @@ def _cudnn(
   """Packed sequences by cuDNN; JAX's own door to them is private."""
   from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-  return cudnn.dot_product_attention(
-    query,
+  return cudnn.dot_product_attention(  # pyright: ignore[reportReturnType]
+    query,  # A tuple only with return_residual.
     key,
     value,
     q_seqlen=lengths,

@@ -9,6 +9,7 @@ many slices `data` and `fsdp` go over; no other axis leaves a slice.
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,10 +35,10 @@ RULES: Mapping[str, tuple[str, ...]] = {
   'vocab': ('tensor',),
   'layers': (),
 }
-# What runs on a device's shard alone, as kernels do, has these whole.
+# A kernel runs on one device's shard of an array; it needs these axes whole.
 WHOLE = ('activation_embed', 'head_dim')
-# What layers compute: a mesh axis that two of their axes had would mix the
-# tokens of one device with the columns of another.
+# The axes of what layers compute. Two axes of one array must not use the same
+# mesh axis: it would mix the tokens of one device with the columns of another.
 ACTIVATIONS = (
   ('batch', 'length', 'heads', 'head_dim'),
   ('batch', 'length', 'mlp'),
@@ -59,12 +60,12 @@ class Mesh:
 
   @property
   def devices(self) -> np.ndarray:
-    """All of them, one array axis for each mesh axis."""
+    """All devices, an object array with one axis for each mesh axis."""
     return self.physical.devices
 
   @property
-  def local_devices(self) -> list[jax.Device]:
-    """Those of this process."""
+  def local_devices(self) -> list[Any]:
+    """The devices of this process."""
     return self.physical.local_devices
 
   def num_shards(self, logical_axis: str | None) -> int:
@@ -76,14 +77,12 @@ class Mesh:
     return self.rules[logical_axis] if logical_axis else ()
 
 
-def make_mesh(
-  config: MeshConfig, devices: list[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
   """The mesh of all devices, in the order that suits their network.
 
   Raises:
     UserError: the axes do not multiply to the number of devices, or of slices;
-      a rule names what there is not, or has a mesh axis used twice.
+      a rule names an unknown axis, or uses a mesh axis twice.
   """
   rules = _rules(config.rules)
   devices = jax.devices() if devices is None else devices
@@ -107,24 +106,22 @@ def _logical(devices: np.ndarray, rules: Mapping[str, tuple[str, ...]]) -> Mesh:
   return Mesh(physical, rules)
 
 
-def _num_slices(config: MeshConfig, devices: list[jax.Device]) -> int:
+def _num_slices(config: MeshConfig, devices: list[Any]) -> int:
   """Number of slices that the mesh goes over; 1 where slices do not matter."""
   wanted = config.dcn_data * config.dcn_fsdp
-  found = len({getattr(device, 'slice_index', 0) for device in devices})
+  num_slices = len({getattr(device, 'slice_index', 0) for device in devices})
   platform = devices[0].platform
   # JAX counts the hosts of GPUs as slices too, and need not be told of them.
-  if wanted != found and (wanted > 1 or platform == 'tpu'):
+  if wanted != num_slices and (wanted > 1 or platform == 'tpu'):
     raise UserError(
       f'mesh.dcn_data={config.dcn_data} times mesh.dcn_fsdp={config.dcn_fsdp} '
       f'must be the number of slices: the {len(devices)} {platform} devices '
-      f'are in {found}. mesh.data and mesh.fsdp count within a slice.'
+      f'are in {num_slices}. mesh.data and mesh.fsdp count within a slice.'
     )
   return wanted
 
 
-def _sizes(
-  config: MeshConfig, devices: list[jax.Device], slices: int
-) -> list[int]:
+def _sizes(config: MeshConfig, devices: list[Any], slices: int) -> list[int]:
   """Devices of a slice along each mesh axis."""
   sizes = [getattr(config, axis) for axis in AXES]
   count = len(devices) // slices
@@ -144,11 +141,11 @@ def _sizes(
 def _rules(
   changed: Mapping[str, tuple[str, ...]],
 ) -> dict[str, tuple[str, ...]]:
-  """The table with what a config changes of it.
+  """`RULES` with the changes of a config.
 
   Raises:
-    UserError: a name is unknown or not to be changed, or activations would
-      have a mesh axis twice.
+    UserError: a name is unknown or must not change, or activations would use
+      a mesh axis twice.
   """
   choices = tuple(name for name in RULES if name not in WHOLE)
   for name, axes in changed.items():
@@ -172,15 +169,15 @@ def check_used_once(
   logical_axes: Iterable[str | None],
   what: str,
 ) -> None:
-  """Raises `UserError` if an array's axes have a mesh axis twice."""
+  """Raises `UserError` if two axes of an array use one mesh axis."""
   taken: dict[str, str] = {}
-  for logical in logical_axes:
-    for axis in rules[logical] if logical else ():
+  for logical in filter(None, logical_axes):
+    for axis in rules[logical]:
       if axis in taken:
         pair = dict.fromkeys((taken[axis], logical))
-        found = ' and '.join(f'{name} -> {rules[name]}' for name in pair)
+        conflict = ' and '.join(f'{name} -> {rules[name]}' for name in pair)
         raise UserError(
           f'{what} of axes {tuple(logical_axes)}: the mesh axis {axis!r} is '
-          f'used twice, by the rules {found}. Change mesh.rules.'
+          f'used twice, by the rules {conflict}. Change mesh.rules.'
         )
       taken[axis] = logical

@@ -18,9 +18,14 @@ from jaxtyping import Array, Float, Int
 
 from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.model import attention as attention_lib, partitioning
-from infoprune_jax.model.attention import Segments, matmul_precision
+from infoprune_jax.model.attention import (
+  Rotation,
+  Segments,
+  matmul_precision,
+  rotary,
+  rotation,
+)
 from infoprune_jax.model.losses import token_nll, weighted_nll
-from infoprune_jax.model.rotary import Rotation, rotary, rotation
 
 ACTIVATION = ('batch', 'length', 'activation_embed')
 GATE = ('activation_embed', 'mlp')  # as a kernel wants it: gathered over `fsdp`

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model.mesh import Mesh, check_used_once
 
-# What `use_mesh` is in, with `jax.set_mesh`, which knows nothing of rules.
+# The mesh of `use_mesh`. `jax.set_mesh` holds the devices, but not the rules.
 _mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar(
   'mesh', default=None
 )
@@ -71,7 +71,7 @@ def shardings(mesh: Mesh, shapes: Any, logical_axes: Any, what: str) -> Any:
 
   Args:
     mesh: The mesh.
-    shapes: A tree of whatever has a `shape`.
+    shapes: A tree whose leaves have a `shape`.
     logical_axes: The same tree of tuples of logical axes.
     what: What the tree is, for the message.
 
@@ -80,7 +80,9 @@ def shardings(mesh: Mesh, shapes: Any, logical_axes: Any, what: str) -> Any:
       parameter, its shape, the rule and the mesh are named.
   """
 
-  def one(path: Any, leaf: Any, axes: tuple[str | None, ...]) -> NamedSharding:
+  def leaf_sharding(
+    path: Any, leaf: Any, axes: tuple[str | None, ...]
+  ) -> NamedSharding:
     name = f'{what} {jax.tree_util.keystr(path)} of shape {leaf.shape}'
     target = NamedSharding(mesh.physical, spec(mesh, axes, name))
     for axis, size in zip(axes, leaf.shape, strict=True):
@@ -92,11 +94,11 @@ def shardings(mesh: Mesh, shapes: Any, logical_axes: Any, what: str) -> Any:
         )
     return target
 
-  return jax.tree_util.tree_map_with_path(one, shapes, logical_axes)
+  return jax.tree_util.tree_map_with_path(leaf_sharding, shapes, logical_axes)
 
 
 def num_batch_shards(mesh: Mesh) -> int:
-  """Over how many shards a batch is spread."""
+  """Number of shards of a batch."""
   return mesh.num_shards('batch')
 
 
@@ -133,7 +135,7 @@ def process_groups(mesh: Mesh) -> list[tuple[list[int], list[int]]]:
   return [(processes, sorted(held)) for held, processes in groups.items()]
 
 
-def _shard_of_device(mesh: Mesh) -> dict[jax.Device, int]:
+def _shard_of_device(mesh: Mesh) -> dict[Any, int]:
   """Which shard of a batch each device of the mesh holds."""
   num_shards = num_batch_shards(mesh)
   indices = batch_sharding(mesh).devices_indices_map((num_shards, 1))
@@ -186,11 +188,16 @@ def _check_divides(mesh: Mesh, axis: str, size: int, name: str) -> None:
 
 def constrain(x: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
   """Pins an activation's sharding, inside `use_mesh` and `jit`."""
-  return jax.lax.with_sharding_constraint(x, spec(_mesh.get(), logical_axes))
+  mesh = _mesh.get()
+  if mesh is None:
+    raise ValueError(
+      'constrain must run inside use_mesh, which names the mesh.'
+    )
+  return jax.lax.with_sharding_constraint(x, spec(mesh, logical_axes))
 
 
 def one_device() -> bool:
-  """Whether nothing is spread: outside `use_mesh`, or over one device."""
+  """Whether arrays are whole: outside `use_mesh`, or on a mesh of one device."""
   mesh = _mesh.get()
   return mesh is None or mesh.devices.size == 1
 
@@ -202,9 +209,9 @@ def per_device(
 ) -> Callable[..., Any]:
   """A function that runs on each device's shard of its arrays.
 
-  For kernels, which XLA cannot partition, and for what it would partition
-  badly. Axes mapped to nothing come whole. Outside `use_mesh` it is the
-  function itself, on whole arrays.
+  For kernels, which XLA cannot partition, and for programs that XLA partitions
+  badly. An axis that the rules map to no mesh axis stays whole. Outside
+  `use_mesh` the result is the function itself, on whole arrays.
 
   Args:
     function: Of as many arrays as `in_axes`; `axis_index` and `reduce_axis`
@@ -231,7 +238,7 @@ def per_device(
 def mapped(
   spec_of: Callable[[NamedSharding], Any], logical_axes: tuple[str | None, ...]
 ) -> Any:
-  """For `per_device`: what a tree says of itself, given a sharding.
+  """The partition specs of a tree that makes them itself, for `per_device`.
 
   Args:
     spec_of: From a sharding to a tree of partition specs.
@@ -271,10 +278,12 @@ def all_gather_axis(x: jax.Array, logical_axis: str, axis: int) -> jax.Array:
   Its gradient goes to each device's shard, summed in float32, and is never
   all-reduced: that of an array which comes whole into `per_device` would be.
   """
-  count = num_shards(logical_axis)
-  if count == 1:
+  mesh = _mesh.get()
+  if mesh is None or mesh.num_shards(logical_axis) == 1:
     return x
-  return _all_gather_axis(x, _mesh.get().axes(logical_axis), count, axis)
+  return _all_gather_axis(
+    x, mesh.axes(logical_axis), mesh.num_shards(logical_axis), axis
+  )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -335,7 +344,7 @@ def global_batch(
   def put(values: np.ndarray) -> jax.Array:
     sequences = len(values) // len(own)  # of a shard
 
-    def shard(index: tuple[slice, ...]) -> np.ndarray:
+    def shard(index: Any) -> np.ndarray:  # A slice for each axis.
       first = own.index((index[0].start or 0) // sequences) * sequences
       return values[first : first + sequences]
 
@@ -346,7 +355,7 @@ def global_batch(
 
 
 def flags(mesh: Mesh, values: Sequence[bool]) -> jax.Array:
-  """What this process says, one line a shard of the batch that it holds.
+  """The flags of this process, one line for each of its shards of the batch.
 
   Returns:
     [shards, values] bool; `flags_shape` tells a compiler of it.
@@ -380,7 +389,7 @@ def local_sequences(x: jax.Array) -> np.ndarray:
 
 
 def bytes_per_device(tree: Any) -> int:
-  """What arrays take on the first device of this process."""
+  """Bytes that arrays take on the first device of this process."""
   return sum(
     leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree)
   )
