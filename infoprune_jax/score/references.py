@@ -11,6 +11,7 @@ from infoprune_jax.config.experiment import (
 from infoprune_jax.config.model import RUNTIME_ONLY_FIELDS, ModelConfig
 from infoprune_jax.config.validation import UserError, build
 from infoprune_jax.model import checkpoints, parameter_file
+from infoprune_jax.model.mesh import Mesh
 from infoprune_jax.runtime import files, filesystems, manifests
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.runtime.workdir import reference_dir, reference_input
@@ -210,7 +211,7 @@ def training_facts(references: list[Reference]) -> TrainingFacts:
   return cast(TrainingFacts, facts)
 
 
-def load(reference: Reference, vocab_size: int, mesh: Any) -> Any:
+def load(reference: Reference, vocab_size: int, mesh: Mesh) -> Any:
   """The parameters, spread over a mesh.
 
   Raises:

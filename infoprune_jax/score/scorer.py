@@ -24,6 +24,7 @@ from infoprune_jax.model import (
   network,
   partitioning,
 )
+from infoprune_jax.model.mesh import Mesh
 from infoprune_jax.runtime import distributed
 from infoprune_jax.score import memory, stream
 from infoprune_jax.statistics import statistics
@@ -144,7 +145,7 @@ class Documents:
 class Scorer:
   """A model's NLL programs for a mesh and a batch shape."""
 
-  mesh: Any
+  mesh: Mesh
   model: ModelConfig  # with the kernels of the mesh
   scoring: ScoringConfig
   vocab_size: int
@@ -305,7 +306,7 @@ def _num_tokens(
 
 
 def with_kernels(
-  model: ModelConfig, scoring: ScoringConfig, mesh: Any
+  model: ModelConfig, scoring: ScoringConfig, mesh: Mesh
 ) -> ModelConfig:
   """A model as it is scored with on a mesh.
 
@@ -328,7 +329,7 @@ def with_kernels(
 
 @functools.lru_cache(maxsize=4)
 def compile_scorer(
-  model: ModelConfig, scoring: ScoringConfig, vocab_size: int, mesh: Any
+  model: ModelConfig, scoring: ScoringConfig, vocab_size: int, mesh: Mesh
 ) -> Scorer:
   """Chooses kernels, and compiles the program of sequences with few segments.
 
@@ -347,7 +348,7 @@ def _compile(
   model: ModelConfig,
   scoring: ScoringConfig,
   vocab_size: int,
-  mesh: Any,
+  mesh: Mesh,
   max_segments: int,
 ) -> Any:
   batch_size = scoring.per_device_batch_size * partitioning.num_batch_shards(
@@ -385,7 +386,7 @@ def _cast(params: Any, dtype: str) -> Any:
   return network.cast_params(params, dtype)
 
 
-def abstract_params(model: ModelConfig, vocab_size: int, mesh: Any) -> Any:
+def abstract_params(model: ModelConfig, vocab_size: int, mesh: Mesh) -> Any:
   """Shapes of the parameters, with their shardings on a mesh."""
   shapes = network.param_shapes(model, vocab_size)
   shardings = partitioning.shardings(

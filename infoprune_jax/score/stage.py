@@ -16,6 +16,7 @@ from infoprune_jax.config import validation
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import memory, mesh as mesh_lib
+from infoprune_jax.model.mesh import Mesh
 from infoprune_jax.runtime import artifacts, distributed, files
 from infoprune_jax.runtime.options import first_difference, options_of, recorded
 from infoprune_jax.runtime.progress import logger
@@ -182,7 +183,7 @@ def _score(
 
 
 def _model(
-  config: Config, store: TokenStore, mesh: Any, reference: Reference
+  config: Config, store: TokenStore, mesh: Mesh, reference: Reference
 ) -> shards.Model:
   """Compiles a model's program, and loads its parameters."""
   scorer = scorer_lib.compile_scorer(

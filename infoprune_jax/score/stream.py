@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from infoprune_jax.model import partitioning
+from infoprune_jax.model.mesh import Mesh
 
 AHEAD = 4  # batches made before the device asks for them
 RUNNING = 4  # batches given to the device whose results are not read yet
@@ -46,7 +47,7 @@ class Times:
     self.batches += 1
 
 
-def run(mesh: Any, items: Iterator[Item], times: Times) -> None:
+def run(mesh: Mesh, items: Iterator[Item], times: Times) -> None:
   """Runs batches in order, and makes each item's call with its result.
 
   Args:
