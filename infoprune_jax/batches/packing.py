@@ -38,9 +38,8 @@ class Plan:
   @property
   def fill(self) -> float:
     """The fraction of slots that hold a token."""
-    return float(self.length.sum()) / max(
-      self.num_sequences * self.sequence_length, 1
-    )
+    num_slots = self.num_sequences * self.sequence_length
+    return float(self.length.sum()) / max(num_slots, 1)
 
   @property
   def segments_per_sequence(self) -> np.ndarray:
@@ -66,7 +65,7 @@ class Plan:
     return np.repeat(skipped, counts) + np.arange(counts.sum()), counts
 
   def slots(self, sequences: np.ndarray) -> 'Slots':
-    """Where the tokens of some sequences stand in an array of those sequences."""
+    """Where the tokens of some sequences stand in their batch."""
     segments, counts = self._segments(sequences)
     length = self.length[segments]
     before = np.cumsum(length) - length
@@ -107,16 +106,14 @@ def pack(
   Args:
     num_slots: [documents] slots of each; those with none are left out.
     sequence_length: Slots of a sequence.
-    overlap: Slots that windows of a long document share, below
-      sequence_length.
+    overlap: Slots that two windows of a document share, < sequence_length.
     seed: Of the order among segments of equal length, and of the sequences.
 
   Returns:
     The plan; the same arguments give the same plan anywhere.
   """
-  document, start, length = _windows(
-    np.asarray(num_slots, np.int64), sequence_length, overlap
-  )
+  num_slots = np.asarray(num_slots, np.int64)
+  document, start, length = _windows(num_slots, sequence_length, overlap)
   rng = np.random.default_rng(seed)
   shuffled = rng.permutation(len(document))
   shorter = sequence_length - length[shuffled]
@@ -144,18 +141,15 @@ def concatenate(plans: Sequence[Plan], documents: Sequence[np.ndarray]) -> Plan:
     plans: Of equal sequence length.
     documents: For each, the number of its documents in the plan to make.
   """
-  sequences = [np.diff(plan.sequence_offsets) for plan in plans]
+  pairs = list(zip(plans, documents, strict=True))
+  counts = np.concatenate([plan.segments_per_sequence for plan in plans])
   return Plan(
     plans[0].sequence_length,
-    np.concatenate(
-      [d[p.document] for p, d in zip(plans, documents, strict=True)]
-    ),
+    np.concatenate([d[p.document] for p, d in pairs]),
     np.concatenate([plan.start for plan in plans]),
     np.concatenate([plan.length for plan in plans]),
     np.concatenate([plan.context for plan in plans]),
-    np.concatenate([[0], np.cumsum(np.concatenate(sequences))]).astype(
-      np.int64
-    ),
+    np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
   )
 
 
@@ -215,8 +209,7 @@ def _best_fit(length, sequence_length):
   search takes O(log(sequence_length)).
 
   Args:
-    length: [segments] int64, slots of each, descending, at most
-      sequence_length.
+    length: [segments] int64 slots, descending, at most sequence_length.
     sequence_length: Slots of a sequence.
 
   Returns:
@@ -251,7 +244,7 @@ def _best_fit(length, sequence_length):
 
 @numba.njit(cache=True)
 def _least_free_space(occupied, size):
-  """The least free space >= size that a sequence has; -1 if no sequence has one."""
+  """The least free space >= size that a sequence has; -1 if there is none."""
   leaves = len(occupied) // 2
   node = leaves + size
   while not occupied[node]:
@@ -316,24 +309,20 @@ class PackedSequences:
     doc_index: np.ndarray,
     plan: Plan,
   ):
-    """Sequences of the documents (shard_index[i], doc_index[i]), int [documents] each."""
-    self._store, self._shard_index, self._doc_index = (
-      store,
-      shard_index,
-      doc_index,
-    )
-    self.plan = plan
+    """Takes the documents (shard_index[i], doc_index[i]), [documents] int."""
+    self._store, self.plan = store, plan
+    self._shard_index, self._doc_index = shard_index, doc_index
 
   def __len__(self) -> int:
     return self.plan.num_sequences
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """Sequence `index`: the arrays of `empty_sequences` without the first axis."""
+    """The arrays of one sequence: [T] each, names as of `empty_sequences`."""
     sequences = self.batch(np.array([index]), 1)
     return {name: values[0] for name, values in sequences.items()}
 
   def batch(self, sequences: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    """The given sequences, and padding up to `size` sequences, as `empty_sequences`."""
+    """The given sequences, padded to `size` sequences, as `empty_sequences`."""
     batch = empty_sequences(size, self.plan.sequence_length)
     slots = self.plan.slots(np.asarray(sequences))
     targets, inputs = self._tokens(slots)
@@ -348,20 +337,17 @@ class PackedSequences:
     return batch
 
   def example_ids(self, sequences: np.ndarray) -> list[str]:
-    """The documents of some sequences, each once, in the order of their places."""
+    """The ids of the documents of some sequences, each once, in order."""
     segments, _ = self.plan._segments(np.asarray(sequences))
-    documents = list(dict.fromkeys(self.plan.document[segments].tolist()))
-    shard_index, doc_index = (
-      self._shard_index[documents],
-      self._doc_index[documents],
-    )
-    found = np.empty(len(documents), object)
+    documents = np.array(list(dict.fromkeys(self.plan.document[segments])), int)
+    shard_index = self._shard_index[documents]
+    example_ids = np.empty(len(documents), object)
     for number in np.unique(shard_index).tolist():
+      here = shard_index == number
       ids = self._store.shard(number).table('example_id')['example_id']
-      found[shard_index == number] = ids.take(
-        doc_index[shard_index == number]
-      ).to_pylist()
-    return found.tolist()
+      doc_indices = self._doc_index[documents[here]]
+      example_ids[here] = ids.take(doc_indices).to_pylist()
+    return example_ids.tolist()
 
   def _tokens(self, slots: Slots) -> tuple[np.ndarray, np.ndarray]:
     """Targets and inputs of slots; EOS follows a document, BOS precedes it."""
@@ -371,10 +357,8 @@ class PackedSequences:
     for number in np.unique(shard_index).tolist():
       shard = self._store.shard(number)
       here = np.flatnonzero(shard_index == number)
-      doc_index, position = (
-        self._doc_index[slots.document[here]],
-        slots.position[here],
-      )
+      doc_index = self._doc_index[slots.document[here]]
+      position = slots.position[here]
       token = shard.offsets[doc_index] + position
       known = token < shard.offsets[doc_index + 1]
       targets[here[known]] = shard.tokens[token[known]]
