@@ -1,9 +1,10 @@
-"""The stages: what each reads and writes, their order, and what is checked first."""
+"""The table of stages: what each reads, writes and costs, their order, the checks."""
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from infoprune_jax import costs
 from infoprune_jax.config import validation
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
@@ -13,8 +14,24 @@ from infoprune_jax.export import job as export_job
 from infoprune_jax.model import flops, mesh as mesh_lib, partitioning
 from infoprune_jax.report.results import page as results_page
 from infoprune_jax.report.selection import page as selection_page
-from infoprune_jax.runtime import distributed, drivers, files, filesystems
+from infoprune_jax.runtime import (
+  distributed,
+  drivers,
+  files,
+  filesystems,
+  manifests,
+)
 from infoprune_jax.runtime.progress import duration, logger
+from infoprune_jax.runtime.workdir import (
+  evaluation_dir,
+  near_duplicates_dir,
+  report_dir,
+  run_dir,
+  scores_dir,
+  selection_report_dir,
+  statistics_dir,
+  token_store_dir,
+)
 from infoprune_jax.score import references, scorer, stage
 from infoprune_jax.selection import rules, select
 from infoprune_jax.statistics import near_duplicates, statistics
@@ -34,11 +51,24 @@ class Stage:
   reads: str
   writes: str
   about: str
-  uses_models: bool = (
-    False  # on devices: config.mesh and the models are checked
-  )
+  # On devices: config.mesh and the models are checked.
+  uses_models: bool = False
   many_hosts: bool = False  # Several processes can do it together.
   on_request: bool = False  # Only where --job names it.
+  # For the dry run: what the stage costs, None if that is not known, and the
+  # folders of its artifacts, () if it is quick.
+  cost: Callable[[costs.Plan], str] | None = None
+  folders: Callable[[Config, str], Sequence[str]] = lambda config, workdir: ()
+
+  def state(self, name: str, config: Config, workdir: str) -> str:
+    """'finished', 'to do' or '1 of 2'; '' for a stage without `folders`."""
+    folders = self.folders(config, workdir)
+    done = sum(
+      manifests.read_manifest(folder, name) is not None for folder in folders
+    )
+    if done == len(folders):
+      return 'finished' if folders else ''
+    return f'{done} of {len(folders)}' if done else 'to do'
 
 
 STAGES = {
@@ -48,6 +78,8 @@ STAGES = {
     writes='`vocabulary/`, `token_store/`',
     about='whole documents as token ids; the split into reference, scored and '
     'held-out, by content, so that copies fall on one side',
+    cost=costs.tokenize,
+    folders=lambda config, workdir: [token_store_dir(workdir)],
   ),
   'statistics': Stage(
     run=statistics.run,
@@ -55,6 +87,8 @@ STAGES = {
     writes='`statistics/`',
     about='what takes no model, by processes without JAX: word frequencies, '
     'compressed sizes',
+    cost=costs.statistics,
+    folders=lambda config, workdir: [statistics_dir(workdir)],
   ),
   'near_duplicates': Stage(
     run=near_duplicates.run,
@@ -62,6 +96,8 @@ STAGES = {
     writes='`near_duplicates/`',
     about='which documents are near-duplicates, by MinHash; only where an arm '
     'asks',
+    cost=costs.statistics,
+    folders=lambda config, workdir: [near_duplicates_dir(workdir)],
   ),
   'reference': Stage(
     run=runs.run_reference,
@@ -72,6 +108,8 @@ STAGES = {
     'not held out, to score the other half',
     uses_models=True,
     many_hosts=True,
+    cost=costs.reference,
+    folders=costs.reference_folders,
   ),
   'score': Stage(
     run=stage.run,
@@ -80,6 +118,8 @@ STAGES = {
     about='one record for each example: sums and counts',
     uses_models=True,
     many_hosts=True,
+    cost=costs.score,
+    folders=lambda config, workdir: [scores_dir(workdir)],
   ),
   'select': Stage(
     run=select.run,
@@ -87,6 +127,7 @@ STAGES = {
     writes='`keep_sets/`',
     about='one bit for each example and arm, and `summary.json`: what the arm '
     'keeps',
+    cost=costs.select,
   ),
   'selection_report': Stage(
     run=selection_page.run,
@@ -94,6 +135,7 @@ STAGES = {
     writes='`selection_report/`',
     about='`index.html`, in one file, and `selections.json`: what each arm keeps '
     'and throws away, to decide by before anything is trained',
+    cost=lambda plan: f'{selection_report_dir(plan.workdir)}/index.html',
   ),
   'train': Stage(
     run=runs.run_arms,
@@ -103,6 +145,10 @@ STAGES = {
     'checkpoints',
     uses_models=True,
     many_hosts=True,
+    cost=costs.train,
+    folders=lambda config, workdir: [
+      run_dir(workdir, arm, seed) for arm, seed in config.runs
+    ],
   ),
   'evaluate': Stage(
     run=perplexity.run,
@@ -111,12 +157,17 @@ STAGES = {
     about='the loss of every held-out document',
     uses_models=True,
     many_hosts=True,
+    cost=costs.evaluate,
+    folders=lambda config, workdir: [
+      evaluation_dir(workdir, arm, seed) for arm, seed in config.runs
+    ],
   ),
   'report': Stage(
     run=results_page.run,
     reads='all of it',
     writes='`report/`',
     about='`index.html`, in one file, and `report.json`',
+    cost=lambda plan: f'{report_dir(plan.workdir)}/index.html',
   ),
   'export': Stage(
     run=export_job.run,

@@ -19,6 +19,7 @@ LAYERS = (
   ('main',),
   ('dry_run',),
   ('stages',),
+  ('costs',),
   ('verify',),
   ('report',),
   ('train',),

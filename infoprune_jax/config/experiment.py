@@ -316,6 +316,11 @@ class Config:
     """The arms that this run trains, evaluates and reports."""
     return self.train.arms or tuple(self.select.arms)
 
+  @property
+  def runs(self) -> list[tuple[str, int]]:
+    """Arm and seed of each run."""
+    return [(arm, seed) for arm in self.arms for seed in self.train.seeds]
+
 
 def from_mapping(value: Mapping[str, Any]) -> Config:
   """The frozen config of nested mappings, such as a `ConfigDict`.
