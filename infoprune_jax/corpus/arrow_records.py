@@ -13,11 +13,10 @@ from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import parquet, paths, records
-from infoprune_jax.corpus.records import BadRecord, Document, InputFile
+from infoprune_jax.corpus.records import Document, InputFile, Records
 from infoprune_jax.runtime import filesystems
 
 BATCH = 1024  # records of Parquet held at once
@@ -27,18 +26,17 @@ END_OF_STREAM = b'\xff\xff\xff\xff\x00\x00\x00\x00'
 
 def parquet_records(
   file: InputFile, raw: Any, wanted: Container[int] | None, whole: bool
-) -> Iterator[tuple[int, Document | BadRecord]]:
+) -> Records:
   """The records of an open Parquet file; arguments as of `sources.read_records`."""
   columns = None if whole else records.wanted_columns(file.config)
   with parquet.open_file(raw) as opened:
-    _check_columns(file, opened.schema_arrow)
     batches = opened.iter_batches(BATCH, columns=columns)
-    yield from _records(file, batches, wanted, whole)
+    yield from table_records(file, opened.schema_arrow, batches, wanted, whole)
 
 
 def saved_records(
   file: InputFile, raw: Any, wanted: Container[int] | None, whole: bool
-) -> Iterator[tuple[int, Document | BadRecord]]:
+) -> Records:
   """The records of an open file of a saved dataset; arguments as above."""
   raw.seek(0, os.SEEK_END)
   raw.seek(max(raw.tell() - len(END_OF_STREAM), 0))
@@ -49,24 +47,35 @@ def saved_records(
     )
   raw.seek(0)
   with pa.ipc.open_stream(raw) as stream:
-    _check_columns(file, stream.schema)
-    yield from _records(file, stream, wanted, whole)
+    yield from table_records(file, stream.schema, stream, wanted, whole)
 
 
-def schema(file: InputFile, raw: Any) -> pa.Schema:
-  """The columns of an open file, Parquet or of a saved dataset."""
-  if file.config.format == 'parquet':
-    return pq.read_schema(raw)
+def saved_schema(raw: Any) -> pa.Schema:
+  """The columns of an open file of a saved dataset."""
   with pa.ipc.open_stream(raw) as stream:
     return stream.schema
 
 
-def _records(
+def table_records(
   file: InputFile,
+  schema: pa.Schema,
   batches: Iterable[pa.RecordBatch],
   wanted: Container[int] | None,
   whole: bool,
-) -> Iterator[tuple[int, Document | BadRecord]]:
+) -> Records:
+  """The records of a table that is read in batches.
+
+  Args:
+    file: Where the table is from; its config names the columns.
+    schema: All columns of the table.
+    batches: Its records, with the columns that are needed.
+    wanted: The numbers of the records that are asked for; None for all.
+    whole: Whether documents come with their `record`.
+
+  Raises:
+    UserError: a column is missing, or there are two of its name.
+  """
+  _check_columns(file, schema)
   columns = records.wanted_columns(file.config)
   number = 0
   for batch in batches:
@@ -153,8 +162,12 @@ def saved_matches(field: str, path: str) -> tuple[str, list[tuple[str, int]]]:
   try:
     folders = [name.rstrip('/')]
     if filesystems.is_glob(name) and not filesystem.exists(name):
-      _, found = filesystems.expand(filesystem, name)
-      folders = [n for n, info in found.items() if info['type'] == 'directory']
+      _, matches = filesystems.expand(filesystem, name)
+      folders = [
+        folder
+        for folder, info in matches.items()
+        if info['type'] == 'directory'
+      ]
     files = [
       (paths.url(filesystem, file, path), filesystem.size(file) or 0)
       for folder in sorted(folders)

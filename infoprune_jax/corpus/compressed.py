@@ -88,7 +88,7 @@ def foreign_encoding(head: bytes) -> str:
 
 
 @contextlib.contextmanager
-def open_stored(path: str, raw: Any) -> Iterator[io.BufferedReader]:
+def open_stored(path: str, raw: Any) -> Iterator['io.BufferedReader[Any]']:
   """The content of an open file, decompressed where its name says so.
 
   Args:

@@ -178,16 +178,7 @@ class CorpusIndex:
 
 def changed(file: sources.InputFile) -> str:
   """What to tell of a file whose text is not what was indexed."""
-  if file.config.format == 'seqio':
-    return (
-      f'{file.path} gave another text when it was read again: what it reads '
-      'changed, or its preprocessors draw at random; if so, name a '
-      'text_column that they leave alone.'
-    )
-  return (
-    f'{file.path} changed while it was being read: start again when nothing '
-    'writes to it.'
-  )
+  return f'{file.path} {sources.FORMATS[file.config.format].changed_hint}'
 
 
 def _read_all(task: tuple[CorpusIndex, bool]) -> list[sources.Document]:
@@ -228,8 +219,6 @@ def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
 
 # Records of which nothing is lost: they were read, and hold no text.
 _EMPTY = {'empty text', 'empty compressed file'}
-# Where a record is a document; in 'text' a file is.
-_OF_ROWS = ('jsonl', 'parquet', 'hf_dataset')
 # What even one record is called only where the file is no JSONL.
 _NO_JSONL = {'broken JSON', 'not a JSON object'}
 
@@ -241,7 +230,10 @@ def _check_some(file: sources.InputFile, index: FileIndex) -> None:
   """
   bad = sum(index.bad_records.values())
   reasons = set(index.bad_records) - _EMPTY
-  if len(index.line) or not reasons or file.config.format not in _OF_ROWS:
+  kind = sources.FORMATS[file.config.format]
+  if kind.dataset or not kind.records_are_documents:
+    return
+  if len(index.line) or not reasons:
     return
   if bad > 1 or reasons & _NO_JSONL:
     raise UserError(
@@ -340,7 +332,7 @@ def _where(
   index: int,
 ) -> str:
   file = files[column['file'][index]]
-  if file.config.format == 'text':
+  if not sources.FORMATS[file.config.format].records_are_documents:
     return file.path
   return f'{file.path}:{int(column["line"][index])}'
 

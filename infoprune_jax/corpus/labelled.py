@@ -1,7 +1,6 @@
 """Pages that people judged: JSONL records with a text and a label, 0 or 1."""
 
 import dataclasses
-import functools
 import hashlib
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from infoprune_jax.config.corpus import SourceConfig
 from infoprune_jax.config.experiment import LabelsConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import leftovers, paths, records, sources
+from infoprune_jax.corpus import paths, records, sources
 from infoprune_jax.corpus.records import Document, InputFile
 
 NAME = 'pages'  # the source of a page where no column holds groups
@@ -36,16 +35,12 @@ def read(config: LabelsConfig) -> Pages:
       'labels.path is empty: name JSONL with a text and a label in each record, '
       'such as --config.labels.path=judged.jsonl.'
     )
-  folder, found = paths.matches(
-    'labels.path',
-    config.path,
-    functools.partial(leftovers.is_data, 'jsonl'),
-  )
-  names = paths.relative_names([path for path, _ in found], [folder])
+  folder, files = sources.FORMATS['jsonl'].matches('labels.path', config.path)
+  names = paths.relative_names([path for path, _ in files], [folder])
   source = _source(config)
   digest = hashlib.sha256()
   documents, labels = [], []
-  for (path, size), name in zip(found, names, strict=True):
+  for (path, size), name in zip(files, names, strict=True):
     file = InputFile(NAME, source, path, name, size)
     number = 0  # where no line can be read
     try:

@@ -5,7 +5,7 @@ import os
 import posixpath
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +17,50 @@ from infoprune_jax.runtime.progress import logger
 # What file systems and codecs raise for what is not there, closed or damaged.
 READ_ERRORS = (OSError, pa.ArrowException, zipfile.BadZipFile, zlib.error)
 _MAX_NAMED = 5  # skipped files in a line
+
+# What other programs leave beside the files of a dataset in a folder: markers,
+# checksums and logs of Spark and Delta, cards and licences of the Hugging Face
+# Hub. A file of which nothing is known is read, and refused if it is of another
+# format: it may be data that would be missed.
+# fmt: off
+_NO_ROWS = frozenset([
+  '.crc', '.md', '.rst', '.html', '.htm', '.yaml', '.yml', '.toml', '.cfg',
+  '.ini', '.lock', '.log', '.pdf', '.png', '.jpg', '.svg', '.py', '.ipynb',
+  '.sh', '.sha256', '.md5', '.bib', '.gitattributes', '.gitignore',
+])
+_NAMES = frozenset([
+  'readme', 'license', 'licence', 'notice', 'citation', 'changelog', 'authors',
+  'dataset_info.json', 'dataset_infos.json', 'dataset_dict.json', 'state.json',
+  'manifest.json', 'sha256sums', 'md5sums',
+])
+# fmt: on
+
+
+def is_data(
+  name: str,
+  extensions: Sequence[str],
+  without_records: Sequence[str] = (),
+) -> bool:
+  """Whether a file in a folder of tables may hold records.
+
+  Args:
+    name: Relative to the folder.
+    extensions: Of files with records.
+    without_records: Extensions of files that hold none, besides the known ones.
+
+  >>> [is_data(name, ['.parquet']) for name in ('a/0.parquet', 'a/_SUCCESS')]
+  [True, False]
+  """
+  *folders, base = name.lower().split('/')
+  # As Spark does, which writes what is not finished into such folders.
+  if any(f.startswith('_') and '=' not in f for f in folders):
+    return False
+  stem, extension = posixpath.splitext(base)
+  if base in _NAMES or (stem in _NAMES and extension == '.txt'):
+    return False
+  if base.startswith('_'):
+    return any(own in base for own in extensions)
+  return extension not in _NO_ROWS and extension not in without_records
 
 
 def open_filesystem(field: str, path: str) -> tuple[Any, str]:

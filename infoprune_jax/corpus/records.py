@@ -2,7 +2,7 @@
 
 import dataclasses
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from infoprune_jax.config.corpus import SourceConfig
@@ -46,6 +46,11 @@ class BadRecord:
   def __str__(self) -> str:
     """One line for the user."""
     return f'{self.where}: {self.reason} ({self.detail})'
+
+
+# What a reader gives: for each record its line or number, from 1, and its
+# content.
+Records = Generator[tuple[int, Document | BadRecord], None, None]
 
 
 class Bad(Exception):

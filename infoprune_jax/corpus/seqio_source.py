@@ -15,7 +15,7 @@ from typing import Any
 from infoprune_jax.config.corpus import SourceConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import quiet_tensorflow, records, tfds_source
-from infoprune_jax.corpus.records import BadRecord, Document, InputFile
+from infoprune_jax.corpus.records import Document, InputFile, Records
 from infoprune_jax.runtime.hashing import text_hash
 
 
@@ -257,7 +257,8 @@ def _is_tokens(task: Any, spec: dict[str, Any], name: str) -> bool:
   seqio = quiet_tensorflow.import_seqio()
   column, feature = _column(spec, name), task.output_features.get(name)
   return (
-    feature is not None
+    column is not None
+    and feature is not None
     and not isinstance(feature.vocabulary, seqio.PassThroughVocabulary)
     and column.dtype.is_integer
     and column.shape.rank == 1
@@ -289,7 +290,7 @@ def _names(spec: dict[str, Any], prefix: str = '') -> Iterator[str]:
       yield prefix + name
 
 
-def read_records(file: InputFile) -> Iterator[tuple[int, Document | BadRecord]]:
+def read_records(file: InputFile) -> Records:
   """The examples of a unit, in the task's order, from number 1.
 
   Raises:

@@ -11,7 +11,7 @@ from typing import Any
 from infoprune_jax.config.corpus import SourceConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import quiet_tensorflow, records
-from infoprune_jax.corpus.records import BadRecord, Document, InputFile
+from infoprune_jax.corpus.records import Document, InputFile, Records
 from infoprune_jax.runtime import filesystems
 
 INFO = 'dataset_info.json'  # Of a dataset that is prepared.
@@ -204,7 +204,7 @@ def check_ids(units: Mapping[str, Sequence[InputFile]]) -> None:
         )
 
 
-def read_records(file: InputFile) -> Iterator[tuple[int, Document | BadRecord]]:
+def read_records(file: InputFile) -> Records:
   """The examples of a unit, in the shard's order, from number 1.
 
   Raises:

@@ -24,7 +24,6 @@ from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.workdir import data_file
 
-_ARROW = ('parquet', 'hf_dataset')
 # The most of a row group, which is held at once.
 _GROUP_ROWS, _GROUP_BYTES = 1 << 14, 1 << 26
 
@@ -65,7 +64,7 @@ class ShardTask:
 def check_json(index: CorpusIndex) -> None:
   """Raises `UserError` for a column that JSON cannot hold."""
   for file in index.files:
-    if file.config.format in _ARROW:
+    if file.config.format in sources.ARROW_FORMATS:
       column = schemas.not_json(sources.read_schema(file))
       if column:
         raise UserError(
@@ -150,7 +149,7 @@ def schemas_of(
   for source, files in _by_source(index).items():
     if source in kinds:
       result[source] = pa.schema(list(kinds[source]))
-    elif files.files[0].config.format in _ARROW:
+    elif files.files[0].config.format in sources.ARROW_FORMATS:
       result[source] = _unified(source, files.files)
     else:
       result[source] = schemas.DOCUMENT

@@ -11,7 +11,7 @@ import pytest
 from configs import base
 from infoprune_jax.config.corpus import SourceConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import leftovers, sources
+from infoprune_jax.corpus import paths, sources
 
 LEFT = [
   '_SUCCESS',
@@ -90,7 +90,7 @@ def test_a_folder_of_leftovers_alone(tmp_path):
 
 @pytest.mark.parametrize('name', ['other.csv', 'x.parquet', 'data.bin'])
 def test_what_is_not_known_is_not_left_out(name):
-  assert leftovers.is_data('jsonl', name)
+  assert paths.is_data(name, sources.FORMATS['jsonl'].extensions)
 
 
 def test_sources_without_checksums(tmp_path):

@@ -11,7 +11,11 @@ import pyarrow as pa
 import pytest
 
 from configs import base
-from infoprune_jax.config.corpus import SourceConfig
+from infoprune_jax.config.corpus import (
+  FILE_FORMATS,
+  SOURCE_FORMATS,
+  SourceConfig,
+)
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import sources
 from infoprune_jax.corpus.sources import BadRecord, Document
@@ -342,3 +346,9 @@ def test_lines_that_nobody_asks_for_are_not_parsed(tmp_path):
   assert [number for number, _ in sources.read_records(file)] == [1, 2, 4]
   found = list(sources.read_records(file, {3, 4}))
   assert [(number, record.text) for number, record in found] == [(4, 'a text')]
+
+
+def test_every_format_of_a_config_can_be_read():
+  assert tuple(sources.FORMATS) == SOURCE_FORMATS
+  datasets = {name for name, form in sources.FORMATS.items() if form.dataset}
+  assert set(FILE_FORMATS) == set(SOURCE_FORMATS) - datasets
