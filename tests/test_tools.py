@@ -55,8 +55,3 @@ def test_the_bench_of_selection_runs():
   assert re.search(
     r'^   1M top .* keep set of 0\.1 MB opens in', result.stdout, re.M
   ), result
-
-
-def test_every_tool_is_python():
-  for path in ROOT.glob('tools/*.py'):
-    compile(path.read_text(), str(path), 'exec')

@@ -87,8 +87,8 @@ def _datasets(settings: Settings, processes: int) -> Work:
 
     def encode(texts: list[str]) -> list[list[int]]:
       tokenizer.encode_special_tokens = True  # A pickle would lose it.
-      found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-      return [one.ids for one in found]
+      encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+      return [encoding.ids for encoding in encodings]
   else:
     import sentencepiece
 

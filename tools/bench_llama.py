@@ -98,6 +98,18 @@ def best(work: Callable[[], Any], repeats: int) -> float:
   return min(seconds)
 
 
+def one_device_mesh() -> Any:
+  """Our mesh of the first device alone."""
+  import jax
+
+  from infoprune_jax.config import experiment as config_lib
+  from infoprune_jax.model import mesh as mesh_lib
+
+  return mesh_lib.make_mesh(
+    config_lib.MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
+  )
+
+
 def write_weights(folder: str, params: Any) -> None:
   """Writes parameters under the names, and in the shapes, of a Llama."""
   layers = params['layers']

@@ -83,17 +83,17 @@ def run(name: str, folder: str) -> dict[str, Any] | None:
   )
 
 
-def report(name: str, found: dict[str, Any], own: dict[str, Any]) -> None:
+def report(name: str, measured: dict[str, Any], own: dict[str, Any]) -> None:
   """Prints a line for dense sequences and one for documents."""
   for kind in ('dense', 'mixed'):
-    one, base = found[kind], own[kind]
-    rate = one['tokens'] / one['seconds']
+    peer, base = measured[kind], own[kind]
+    rate = peer['tokens'] / peer['seconds']
     line = (
       f'{name:10}{kind:7}{rate / 1e3:10.1f}k tokens/s'
       f'{rate * base["tokens_per_second_cost"] / 1e12:8.2f} TFLOP/s'
       f'{rate * base["tokens_per_second_cost"] / own["ceiling"]:7.1%} of ceiling'
     )
-    if one['memory'] is not None:
+    if peer['memory'] is not None:
       line += f'{one["memory"] / 1e9:8.2f} GB beyond parameters'
     if found is not own:
       ratio = base['tokens'] / base['seconds'] / rate

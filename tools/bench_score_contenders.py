@@ -29,20 +29,31 @@ def documents(settings: Any) -> tuple[Any, np.ndarray, np.ndarray]:
   return store, np.concatenate(shard), np.concatenate(sequence)
 
 
-def ours(settings: Any) -> dict[str, Any]:
-  """Our scorer, with the kernels that it chooses itself."""
+def _full_batch(settings: Any) -> dict[str, np.ndarray]:
+  """Random tokens; each sequence is one document of full length."""
+  from infoprune_jax.batches import packing
+
+  rng = np.random.default_rng(0)
+  shape = (settings.sequences, settings.sequence_length)
+  batch = packing.empty_sequences(*shape)
+  for name in ('decoder_input_tokens', 'decoder_target_tokens'):
+    batch[name][:] = rng.integers(0, settings.vocab_size, shape)
+  batch['decoder_segment_ids'][:] = 1
+  batch['decoder_positions'][:] = np.arange(settings.sequence_length)
+  return batch
+
+
+def _compile_scorer(settings: Any, mesh: Any) -> tuple[Any, Any, Any, Any]:
+  """Model config, scoring config, scorer and parameters; writes the weights."""
   import jax
 
-  from infoprune_jax.batches import packing
   from infoprune_jax.config import (
     experiment as config_lib,
     model as model_config,
   )
-  from infoprune_jax.model import flops, mesh as mesh_lib, network, partitioning
-  from infoprune_jax.runtime import progress
-  from infoprune_jax.score import ceiling, scorer as scorer_lib
+  from infoprune_jax.model import network
+  from infoprune_jax.score import scorer as scorer_lib
 
-  progress.log_to_stderr()
   model = model_config.ModelConfig(
     **bench_llama.model_fields(settings.model, settings.dtype)
   )
@@ -52,9 +63,6 @@ def ours(settings: Any) -> dict[str, Any]:
     window_overlap=0,
     dtype=settings.dtype,
   )
-  mesh = mesh_lib.make_mesh(
-    config_lib.MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
-  )
   scorer = scorer_lib.compile_scorer(model, scoring, settings.vocab_size, mesh)
   params = scorer.prepare(
     jax.jit(functools.partial(network.init_params, model, settings.vocab_size))(
@@ -62,14 +70,21 @@ def ours(settings: Any) -> dict[str, Any]:
     )
   )
   bench_llama.write_weights(settings.folder, params)
-  rng = np.random.default_rng(0)
-  shape = (settings.sequences, settings.sequence_length)
-  batch = packing.empty_sequences(*shape)
-  for name in ('decoder_input_tokens', 'decoder_target_tokens'):
-    batch[name][:] = rng.integers(0, settings.vocab_size, shape)
-  batch['decoder_segment_ids'][:] = 1
-  batch['decoder_positions'][:] = np.arange(settings.sequence_length)
-  on_device = partitioning.global_batch(mesh, batch)
+  return model, scoring, scorer, params
+
+
+def ours(settings: Any) -> dict[str, Any]:
+  """Our scorer, with the kernels that it chooses itself."""
+  import jax
+
+  from infoprune_jax.model import flops, partitioning
+  from infoprune_jax.runtime import progress
+  from infoprune_jax.score import ceiling, scorer as scorer_lib
+
+  progress.log_to_stderr()
+  mesh = bench_llama.one_device_mesh()
+  model, scoring, scorer, params = _compile_scorer(settings, mesh)
+  on_device = partitioning.global_batch(mesh, _full_batch(settings))
   program = scorer.program(1)
   repeats = 10 if jax.devices()[0].platform != 'cpu' else 1
 
@@ -93,7 +108,7 @@ def ours(settings: Any) -> dict[str, Any]:
     'device': jax.devices()[0].device_kind,
     'ceiling': ceiling.measured(settings.dtype),
     'dense': {
-      'tokens': shape[0] * shape[1],
+      'tokens': settings.sequences * settings.sequence_length,
       'seconds': seconds,
       'memory': memory,
       'tokens_per_second_cost': scorer.flops_per_token,
@@ -118,6 +133,57 @@ def ours(settings: Any) -> dict[str, Any]:
   }
 
 
+def _nll_program(
+  model: Any, name: str, dynamic: bool | None
+) -> Callable[[Any, Any], Any]:
+  """The NLL of each target, [sequences, T]; `name` and `dynamic` as torch compiles."""
+  import torch
+
+  torch._dynamo.reset()
+  forward = model
+  if name == 'compiled':
+    forward = torch.compile(model, dynamic=dynamic)
+
+  @torch.no_grad()
+  def nll(inputs: Any, targets: Any) -> Any:
+    logits = forward(input_ids=inputs, use_cache=False).logits
+    if name == 'fused':
+      return torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), reduction='none'
+      ).view(targets.shape)
+    logp = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    return -logp.gather(-1, targets[..., None])[..., 0]
+
+  return torch.compile(nll, dynamic=dynamic) if name == 'fused' else nll
+
+
+def _nll_of_texts(
+  program: Callable[[Any, Any], Any],
+  texts: list[np.ndarray],
+  bos_id: int,
+  batch_size: int,
+  device: str,
+) -> np.ndarray:
+  """The NLL of each text, [texts] float64, in batches of similar length."""
+  import torch
+
+  order = sorted(range(len(texts)), key=lambda n: -len(texts[n]))
+  sums = np.zeros(len(texts))
+  for first in range(0, len(order), batch_size):
+    chosen = order[first : first + batch_size]
+    padded = np.zeros((2, len(chosen), len(texts[chosen[0]])), np.int64)
+    for position, number in enumerate(chosen):
+      ids = texts[number]
+      padded[0, position, 0] = bos_id
+      padded[0, position, 1 : len(ids)] = ids[:-1]
+      padded[1, position, : len(ids)] = ids
+    inputs, targets = torch.from_numpy(padded).to(device)
+    nll = program(inputs, targets).cpu().numpy().astype(np.float64)
+    for position, number in enumerate(chosen):
+      sums[number] = nll[position, : len(texts[number])].sum()
+  return sums
+
+
 def transformers_(settings: Any, name: str) -> dict[str, Any]:
   """Batches sorted by length and padded to their longest, logits whole.
 
@@ -136,25 +202,7 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
     device,
   ).eval()
 
-  def program_of(dynamic: bool | None) -> Callable[[Any, Any], Any]:
-    torch._dynamo.reset()
-    forward = model
-    if name == 'compiled':
-      forward = torch.compile(model, dynamic=dynamic)
-
-    @torch.no_grad()
-    def nll(inputs: Any, targets: Any) -> Any:
-      logits = forward(input_ids=inputs, use_cache=False).logits
-      if name == 'fused':
-        return torch.nn.functional.cross_entropy(
-          logits.float().flatten(0, 1), targets.flatten(), reduction='none'
-        ).view(targets.shape)
-      logp = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-      return -logp.gather(-1, targets[..., None])[..., 0]
-
-    return torch.compile(nll, dynamic=dynamic) if name == 'fused' else nll
-
-  program = program_of(dynamic=None)
+  program = _nll_program(model, name, dynamic=None)
   synchronize = torch.cuda.synchronize if device == 'cuda' else lambda: None
   shape = (settings.sequences, settings.sequence_length)
   tokens = torch.randint(0, settings.vocab_size, shape, device=device)
@@ -173,26 +221,15 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
     store.document(int(s), int(r)).astype(np.int64)
     for s, r in zip(shard, sequence, strict=True)
   ]
-  order = sorted(range(len(texts)), key=lambda n: -len(texts[n]))
-  program = program_of(dynamic=True)
-  sums = np.zeros(len(texts))
-
-  def mixed() -> None:
-    for first in range(0, len(order), settings.sequences):
-      chosen = order[first : first + settings.sequences]
-      padded = np.zeros((2, len(chosen), len(texts[chosen[0]])), np.int64)
-      for place, number in enumerate(chosen):
-        ids = texts[number]
-        padded[0, place, 0] = store.bos_id
-        padded[0, place, 1 : len(ids)] = ids[:-1]
-        padded[1, place, : len(ids)] = ids
-      inputs, targets = torch.from_numpy(padded).to(device)
-      found = program(inputs, targets).cpu().numpy().astype(np.float64)
-      for place, number in enumerate(chosen):
-        sums[number] = found[place, : len(texts[number])].sum()
-
-  mixed_seconds = bench_llama.best(mixed, REPEATS)
-  np.save(f'{settings.folder}/{name}.npy', sums)
+  program = _nll_program(model, name, dynamic=True)
+  sums: list[np.ndarray] = []
+  mixed_seconds = bench_llama.best(
+    lambda: sums.append(
+      _nll_of_texts(program, texts, store.bos_id, settings.sequences, device)
+    ),
+    REPEATS,
+  )
+  np.save(f'{settings.folder}/{name}.npy', sums[-1])
   return {
     'dense': {
       'tokens': shape[0] * shape[1],

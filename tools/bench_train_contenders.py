@@ -66,34 +66,25 @@ def timed(
 
   def run() -> None:
     for _ in range(settings['timed_steps']):
-      found = step()
-    wait(found)
+      metrics = step()
+    wait(metrics)
 
   return bench_llama.best(run, REPEATS) / settings['timed_steps']
 
 
-def ours(settings: dict[str, Any]) -> dict[str, Any]:
-  """Our train step; it writes the weights that the others start from."""
-  import jax
-
+def _configs(settings: dict[str, Any]) -> tuple[Any, Any]:
+  """Our `ModelConfig` and `TrainingConfig`."""
   from configs import base
   from infoprune_jax.config import (
-    experiment as config_lib,
     model as model_config,
     training as training_config,
     validation,
   )
-  from infoprune_jax.model import flops, mesh as mesh_lib
-  from infoprune_jax.runtime import progress
-  from infoprune_jax.score import ceiling
-  from infoprune_jax.train import state as state_lib
 
-  progress.log_to_stderr()
   fields = bench_llama.model_fields(settings['model'], settings['dtype'])
   # As the presets do: a loop over layers is slow, and compiles fast.
   fields['scan_unroll'] = min(12, fields['num_layers'])
   fields |= settings['choices']
-  model = model_config.ModelConfig(**fields)
   training = base.training()
   training.update(
     num_steps=settings['steps'],
@@ -102,12 +93,23 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
     gradient_accumulation_steps=settings['shards'],
     **RECIPE,
   )
-  training = validation.build(
+  return model_config.ModelConfig(**fields), validation.build(
     training_config.TrainingConfig, training.to_dict(), 'training'
   )
-  mesh = mesh_lib.make_mesh(
-    config_lib.MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
-  )
+
+
+def ours(settings: dict[str, Any]) -> dict[str, Any]:
+  """Our train step; it writes the weights that the others start from."""
+  import jax
+
+  from infoprune_jax.model import flops
+  from infoprune_jax.runtime import progress
+  from infoprune_jax.score import ceiling
+  from infoprune_jax.train import state as state_lib
+
+  progress.log_to_stderr()
+  model, training = _configs(settings)
+  mesh = bench_llama.one_device_mesh()
   arrays = batches(settings)
   program = state_lib.compile_program(
     model,
@@ -170,6 +172,43 @@ def allowed(segments: np.ndarray) -> np.ndarray:
   return np.tril(same)[:, None]
 
 
+def _adamw(model: Any, steps: int) -> tuple[Any, Any]:
+  """Fused AdamW of PyTorch, and its schedule of learning rates."""
+  import torch
+
+  matrices = [p for p in model.parameters() if p.ndim > 1]
+  norms = [p for p in model.parameters() if p.ndim < 2]
+  optimizer = torch.optim.AdamW(
+    [
+      {'params': matrices, 'weight_decay': RECIPE['weight_decay']},
+      {'params': norms, 'weight_decay': 0.0},
+    ],
+    lr=RECIPE['learning_rate'],
+    betas=(RECIPE['beta1'], RECIPE['beta2']),
+    eps=1e-8,
+    fused=True,
+  )
+  return optimizer, torch.optim.lr_scheduler.LambdaLR(
+    optimizer, functools.partial(schedule, steps=steps)
+  )
+
+
+def _torch_batch(
+  arrays: dict[str, np.ndarray], number: int, device: str
+) -> tuple[dict[str, Any], Any]:
+  """The tensors of a batch, and its mask; None for PyTorch's causal kernel."""
+  import torch
+
+  sequences = {
+    name: torch.from_numpy(values[number].astype(np.int64)).to(device)
+    for name, values in arrays.items()
+  }
+  if int(sequences['segments'].min()) == int(sequences['segments'].max()):
+    return sequences, None
+  mask = allowed(arrays['segments'][number])
+  return sequences, torch.from_numpy(mask).to(device)
+
+
 def transformers_(settings: dict[str, Any], compiled: bool) -> dict[str, Any]:
   """Transformers' Llama in PyTorch with fused AdamW; float32 parameters."""
   import torch
@@ -184,21 +223,7 @@ def transformers_(settings: dict[str, Any], compiled: bool) -> dict[str, Any]:
     'float32',
     device,
   ).train()
-  matrices = [p for p in model.parameters() if p.ndim > 1]
-  norms = [p for p in model.parameters() if p.ndim < 2]
-  optimizer = torch.optim.AdamW(
-    [
-      {'params': matrices, 'weight_decay': RECIPE['weight_decay']},
-      {'params': norms, 'weight_decay': 0.0},
-    ],
-    lr=RECIPE['learning_rate'],
-    betas=(RECIPE['beta1'], RECIPE['beta2']),
-    eps=1e-8,
-    fused=True,
-  )
-  rate = torch.optim.lr_scheduler.LambdaLR(
-    optimizer, functools.partial(schedule, steps=settings['steps'])
-  )
+  optimizer, rate = _adamw(model, settings['steps'])
   half = settings['dtype'] == 'bfloat16'
 
   def loss_of(sequences: dict[str, Any], mask: Any) -> Any:
@@ -230,20 +255,11 @@ def transformers_(settings: dict[str, Any], compiled: bool) -> dict[str, Any]:
 
   arrays = batches(settings)
 
-  def batch(number: int) -> tuple[dict[str, Any], Any]:
-    sequences = {
-      name: torch.from_numpy(values[number].astype(np.int64)).to(device)
-      for name, values in arrays.items()
-    }
-    if int(sequences['segments'].min()) == int(sequences['segments'].max()):
-      return sequences, None  # PyTorch's own causal kernel.
-    mask = allowed(arrays['segments'][number])
-    return sequences, torch.from_numpy(mask).to(device)
-
   losses = [
-    step(*batch(number)).item() for number in range(settings['curve_steps'])
+    step(*_torch_batch(arrays, number, device)).item()
+    for number in range(settings['curve_steps'])
   ]
-  dense = batch(0)
+  dense = _torch_batch(arrays, 0, device)
   seconds = timed(settings, lambda: step(*dense), lambda loss: loss.item())
   peak = (
     torch.cuda.max_memory_allocated() if device == 'cuda' else peak_of_process()
@@ -259,5 +275,5 @@ CONTENDERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 if __name__ == '__main__':
-  found = CONTENDERS[sys.argv[1]](json.loads(sys.argv[2]))
-  print('RESULT' + json.dumps(found), flush=True)
+  measured = CONTENDERS[sys.argv[1]](json.loads(sys.argv[2]))
+  print('RESULT' + json.dumps(measured), flush=True)
