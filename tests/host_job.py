@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import socket
+import tempfile
 import time
 
 import host_process
@@ -13,6 +14,20 @@ import host_process
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(['host_process'])
 TIMEOUT = 4  # seconds without a sign of life
+
+
+def command_line(*arguments: str, **environment: str) -> tuple[int, str]:
+  """Runs the command line in a process; its exit code, and what it prints."""
+  with tempfile.NamedTemporaryFile('r') as output:
+    process = SERVER.Process(
+      target=host_process.run,
+      args=(['main', *arguments], output.name, 1, 0, None, environment),
+    )
+    process.start()
+    process.join(120)
+    process.kill()
+    process.join()
+    return process.exitcode, output.read()
 
 
 class Job:

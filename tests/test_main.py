@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from host_job import command_line
 from small_corpus import small_config
 
 from infoprune_jax import main, stages
@@ -135,10 +136,10 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
   ],
 )
 def test_a_mistake_is_one_message(arguments, expected, tmp_path):
-  result = run(*arguments, f'--workdir={tmp_path / "run"}')
-  assert result.returncode == main.USER_ERROR, result.stderr
-  assert 'Traceback' not in result.stderr
-  assert expected in result.stderr
+  code, output = command_line(*arguments, f'--workdir={tmp_path / "run"}')
+  assert code == main.USER_ERROR, output
+  assert 'Traceback' not in output
+  assert expected in output
   left = [p for p in tmp_path.rglob('*') if p.is_file() and p.name != '.lock']
   assert not left
 
