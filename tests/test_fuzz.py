@@ -4,64 +4,32 @@ Never a traceback, a hang, or an artifact half written. `FUZZ_EXAMPLES` in the
 environment raises the number of cases of each test, and draws new ones.
 """
 
-import dataclasses
 import datetime
 import decimal
 import json
 import math
 import os
 import pathlib
-import re
 import shutil
-import subprocess
-import sys
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, assume, given, settings, strategies as st
+from hostile import fuzz, texts
+from hypothesis import assume, given, strategies as st
 from ml_collections import ConfigDict
 from small_corpus import small_config
 
 from configs import base
-from infoprune_jax import dry_run
-from infoprune_jax.config import experiment as config_lib, validation
+from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.tokens import tokenize
 from infoprune_jax.tokens.token_store import TokenStore
 
-ROOT = pathlib.Path(__file__).parent.parent
-EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '15'))
-fuzz = settings(
-  max_examples=EXAMPLES,
-  derandomize='FUZZ_EXAMPLES' not in os.environ,
-  deadline=datetime.timedelta(seconds=60),  # A hang, on any machine.
-  suppress_health_check=list(HealthCheck),
-)
 GOOD = 40  # rows, enough for every split
 NAMES = ['text', 'id', 'source', 'a', 'a.b', '', ' ', '\u202etxet', 'text\x00']
 
-# Text as a corpus may hold it: any character, lone surrogates, direction
-# marks, NUL, line ends of other systems.
-texts = st.one_of(
-  st.text(st.characters(exclude_categories=())),
-  st.sampled_from(
-    [
-      'plain words',
-      '\u202eright to left\u202c \u05d0\u05d1',
-      'nul \x00 inside',
-      '\ud800 alone',
-      'line\r\nline\u2028line\x85',
-      '\ufeffbom',
-      '\u2581meta\u2581space',
-      '<s></s><unk><0x41>',
-      'e\u0301' * 500,
-      ' \t\n',
-      'x' * 70_000,
-    ]
-  ),
-)
 values = st.recursive(
   st.one_of(
     st.none(),
@@ -244,7 +212,8 @@ def test_text_files(model, folder, repaired, data):
 def test_compressed_files(model, folder, repaired, data, suffix):
   path = folder / f'hostile.jsonl.{suffix}'
   path.write_bytes(data)
-  try_source(base.jsonl(str(path)), model, folder, repaired)
+  taken = try_source(base.jsonl(str(path)), model, folder, repaired)
+  assert taken == (None if data else 1)  # An empty file is one bad row.
 
 
 @pytest.mark.parametrize(
@@ -352,122 +321,3 @@ def test_parquet(model, folder, repaired, table, columns, cut):
   source = base.parquet(str(path), **columns)
   taken = try_source(source, model, folder, repaired)
   assert taken in (None, table.num_rows)
-
-
-leaves = st.one_of(
-  st.none(),
-  st.booleans(),
-  st.sampled_from(
-    [0, 1, -1, 3, 7, 2**16, 2**31, 2**63, 10**30, -(10**30), 10**400, 10**5000]
-  ),
-  st.integers(),
-  st.floats(),
-  st.sampled_from([0.0, 1.0, 0.5, 1e-300, 1e308, math.inf, -math.inf]),
-  texts,
-  st.sampled_from(['', 'inf', 'nan', 'all', 'top', 'bfloat16', 'source', '*']),
-  st.binary(max_size=3),
-  st.just(()),
-  st.just({}),
-  st.lists(st.integers() | texts, max_size=2),
-  st.tuples(st.integers(), st.text()),
-  st.dictionaries(st.text(), st.integers(), max_size=2),
-)
-
-
-def places(value: Any, path: tuple = ()) -> list[tuple]:
-  """Every key below a nested mapping or list, by its path."""
-  found = [path] if path else []
-  items = (
-    value.items()
-    if isinstance(value, dict)
-    else enumerate(value)
-    if isinstance(value, list)
-    else ()
-  )
-  for key, item in items:
-    found += places(item, (*path, key))
-  return found
-
-
-def config_of_all_fields() -> dict[str, Any]:
-  """Also those of what a config may leave empty."""
-  edits = small_config(__file__)
-  edits.mesh.rules = {'embed': ('fsdp', 'sequence')}
-  edits.train.training.mixture = {'made_up': 1.0}
-  edits.train.training.mixture_schedule = (base.phase(3, {'made_up': 2.0}),)
-  return validation.to_plain(config_lib.from_mapping(edits.to_dict()))
-
-
-PLAIN = config_of_all_fields()
-PLACES = places(PLAIN)
-
-
-def test_every_field_is_fuzzed():
-  reached = {place[-1] for place in PLACES}
-
-  def walk(kind: Any) -> None:
-    for field in dataclasses.fields(kind):
-      assert field.name in reached
-      for inner in (field.type, *getattr(field.type, '__args__', ())):
-        if dataclasses.is_dataclass(inner):
-          walk(inner)
-
-  walk(config_lib.Config)
-
-
-@fuzz
-@given(
-  place=st.sampled_from(PLACES),
-  value=leaves,
-  rest=st.lists(st.tuples(st.sampled_from(PLACES), leaves), max_size=1),
-  missing=st.booleans(),
-)
-def test_configs(place, value, rest, missing, tmp_path_factory, capsys):
-  plain = json.loads(json.dumps(PLAIN))
-  for path, new in ((place, value), *rest):
-    node = plain
-    for key in path[:-1]:
-      if not isinstance(node, dict | list) or (
-        isinstance(node, dict) and key not in node
-      ):
-        break
-      node = node[key]
-    else:
-      if isinstance(node, dict):
-        node[path[-1]] = new
-        if missing and not rest:
-          del node[path[-1]]
-  try:
-    config = config_lib.from_mapping(plain)
-    dry_run.run(config, str(tmp_path_factory.getbasetemp() / 'nowhere'))
-  except UserError as error:
-    assert 10 < len(str(error)) < 5000
-  capsys.readouterr()
-
-
-@pytest.mark.parametrize(
-  ('text', 'expected'),
-  [
-    (b'def get_config(:\n', 'broken.py, line 1: SyntaxError: '),
-    (b'import nowhere_at_all\n', 'line 1: ModuleNotFoundError: No module'),
-    (b'x = 1\n', 'has no function get_config'),
-    (b'def get_config():\n  return 1 / 0\n', 'line 2: ZeroDivisionError'),
-    (b'def get_config():\n  pass\n', 'returned None'),
-    (b'def get_config():\n  return {"corpus": 7}\n', 'config'),
-    (b'\x00\xff', 'SyntaxError|source code'),
-  ],
-)
-def test_config_files(text, expected, tmp_path):
-  path = tmp_path / 'broken.py'
-  path.write_bytes(text)
-  result = subprocess.run(
-    [sys.executable, '-m', 'infoprune_jax.main', f'--config={path}'],
-    cwd=ROOT,
-    env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-  assert result.returncode == 2, result.stderr
-  assert 'Traceback' not in result.stderr
-  assert re.search(expected, result.stderr), result.stderr
