@@ -1,7 +1,7 @@
-"""The flag `--config`: a user's file, and fields that are set after it.
+"""The flag `--config`: a config file, and options that flags after it set.
 
-A config file is code of the user's. What it raises is told in one message, with
-the file and line of the user's own that raised it.
+A config file is the user's code. If it raises an error, the user gets one
+message with the file and line of their own code.
 """
 
 import ast
@@ -58,9 +58,9 @@ def parse(argv: Sequence[str]) -> list[str]:
   try:
     rest = flags.FLAGS(list(argv))
   except _REFUSALS as error:
-    for one in _chain(error):  # absl raises another of its own from it.
-      if isinstance(one, UserError):
-        raise one from None
+    for cause in _chain(error):  # absl raises an error of its own from ours.
+      if isinstance(cause, UserError):
+        raise cause from None
     quoted = isinstance(error, KeyError) and error.args
     text = str(error.args[0] if quoted else error)
     raise UserError(_unknown_option(argv) or _one_line(text)) from None
@@ -93,8 +93,11 @@ def load(path: str) -> Any:
     importlib.machinery.SourceFileLoader(_MODULE, file).exec_module(module)
     get_config = getattr(module, 'get_config', None)
     config = get_config(*arguments) if callable(get_config) else None
-  except (Exception, SystemExit) as error:  # Code of the user's: anything.
-    raise UserError(_told(error, file)) from error
+  except (
+    Exception,
+    SystemExit,
+  ) as error:  # The user's code may raise anything.
+    raise UserError(_error_message(error, file)) from error
   if not callable(get_config):
     raise UserError(
       f'{file} has no function get_config(): a config file defines one, which '
@@ -154,6 +157,7 @@ def _items(text: str) -> tuple[Any, ...]:
   items, start = [], 0
   while start < len(inner):  # A comma at the end adds nothing.
     match = _ITEM.match(inner, start)
+    assert match  # An item may be empty.
     item = match[1]
     if len(item) > 1 and item[0] in '"\'' and item[-1] == item[0]:
       item = item[1:-1]
@@ -164,8 +168,8 @@ def _items(text: str) -> tuple[Any, ...]:
   return tuple(items)
 
 
-def _told(error: BaseException, file: str) -> str:
-  """An error of a config file: where in the user's own files, and the reason."""
+def _error_message(error: BaseException, file: str) -> str:
+  """The message for an error of a config file: the user's file and line, and why."""
   if isinstance(error, UserError):
     reason = str(error)
   else:
@@ -188,7 +192,7 @@ def _told(error: BaseException, file: str) -> str:
   if isinstance(error, AssertionError) and not str(error):
     reason += f' of `{code}`'
   where = f'{name}, line {line}'
-  callers = [one for one in frames if os.path.samefile(one[0], file)]
+  callers = [frame for frame in frames if os.path.samefile(frame[0], file)]
   if callers and not os.path.samefile(name, file):
     where += f' (from {file}, line {callers[-1][1]})'
   return _one_line(f'{where}: {reason}')
@@ -204,8 +208,11 @@ def _unknown_option(argv: Sequence[str]) -> str:
   """A message for the first `--config.a.b` that the config lacks, or ''."""
   for argument in argv:
     match = re.match(r'--?config\.([^=\[]+)', argument)
-    node, above = flags.FLAGS['config'].parser.config, 'config'
-    for key in match[1].split('.') if match else ():
+    if not match:
+      continue
+    parser: Any = flags.FLAGS['config'].parser
+    node, above = parser.config, 'config'
+    for key in match[1].split('.'):
       if not hasattr(node, 'keys'):
         return f'{match[0]}: {above} is a value, and has no options in it.'
       names = sorted(node.keys())
@@ -221,10 +228,10 @@ def _unknown_option(argv: Sequence[str]) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-  one: BaseException | None = error
-  while one is not None:
-    yield one
-    one = one.__cause__ or one.__context__
+  cause: BaseException | None = error
+  while cause is not None:
+    yield cause
+    cause = cause.__cause__ or cause.__context__
 
 
 def _one_line(text: str) -> str:

@@ -100,9 +100,10 @@ def build(kind: Any, value: Any, where: str) -> Any:
   if origin is Mapping:
     if not hasattr(value, 'items'):
       raise UserError(f'In {where}: expected a section, got {value!r}.')
+    section: Any = value  # A ConfigDict is no Mapping.
     return {
       build(str, name, where): build(arguments[1], item, _key(where, name))
-      for name, item in value.items()
+      for name, item in section.items()
     }
   if origin is tuple:
     # One rule alone needs no tuple around it.
