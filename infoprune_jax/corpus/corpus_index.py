@@ -202,10 +202,10 @@ def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
   progress = Progress(f'{job}: index', 'B', total)
   indices = []
   force_subprocess = sources.needs_worker(*(file.config for file in files))
-  found = workers.run_all(
+  file_indices = workers.run_all(
     index_file, files, config.num_workers, force_subprocess
   )
-  for index, file in zip(found, files, strict=True):
+  for index, file in zip(file_indices, files, strict=True):
     if index.bad_records and config.on_bad_record == 'refuse':
       raise UserError(
         f"{index.first_bad_record}. Fix it, or set corpus.on_bad_record='drop' to "

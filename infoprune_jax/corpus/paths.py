@@ -152,15 +152,15 @@ def matches(
   """
   filesystem, name = open_filesystem(field, path)
   try:
-    root, found = filesystems.expand(filesystem, name)
+    root, entries = filesystems.expand(filesystem, name)
     if root == name.rstrip('/') and is_data:  # A folder.
-      found = _without_leftovers(path, root, found, is_data)
+      entries = _without_leftovers(path, root, entries, is_data)
   except FileNotFoundError:
-    root, found = '', {}
+    root, entries = '', {}
   except READ_ERRORS as error:
     raise unreadable(field, path, error) from None
   files = []
-  for name, info in sorted(found.items()):
+  for name, info in sorted(entries.items()):
     relative = posixpath.relpath(name, root or '/')
     hidden = any(shard.startswith('.') for shard in relative.split('/'))
     if info['type'] == 'file' and not hidden:
@@ -173,10 +173,10 @@ def matches(
 
 
 def _without_leftovers(
-  path: str, root: str, found: dict[str, Any], is_data: Callable[[str], bool]
+  path: str, root: str, entries: dict[str, Any], is_data: Callable[[str], bool]
 ) -> dict[str, Any]:
   """The files of a folder that hold data; the others are counted in a line."""
-  names = {name: posixpath.relpath(name, root) for name in found}
+  names = {name: posixpath.relpath(name, root) for name in entries}
   skipped = [name for name in names.values() if not is_data(name)]
   if skipped:
     more = ', ...' * (len(skipped) > _MAX_NAMED)
@@ -187,4 +187,4 @@ def _without_leftovers(
       ', '.join(map(filesystems.printable, sorted(skipped)[:_MAX_NAMED])),
       more,
     )
-  return {name: found[name] for name in found if is_data(names[name])}
+  return {name: entries[name] for name in entries if is_data(names[name])}

@@ -79,9 +79,9 @@ def _tasks(
   seqio = quiet_tensorflow.import_seqio()
   mixtures, tasks = seqio.MixtureRegistry.names(), seqio.TaskRegistry.names()
   if name in mixtures:
-    found = [(t.name, t) for t in seqio.MixtureRegistry.get(name).tasks]
+    tasks_of_name = [(t.name, t) for t in seqio.MixtureRegistry.get(name).tasks]
   elif name in tasks:
-    found = [(source, seqio.TaskRegistry.get(name))]
+    tasks_of_name = [(source, seqio.TaskRegistry.get(name))]
   else:
     known = sorted({*mixtures, *tasks})
     near = difflib.get_close_matches(name, known, n=3)
@@ -92,23 +92,29 @@ def _tasks(
       + (', ... ' if len(known) > 10 else '. ')
       + f'Name the module that registers it in {field}.module.'
     )
-  for _, task in found:
+  for _, task in tasks_of_name:
     _check_prepared(field, task, split)
   with _users_code(field, name):
-    there = [(label, task) for label, task in found if split in task.splits]
-    splits = sorted({split for _, task in found for split in task.splits})
-  if not there:
+    with_split = [
+      (label, task) for label, task in tasks_of_name if split in task.splits
+    ]
+    splits = sorted(
+      {split for _, task in tasks_of_name for split in task.splits}
+    )
+  if not with_split:
     raise UserError(
       f'{field}.split: {name!r} has no split {split!r}; splits are '
       f'{", ".join(splits)}.'
     )
-  if len(there) < len(found):
-    lacking = sorted({t.name for _, t in found} - {t.name for _, t in there})
+  if len(with_split) < len(tasks_of_name):
+    lacking = sorted(
+      {t.name for _, t in tasks_of_name} - {t.name for _, t in with_split}
+    )
     warnings.append(
       f'{field}: {", ".join(lacking)} of the mixture {name!r} have no split '
       f'{split!r} and are left out'
     )
-  yield from there
+  yield from with_split
 
 
 @contextlib.contextmanager

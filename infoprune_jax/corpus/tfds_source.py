@@ -61,8 +61,10 @@ def open_builder(field: str, path: str, data_dir: str) -> Any:
   if named and not tfds.core.Path(folder, INFO).exists():
     folder = _folder_of_name(field, path, data_dir)
   elif not tfds.core.Path(folder, INFO).exists():
-    found = _prepared(folder)
-    known = ', '.join(found) or "the folder of a version, as 'c4/en/3.0.1'"
+    known = (
+      ', '.join(_prepared(folder))
+      or "the folder of a version, as 'c4/en/3.0.1'"
+    )
     raise UserError(
       f'{field}.paths: {path!r} is no dataset of TFDS: it has no {INFO}. Name '
       f'{known}.'
@@ -129,9 +131,9 @@ def _near(name: str, known: Sequence[str]) -> str:
 
 
 def _listed(data_dir: str) -> str:
-  found = [posixpath.relpath(f, data_dir) for f in _prepared(data_dir)]
+  folders = [posixpath.relpath(f, data_dir) for f in _prepared(data_dir)]
   # 'c4/en/3.0.1' is the name 'c4/en:3.0.1'.
-  names = [':'.join(folder.rsplit('/', 1)) for folder in found]
+  names = [':'.join(folder.rsplit('/', 1)) for folder in folders]
   return f' Prepared in {data_dir}: {", ".join(names[:20]) or "nothing"}.'
 
 

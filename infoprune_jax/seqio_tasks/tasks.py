@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import seqio
 import tensorflow as tf
+from seqio.vocabularies import PAD_ID
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import filesystems, manifests
@@ -48,12 +49,15 @@ def keep_examples(
     table = tf.constant(kept)
 
     def is_kept(names: tf.Tensor) -> tf.Tensor:
-      found = _fingerprint(names)
-      places = tf.minimum(tf.searchsorted(table, found), len(kept) - 1)
-      return tf.gather(table, places) == found
+      prints = _fingerprint(names)
+      nearest = tf.minimum(tf.searchsorted(table, prints), len(kept) - 1)
+      return tf.gather(table, nearest) == prints
 
-    if dataset.element_spec[feature].shape.rank == 0:
-      return dataset.filter(lambda one: is_kept(one[feature][tf.newaxis])[0])
+    spec: Any = dataset.element_spec
+    if spec[feature].shape.rank == 0:
+      return dataset.filter(
+        lambda doc_index: is_kept(doc_index[feature][tf.newaxis])[0]
+      )
 
     def masked(batch: Mapping[str, Any]) -> dict[str, Any]:
       doc_indices = tf.where(is_kept(batch[feature]))[:, 0]
@@ -103,10 +107,10 @@ def ids_of(store: TokenStore, keep: Sequence[np.ndarray]) -> list[str]:
     others = np.setdiff1d(np.arange(len(names)), doc_indices)
     kept += names.take(doc_indices).to_pylist()
     dropped += names.take(others).to_pylist()
-  both = [
+  kept_prints, dropped_prints = (
     _fingerprint(tf.constant(ids, tf.string)).numpy() for ids in (kept, dropped)
-  ]
-  if np.intersect1d(*both).size:
+  )
+  if np.intersect1d(kept_prints, dropped_prints).size:
     raise UserError(
       f'{store.path}: an example to keep and one to drop have one fingerprint, '
       "so that SeqIO cannot tell them apart: use reader='grain'."
@@ -128,12 +132,13 @@ class Corpus:
 
   def __init__(self, store: TokenStore, vocabulary: vocabulary_lib.Vocabulary):
     """Tasks over a store, whose vocabulary this is."""
-    if vocabulary.decode([seqio.vocabularies.PAD_ID]):
+    padding = vocabulary.decode([PAD_ID])
+    if padding:
       logger.warning(
         'seqio: SeqIO pads with id %d, which is %r here: its own feature '
         'converters give that token no loss weight. Our readers do.',
-        seqio.vocabularies.PAD_ID,
-        vocabulary.decode([seqio.vocabularies.PAD_ID]),
+        PAD_ID,
+        padding,
       )
     self._features = {
       'targets': seqio.Feature(
@@ -221,10 +226,10 @@ def register(workdir: str, name: str = '') -> list[str]:
 
 def _selections(workdir: str) -> list[str]:
   """The finished keep sets of a workdir."""
-  found = filesystems.matching(
+  manifests = filesystems.matching(
     keep_set_dir(workdir, ''), f'*/{manifests.MANIFEST}'
   )
-  return [posixpath.basename(posixpath.dirname(path)) for path in found]
+  return [posixpath.basename(posixpath.dirname(path)) for path in manifests]
 
 
 def _register(
