@@ -72,7 +72,9 @@ def train(plan: Plan) -> str:
 def evaluate(plan: Plan) -> str:
   """One forward pass of each run over the held-out documents."""
   config = plan.config
-  tokens = plan.splits and (plan.splits['heldout']['tokens'] * len(config.runs))
+  tokens = None
+  if plan.splits is not None:
+    tokens = plan.splits['heldout']['tokens'] * len(config.runs)
   sequence_length = config.evaluate.scoring.sequence_length
   return _scoring(plan, [config.model], sequence_length, tokens)
 
@@ -82,7 +84,9 @@ def _scored_tokens(plan: Plan) -> int | None:
   names = (
     ('scored',) if plan.config.reference.folds == 1 else ('scored', 'reference')
   )
-  return plan.splits and sum(plan.splits[name]['tokens'] for name in names)
+  if plan.splits is None:
+    return None
+  return sum(plan.splits[name]['tokens'] for name in names)
 
 
 def _training(

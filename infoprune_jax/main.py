@@ -12,7 +12,7 @@ import sys
 import threading
 import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -65,7 +65,7 @@ USER_ERROR = 2  # The exit code; 1 is a defect of ours.
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-  """Parses flags; what a user mistyped is one message, not a traceback."""
+  """Parses flags; a mistake in them is one message, not a traceback."""
   try:
     rest = config_flag.parse(argv)
     if len(rest) > 1:
@@ -82,7 +82,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _check_processes() -> None:
-  """Raises `UserError` for half of what it takes to join the other hosts."""
+  """Raises `UserError` if flags that name other hosts are missing or wrong."""
   least, most = _TIMEOUTS
   if not least <= _PROCESS_TIMEOUT.value <= most:
     raise validation.UserError(
@@ -101,7 +101,9 @@ def _check_processes() -> None:
     )
   if missing:
     return
-  address, count, index = given.values()
+  address: Any = _COORDINATOR.value
+  count: Any = _PROCESS_COUNT.value
+  index: Any = _PROCESS_INDEX.value
   if not re.fullmatch(r'.+:\d+', address):
     raise validation.UserError(
       f'--coordinator_address must be HOST:PORT, got {address!r}.'
@@ -114,7 +116,7 @@ def _check_processes() -> None:
 
 
 def _join() -> types.ModuleType | None:
-  """Starts JAX for several hosts, if that is asked for; who then knows them."""
+  """Joins the other hosts if a flag asks for it; returns `distributed` then."""
   if not _MULTIPROCESS.value and _COORDINATOR.value is None:
     return None
   from infoprune_jax.runtime import distributed
@@ -129,7 +131,7 @@ def _join() -> types.ModuleType | None:
   return distributed
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
   sys.exit(_exit(message))
 
 
@@ -144,7 +146,7 @@ def main(argv: Sequence[str]) -> int:
   unicode_mode.print_anything()
   progress.log_to_stderr()
   logging.set_verbosity(logging.WARNING)  # Orbax says much on every save.
-  _hush_refusals()
+  _print_refusals_once()
   _leave_when_told()
   name = os.path.basename(
     config_flags.get_config_filename(flags.FLAGS['config'])
@@ -218,8 +220,8 @@ def _leave_when_told() -> None:
   threading.Thread(target=leave, daemon=True).start()
 
 
-def _hush_refusals() -> None:
-  """Threads of libraries print what the main thread raises again anyway."""
+def _print_refusals_once() -> None:
+  """Keeps threads from printing an error that the main thread raises too."""
   hook = threading.excepthook
 
   def in_thread(args: threading.ExceptHookArgs) -> None:
@@ -230,7 +232,7 @@ def _hush_refusals() -> None:
   unraisable = sys.unraisablehook
 
   def in_callback(args: Any) -> None:
-    # What Orbax was still waiting for when its first write failed.
+    # Orbax still waited for other writes when its first one failed.
     if str(args.exc_value) != 'Event loop is closed':
       unraisable(args)
 

@@ -37,7 +37,7 @@ class SourceConfig:
   source_column: str = ''
   split: str = ''  # of a TFDS dataset or a SeqIO task; '' for files
   data_dir: str = ''  # of TFDS; '' for its own default
-  # Of SeqIO: imported first, as it registers the task; '' for none.
+  # Of SeqIO: the module that registers the task; '' for none.
   module: str = ''
 
   def __post_init__(self):
@@ -68,9 +68,9 @@ class CorpusConfig:
   heldout_fraction: float = 0.1
   seed: int  # of the draw and the split
   num_shards: int = 16  # of the token store, and so of the score table
-  num_workers: int = 0  # processes; 0 for one a core
-  # Of an Apache Beam pipeline, which works in their place, such as
-  # ('--runner=DataflowRunner', ...); () for none.
+  num_workers: int = 0  # processes; 0 for one per core
+  # Options of an Apache Beam pipeline, which then replaces the processes, such
+  # as ('--runner=DataflowRunner', ...); () for no pipeline.
   beam_options: tuple[str, ...] = ()
 
   def __post_init__(self):

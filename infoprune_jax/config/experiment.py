@@ -41,12 +41,13 @@ class MeshConfig:
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
-  # Shards of a sequence's tokens, for sequences that do not fit on a device.
+  # Splits the tokens of each sequence over devices, for sequences that do not
+  # fit in one.
   sequence: int = 1
   dcn_data: int = 1  # the number of slices, where TPUs come in several
   dcn_fsdp: int = 1
-  # What differs from `model.mesh.RULES`: the mesh axes of a logical axis.
-  # {'embed': ('fsdp', 'sequence')} spreads parameters over all of these.
+  # Changes to `model.mesh.RULES`, which name the mesh axes of a logical axis:
+  # {'embed': ('fsdp', 'sequence')} shards parameters over both mesh axes.
   rules: Mapping[str, tuple[str, ...]] = dataclasses.field(
     default_factory=dict, hash=False
   )
@@ -214,9 +215,10 @@ class ReportConfig:
   baseline: str  # the arm that differences are taken against
   bootstrap_samples: int = 1000
   num_examples: int = 10  # shown at each end of the score, and near a threshold
-  # Patterns of the names of sources, by kind; no source may be of two. With
-  # {'code': ('code-*',), 'talk': ('irc', '*-podcasts')} tables have a row
-  # per kind, too; sources of none are of kind 'other'.
+  # Kinds of sources: for each kind, patterns that match names of sources. A
+  # source has at most one kind. With {'code': ('code-*',), 'talk': ('irc',
+  # '*-podcasts')} tables also have one row for each kind. A source that no
+  # pattern matches has the kind 'other'.
   kinds: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
@@ -263,15 +265,16 @@ class ExportConfig:
   """What `--job=export` writes for other programs to read."""
 
   arms: tuple[str, ...] = ()  # names in select.arms; () for those of the run
-  # Of EXPORT_FORMATS. 'jsonl' (.jsonl.zst) and 'parquet' have every field of
-  # the records that an arm keeps; 'array_record' (for MaxText) and 'tfds' have
-  # id, source and text; 'scores' is a table of all documents,
-  # 'dolma_attributes' has a line for each line of the sources: both say what
-  # each arm keeps.
+  # Some of EXPORT_FORMATS. 'jsonl' (.jsonl.zst) and 'parquet' hold every field
+  # of the sequences that an arm keeps. 'array_record' (for MaxText) and 'tfds'
+  # hold id, source and text. 'scores' is one table of all documents.
+  # 'dolma_attributes' has one line for each line of the sources. The last two
+  # say what each arm keeps.
   formats: tuple[str, ...] = ('jsonl', 'scores')
   folder: str = ''  # ARM/FORMAT/ is made in it; '' for export/ in the workdir
-  # Of 'scores': file and record of each document, for which the corpus is read.
-  # The default id of a record is file and record already.
+  # Adds file and record of each document to 'scores'. To do so, the stage reads
+  # the corpus again. The default id of a sequence is its file and sequence
+  # already.
   include_locations: bool = False
 
   def __post_init__(self):

@@ -44,25 +44,27 @@ class ModelConfig:
   head_dim: int  # even: rotary positions turn pairs
   rope_theta: float = 10_000.0  # base of the rotary frequencies
   norm_epsilon: float = 1e-6
-  # RMSNorm of each query and key, before they are rotated: keeps attention sane
-  # at high learning rates.
+  # RMSNorm of each query and key, before they are rotated. Training is then
+  # stable at higher learning rates.
   qk_norm: bool = False
-  # cap * tanh(logits / cap) of the last; 0.0 for none. Gemma 2 has 30.0; only
-  # loss_kernel='xla' can.
+  # The cap in cap * tanh(logits / cap), of the output logits; 0.0 for none.
+  # Gemma 2 has 30.0. Only loss_kernel='xla' supports it.
   logit_softcap: float = 0.0
   tie_embeddings: bool = True  # the head is the embedding, transposed
   # Of the computation; parameters are float32. 'bfloat16' on TPUs and GPUs.
   dtype: str = 'float32'
-  scan_unroll: int = 4  # layers a step of the scan over layers
-  remat: str = 'none'  # if it fits in memory; else 'minimal', then 'full'
+  scan_unroll: int = 4  # layers in each iteration of the scan over layers
+  # Use 'none' if it fits in memory. Otherwise use 'minimal', then 'full'.
+  remat: str = 'none'
   loss_chunk_tokens: int = 2048  # tokens whose logits are held at once
-  # 'auto' for the fastest that runs. Training takes XLA's kernels, and cuDNN's
-  # attention only where it is named. 'splash' on a TPU, 'cudnn' on an NVIDIA
-  # GPU of compute capability 9.0 or later (not an A100, L4 or 4090), 'xla'
-  # anywhere.
+  # 'auto' is the fastest kernel that runs on the device. Training uses XLA's
+  # kernels, and cuDNN's attention only if it is named. 'splash' needs a TPU.
+  # 'cudnn' needs an NVIDIA GPU of compute capability 9.0 or later (not an A100,
+  # L4 or 4090). 'xla' runs anywhere.
   attention: str = 'auto'
-  # Of the loss and the gated MLP, when scoring: 'tpu' (v5e or later) and
-  # 'hopper' (H100, H200) never write logits, in bfloat16; 'xla' anywhere.
+  # Of the loss and the gated MLP, in scoring only. 'tpu' (v5e or later) and
+  # 'hopper' (H100, H200) compute in bfloat16 and never write logits to memory.
+  # 'xla' runs anywhere.
   loss_kernel: str = 'auto'
 
   def __post_init__(self):

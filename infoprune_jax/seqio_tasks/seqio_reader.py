@@ -147,7 +147,8 @@ class SeqIOReader:
         seed=self.seed + number,
       )
       sequences = packing.PackedSequences(
-        _Chunk(documents, self.bos_id, self.eos_id),
+        # It has what packing reads of a store.
+        _Chunk(documents, self.bos_id, self.eos_id),  # pyright: ignore[reportArgumentType]
         np.zeros(len(documents), np.int64),
         np.arange(len(documents)),
         plan,

@@ -95,8 +95,8 @@ class TokenStoreSource(seqio.FileDataSource):
       )
       for tensor in (tokens, lengths, names):
         tensor.set_shape([None])
-      # Checked lengths would cost as much again.
-      targets = tf.RaggedTensor.from_row_lengths(
+      # Checked lengths would cost as much again. TensorFlow's types lack it.
+      targets = tf.RaggedTensor.from_row_lengths(  # pyright: ignore[reportAttributeAccessIssue]
         tokens, lengths, validate=False
       )
       return {'targets': targets, 'example_id': names}
