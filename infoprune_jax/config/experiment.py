@@ -266,14 +266,14 @@ class ExportConfig:
 
   arms: tuple[str, ...] = ()  # names in select.arms; () for those of the run
   # Some of EXPORT_FORMATS. 'jsonl' (.jsonl.zst) and 'parquet' hold every field
-  # of the sequences that an arm keeps. 'array_record' (for MaxText) and 'tfds'
+  # of the records that an arm keeps. 'array_record' (for MaxText) and 'tfds'
   # hold id, source and text. 'scores' is one table of all documents.
   # 'dolma_attributes' has one line for each line of the sources. The last two
   # say what each arm keeps.
   formats: tuple[str, ...] = ('jsonl', 'scores')
   folder: str = ''  # ARM/FORMAT/ is made in it; '' for export/ in the workdir
   # Adds file and record of each document to 'scores'. To do so, the stage reads
-  # the corpus again. The default id of a sequence is its file and sequence
+  # the corpus again. The default id of a document is its file and record
   # already.
   include_locations: bool = False
 

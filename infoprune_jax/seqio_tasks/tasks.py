@@ -226,10 +226,10 @@ def register(workdir: str, name: str = '') -> list[str]:
 
 def _selections(workdir: str) -> list[str]:
   """The finished keep sets of a workdir."""
-  manifests = filesystems.matching(
+  paths = filesystems.matching(
     keep_set_dir(workdir, ''), f'*/{manifests.MANIFEST}'
   )
-  return [posixpath.basename(posixpath.dirname(path)) for path in manifests]
+  return [posixpath.basename(posixpath.dirname(path)) for path in paths]
 
 
 def _register(
