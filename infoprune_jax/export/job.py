@@ -6,7 +6,7 @@ Each arm and format is an artifact of its own, of shards that processes write.
 import dataclasses
 import posixpath
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,12 @@ from infoprune_jax.runtime import files, filesystems, workers
 from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.options import options_of
-from infoprune_jax.runtime.progress import Progress, logger
+from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.resumable import (
+  ShardWork,
+  finish_from_markers,
+  write_missing_shards,
+)
 from infoprune_jax.runtime.workdir import export_dir
 from infoprune_jax.selection import keep_set
 from infoprune_jax.selection.keep_set import KeepSet
@@ -51,8 +56,8 @@ class _Export:
 
   @property
   def name(self) -> str:
-    """For the log."""
-    return posixpath.join(*self.artifact.path.split('/')[-2:])
+    """For the log, such as 'export: top/jsonl'."""
+    return 'export: ' + '/'.join(self.artifact.path.split('/')[-2:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +91,7 @@ def run(config: Config, workdir: str) -> None:
   for export in _exports(config, workdir, store, keep_sets):
     with files.lock(export.artifact.path):
       if export.artifact.finished():
-        logger.info('export: %s finished before, skipped', export.name)
+        logger.info('%s: finished before, skipped', export.name)
       else:
         todo.append(export)
   with workers.shared_pool(config.corpus, workdir, 'export'):
@@ -101,13 +106,10 @@ def run(config: Config, workdir: str) -> None:
       config.corpus.num_workers,
       config.export.include_locations,
     )
-    planned = [(export, _tasks(export, source)) for export in todo]
-    for export, (write, tasks) in planned:
+    planned = [(export, _work(export, source)) for export in todo]
+    for export, work in planned:
       with files.lock(export.artifact.path):
-        artifact = export.artifact.begin()
-        begun = dataclasses.replace(export, artifact=artifact)
-        tasks = [dataclasses.replace(t, artifact=artifact) for t in tasks]
-        _write(begun, source, write, tasks)
+        _write(export, source, work)
 
 
 def _folder(config: Config, workdir: str) -> str:
@@ -151,8 +153,8 @@ def _exports(
       ]
     for name, selections in groups:
       kept = {
-        f'keep_set/{one}': keep_sets[one].manifest['fingerprint']
-        for one in selections
+        f'keep_set/{selection}': keep_sets[selection].manifest['fingerprint']
+        for selection in selections
       }
       path = posixpath.join(folder, name, format)
       artifact = Artifact(path, 'export', 'export', options, inputs | kept)
@@ -160,37 +162,19 @@ def _exports(
   return made
 
 
-def _tasks(
-  export: _Export, source: _Source
-) -> tuple[Callable[[Any], Marker], list[Any]]:
-  """What writes a shard, and the task of each shard.
+def _work(export: _Export, source: _Source) -> ShardWork:
+  """What is written for each shard.
 
   Raises:
     UserError: what is to be written does not fit the format.
   """
   if export.format == 'scores':
-    return decisions.write_scores, _score_tasks(export, source)
-  index = source.index
-  assert index is not None  # `_needs_corpus` says so.
-  tables = decisions.Tables(source.workdir, export.selections)
-  if export.format == 'dolma_attributes':
-    return dolma.write_attributes, dolma.tasks(export.artifact, index, tables)
-  kept = _kept(source.keep_sets[export.selections[0]], source.store, index)
-  num_shards = source.store.num_shards
-  tasks = [
-    documents.ShardTask(
-      export.artifact, shard, num_shards, kept.restricted_to(shard), {}
-    )
-    for shard in range(num_shards)
-  ]
-  if export.format == 'jsonl':
-    documents.check_json(kept)
-  if export.format == 'parquet':
-    corpus.source_names(kept)
-    found = workers.run_all(documents.record_types, tasks, source.num_workers)
-    schemas = documents.schemas_of(kept, found)
-    tasks = [dataclasses.replace(task, schemas=schemas) for task in tasks]
-  return _WRITERS[export.format], tasks
+    write, tasks = decisions.write_scores, _score_tasks(export, source)
+    sizes = source.store.documents_per_shard
+  else:
+    write, tasks = _document_tasks(export, source)
+    sizes = [len(task.index.line) for task in tasks]
+  return ShardWork(export.name, write, tasks, 'documents', sizes)
 
 
 def _score_tasks(
@@ -210,6 +194,33 @@ def _score_tasks(
   ]
 
 
+def _document_tasks(
+  export: _Export, source: _Source
+) -> tuple[Callable[[Any], dict[str, Any]], list[Any]]:
+  """What writes a shard from the documents of the corpus, and its tasks."""
+  index = source.index
+  assert index is not None  # `_needs_corpus` says so.
+  if export.format == 'dolma_attributes':
+    tables = decisions.Tables(source.workdir, export.selections)
+    return dolma.write_attributes, dolma.tasks(export.artifact, index, tables)
+  kept = _kept(source.keep_sets[export.selections[0]], source.store, index)
+  num_shards = source.store.num_shards
+  tasks = [
+    documents.ShardTask(
+      export.artifact, shard, num_shards, kept.restricted_to(shard), {}
+    )
+    for shard in range(num_shards)
+  ]
+  if export.format == 'jsonl':
+    documents.check_json(kept)
+  if export.format == 'parquet':
+    corpus.source_names(kept)
+    types = workers.run_all(documents.record_types, tasks, source.num_workers)
+    schemas = documents.schemas_of(kept, types)
+    tasks = [dataclasses.replace(task, schemas=schemas) for task in tasks]
+  return _WRITERS[export.format], tasks
+
+
 def _kept(
   chosen: KeepSet, store: TokenStore, index: CorpusIndex
 ) -> CorpusIndex:
@@ -225,53 +236,22 @@ def _kept(
   )
 
 
-def _write(
-  export: _Export,
-  source: _Source,
-  write: Callable[[Any], Marker],
-  tasks: list[Any],
-) -> None:
+def _write(export: _Export, source: _Source, work: ShardWork) -> None:
   """Writes the shards that are not done, then the manifest."""
-  artifact, num_shards = export.artifact, len(tasks)
-  markers = {
-    shard: cast(records.DocumentMarker, marker)
-    for shard in range(num_shards)
-    if (marker := artifact.finished_shard(shard, num_shards))
-  }
-  if markers:
-    logger.info(
-      'export: %s: %d of %d shards were done before',
-      export.name,
-      len(markers),
-      num_shards,
-    )
-  total = sum(source.store.documents_per_shard)
-  if export.format in ARM_EXPORTS:
-    total = sum(len(task.index.line) for task in tasks)
-  done = sum(marker['num_documents'] for marker in markers.values())
-  progress = Progress(f'export: {export.name}', 'documents', total, done=done)
-  todo = [shard for shard in range(num_shards) if shard not in markers]
+  artifact = export.artifact.begin()
+  tasks = [dataclasses.replace(t, artifact=artifact) for t in work.tasks]
+  work = dataclasses.replace(work, tasks=tasks)
   inputs = source.index.files if source.index else ()
   force_subprocess = sources.needs_worker(
     *(file.config for file in inputs)
   ) or (export.format == 'tfds' and quiet_tensorflow.needs_subprocess())
-  written = workers.run_all(
-    write,
-    [tasks[shard] for shard in todo],
-    source.num_workers,
-    force_subprocess,
+  markers = write_missing_shards(
+    artifact, work, source.num_workers, force_subprocess
   )
-  for shard, marker in zip(todo, written, strict=True):
-    markers[shard] = cast(records.DocumentMarker, marker)
-    progress.add(markers[shard]['num_documents'])
-  ordered = [markers[shard] for shard in range(num_shards)]
-  made = {name: file for m in ordered for name, file in m['files'].items()}
+  more_files = {}
   if export.format == 'tfds':
     name = export.selections[0].replace('-', '_')
-    made |= records.finish_tfds(artifact, name, ordered)
-  artifact.finish(
-    made,
-    num_shards=num_shards,
-    num_documents=sum(marker['num_documents'] for marker in ordered),
+    more_files = records.finish_tfds(artifact, name, markers)
+  finish_from_markers(
+    artifact, markers, sums=['num_documents'], more_files=more_files
   )
-  progress.finish(f'in {artifact.path}')

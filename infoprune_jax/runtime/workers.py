@@ -11,15 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from infoprune_jax.config.corpus import CorpusConfig
-from infoprune_jax.runtime import (
-  artifacts,
-  beam_work,
-  files,
-  filesystems,
-  processes,
-)
-from infoprune_jax.runtime.manifests import Marker
-from infoprune_jax.runtime.progress import Progress
+from infoprune_jax.runtime import beam_work, files, filesystems, processes
 from infoprune_jax.runtime.workdir import beam_dir
 
 
@@ -108,35 +100,3 @@ def run_all(
     number = min(int(number), len(tasks))
     with processes.Pool(number) as pool:
       yield from pool.map(function, tasks)
-
-
-def write_shards(
-  artifact: artifacts.Artifact,
-  write: Callable[[Any], Marker],
-  tasks: Sequence[Any],
-  num_workers: int,
-  what: str,
-) -> list[Marker]:
-  """Writes the shards that are not done, and returns the markers of all.
-
-  Args:
-    artifact: What they are parts of, begun.
-    write: A module-level function that writes a shard and returns its marker.
-    tasks: Its argument for each shard.
-    num_workers: As for `run_all`.
-    what: Whose progress it is.
-  """
-  shards = range(len(tasks))
-  markers = {
-    shard: marker
-    for shard in shards
-    if (marker := artifact.finished_shard(shard, len(shards)))
-  }
-  todo = [shard for shard in shards if shard not in markers]
-  progress = Progress(what, 'shards', len(shards), done=len(markers))
-  written = run_all(write, [tasks[shard] for shard in todo], num_workers)
-  for shard, marker in zip(todo, written, strict=True):
-    markers[shard] = marker
-    progress.add(1)
-  progress.finish(f'{len(shards)} shards')
-  return [markers[shard] for shard in shards]

@@ -20,6 +20,7 @@ from infoprune_jax.runtime import (
   files,
   filesystems,
   manifests,
+  resumable,
   workers,
 )
 from infoprune_jax.runtime.hashing import offset, scramble
@@ -28,7 +29,6 @@ from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import Progress, logger
 from infoprune_jax.runtime.workdir import data_file, near_duplicates_dir
 from infoprune_jax.tokens import folds as folds_lib, tables
-from infoprune_jax.tokens.tables import TableMarker
 from infoprune_jax.tokens.token_store import TokenStore
 
 JOB = 'near_duplicates'
@@ -219,18 +219,20 @@ def _sign(
     )
     for shard in range(store.num_shards)
   ]
-  markers = workers.write_shards(
-    artifact,
+  work = resumable.ShardWork(
+    f'{JOB}: signatures',
     _sign_shard,
     tasks,
-    config.corpus.num_workers,
-    f'{JOB}: signatures',
+    'documents',
+    store.documents_per_shard,
   )
-  artifact.finish(
-    {name: file for m in markers for name, file in m['files'].items()},
-    examples_per_shard=[
-      cast(TableMarker, marker)['num_examples'] for marker in markers
-    ],
+  markers = resumable.write_missing_shards(
+    artifact, work, config.corpus.num_workers
+  )
+  resumable.finish_from_markers(
+    artifact,
+    markers,
+    examples_per_shard=[marker['num_examples'] for marker in markers],
   )
 
 
@@ -323,12 +325,15 @@ def _write(
       zip(np.split(group, ends), np.split(size, ends), strict=True)
     )
   ]
-  markers = workers.write_shards(
-    artifact, _write_shard, tasks, config.corpus.num_workers, JOB
+  work = resumable.ShardWork(
+    JOB, _write_shard, tasks, 'documents', store.documents_per_shard
   )
-  artifact.finish(
-    {name: f for marker in markers for name, f in marker['files'].items()},
-    num_shards=len(markers),
+  markers = resumable.write_missing_shards(
+    artifact, work, config.corpus.num_workers
+  )
+  resumable.finish_from_markers(
+    artifact,
+    markers,
     num_examples=len(group),
     num_groups=len(np.unique(group)),
   )

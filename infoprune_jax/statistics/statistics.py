@@ -6,17 +6,16 @@ reads its columns beside those of the score table.
 
 import dataclasses
 import functools
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from infoprune_jax.config.experiment import Config
-from infoprune_jax.runtime import artifacts, files, workers
+from infoprune_jax.runtime import artifacts, files, resumable, workers
 from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.runtime.workdir import statistics_dir
 from infoprune_jax.tokens import folds as folds_lib, tables
-from infoprune_jax.tokens.tables import TableMarker
 from infoprune_jax.tokens.token_store import TokenStore
 
 
@@ -145,14 +144,11 @@ def write(
     _ShardTask(artifact, workdir, shard, counts)
     for shard in range(store.num_shards)
   ]
-  markers = workers.write_shards(
-    artifact, _write_shard, tasks, num_workers, 'statistics'
+  work = resumable.ShardWork(
+    'statistics', _write_shard, tasks, 'documents', store.documents_per_shard
   )
-  artifact.finish(
-    {name: file for m in markers for name, file in m['files'].items()},
-    num_shards=len(markers),
-    num_examples=sum(cast(TableMarker, m)['num_examples'] for m in markers),
-  )
+  markers = resumable.write_missing_shards(artifact, work, num_workers)
+  resumable.finish_from_markers(artifact, markers, sums=['num_examples'])
 
 
 @dataclasses.dataclass(frozen=True)

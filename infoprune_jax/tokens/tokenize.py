@@ -15,7 +15,14 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import corpus_index, sources
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.corpus.sources import Document
-from infoprune_jax.runtime import artifacts, files, hashing, manifests, workers
+from infoprune_jax.runtime import (
+  artifacts,
+  files,
+  hashing,
+  manifests,
+  resumable,
+  workers,
+)
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import Progress, alive, logger
 from infoprune_jax.runtime.workdir import token_store_dir, vocabulary_dir
@@ -274,40 +281,20 @@ def _write(
   """Writes the shards that are not done, then the manifest."""
   num_shards = config.corpus.num_shards
   store = store.begin()
-  size = np.bincount(index.shard, index.num_bytes, num_shards)
-  markers = {
-    shard: marker
-    for shard in range(num_shards)
-    if (marker := cast(StoreMarker, store.finished_shard(shard, num_shards)))
-  }
-  if markers:
-    logger.info(
-      'tokenize: %d of %d shards were done before', len(markers), num_shards
-    )
-  todo = [shard for shard in range(num_shards) if shard not in markers]
   tasks = [
     _ShardTask(store, shard, num_shards, index.restricted_to(shard), words)
-    for shard in todo
+    for shard in range(num_shards)
   ]
-  progress = Progress(
-    'tokenize', 'B', size.sum(), done=size[list(markers)].sum()
-  )
+  size = [int(task.index.num_bytes.sum()) for task in tasks]
+  work = resumable.ShardWork('tokenize', _write_shard, tasks, 'B', size)
   force_subprocess = sources.needs_worker(
     *(file.config for file in index.files)
   )
-  written = workers.run_all(
-    _write_shard, tasks, config.corpus.num_workers, force_subprocess
+  markers = resumable.write_missing_shards(
+    store, work, config.corpus.num_workers, force_subprocess
   )
-  for shard, marker in zip(todo, written, strict=True):
-    markers[shard] = marker
-    progress.add(size[shard], f'{len(markers)} of {num_shards} shards')
-  manifest = finish(
-    store,
-    [markers[shard] for shard in range(num_shards)],
-    words,
-    index.bad_records,
-  )
-  progress.finish(f'{manifest["num_tokens"]} tokens in {num_shards} shards')
+  manifest = finish(store, markers, words, index.bad_records)
+  logger.info('tokenize: %d tokens', manifest['num_tokens'])
 
 
 def finish(
@@ -331,9 +318,9 @@ def finish(
     }
     for name in SPLITS
   }
-  manifest = store.finish(
-    {name: file for m in markers for name, file in m['files'].items()},
-    num_shards=len(markers),
+  return resumable.finish_from_markers(
+    store,
+    markers,
     documents_per_shard=[marker['num_documents'] for marker in markers],
     num_documents=sum(s['documents'] for s in splits.values()),
     num_tokens=sum(s['tokens'] for s in splits.values()),
@@ -344,4 +331,3 @@ def finish(
     bos_id=words.bos_id,
     eos_id=words.eos_id,
   )
-  return cast(StoreManifest, manifest)

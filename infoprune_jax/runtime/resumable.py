@@ -1,0 +1,122 @@
+"""Artifacts written shard by shard, in parallel, so that a killed job goes on.
+
+A shard is done once it has a marker, see `artifacts`. A later job writes the
+missing shards only, and makes the manifest from the markers of all shards.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from infoprune_jax.runtime import workers
+from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.manifests import Marker
+from infoprune_jax.runtime.progress import Progress, logger
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardWork:
+  """What is written for each shard of an artifact."""
+
+  name: str  # in the log, such as 'tokenize'
+  write: Callable[[Any], Marker]  # of a task; returns the marker
+  tasks: Sequence[Any]  # of each shard; they must pickle
+  unit: str  # of the progress, such as 'documents'
+  sizes: Sequence[int]  # of each shard, in this unit
+
+
+def write_missing_shards(
+  artifact: Artifact,
+  work: ShardWork,
+  num_workers: int,
+  force_subprocess: bool = False,
+) -> list[Any]:
+  """Writes the shards that are not done, in parallel.
+
+  Args:
+    artifact: An artifact that has begun.
+    work: What to write. `work.write` is a function of a module, because
+      processes or Beam call it, see `workers.run_all`.
+    num_workers: As for `workers.run_all`.
+    force_subprocess: As for `workers.run_all`.
+
+  Returns:
+    The markers of all shards, in order.
+
+  Raises:
+    UserError: a shard that was done before is damaged; or as `work.write` and
+      `workers.run_all` do.
+  """
+  num_shards = len(work.tasks)
+  markers = finished_shards(artifact, num_shards, work.name)
+  progress = Progress(
+    work.name,
+    work.unit,
+    sum(work.sizes),
+    done=sum(work.sizes[shard] for shard in markers),
+  )
+  missing = [shard for shard in range(num_shards) if shard not in markers]
+  written = workers.run_all(
+    work.write,
+    [work.tasks[shard] for shard in missing],
+    num_workers,
+    force_subprocess,
+  )
+  for shard, marker in zip(missing, written, strict=True):
+    markers[shard] = marker
+    progress.add(work.sizes[shard], f'{len(markers)} of {num_shards} shards')
+  progress.finish(f'{num_shards} shards in {artifact.path}')
+  return [markers[shard] for shard in range(num_shards)]
+
+
+def finished_shards(
+  artifact: Artifact, num_shards: int, name: str
+) -> dict[int, Any]:
+  """The marker of each shard that is done, by the shard's number.
+
+  Args:
+    artifact: What the shards are of.
+    num_shards: How many shards the artifact gets.
+    name: Of the work, for the log, which says how many shards are done.
+
+  Raises:
+    UserError: a marker is damaged, or a file that it names.
+  """
+  markers = {
+    shard: marker
+    for shard in range(num_shards)
+    if (marker := artifact.finished_shard(shard, num_shards)) is not None
+  }
+  if markers:
+    logger.info(
+      '%s: %d of %d shards were done before', name, len(markers), num_shards
+    )
+  return markers
+
+
+def finish_from_markers(
+  artifact: Artifact,
+  markers: Sequence[Mapping[str, Any]],
+  sums: Sequence[str] = (),
+  more_files: Mapping[str, Mapping[str, Any]] | None = None,
+  **facts: Any,
+) -> Any:
+  """Writes the manifest of an artifact whose shards are all done.
+
+  Args:
+    artifact: An artifact that has begun.
+    markers: The markers of all shards, in order.
+    sums: Counts of a marker whose sums over all shards go into the manifest.
+    more_files: Checksums of files that are of no shard, by name.
+    **facts: What else the manifest says.
+
+  Returns:
+    The manifest, see `Artifact.finish`: with 'num_shards', the facts and sums.
+  """
+  files = {name: f for marker in markers for name, f in marker['files'].items()}
+  return artifact.finish(
+    {**files, **(more_files or {})},
+    num_shards=len(markers),
+    **facts,
+    **{name: sum(marker[name] for marker in markers) for name in sums},
+  )
