@@ -17,7 +17,7 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import sources
 from infoprune_jax.runtime import manifests, workers
 from infoprune_jax.runtime.hashing import (
-  content_hashes,
+  content_hash,
   mix,
   text_hash,
   uniform,
@@ -26,8 +26,6 @@ from infoprune_jax.runtime.hashing import (
 from infoprune_jax.runtime.progress import Progress, logger
 
 REFERENCE, SCORED, HELDOUT = range(len(SPLITS))
-# Hashed by content in one call; more would not stay in the cache of a core.
-BATCH_BYTES = 1 << 17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +47,6 @@ def index_file(file: sources.InputFile) -> FileIndex:
   """Reads a file once."""
   records, bad, first_bad = [], collections.Counter(), ''
   names: dict[str, int] = {}
-  content: list[int] = []
-  texts: list[str] = []
-  size = 0  # bytes of `texts`, which are yet to be hashed by content
   for line, record in sources.read_records(file):
     if isinstance(record, sources.BadRecord):
       bad[record.reason] += 1
@@ -60,22 +55,19 @@ def index_file(file: sources.InputFile) -> FileIndex:
     data = record.text.encode()
     source = names.setdefault(record.source, len(names))
     records.append(
-      (line, len(data), utf8_hash(data), text_hash(record.example_id), source)
+      (
+        line,
+        len(data),
+        content_hash(record.text),
+        utf8_hash(data),
+        text_hash(record.example_id),
+        source,
+      )
     )
-    texts.append(record.text)
-    size += len(data)
-    if size >= BATCH_BYTES:
-      content += content_hashes(texts)
-      texts, size = [], 0
-  content += content_hashes(texts)
-  columns = np.array(records, np.int64).reshape(-1, 5).T
+  columns = np.array(records, np.int64).reshape(-1, 6).T
   return FileIndex(
-    columns[0],
-    columns[1],
-    np.array(content, np.int64),
-    columns[2],
-    columns[3],
-    columns[4].astype(np.int32),
+    *columns[:5],
+    columns[5].astype(np.int32),
     tuple(names),
     dict(bad),
     first_bad,

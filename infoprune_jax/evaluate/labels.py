@@ -90,7 +90,7 @@ def run(config: Config, workdir: str) -> None:
   home = labels_dir(workdir, _digest(config, store, words, references, pages))
   with files.lock(home):
     content = np.array(
-      hashing.content_hashes([document.text for document in pages.documents])
+      [hashing.content_hash(document.text) for document in pages.documents]
     )
     own = _tokenize(config, home, pages, content, words)
     _write_statistics(config, workdir, home, store, own)

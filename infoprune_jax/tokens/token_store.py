@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
     ('num_tokens', pa.int32()),
     ('num_bytes', pa.int32()),  # of the text in UTF-8
     ('compressed_bytes', pa.int32()),  # of the text under zstd, alone
-    ('content_hash', pa.int64()),  # hashing.content_hashes
+    ('content_hash', pa.int64()),  # hashing.content_hash
   ]
 )
 

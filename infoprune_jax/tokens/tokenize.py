@@ -224,7 +224,7 @@ def write_shard(
     words: What the texts are encoded with.
     texts: D documents, in the order of the shard.
     split: [D] int, into SPLITS.
-    content_hash: [D] int64, as `hashing.content_hashes` gives them.
+    content_hash: [D] int64, by `hashing.content_hash`.
 
   Raises:
     UserError: a document is too long for the columns of the score table.

@@ -15,7 +15,7 @@ from infoprune_jax.config import (
 )
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import files
-from infoprune_jax.runtime.hashing import content_hashes, uniform
+from infoprune_jax.runtime.hashing import content_hash, uniform
 from infoprune_jax.runtime.workdir import token_store_dir, vocabulary_dir
 from infoprune_jax.tokens import tokenize
 from infoprune_jax.tokens.token_store import TokenStore
@@ -242,7 +242,7 @@ def test_the_vocabulary_sees_the_reference_split_alone(
 
 def others(rows, edits) -> list:
   """Those of the rows that fall outside the reference split."""
-  hashes = np.array(content_hashes([row['text'] for row in rows]))
+  hashes = np.array([content_hash(row['text']) for row in rows])
   point = uniform(hashes, edits.corpus.seed)
   outside = point >= edits.corpus.reference_fraction
   assert outside.any()
