@@ -165,9 +165,11 @@ def _tokenize(
       0,
       1,
       words,
-      pages.documents,
-      np.full(len(content), SPLITS.index('scored')),
-      content,
+      tokenize.ShardTexts(
+        pages.documents,
+        np.full(len(content), SPLITS.index('scored')),
+        content,
+      ),
     )
     tokenize.finish(artifact, [cast(StoreMarker, marker)], words, {})
   return TokenStore.open(home)

@@ -29,9 +29,9 @@ from infoprune_jax.runtime.workdir import token_store_dir, vocabulary_dir
 from infoprune_jax.tokens import token_store, vocabulary, vocabulary_files
 from infoprune_jax.tokens.token_store import StoreManifest, StoreMarker, Totals
 
-# A document of 2^31 tokens would not fit the columns of the score table.
+# The score table counts tokens and bytes of a document in int32.
 MAX_DOCUMENT_BYTES = 2**31 - 1
-# Encoded in one call; more would gain nothing, and take memory.
+# The most that is encoded in one call. More is not faster, and takes memory.
 BATCH_DOCUMENTS, BATCH_BYTES = 256, 1 << 20
 
 
@@ -43,35 +43,50 @@ def run(config: Config, workdir: str) -> None:
   """
   path = token_store_dir(workdir)
   with files.lock(path):
-    options = store_options(config)
-    found = manifests.read_manifest(path, 'tokenize')
-    words_there = manifests.read_manifest(vocabulary_dir(workdir), 'tokenize')
-    if found is not None and words_there is not None:
-      # The corpus may no longer be at hand; what was asked of it decides.
-      inputs = dict(found['inputs'])
-      if config.vocabulary.path:
-        given = vocabulary_files.open_given(config.vocabulary)
-        inputs['vocabulary'] = given.hash
-      store = artifacts.Artifact(
-        path, 'token store', 'tokenize', options, inputs
-      )
-      store.finished()
-      logger.info(
-        'tokenize: finished before (%d documents), skipped',
-        cast(StoreManifest, found)['num_documents'],
-      )
+    if _is_finished(config, workdir):
       return
     with workers.shared_pool(config.corpus, workdir, 'tokenize'):
       index = corpus_index.build(config.corpus)
       words = _vocabulary(config, workdir, index)
-      store = artifacts.Artifact(
+      store = _token_store(
+        config,
         path,
-        'token store',
-        'tokenize',
-        options,
         {'corpus': index.fingerprint(), 'vocabulary': words.hash},
       )
       _write(config, store, index, words)
+
+
+def _is_finished(config: Config, workdir: str) -> bool:
+  """Whether there is a token store of this config, with its vocabulary.
+
+  Raises:
+    UserError: the token store was made from something else.
+  """
+  path = token_store_dir(workdir)
+  manifest = manifests.read_manifest(path, 'tokenize')
+  vocabulary_manifest = manifests.read_manifest(
+    vocabulary_dir(workdir), 'tokenize'
+  )
+  if manifest is None or vocabulary_manifest is None:
+    return False
+  # The corpus may no longer be there: only the options for it are compared.
+  inputs = dict(manifest['inputs'])
+  if config.vocabulary.path:
+    inputs['vocabulary'] = vocabulary_files.open_given(config.vocabulary).hash
+  _token_store(config, path, inputs).finished()
+  logger.info(
+    'tokenize: finished before (%d documents), skipped',
+    cast(StoreManifest, manifest)['num_documents'],
+  )
+  return True
+
+
+def _token_store(
+  config: Config, path: str, inputs: dict[str, str]
+) -> artifacts.Artifact:
+  return artifacts.Artifact(
+    path, 'token store', 'tokenize', store_options(config), inputs
+  )
 
 
 def store_options(config: Config) -> dict[str, Any]:
@@ -84,7 +99,7 @@ def store_options(config: Config) -> dict[str, Any]:
 def _vocabulary(
   config: Config, workdir: str, index: CorpusIndex
 ) -> vocabulary.Vocabulary:
-  """The vocabulary of the workdir: there already, given, or trained now."""
+  """The vocabulary: read from the workdir, given by the config, or trained."""
   given = None
   if config.vocabulary.path:
     given = vocabulary_files.open_given(config.vocabulary)
@@ -92,11 +107,7 @@ def _vocabulary(
   inputs = {'model': given.hash} if given else {'corpus': index.fingerprint()}
   path = vocabulary_dir(workdir)
   artifact = artifacts.Artifact(
-    path,
-    'vocabulary',
-    'tokenize',
-    config.vocabulary,
-    inputs,
+    path, 'vocabulary', 'tokenize', config.vocabulary, inputs
   )
   if artifact.finished():
     return vocabulary.Vocabulary.load(path)
@@ -106,17 +117,17 @@ def _vocabulary(
 
 
 def _warn(given: vocabulary.Vocabulary, path: str) -> None:
-  """Tells what of a text a given vocabulary does not keep."""
+  """Warns if a given vocabulary changes text, or has odd special tokens."""
   if given.is_lossy:
     logger.warning(
       'tokenize: the vocabulary %s does not keep every text as it is (it '
-      'normalises, or has no byte fallback): what it loses is not scored',
+      'normalises, or has no byte fallback): lost text is not scored',
       path,
     )
   for id_ in given.reachable_from_text:
     logger.warning(
-      'tokenize: %d, which marks where documents start or end, is what the '
-      'vocabulary %s encodes some text with too',
+      'tokenize: the id %d marks where documents start or end, but the '
+      'vocabulary %s also encodes some text with it',
       id_,
       path,
     )
@@ -125,7 +136,7 @@ def _warn(given: vocabulary.Vocabulary, path: str) -> None:
 def _train_vocabulary(
   config: Config, index: CorpusIndex
 ) -> vocabulary.Vocabulary:
-  """Trains on a seeded draw from the reference split."""
+  """Trains a vocabulary on a seeded sample of the reference split."""
   start = time.monotonic()
   reference = np.flatnonzero(index.split == corpus_index.REFERENCE)
   keys = hashing.mix(index.content_hash[reference], config.corpus.seed + 1)
@@ -158,7 +169,7 @@ def _train_vocabulary(
 
 @dataclasses.dataclass(frozen=True)
 class _ShardTask:
-  """What a worker needs to write one shard."""
+  """What a worker needs to write a shard."""
 
   store: artifacts.Artifact
   shard: int
@@ -169,19 +180,20 @@ class _ShardTask:
 
 @functools.lru_cache(maxsize=1)
 def _opened(words: vocabulary.Vocabulary) -> vocabulary.Vocabulary:
-  """The first of equal vocabularies; a worker opens it once for all shards."""
+  """The same object for equal vocabularies, so that a worker opens it once."""
   return words
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-  """Documents to encode in one call, which is faster than one by one."""
+  """Documents to encode in one call, which is faster than one at a time."""
   batch, size = [], 0
   for document in documents:
     num_bytes = len(document.text.encode())
     if num_bytes > MAX_DOCUMENT_BYTES:
       raise UserError(
-        f'Document {document.example_id!r} has {num_bytes} bytes, the most is '
-        f'{MAX_DOCUMENT_BYTES}: cut it before.'
+        f'Document {document.example_id!r} has {num_bytes} bytes, but a '
+        f'document may have at most {MAX_DOCUMENT_BYTES}: cut it into shorter '
+        'documents.'
       )
     batch.append(document)
     size += num_bytes
@@ -194,16 +206,21 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 def _write_shard(task: _ShardTask) -> StoreMarker:
   """Tokenizes and writes one part of the corpus, and returns its marker."""
-  everything = np.ones(len(task.index.split), bool)
-  return write_shard(
-    task.store,
-    task.shard,
-    task.num_shards,
-    _opened(task.words),
-    task.index.documents(everything),
-    task.index.split,
-    task.index.content_hash,
+  every = np.ones(len(task.index.split), bool)
+  texts = ShardTexts(
+    task.index.documents(every), task.index.split, task.index.content_hash
   )
+  words = _opened(task.words)
+  return write_shard(task.store, task.shard, task.num_shards, words, texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTexts:
+  """The D documents of a shard, in order."""
+
+  documents: Iterable[Document]
+  split: np.ndarray  # [D] int, into SPLITS
+  content_hash: np.ndarray  # [D] int64, by `hashing.content_hash`
 
 
 def write_shard(
@@ -211,20 +228,9 @@ def write_shard(
   number: int,
   num_shards: int,
   words: vocabulary.Vocabulary,
-  texts: Iterable[Document],
-  split: np.ndarray,
-  content_hash: np.ndarray,
+  texts: ShardTexts,
 ) -> StoreMarker:
   """Tokenizes documents, writes them as a shard, and returns its marker.
-
-  Args:
-    store: The token store.
-    number: Which shard.
-    num_shards: Of how many.
-    words: What the texts are encoded with.
-    texts: D documents, in the order of the shard.
-    split: [D] int, into SPLITS.
-    content_hash: [D] int64, by `hashing.content_hash`.
 
   Raises:
     UserError: a document is too long for the columns of the score table.
@@ -232,20 +238,21 @@ def write_shard(
   codec = pa.Codec('zstd', compression_level=3)
   documents: list[dict[str, Any]] = []
   tokens: list[np.ndarray] = []
-  for batch in _batches(texts):
-    tokens += words.encode_all([document.text for document in batch])
-    for document in batch:
+  for batch in _batches(texts.documents):
+    encoded = words.encode_all([document.text for document in batch])
+    for document, ids in zip(batch, encoded, strict=True):
       position = len(documents)
       data = document.text.encode()
+      tokens.append(ids)
       documents.append(
         {
           'example_id': document.example_id,
           'source': document.source,
-          'split': int(split[position]),
-          'num_tokens': len(tokens[position]),
+          'split': int(texts.split[position]),
+          'num_tokens': len(ids),
           'num_bytes': len(data),
           'compressed_bytes': len(codec.compress(data, asbytes=True)),
-          'content_hash': int(content_hash[position]),
+          'content_hash': int(texts.content_hash[position]),
         }
       )
   files = token_store.shard_files(
@@ -307,9 +314,9 @@ def finish(
 
   Args:
     store: The token store.
-    markers: Of all its shards, in order.
-    words: What the texts were encoded with.
-    bad_records: Those left out, by reason.
+    markers: The markers of all shards, in order.
+    words: The vocabulary that encoded the texts.
+    bad_records: How many documents were left out, by reason.
   """
   splits = {
     name: {

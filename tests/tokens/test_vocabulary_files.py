@@ -1,129 +1,38 @@
 """Vocabularies that others made: special ids, and text that stays text."""
 
-import functools
-import io
 import json
 import logging
 import pathlib
-import re
 
 import numpy as np
 import pytest
-import sentencepiece
 from hypothesis import example, given, settings, strategies as st
-from tokenizers import (
-  AddedToken,
-  Tokenizer,
-  decoders,
-  models,
-  normalizers,
-  pre_tokenizers,
-  processors,
-  trainers,
+from made_vocabularies import (
+  LINES,
+  ORDINARY,
+  SPECIAL,
+  byte_level,
+  in_folder,
+  opened,
+  sentence_model,
+  unigram,
 )
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from infoprune_jax.config import (
-  corpus as corpus_config,
-  experiment as config_lib,
-)
+from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.workdir import vocabulary_dir
-from infoprune_jax.tokens import tokenize, vocabulary_files
+from infoprune_jax.tokens import tokenize
 from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.tokens.vocabulary import Vocabulary
 
-LINES = [
-  f'line {n:b} of a corpus with {n**5:x} and {n**7 % 9973:o} in it </s>'
-  for n in range(99)
-]
-SPECIAL = ('<|endoftext|>', '<s>', '</s>', '<unk>')
-LOUD = '|||NAME|||'  # An added token that is not marked as special.
 texts = st.lists(
   st.text(st.characters(exclude_categories=['Cs']))
-  | st.sampled_from([*SPECIAL, LOUD, '\r\n', '  ', 'e\u0301', 'ﬁ', 'line ']),
+  | st.sampled_from(
+    [*SPECIAL, ORDINARY, '\r\n', '  ', 'e\u0301', 'ﬁ', 'line ']
+  ),
   max_size=6,
 ).map(''.join)
-
-
-def settings_of(path, bos_id: int = -1, eos_id: int = -1):
-  return corpus_config.VocabularyConfig(
-    path=str(path),
-    bos_id=bos_id,
-    eos_id=eos_id,
-    size=340,
-    type='bpe',
-    train_bytes=1,
-  )
-
-
-def opened(path, **ids: int) -> Vocabulary:
-  return vocabulary_files.open_given(settings_of(path, **ids))
-
-
-@functools.cache
-def byte_level() -> str:
-  """A byte-level BPE that would add tokens, cut, pad and drop out."""
-  tokenizer = Tokenizer(models.BPE())
-  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  tokenizer.decoder = decoders.ByteLevel()
-  tokenizer.train_from_iterator(
-    LINES,
-    trainers.BpeTrainer(
-      vocab_size=320,
-      special_tokens=list(SPECIAL),
-      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-      show_progress=False,
-    ),
-  )
-  tokenizer.add_tokens([AddedToken(LOUD, normalized=False)])
-  end = tokenizer.token_to_id('</s>')
-  tokenizer.post_processor = processors.TemplateProcessing(
-    single='</s> $A </s>', special_tokens=[('</s>', end)]
-  )
-  tokenizer.enable_truncation(3)
-  tokenizer.enable_padding(length=9)
-  tokenizer.model.dropout = 0.5
-  return tokenizer.to_str()
-
-
-@functools.cache
-def unigram() -> str:
-  """One whose pieces spell its special tokens, and that knows few letters."""
-  tokenizer = Tokenizer(models.Unigram())
-  tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-  tokenizer.decoder = decoders.Metaspace()
-  tokenizer.train_from_iterator(
-    LINES,
-    trainers.UnigramTrainer(
-      vocab_size=80,
-      special_tokens=['<unk>', '<s>', '</s>'],
-      unk_token='<unk>',
-      show_progress=False,
-    ),
-  )
-  return tokenizer.to_str()
-
-
-def sentence_model(**options) -> bytes:
-  """A model of SentencePiece's own making."""
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(LINES),
-    model_writer=model,
-    vocab_size=60,
-    minloglevel=2,
-    **options,
-  )
-  return model.getvalue()
-
-
-def in_folder(path: pathlib.Path, tokenizer: str, **beside) -> pathlib.Path:
-  """A tokenizer.json in `path`, with other files of JSON beside it."""
-  path.mkdir(parents=True, exist_ok=True)
-  (path / 'tokenizer.json').write_text(tokenizer)
-  for name, value in beside.items():
-    (path / f'{name}.json').write_text(json.dumps(value))
-  return path
 
 
 @pytest.fixture(scope='module')
@@ -167,12 +76,12 @@ def test_special_ids_are_what_the_settings_name(byte_words):
 
 
 def test_an_added_token_is_found_in_text_unless_it_is_special(bytes_path):
-  loud = json.loads(byte_level())['added_tokens'][-1]['id']
-  assert opened(bytes_path).encode(f'a{LOUD}').tolist()[-1] == loud
-  words = opened(bytes_path, eos_id=loud)
-  assert loud not in words.encode(f'a{LOUD}')
-  assert words.decode(words.encode(f'a{LOUD}')) == f'a{LOUD}'
-  assert words.decode([loud]) == ''
+  ordinary = json.loads(byte_level())['added_tokens'][-1]['id']
+  assert opened(bytes_path).encode(f'a{ORDINARY}').tolist()[-1] == ordinary
+  words = opened(bytes_path, eos_id=ordinary)
+  assert ordinary not in words.encode(f'a{ORDINARY}')
+  assert words.decode(words.encode(f'a{ORDINARY}')) == f'a{ORDINARY}'
+  assert words.decode([ordinary]) == ''
 
 
 @settings(max_examples=100, deadline=None)
@@ -275,102 +184,6 @@ def test_ids_out_of_range_are_refused(bytes_path, byte_words, name):
     opened(bytes_path, **{name: size})
 
 
-def gpt2(path: pathlib.Path, vocab: dict, merges: list[str]) -> pathlib.Path:
-  path.mkdir(exist_ok=True)
-  (path / 'vocab.json').write_text(json.dumps(vocab))
-  lines = ['#version: 0.2', *merges, '']
-  (path / 'merges.txt').write_text('\n'.join(lines))
-  return path
-
-
-@functools.cache
-def gpt2_parts() -> tuple[dict[str, int], list[str]]:
-  """Vocabulary and merges, with the special token at the end."""
-  model = json.loads(byte_level())['model']
-  pieces = [piece for piece in model['vocab'] if piece not in SPECIAL]
-  vocab = {piece: number for number, piece in enumerate(pieces)}
-  vocab['<|endoftext|>'] = len(vocab)
-  return vocab, [' '.join(pair) for pair in model['merges']]
-
-
-def test_a_folder_of_gpt2(tmp_path):
-  vocab, merges = gpt2_parts()
-  words = opened(gpt2(tmp_path, vocab, merges))
-  assert words.bos_id == words.eos_id == words.size - 1 == len(vocab) - 1
-  # The bytes before it in the alphabet shift all ids alike.
-  plain = Tokenizer.from_str(byte_level())
-  plain.model.dropout = None
-  plain.no_truncation()
-  plain.no_padding()
-  text = LINES[7]
-  expected = [
-    vocab[token]
-    for token in plain.encode(text, add_special_tokens=False).tokens
-    if token in vocab
-  ]
-  found = words.encode(text.removesuffix(' </s>')).tolist()
-  assert found == expected[: len(found)]
-  for text in (''.join(SPECIAL), ' \x85\u2028 é\r\n', 'a'):
-    ids = words.encode(text)
-    assert words.decode(ids) == text
-    assert words.eos_id not in ids
-
-
-def test_a_folder_of_gpt2_without_its_special_token(tmp_path):
-  vocab, merges = gpt2_parts()
-  path = gpt2(tmp_path, {k: v for k, v in vocab.items() if v < 300}, [])
-  with pytest.raises(UserError, match=r'with their ids: none\. Set'):
-    opened(path)
-  assert opened(path, bos_id=1, eos_id=2).bos_id == 1
-  (path / 'merges.txt').write_text('\n'.join([*merges, 'zzz yyy']))
-  with pytest.raises(UserError, match='cannot be opened'):
-    opened(path, bos_id=1, eos_id=2)
-
-
-def test_added_tokens_of_gpt2(tmp_path):
-  vocab, merges = gpt2_parts()
-  path = gpt2(tmp_path, vocab, merges)
-  plain = opened(path)
-  size = len(vocab)
-  added = {'<|im_end|>': size + 1, '<|im_start|>': size, 'wordy': size + 2}
-  (path / 'added_tokens.json').write_text(json.dumps(added))
-  (path / 'special_tokens_map.json').write_text(
-    json.dumps(
-      {
-        'eos_token': {'content': '<|im_end|>'},
-        'additional_special_tokens': ['<|im_start|>'],
-      }
-    )
-  )
-  words = opened(path)
-  assert words.size == size + 3
-  assert words.bos_id == plain.bos_id and words.eos_id == size + 1
-  # One that is not special is what text is encoded with.
-  assert size + 2 in words.encode('a wordy text')
-  for text in ('<|im_start|>a<|im_end|>', 'a wordy text'):
-    assert words.decode(words.encode(text)) == text
-    assert not {size, size + 1} & set(words.encode(text).tolist())
-  assert words.encode(LINES[7]).tolist() == plain.encode(LINES[7]).tolist()
-
-
-@pytest.mark.parametrize(
-  'added, said',
-  [
-    ({'<x>': 10**6}, "gives '<x>' the id 1000000, but"),
-    ({'a': 1}, "gives 'a' the id 1, but"),
-    ({'<x>': -1}, 'the id -1, expected'),
-    ({'<x>': '7'}, "the id '7', expected"),
-    ([], 'is not a JSON object'),
-  ],
-)
-def test_added_tokens_that_cannot_be_are_refused(tmp_path, added, said):
-  vocab, merges = gpt2_parts()
-  path = gpt2(tmp_path, vocab, merges)
-  (path / 'added_tokens.json').write_text(json.dumps(added))
-  with pytest.raises(UserError, match=re.escape(said)):
-    opened(path)
-
-
 def test_added_tokens_beside_a_tokenizer_are_compared(bytes_path):
   beside = bytes_path / 'added_tokens.json'
   beside.write_text('{"<extra>": 9999}')
@@ -379,15 +192,6 @@ def test_added_tokens_beside_a_tokenizer_are_compared(bytes_path):
       opened(bytes_path)
   finally:
     beside.unlink()
-
-
-def test_gpt2_with_a_space_before_the_text(tmp_path):
-  vocab, merges = gpt2_parts()
-  path = gpt2(tmp_path, vocab, merges)
-  spaced = opened(path).encode(' a b').tolist()
-  settings = {'add_prefix_space': True, 'eos_token': '<|endoftext|>'}
-  (path / 'tokenizer_config.json').write_text(json.dumps(settings))
-  assert opened(path).encode('a b').tolist() == spaced
 
 
 def test_a_folder_of_neither_is_no_model(tmp_path):
@@ -510,4 +314,4 @@ def test_the_stage_tells_of_what_is_lost(tmp_path, make_experiment, caplog):
     tokenize.run(config_lib.from_mapping(edits), str(tmp_path / 'work'))
   first, second = (record.getMessage() for record in caplog.records)
   assert 'does not keep every text' in first
-  assert f'{newline}, which marks where documents' in second
+  assert f'the id {newline} marks where documents' in second
