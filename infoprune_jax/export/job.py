@@ -182,13 +182,14 @@ def _score_tasks(
 ) -> list[decisions.ScoresTask]:
   tables = decisions.Tables(source.workdir, export.selections)
   num_shards = source.store.num_shards
+  index = source.index if source.include_locations else None
   return [
     decisions.ScoresTask(
       export.artifact,
       shard,
       num_shards,
       tables,
-      source.index.restricted_to(shard) if source.include_locations else None,
+      index.restricted_to(shard) if index else None,
     )
     for shard in range(num_shards)
   ]

@@ -6,6 +6,7 @@ reads `text` of ArrayRecord (its ParseFeatures), groups of one record being
 what Grain's random access asks for.
 """
 
+import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -18,6 +19,8 @@ from infoprune_jax.runtime import artifacts, files
 from infoprune_jax.runtime.files import FileFacts
 from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.workdir import DATA, shard_name
+
+_ARRAY_RECORD = 'array_record.python.array_record_module'
 
 
 def encode_example(**features: str) -> bytes:
@@ -56,13 +59,12 @@ def write_tfds(task: ShardTask) -> Marker:
 def check_array_record() -> None:
   """Raises `UserError` where ArrayRecord cannot be written."""
   try:
-    from array_record.python import array_record_module as array_record
+    importlib.import_module(_ARRAY_RECORD)
   except ImportError as error:
     raise UserError(
       f"export.formats='array_record' needs a package that cannot be imported "
       f'({error}): pip install array_record.'
     ) from None
-  del array_record
 
 
 def finish_tfds(
@@ -85,9 +87,8 @@ def finish_tfds(
 
 
 def _array_record(path: str, records: Iterable[bytes]) -> None:
-  from array_record.python import array_record_module as array_record
-
-  writer = array_record.ArrayRecordWriter(path, 'group_size:1')
+  module = importlib.import_module(_ARRAY_RECORD)
+  writer = module.ArrayRecordWriter(path, 'group_size:1')
   for record in records:
     writer.write(record)
   writer.close()

@@ -179,7 +179,7 @@ class _Pipeline:
       numbers = pipeline | 'Tasks' >> beam.Create(range(num_tasks))
       # Or a runner would fuse both steps, and one worker do all.
       spread = numbers | 'Spread' >> beam.Reshuffle()
-      spread | 'Work' >> beam.Map(functools.partial(_work, folder))
+      _ = spread | 'Work' >> beam.Map(functools.partial(_work, folder))
       self._state = pipeline.run().wait_until_finish()
     except BaseException as error:  # Raised where it is waited for.
       self._error = error

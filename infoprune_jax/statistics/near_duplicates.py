@@ -64,15 +64,15 @@ def run(config: Config, workdir: str) -> None:
       return
     artifact = artifact.begin()
     with workers.shared_pool(config.corpus, workdir, JOB):
-      _sign(config, workdir, store, signatures)
-      group, size = _groups(config, store, signatures)
-      _write(config, workdir, store, artifact, group, size)
-    # Many times as large as the table, and no longer needed.
+      _write_signatures(config, workdir, store, signatures)
+      columns = _groups(config, store, signatures)
+      _write_table(config, workdir, store, artifact, columns)
+    # Much larger than the table, and no longer needed.
     filesystems.delete_folder(signatures.path)
 
 
 def shingles(tokens: np.ndarray, ngram: int) -> np.ndarray:
-  """A hash of each n-gram; of the whole where it is shorter.
+  """A hash of each n-gram, or of the whole text if it is shorter than one.
 
   Args:
     tokens: [T], ids.
@@ -82,11 +82,11 @@ def shingles(tokens: np.ndarray, ngram: int) -> np.ndarray:
     [max(T - ngram + 1, 1)] uint32; [0] where T is 0.
   """
   width = min(ngram, len(tokens))
-  found = np.zeros(len(tokens) - width + 1 if width else 0, np.uint64)
+  hashes = np.zeros(len(tokens) - width + 1 if width else 0, np.uint64)
   for first in range(width):
-    here = tokens[first : first + len(found)].astype(np.uint64)
-    found = scramble(found + here + offset(0))
-  return (found >> np.uint64(32)).astype(np.uint32)
+    ids = tokens[first : first + len(hashes)].astype(np.uint64)
+    hashes = scramble(hashes + ids + offset(0))
+  return (hashes >> np.uint64(32)).astype(np.uint32)
 
 
 def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
@@ -99,37 +99,37 @@ def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
   Returns:
     [bands, documents] uint64.
   """
-  parted = signatures.reshape(len(signatures), bands, -1).astype(np.uint64)
-  keys = np.zeros(parted.shape[:2], np.uint64)
-  for row in range(parted.shape[2]):
-    keys = scramble(keys + parted[:, :, row] + offset(0))
+  banded = signatures.reshape(len(signatures), bands, -1).astype(np.uint64)
+  keys = np.zeros(banded.shape[:2], np.uint64)
+  for doc_index in range(banded.shape[2]):
+    keys = scramble(keys + banded[:, :, row] + offset(0))
   return np.ascontiguousarray(keys.T)
 
 
 def joined(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-  """Groups of what is joined by pairs, directly or not.
+  """The connected components of a graph.
 
   Args:
-    pairs: [2, pairs] int64, numbers below `count`.
-    count: N.
+    pairs: The edges, [2, pairs] int64, of nodes below `count`.
+    count: N, the number of nodes.
 
   Returns:
-    [N] int64, the first of each one's group, which is itself where it is alone;
-    and [N] int32, how large the group is.
+    The first node of each node's component, [N] int64, and the size of the
+    component, [N] int32.
   """
   from scipy import sparse
 
   group, size = np.arange(count), np.ones(count, np.int32)
   if pairs.size:
-    some, places = np.unique(pairs, return_inverse=True)
-    first, second = places.reshape(2, -1)
+    nodes, numbers = np.unique(pairs, return_inverse=True)
+    first, second = numbers.reshape(2, -1)
     graph = sparse.coo_array(
-      (np.ones(len(first), np.int8), (first, second)), (len(some), len(some))
+      (np.ones(len(first), np.int8), (first, second)), (len(nodes), len(nodes))
     )
     _, label = sparse.csgraph.connected_components(graph, directed=False)
     _, first_of_label = np.unique(label, return_index=True)
-    group[some] = some[first_of_label[label]]
-    size[some] = np.bincount(label)[label]
+    group[nodes] = nodes[first_of_label[label]]
+    size[nodes] = np.bincount(label)[label]
   return group, size
 
 
@@ -167,25 +167,25 @@ def _sign_shard(task: _ShardTask) -> Marker:
 
   store = _opened(task.workdir)
   shard = store.shard(task.shard)
-  given = task.config
+  config = task.config
   blank = datasketch.MinHash(
-    given.bands * given.rows_per_band,
-    seed=given.seed,
+    config.bands * config.rows_per_band,
+    seed=config.seed,
     hashfunc=int,  # They are hashes already.
     scheme=_SCHEME,
   )
   doc_indices = _rows(store, task.shard, task.folds)
-  found = np.zeros((len(doc_indices), len(blank)), np.uint32)
+  signatures = np.zeros((len(doc_indices), len(blank)), np.uint32)
   for number, doc_index in enumerate(doc_indices):
     sketch = blank.copy()
     hashes = shingles(
       shard.tokens[shard.offsets[doc_index] : shard.offsets[doc_index + 1]],
-      given.ngram,
+      config.ngram,
     )
     for start in range(0, len(hashes), _PIECE):
       sketch.update_batch(hashes[start : start + _PIECE].tolist())
-    found[number] = sketch.hashvalues
-  keys = band_keys(found, given.bands)
+    signatures[number] = sketch.hashvalues
+  keys = band_keys(signatures, config.bands)
   return task.artifact.finish_shard(
     task.shard,
     store.num_shards,
@@ -198,7 +198,7 @@ def _sign_shard(task: _ShardTask) -> Marker:
   )
 
 
-def _sign(
+def _write_signatures(
   config: Config,
   workdir: str,
   store: TokenStore,
@@ -208,15 +208,9 @@ def _sign(
   if artifact.finished():
     return
   artifact = artifact.begin()
+  folds = config.reference.folds
   tasks = [
-    _ShardTask(
-      artifact,
-      workdir,
-      shard,
-      config.reference.folds,
-      config.near_duplicates,
-      {},
-    )
+    _ShardTask(artifact, workdir, shard, folds, config.near_duplicates, {})
     for shard in range(store.num_shards)
   ]
   work = resumable.ShardWork(
@@ -252,17 +246,17 @@ def _pairs(task: tuple[str, Manifest, int]) -> np.ndarray:
 
 def _groups(
   config: Config, store: TokenStore, signatures: artifacts.Artifact
-) -> tuple[np.ndarray, np.ndarray]:
-  """The group of each example, named by its first document's number, and size."""
+) -> dict[str, np.ndarray]:
+  """The table's columns: the first document of each group, and its size."""
   manifest = signatures.finished()
-  assert manifest is not None  # `_sign` has finished it.
+  assert manifest is not None  # `_write_signatures` has finished it.
   bands = config.near_duplicates.bands
   tasks = [(signatures.path, manifest, band) for band in range(bands)]
   progress = Progress(f'{JOB}: groups', 'bands', bands)
   pairs = np.zeros((2, 0), np.int64)
-  for found in workers.run_all(_pairs, tasks, config.corpus.num_workers):
-    # Most are in many bands.
-    pairs = np.unique(np.concatenate([pairs, found], axis=1), axis=1)
+  for of_band in workers.run_all(_pairs, tasks, config.corpus.num_workers):
+    # Most pairs are in many bands.
+    pairs = np.unique(np.concatenate([pairs, of_band], axis=1), axis=1)
     progress.add(1)
   count = sum(cast(_SignaturesManifest, manifest)['examples_per_shard'])
   group, size = joined(pairs, count)
@@ -277,7 +271,7 @@ def _groups(
       for shard in range(store.num_shards)
     ]
   )
-  return document[group], size
+  return {'near_duplicate_group': document[group], 'near_duplicates': size}
 
 
 def _write_shard(task: _ShardTask) -> Marker:
@@ -298,33 +292,24 @@ def _write_shard(task: _ShardTask) -> Marker:
   )
 
 
-def _write(
+def _write_table(
   config: Config,
   workdir: str,
   store: TokenStore,
   artifact: artifacts.Artifact,
-  group: np.ndarray,
-  size: np.ndarray,
+  columns: dict[str, np.ndarray],
 ) -> None:
   """Writes the shards that are not done, then the manifest."""
   folds = config.reference.folds
-  counts = [
-    len(_rows(store, shard, folds)) for shard in range(store.num_shards)
-  ]
-  ends = np.cumsum(counts)[:-1]
-  tasks = [
-    _ShardTask(
-      artifact,
-      workdir,
-      shard,
-      folds,
-      config.near_duplicates,
-      {'near_duplicate_group': groups, 'near_duplicates': sizes},
+  tasks, start = [], 0
+  for shard in range(store.num_shards):
+    end = start + len(_rows(store, shard, folds))
+    own = {name: values[start:end] for name, values in columns.items()}
+    tasks.append(
+      _ShardTask(artifact, workdir, shard, folds, config.near_duplicates, own)
     )
-    for shard, (groups, sizes) in enumerate(
-      zip(np.split(group, ends), np.split(size, ends), strict=True)
-    )
-  ]
+    start = end
+  groups = columns['near_duplicate_group']
   work = resumable.ShardWork(
     JOB, _write_shard, tasks, 'documents', store.documents_per_shard
   )
@@ -334,6 +319,6 @@ def _write(
   resumable.finish_from_markers(
     artifact,
     markers,
-    num_examples=len(group),
-    num_groups=len(np.unique(group)),
+    num_examples=len(groups),
+    num_groups=len(np.unique(groups)),
   )

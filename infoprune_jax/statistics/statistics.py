@@ -1,7 +1,7 @@
-"""The stage for what is known of examples without a model. No JAX.
+"""The stage that computes statistics of examples without a model. No JAX.
 
-It needs no accelerator: parts of the token store go round processes, and a rule
-reads its columns beside those of the score table.
+It needs no accelerator: processes share the parts of the token store. A rule
+reads the columns of this table beside those of the score table.
 """
 
 import dataclasses
@@ -57,10 +57,10 @@ def unigram_nll(counts: np.ndarray) -> np.ndarray:
 
 
 def token_values(counts: np.ndarray) -> dict[str, np.ndarray]:
-  """What is summed over a document's tokens, by column.
+  """The values that are summed over a document's tokens, by column.
 
-  Besides `unigram_nll` the frequencies themselves and their squares, of which
-  arXiv 2509.18577 takes the deviation within a document.
+  They are `unigram_nll`, the frequencies and their squares. arXiv 2509.18577
+  takes the deviation of frequencies within a document.
 
   Args:
     counts: [V] int64, in the reference split.
@@ -105,7 +105,7 @@ def run(config: Config, workdir: str) -> None:
 
 
 def options(folds: int) -> dict[str, Any]:
-  """What decides the table, besides the stores; earlier ones had less."""
+  """The options of the table; tables of older versions had fewer columns."""
   return {'folds': folds, 'columns': tables.STATISTICS_SCHEMA.names}
 
 
@@ -116,12 +116,15 @@ def token_counts(
 
   Args:
     workdir: Of the store.
-    store: What is counted.
+    store: The tokens to count.
     folds: How many reference models there are.
     num_workers: Processes; 0 for one a core.
   """
   tasks = [(workdir, shard, folds) for shard in range(store.num_shards)]
-  return sum(workers.run_all(_count, tasks, num_workers))
+  counts = np.zeros((folds, store.vocab_size), np.int64)
+  for of_shard in workers.run_all(_count, tasks, num_workers):
+    counts += of_shard
+  return counts
 
 
 def write(

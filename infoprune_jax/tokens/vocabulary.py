@@ -35,10 +35,10 @@ MODEL_FILES = {
 PROBES = (f' two  spaces\n\ttab e\u0301 \U0001f9ec {META_SPACE}a', 'Start')
 
 
-# SentencePiece skips sentences of more bytes, without a word.
+# SentencePiece silently skips sentences of more bytes.
 MAX_SENTENCE_BYTES = 1 << 20
-# Characters between spaces, or of spaces. SentencePiece ends the process from
-# 65,536 on, and takes minutes for a few that are long and repeat themselves.
+# The most characters between spaces, or of spaces. With 65,536 SentencePiece
+# ends the process. With fewer it takes minutes if they repeat themselves.
 MAX_WORD = 2048
 _LONG_WORD = re.compile(f' ?[^ ]{{{MAX_WORD},}}| {{{MAX_WORD},}}')
 # All bytes, and padding, BOS, EOS and the unknown token.
@@ -159,9 +159,7 @@ class Vocabulary:
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
   """Texts for SentencePiece; as they are, but for what it cannot take."""
-  seen: set[str] = (
-    set()
-  )  # Copies of a long piece are slow, and say nothing new.
+  seen: set[str] = set()  # Copies of a long piece are slow, and add nothing.
   for text in texts:
     end = 0
     for word in _LONG_WORD.finditer(text):
@@ -220,11 +218,11 @@ def train(config: VocabularyConfig, texts: Iterable[str]) -> Vocabulary:
   sentences = list(_sentences(texts))
   try:
     try:
-      model = _trained(config, sentences)
+      model = _train_model(config, sentences)
     except RuntimeError as error:
       if 'required_chars' not in str(error):
         raise
-      model = _trained(config, _common_characters(sentences, config.size))
+      model = _train_model(config, _common_characters(sentences, config.size))
   except RuntimeError as error:
     raise UserError(
       f'vocabulary.size={config.size} cannot be trained on the reference '
@@ -233,7 +231,7 @@ def train(config: VocabularyConfig, texts: Iterable[str]) -> Vocabulary:
   return Vocabulary(SENTENCEPIECE, model, bos_id=2, eos_id=1)
 
 
-def _trained(config: VocabularyConfig, sentences: list[str]) -> bytes:
+def _train_model(config: VocabularyConfig, sentences: list[str]) -> bytes:
   """A SentencePiece model."""
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(

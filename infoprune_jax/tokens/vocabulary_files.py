@@ -1,4 +1,4 @@
-"""A vocabulary out of files that others made.
+"""Opens vocabularies that other programs wrote.
 
 A SentencePiece .model, a tokenizer.json of Hugging Face, or a folder with one
 or with GPT-2's vocab.json and merges.txt.
@@ -24,7 +24,7 @@ from infoprune_jax.tokens.vocabulary import Vocabulary
 TOKENIZER_FILE = 'tokenizer.json'
 GPT2_FILES = ('vocab.json', 'merges.txt')
 GPT2_SPECIAL = '<|endoftext|>'
-# Beside a tokenizer.json, in the order in which they are asked.
+# Beside a tokenizer.json; the first that names a token decides.
 SETTINGS_FILES = ('tokenizer_config.json', 'special_tokens_map.json')
 ADDED_FILE = 'added_tokens.json'  # ids by text
 NAMES = ('bos', 'eos')
@@ -76,10 +76,10 @@ def open_given(config: VocabularyConfig) -> Vocabulary:
 
 
 def _read(path: str) -> tuple[str, bytes, dict[str, str], dict[str, int]]:
-  """What a path names.
+  """Reads the files of a vocabulary.
 
   Returns:
-    Its kind; the model; the text of BOS and EOS, where the files name it; and
+    The kind; the model; the text of BOS and EOS, where the files name it; and
     the ids of tokens that were added to the model, by text.
   """
   filesystem, name = filesystems.filesystem_of(path)
@@ -104,7 +104,7 @@ def _read(path: str) -> tuple[str, bytes, dict[str, str], dict[str, int]]:
 
 
 def _settings(folder: str) -> Iterator[dict[str, Any]]:
-  """What the settings beside a tokenizer hold, those that count first."""
+  """The settings files beside a tokenizer; the first has priority."""
   for file in SETTINGS_FILES:
     with contextlib.suppress(FileNotFoundError):
       yield _json(posixpath.join(folder, file))
@@ -112,31 +112,31 @@ def _settings(folder: str) -> Iterator[dict[str, Any]]:
 
 def _named_in(folder: str) -> dict[str, str]:
   """The text of `bos` and `eos`, where settings beside a tokenizer name it."""
-  found = {}
+  texts = {}
   for settings in _settings(folder):
     for name in NAMES:
       text = _content(settings.get(f'{name}_token'))
       if text is not None:
-        found.setdefault(name, text)
-  return found
+        texts.setdefault(name, text)
+  return texts
 
 
 def _content(token: Any) -> str | None:
-  """The text of a token in settings, which is alone or a field; or None."""
+  """The text of a token in settings, where it is a string or an object."""
   text = token.get('content') if isinstance(token, dict) else token
   return text if isinstance(text, str) else None
 
 
 def _special_in(folder: str) -> set[str]:
   """The texts of all special tokens that settings name."""
-  found = set()
+  texts = set()
   for settings in _settings(folder):
     for name, value in settings.items():
       if name.endswith('_token'):
-        found.add(_content(value))
+        texts.add(_content(value))
       elif name == 'additional_special_tokens' and isinstance(value, list):
-        found.update(map(_content, value))
-  return found - {None}
+        texts.update(map(_content, value))
+  return texts - {None}
 
 
 def _added_in(folder: str) -> dict[str, int]:
@@ -172,12 +172,12 @@ def _check_added(
 def _json(path: str) -> dict[str, Any]:
   """The object in a JSON file."""
   try:
-    found = json.loads(files.read_bytes(path))
+    value = json.loads(files.read_bytes(path))
   except ValueError as error:
     raise UserError(f'vocabulary.path: {path} is not JSON: {error}.') from None
-  if not isinstance(found, dict):
+  if not isinstance(value, dict):
     raise UserError(f'vocabulary.path: {path} is not a JSON object.')
-  return found
+  return value
 
 
 def _gpt2(folder: str, added: dict[str, int]) -> tuple[bytes, dict[str, str]]:

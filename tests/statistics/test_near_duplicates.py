@@ -204,7 +204,7 @@ def test_processes_beam_and_a_kill_do_not_matter(documents, tmp_path):
     *(f'{path}/signatures', 'signatures', 'near_duplicates', options),
     {'token_store': store.fingerprint},
   )
-  near_duplicates._sign(made, str(killed), store, signatures)
+  near_duplicates._write_signatures(made, str(killed), store, signatures)
   for name in ('manifest.json', 'part-00001-of-00003.done'):
     (pathlib.Path(signatures.path) / name).unlink()
   near_duplicates.run(made, str(killed))
