@@ -47,14 +47,14 @@ class Tables:
       UserError: one is not finished, or of another token store.
     """
     store = TokenStore.open(self.workdir)
-    found = {}
+    fingerprints = {}
     for name, path, kind, job in _tables(self.workdir):
       manifest = manifests.open_finished(path, kind, job)
       manifests.check_made_from(
         manifest, kind, 'token_store', store.manifest, 'token store'
       )
-      found[name] = manifest['fingerprint']
-    return found
+      fingerprints[name] = manifest['fingerprint']
+    return fingerprints
 
 
 def _tables(workdir: str) -> tuple[tuple[str, str, str, str], ...]:

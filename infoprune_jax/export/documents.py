@@ -1,4 +1,4 @@
-"""The records that an arm keeps, with every field they came with.
+"""The records that an arm keeps, with all their fields.
 
 A line of JSON goes into JSONL as it is, to the byte, and a record of Arrow into
 Parquet with its own types. Sources without records (text, TFDS, SeqIO) give id,
@@ -114,33 +114,33 @@ def record_types(task: ShardTask) -> dict[str, pa.DataType]:
   Raises:
     UserError: no type holds the values of a field.
   """
-  found: dict[str, pa.DataType] = {}
+  types: dict[str, pa.DataType] = {}
   for source, files in _by_source(task.index).items():
     if files.files[0].config.format != 'jsonl':
       continue
     every = np.ones(len(files.line), bool)
     lines = (json.loads(d.record) for d in files.documents(every, whole=True))
     try:
-      found[source] = schemas.of_records(lines)
+      types[source] = schemas.of_records(lines)
     except schemas.Unfit as unfit:
       raise _refusal(source, unfit) from None
-  return found
+  return types
 
 
 def schemas_of(
-  index: CorpusIndex, found: Iterable[Mapping[str, pa.DataType]]
+  index: CorpusIndex, types: Iterable[Mapping[str, pa.DataType]]
 ) -> dict[str, pa.Schema]:
   """One schema a source, for all shards.
 
   Args:
     index: Of all that is kept.
-    found: What `record_types` found in each shard.
+    types: The result of `record_types` for each shard.
 
   Raises:
     UserError: a source cannot be a table.
   """
   kinds: dict[str, pa.DataType] = {}
-  for source, kind in itertools.chain.from_iterable(f.items() for f in found):
+  for source, kind in itertools.chain.from_iterable(t.items() for t in types):
     try:
       kinds[source] = schemas.merged(kinds.get(source, pa.null()), kind, '')
     except schemas.Unfit as unfit:

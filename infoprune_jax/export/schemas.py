@@ -42,34 +42,34 @@ def of_records(records: Iterable[Mapping[str, Any]]) -> pa.StructType:
   Raises:
     Unfit: no type holds the values of a field.
   """
-  found = pa.struct([])
+  type_ = pa.struct([])
   for record in records:
-    found = merged(found, _of_value(record, ''), '')
-  return found
+    type_ = merged(type_, _of_value(record, ''), '')
+  return type_
 
 
-def merged(one: pa.DataType, other: pa.DataType, where: str) -> pa.DataType:
+def merged(first: pa.DataType, second: pa.DataType, where: str) -> pa.DataType:
   """The type that holds the values of both.
 
   Raises:
     Unfit: there is none; `where` is the field.
   """
-  if one.equals(other) or pa.types.is_null(other):
-    return one
-  if pa.types.is_null(one):
-    return other
-  if pa.types.is_struct(one) and pa.types.is_struct(other):
-    fields = {field.name: field.type for field in one}
-    for field in other:
+  if first.equals(second) or pa.types.is_null(second):
+    return first
+  if pa.types.is_null(first):
+    return second
+  if pa.types.is_struct(first) and pa.types.is_struct(second):
+    fields = {field.name: field.type for field in first}
+    for field in second:
       before = fields.get(field.name, pa.null())
       inside = _inside(where, field.name)
       fields[field.name] = merged(before, field.type, inside)
     return pa.struct(list(fields.items()))
-  if pa.types.is_list(one) and pa.types.is_list(other):
-    return pa.list_(merged(one.value_type, other.value_type, where))
-  if {one, other} == {pa.int64(), pa.float64()}:
+  if pa.types.is_list(first) and pa.types.is_list(second):
+    return pa.list_(merged(first.value_type, second.value_type, where))
+  if {first, second} == {pa.int64(), pa.float64()}:
     return pa.float64()
-  raise Unfit(where, f'holds {_said(one)} here and {_said(other)} there')
+  raise Unfit(where, f'holds {_said(first)} here and {_said(second)} there')
 
 
 def empty_object(kind: pa.DataType, where: str = '') -> str:
@@ -91,8 +91,8 @@ def not_json(fields: Iterable[pa.Field], where: str = '') -> str:
     if pa.types.is_dictionary(kind):
       kind = kind.value_type
     if pa.types.is_struct(kind):
-      if found := not_json(kind, name):
-        return found
+      if column := not_json(kind, name):
+        return column
     elif not any(fits(kind) for fits in _IN_JSON):
       return f'{name} ({kind})'
   return ''

@@ -1,7 +1,7 @@
-"""Processes that work for this one, and what becomes of them.
+"""Worker processes of this machine.
 
-They never outlive it, are deaf to Ctrl-C, and one that is killed is named, with
-what it did and how much memory it had.
+Workers end with their parent and ignore Ctrl-C. If a worker is killed, the
+error names it, its task and the memory it had.
 """
 
 import atexit
@@ -28,14 +28,14 @@ from infoprune_jax.runtime.progress import quantity
 _CGROUP_LIMIT = '/sys/fs/cgroup/memory.max'
 _TRACKER_WARNINGS = 'ignore:resource_tracker'
 _starting = threading.Lock()  # Held while a process starts.
-_doing: Any = None  # In a worker: the number of each one's task, from 1.
+_doing: Any = None  # In a worker: the task of each worker, counted from 1.
 
 
 class _Worker(multiprocessing.context.SpawnProcess):
-  """A process that never hears of Ctrl-C, which a terminal sends to all."""
+  """A process that never gets Ctrl-C, which a terminal sends to all."""
 
   def start(self) -> None:
-    """Starts it; what is blocked here stays so there, from the first line."""
+    """Starts it with SIGINT blocked, so that it is from the first line on."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
       with _starting:
@@ -44,9 +44,9 @@ class _Worker(multiprocessing.context.SpawnProcess):
       signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-# A fork of a process that runs JAX would inherit locks without owners.
+# It spawns: a fork of a process with JAX would inherit locks without owners.
 class _Context(multiprocessing.context.SpawnContext):
-  """Starts workers, and remembers them: the executor forgets the dead."""
+  """Starts workers and keeps them, because the executor drops dead ones."""
 
   def __init__(self):
     self.workers: list[_Worker] = []
@@ -98,7 +98,7 @@ class Pool:
         raise UserError(self._post_mortem(tasks)) from None
 
   def _post_mortem(self, tasks: Sequence[Any]) -> str:
-    """Which worker died, of what, and what to do."""
+    """A message: which worker died, why, at which task, and what to do."""
     workers = self._context.workers
     for worker in workers:
       _wait_for_code(worker)  # The executor ends the others, by SIGTERM.
@@ -131,9 +131,9 @@ def _wait_for_code(worker: _Worker) -> None:
 
 
 def _start_tracker() -> None:
-  """Starts what removes semaphores behind a process that is killed, silently.
+  """Starts the process that removes the semaphores of killed processes.
 
-  The interpreter's options are the only way to its warnings.
+  Only an option of the interpreter turns off its warnings.
   """
   sys.warnoptions.append(_TRACKER_WARNINGS)
   try:
@@ -165,17 +165,14 @@ def _memory() -> int:
 
 
 def _name(task: Any) -> str:
-  """What a task is about, where it says so: a shard, or a file."""
+  """A task in words: its shard or its file, if it has one."""
   if hasattr(task, 'shard'):
     return f'shard {task.shard}'
   return str(getattr(task, 'path', 'a task'))
 
 
 def _begin(doing: Any) -> None:
-  """The first that a worker does.
-
-  It ends when its parent is gone, so that none outlives a kill.
-  """
+  """Prepares a worker, which from now on ends when its parent does."""
   global _doing
   _doing = doing
   # Taking an interpreter down takes 0.2 s, for which its parent would wait.
@@ -192,16 +189,16 @@ def _begin(doing: Any) -> None:
 
 
 def _work(function: Callable[[Any], Any], numbered: tuple[int, Any]) -> Any:
-  """Does a task, and notes which: a killed worker cannot say."""
+  """Does a task, and writes its number where the parent can read it."""
   number, task = numbered
   _doing[int(multiprocessing.current_process().name)] = number + 1
   return function(task)
 
 
 def _kill_all(number: int) -> None:
-  """Ends the workers with this process, before one says that it lost it."""
+  """Kills the workers before this process ends."""
   del number
-  # Not released: none starts from now on, and none is missed.
+  # Never released: no worker starts from now on.
   _starting.acquire(timeout=5)
   for child in multiprocessing.active_children():
     child.kill()

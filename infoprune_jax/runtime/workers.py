@@ -1,4 +1,4 @@
-"""Host work: by processes of this machine, or by Apache Beam."""
+"""Runs tasks in processes of this machine, or with Apache Beam."""
 
 import contextlib
 import dataclasses
@@ -17,9 +17,9 @@ from infoprune_jax.runtime.workdir import beam_dir
 
 @dataclasses.dataclass(frozen=True)
 class _Workers:
-  """Who works for a block of `shared_pool`."""
+  """The workers of a block of `shared_pool`."""
 
-  number: float  # of processes; of Beam, as many as its runner likes
+  number: float  # of processes; infinite for Beam, whose runner decides
   map: Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
 
@@ -33,9 +33,9 @@ def shared_pool(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
   A process takes half a second to start, and ten where it needs TensorFlow.
 
   Args:
-    config: How many processes, or the options of Beam.
-    workdir: Which workers of Beam see.
-    job: Whose work it is.
+    config: Has the number of processes, or the options of Beam.
+    workdir: A folder that workers of Beam can read and write.
+    job: The stage that the work is for.
 
   Raises:
     UserError: as `beam_work.check` does, or another process is at this job.
@@ -63,7 +63,7 @@ def shared_pool(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
 
 
 def _tasks_folder(folder: str) -> str:
-  """A folder of this job alone: workers of one that was killed may go on."""
+  """A new folder, because workers of a killed job may still use the old."""
   for name in filesystems.names_in(folder):
     if name.startswith('tasks-'):
       filesystems.delete_folder(posixpath.join(folder, name))
@@ -76,7 +76,7 @@ def run_all(
   num_workers: int,
   force_subprocess: bool = False,
 ) -> Iterator[Any]:
-  """The result of each task, in the tasks' order, as soon as it is there.
+  """Yields the result of each task, in order, as soon as it is there.
 
   Args:
     function: A module-level function of one argument.
@@ -84,10 +84,10 @@ def run_all(
     num_workers: Processes; 0 for one a core. With one, or one task, the work is
       done in this process. In a block of `shared_pool` its workers count
       instead.
-    force_subprocess: Whether it is to be done in another process even then.
+    force_subprocess: Whether to use another process even then.
 
   Raises:
-    UserError: as the function does; or a worker was killed, for want of memory.
+    UserError: as the function does; or a worker was killed.
   """
   number = (
     _shared_pool.number if _shared_pool else num_workers or os.cpu_count() or 1

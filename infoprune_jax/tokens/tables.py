@@ -1,8 +1,7 @@
-"""The tables of scores and of statistics: Parquet, one row per example.
+"""The tables of scores and of statistics: Parquet with one document per example.
 
-Both are in store order, and hold the same examples.
-
-Sums and counts, never means; any Parquet reader opens it.
+Both are in store order and hold the same examples. They hold sums and counts,
+never means. Any Parquet reader opens them.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,8 +27,8 @@ LOSS_SCHEMA = pa.schema(
     ('content_hash', pa.int64()),
   ]
 )
-# By token frequencies where the document's reference model trains: their -log,
-# in nats, themselves, and their squares.
+# Sums over the tokens of a document: -log frequency in nats, the frequency and
+# its square. Frequencies are of the text that the reference model trains on.
 TOKEN_SUMS = (
   'unigram_nll_sum',
   'unigram_frequency_sum',
@@ -109,7 +108,7 @@ def shard_table(
   return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-# Of a row group: a few examples are read without the rest of their shard.
+# Small row groups: a reader of a few examples need not read their whole shard.
 GROUP_ROWS = 1 << 17
 
 
@@ -119,8 +118,8 @@ def write(made: pa.Table, file: Any) -> None:
     made,
     file,
     row_group_size=GROUP_ROWS,
-    # One after another: the difference to the last takes next to nothing, and a
-    # reader has it in a tenth of the time.
+    # Ascending numbers: differences take almost no space, and are read ten
+    # times as fast.
     use_dictionary=[name for name in made.column_names if name != 'doc_index'],
     column_encoding={'doc_index': 'DELTA_BINARY_PACKED'},
   )

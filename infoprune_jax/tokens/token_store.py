@@ -93,7 +93,7 @@ class TokenStore:
 
   @property
   def fingerprint(self) -> str:
-    """What artifacts made from this store name it by."""
+    """The fingerprint that artifacts made from this store name."""
     return self.manifest['fingerprint']
 
   @property
@@ -216,9 +216,9 @@ def _unigrams(tokens: list[np.ndarray], vocab_size: int) -> np.ndarray:
 
 
 def _column(type_: pa.DataType, values: list[Any]) -> pa.Array:
-  """What `pa.array` makes of a column of SCHEMA.
+  """The same as `pa.array` for a column of SCHEMA, without pandas.
 
-  That imports pandas where there is one: half a second in each worker.
+  `pa.array` imports pandas if it is installed: half a second in each worker.
   """
   if pa.types.is_dictionary(type_):
     codes = {value: code for code, value in enumerate(dict.fromkeys(values))}
