@@ -6,7 +6,9 @@ reads `text` of ArrayRecord (its ParseFeatures), groups of one record being
 what Grain's random access asks for.
 """
 
-import importlib
+# pyright does not see into array_record, a compiled module.
+# pyright: reportAttributeAccessIssue=false
+
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -19,8 +21,6 @@ from infoprune_jax.runtime import artifacts, files
 from infoprune_jax.runtime.files import FileFacts
 from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.workdir import DATA, shard_name
-
-_ARRAY_RECORD = 'array_record.python.array_record_module'
 
 
 def encode_example(**features: str) -> bytes:
@@ -59,12 +59,13 @@ def write_tfds(task: ShardTask) -> Marker:
 def check_array_record() -> None:
   """Raises `UserError` where ArrayRecord cannot be written."""
   try:
-    importlib.import_module(_ARRAY_RECORD)
+    from array_record.python import array_record_module as array_record
   except ImportError as error:
     raise UserError(
       f"export.formats='array_record' needs a package that cannot be imported "
       f'({error}): pip install array_record.'
     ) from None
+  del array_record
 
 
 def finish_tfds(
@@ -87,8 +88,9 @@ def finish_tfds(
 
 
 def _array_record(path: str, records: Iterable[bytes]) -> None:
-  module = importlib.import_module(_ARRAY_RECORD)
-  writer = module.ArrayRecordWriter(path, 'group_size:1')
+  from array_record.python import array_record_module as array_record
+
+  writer = array_record.ArrayRecordWriter(path, 'group_size:1')
   for record in records:
     writer.write(record)
   writer.close()
