@@ -70,14 +70,14 @@ def write_missing_shards(
 
 
 def finished_shards(
-  artifact: Artifact, num_shards: int, name: str
+  artifact: Artifact, num_shards: int, name: str = ''
 ) -> dict[int, Any]:
   """The marker of each shard that is done, by the shard's number.
 
   Args:
     artifact: What the shards are of.
     num_shards: How many shards the artifact gets.
-    name: Of the work, for the log, which says how many shards are done.
+    name: Of the work, for a log line of how many are done; '' for no line.
 
   Raises:
     UserError: a marker is damaged, or a file that it names.
@@ -87,7 +87,7 @@ def finished_shards(
     for shard in range(num_shards)
     if (marker := artifact.finished_shard(shard, num_shards)) is not None
   }
-  if markers:
+  if markers and name:
     logger.info(
       '%s: %d of %d shards were done before', name, len(markers), num_shards
     )

@@ -10,14 +10,14 @@ markers of all of them.
 
 import contextlib
 import dataclasses
-from typing import Any, cast
+from typing import Any
 
 from infoprune_jax.config import validation
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import memory, mesh as mesh_lib
 from infoprune_jax.model.mesh import Mesh
-from infoprune_jax.runtime import artifacts, distributed, files
+from infoprune_jax.runtime import artifacts, distributed, files, resumable
 from infoprune_jax.runtime.options import first_difference, options_of, recorded
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.runtime.workdir import scores_dir
@@ -28,7 +28,6 @@ from infoprune_jax.score import (
   shards,
 )
 from infoprune_jax.score.references import Reference
-from infoprune_jax.tokens.tables import ScoreMarker
 from infoprune_jax.tokens.token_store import TokenStore
 
 
@@ -116,17 +115,8 @@ def _begin(
   if scores.finished():
     return {'to_do': None, 'made_from': made_from}
   attempt = scores.begin().attempt
-  to_do = [
-    shard
-    for shard in range(store.num_shards)
-    if scores.finished_shard(shard, store.num_shards) is None
-  ]
-  if len(to_do) < store.num_shards:
-    logger.info(
-      'score: %d of %d shards were done before',
-      store.num_shards - len(to_do),
-      store.num_shards,
-    )
+  finished = resumable.finished_shards(scores, store.num_shards, 'score')
+  to_do = [n for n in range(store.num_shards) if n not in finished]
   return {'to_do': to_do, 'made_from': made_from, 'attempt': attempt}
 
 
@@ -208,22 +198,17 @@ def _finish(
   Raises:
     UserError: a shard is not where its host has written it, or damaged.
   """
-  markers = []
+  markers = resumable.finished_shards(scores, store.num_shards)
   for shard in range(store.num_shards):
-    marker = scores.finished_shard(shard, store.num_shards)
-    if marker is None:
+    if shard not in markers:
       raise UserError(
         f'Shard {shard} is done, but process 0 does not find it in '
         f'{scores.path}: give a --workdir that all hosts see.'
       )
-    markers.append(cast(ScoreMarker, marker))
-  scores.finish(
-    {name: file for m in markers for name, file in m['files'].items()},
-    num_shards=store.num_shards,
+  resumable.finish_from_markers(
+    scores,
+    [markers[shard] for shard in range(store.num_shards)],
+    sums=('num_examples', 'num_tokens', 'num_bytes', 'flops'),
     columns=list(dict.fromkeys(one.column for one in references)),
     reference=references_lib.training_facts(references),
-    **{
-      total: sum(marker[total] for marker in markers)
-      for total in ('num_examples', 'num_tokens', 'num_bytes', 'flops')
-    },
   )

@@ -101,7 +101,7 @@ def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
   """
   banded = signatures.reshape(len(signatures), bands, -1).astype(np.uint64)
   keys = np.zeros(banded.shape[:2], np.uint64)
-  for doc_index in range(banded.shape[2]):
+  for row in range(banded.shape[2]):
     keys = scramble(keys + banded[:, :, row] + offset(0))
   return np.ascontiguousarray(keys.T)
 

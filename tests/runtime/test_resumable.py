@@ -10,7 +10,7 @@ import pytest
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import resumable
 from infoprune_jax.runtime.artifacts import Artifact
-from infoprune_jax.runtime.workdir import shard_name
+from infoprune_jax.runtime.workdir import data_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,11 @@ def write(task: Task) -> dict:
   return task.artifact.finish_shard(
     task.shard,
     task.num_shards,
-    {'.bin': lambda file: file.write(data)},
+    {
+      data_file(task.shard, task.num_shards, '.bin'): (
+        lambda file: file.write(data)
+      )
+    },
     num_bytes=task.shard,
     pid=os.getpid(),
   )
@@ -84,8 +88,8 @@ def test_what_is_written_before_an_error_is_kept(artifact):
 
 def test_a_damaged_shard_is_refused(artifact):
   write(Task(artifact, 1, 4))
-  [name] = [n for n in os.listdir(artifact.path) if n.endswith('.bin')]
-  with open(os.path.join(artifact.path, name), 'wb') as file:
+  [name] = os.listdir(f'{artifact.path}/data')
+  with open(os.path.join(artifact.path, 'data', name), 'wb') as file:
     file.write(b'xx')
   with pytest.raises(UserError, match=name):
     resumable.write_missing_shards(artifact, work(artifact), 1)
@@ -125,8 +129,8 @@ def test_the_manifest_has_files_sums_and_facts(artifact):
     more_files={'more': extra},
     color='red',
   )
-  names = [shard_name(shard, 4) + '.bin' for shard in range(4)]
-  assert [*manifest['files']] == ['more', *names]
+  names = [data_file(shard, 4, '.bin') for shard in range(4)]
+  assert [*manifest['files']] == [*names, 'more']
   assert (manifest['num_shards'], manifest['num_bytes']) == (4, 6)
   assert manifest['color'] == 'red'
   assert artifact.finished() == manifest
