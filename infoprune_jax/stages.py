@@ -36,7 +36,7 @@ from infoprune_jax.score import references, scorer, stage
 from infoprune_jax.selection import rules, select
 from infoprune_jax.statistics import near_duplicates, statistics
 from infoprune_jax.tokens import tokenize, vocabulary_files
-from infoprune_jax.train import budget, runs, state as state_lib
+from infoprune_jax.train import metrics, runs, state as state_lib
 from infoprune_jax.verify import workdir as verify_workdir
 
 
@@ -302,11 +302,11 @@ def check(config: Config, job: str | None) -> None:
     ):
       if job not in (None, name):
         continue
-      budget.in_steps(
-        section,
+      section.in_steps(
         flops.training_flops_per_token(model, size, section.sequence_length),
         f'{name}.training',
       )
+      metrics.check_sinks(section.metric_sinks, f'{name}.training')
       state_lib.check_batch(mesh, section, f'{name}.training')
       if section.reader == 'seqio':
         quiet_tensorflow.import_seqio()

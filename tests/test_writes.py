@@ -81,7 +81,7 @@ ALLOWED = {
   # Into a `files.scratch_folder`, from where files are copied.
   'export/tfds_writer.py': {'TFRecordWriter', 'write_to_directory'},
   'export/records.py': {'ArrayRecordWriter'},
-  'train/loop.py': {'start_trace'},
+  'train/hooks.py': {'start_trace'},
   # An array of one process, in a file without a name.
   'selection/arrays.py': {'mmap', 'tempfile'},
   # Orbax knows folders and gs:// itself.

@@ -13,6 +13,7 @@ from infoprune_jax.config.validation import (
 READERS = ('grain', 'seqio')
 ON_BAD_STEP = ('stop', 'skip')
 OPTIMIZERS = ('adamw', 'adafactor', 'muon')
+METRIC_SINKS = ('tensorboard', 'wandb', 'stdout')
 WEIGHTS = (1e-9, 1e9)  # of a mixture, apart from 0
 SCHEDULES = ('cosine', 'linear', 'wsd', 'constant')
 
@@ -65,6 +66,9 @@ class TrainingConfig:
   z_loss: float = 0.0
   max_grad_norm: float = 1.0  # global norm; gradients above are scaled down
   log_every: int = 20  # steps
+  # Copies of metrics.jsonl, of METRIC_SINKS. 'wandb' is Weights & Biases and
+  # needs pip install 'infoprune_jax[wandb]'.
+  metric_sinks: tuple[str, ...] = ('tensorboard',)
   eval_every: int = 100  # steps
   checkpoint_every: int = 250  # steps
   # And after so many; 0.0 for steps alone. Where machines can be taken away:
@@ -96,6 +100,8 @@ class TrainingConfig:
     check_choice('training.reader', self.reader, READERS)
     check_choice('training.optimizer', self.optimizer, OPTIMIZERS)
     check_choice('training.on_bad_step', self.on_bad_step, ON_BAD_STEP)
+    for name in self.metric_sinks:
+      check_choice('training.metric_sinks', name, METRIC_SINKS)
     self._check_mixture()
     sizes = (
       'batch_size',
@@ -204,6 +210,56 @@ class TrainingConfig:
         f'steps of decay_fraction={self.decay_fraction:g} are more than num_steps='
         f'{self.num_steps}: lower one of them.'
       )
+
+  @property
+  def budget(self) -> str:
+    """The budget as the user wrote it: `num_steps=500`."""
+    if self.num_steps:
+      return f'num_steps={self.num_steps}'
+    if self.num_tokens:
+      return f'num_tokens={self.num_tokens}'
+    return f'num_flops={self.num_flops:g}'
+
+  def whole_steps(self, flops_per_token: float) -> int:
+    """The steps of the budget, rounded down; it may be less than one.
+
+    Args:
+      flops_per_token: Of training, by `flops.training_flops_per_token`.
+    """
+    if self.num_steps:
+      return self.num_steps
+    if self.num_tokens:
+      return self.num_tokens // self.tokens_per_step
+    return int(self.num_flops // (self.tokens_per_step * flops_per_token))
+
+  def in_steps(self, flops_per_token: float, section: str) -> 'TrainingConfig':
+    """The same training, with its budget as `num_steps`.
+
+    Args:
+      flops_per_token: As of `whole_steps`.
+      section: This section of the config, for the message.
+
+    Raises:
+      UserError: the budget is less than a step, or than warm-up and decay.
+    """
+    if self.num_steps:
+      return self
+    steps = self.whole_steps(flops_per_token)
+    if not steps:
+      raise UserError(
+        f'{section}.{self.budget} is less than one step, which is of '
+        f'{self.tokens_per_step:,} tokens and '
+        f'{self.tokens_per_step * flops_per_token:.3g} FLOPs: raise it, or '
+        'lower batch_size or sequence_length.'
+      )
+    try:
+      return dataclasses.replace(
+        self, num_steps=steps, num_tokens=0, num_flops=0.0
+      )
+    except UserError as error:
+      raise UserError(
+        f'{section}.{self.budget} comes to {steps} steps: {error}'
+      ) from None
 
   @property
   def decay_steps(self) -> int:

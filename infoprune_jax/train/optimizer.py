@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 import optax.contrib
 
@@ -14,7 +15,7 @@ MUON_RMS = 0.2  # As arXiv 2502.16982 measured it of AdamW.
 
 
 def learning_rate_schedule(config: TrainingConfig) -> optax.Schedule:
-  """Linear warm-up from zero to the peak, then as `config.schedule` says.
+  """Linear warm-up from zero to the peak, then `config.schedule`.
 
   Args:
     config: With its budget in steps.
@@ -46,8 +47,8 @@ def learning_rate_schedule(config: TrainingConfig) -> optax.Schedule:
 def decays(logical_axes: tuple[str, ...]) -> bool:
   """Whether a parameter is a matrix: by its axes, as stacking adds one.
 
-  The embedding counts as one: tied, it is the head too, and what is rare in it
-  would otherwise stay where it started.
+  The embedding counts as one. It is also the head if tied, and without decay
+  the rows of rare tokens would stay at their initial values.
   """
   return len([axis for axis in logical_axes if axis != 'layers']) > 1
 
@@ -55,7 +56,7 @@ def decays(logical_axes: tuple[str, ...]) -> bool:
 def in_out_axes(
   logical_axes: tuple[str, ...],
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """Which axes of a layer's matrix it sums over, and which it makes.
+  """The input axes and the output axes of a layer's matrix.
 
   One side is `embed`; the other may be several axes, as of attention's heads.
 
@@ -71,7 +72,7 @@ def in_out_axes(
 def make(
   config: TrainingConfig, param_axes: Any
 ) -> optax.GradientTransformation:
-  """Decoupled weight decay and an optimizer, after clipping by the global norm.
+  """Clipping by the global norm, an optimizer, and decoupled weight decay.
 
   Each layer takes the step that it would take alone, stacked or not.
 
@@ -79,32 +80,29 @@ def make(
     config: Rates and betas.
     param_axes: The parameters' tree, of tuples of logical axes.
   """
-  mask = _of_axes(decays, param_axes)
+  mask = _map_axes(decays, param_axes)
   clip = optax.clip_by_global_norm(config.max_grad_norm)
   schedule = learning_rate_schedule(config)
   if config.optimizer == 'adamw':
-    return optax.chain(
-      clip,
-      optax.adamw(
-        schedule,
-        b1=config.beta1,
-        b2=config.beta2,
-        weight_decay=config.weight_decay,
-        mask=mask,
-      ),
+    adamw = optax.adamw(
+      schedule,
+      b1=config.beta1,
+      b2=config.beta2,
+      weight_decay=config.weight_decay,
+      mask=mask,
     )
+    return optax.chain(clip, adamw)
+  scale = {'adafactor': _adafactor, 'muon': _muon}[config.optimizer]
   return optax.chain(
     clip,
-    _adafactor(param_axes)
-    if config.optimizer == 'adafactor'
-    else _muon(config, param_axes),
+    scale(config, param_axes),
     optax.add_decayed_weights(config.weight_decay, mask),
     optax.scale_by_learning_rate(schedule),
   )
 
 
 def state_bytes(config: TrainingConfig, shapes: Any, param_axes: Any) -> int:
-  """What an optimizer keeps of parameters of these shapes."""
+  """The bytes of the optimizer's state for parameters of these shapes."""
   state = jax.eval_shape(make(config, param_axes).init, shapes)
   return sum(
     math.prod(leaf.shape) * leaf.dtype.itemsize
@@ -112,27 +110,30 @@ def state_bytes(config: TrainingConfig, shapes: Any, param_axes: Any) -> int:
   )
 
 
-def _of_axes(
+def _map_axes(
   function: Callable[[tuple[str, ...]], Any], param_axes: Any
 ) -> Any:
-  """A tree of what a function gives for each parameter's axes."""
+  """Applies a function to the logical axes of each parameter."""
   return jax.tree.map(
     function, param_axes, is_leaf=lambda node: isinstance(node, tuple)
   )
 
 
-def _adafactor(param_axes: Any) -> optax.GradientTransformation:
+def _adafactor(
+  config: TrainingConfig, param_axes: Any
+) -> optax.GradientTransformation:
   """Second moments by rows and columns of each layer's matrices."""
+  del config
   alone = optax.chain(
     optax.scale_by_factored_rms(),
     optax.clip_by_block_rms(1.0),
     optax.scale_by_param_block_rms(),
   )
-  # A stack is not one block, nor is its number of layers a side to factor.
+  # Each layer of a stack is a block of its own.
   by_layer = optax.GradientTransformation(
     jax.vmap(alone.init), jax.vmap(alone.update)
   )
-  labels = _of_axes(
+  labels = _map_axes(
     lambda axes: 'layers' if axes[0] == 'layers' else 'alone', param_axes
   )
   transforms = {'layers': by_layer, 'alone': alone}
@@ -142,9 +143,9 @@ def _adafactor(param_axes: Any) -> optax.GradientTransformation:
   def matrices(tree: Any) -> Any:
     return jax.tree.map(_matrix, tree, param_axes)
 
-  def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-    found, state = inner.update(matrices(updates), state, matrices(params))
-    return jax.tree.map(lambda x, y: x.reshape(y.shape), found, updates), state
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    scaled, state = inner.update(matrices(updates), state, matrices(params))
+    return jax.tree.map(lambda x, y: x.reshape(y.shape), scaled, updates), state
 
   return optax.GradientTransformation(
     lambda params: inner.init(matrices(params)), update
@@ -152,7 +153,7 @@ def _adafactor(param_axes: Any) -> optax.GradientTransformation:
 
 
 def _matrix(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-  """A layer's matrix, or a stack of them, with one axis a side."""
+  """A layer's matrix, or a stack of them, with one input and one output axis."""
   if not decays(axes) or 'vocab' in axes:
     return x
   rows, columns = in_out_axes(axes)
@@ -165,24 +166,26 @@ def _muon(
 ) -> optax.GradientTransformation:
   """Momentum made orthogonal, for matrices of layers; Adam for the rest."""
 
-  def numbers(axes: tuple[str, ...]) -> Any:
+  def dimension_numbers(axes: tuple[str, ...]) -> Any:
     if not decays(axes) or 'vocab' in axes:
       return optax.MaskedNode()
     return optax.contrib.MuonDimensionNumbers(*in_out_axes(axes))
 
-  dimensions = _of_axes(numbers, param_axes)
+  dimensions = _map_axes(dimension_numbers, param_axes)
 
   def rescale(updates: Any, params: Any) -> Any:
     del params
-    return jax.tree.map(_as_long_as_adam, updates, dimensions)
+    return jax.tree.map(_rescale_to_adam, updates, dimensions)
 
   muon = optax.chain(
     optax.contrib.scale_by_muon(weight_dimension_numbers=dimensions),
     optax.stateless(rescale),
   )
-  labels = _of_axes(
+  labels = _map_axes(
     lambda axes: (
-      'adam' if isinstance(numbers(axes), optax.MaskedNode) else 'muon'
+      'adam'
+      if isinstance(dimension_numbers(axes), optax.MaskedNode)
+      else 'muon'
     ),
     param_axes,
   )
@@ -190,9 +193,9 @@ def _muon(
   return optax.partition({'muon': muon, 'adam': adam}, labels)
 
 
-def _as_long_as_adam(
+def _rescale_to_adam(
   x: jax.Array, dimensions: optax.contrib.MuonDimensionNumbers
 ) -> jax.Array:
-  """Orthogonal matrices with the root mean square that Adam's steps have."""
-  sizes = [math.prod(x.shape[axis] for axis in side) for side in dimensions]
+  """Scales orthogonal matrices to the root mean square of Adam's steps."""
+  sizes = [math.prod(x.shape[n] for n in np.ravel(axes)) for axes in dimensions]
   return MUON_RMS * math.sqrt(max(sizes)) * x

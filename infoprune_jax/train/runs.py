@@ -23,16 +23,17 @@ from infoprune_jax.selection.keep_set import KeepSet, selection_name
 from infoprune_jax.tokens import folds as folds_lib
 from infoprune_jax.tokens.tables import ScoreManifest
 from infoprune_jax.tokens.token_store import TokenStore
-from infoprune_jax.train import budget, loop
+from infoprune_jax.train import loop
+from infoprune_jax.train.hooks import Run
 
-# Cadence, how far a run goes and in which parts it computes a batch do not
-# change the steps it shares with another: they are no part of what a run is.
+# Two runs that differ in these alone take the same steps, as far as both go.
 _NOT_FINGERPRINTED = (
   'gradient_accumulation_steps',
   'num_steps',
   'num_tokens',
   'num_flops',
   'log_every',
+  'metric_sinks',
   'eval_every',
   'checkpoint_every',
   'checkpoint_minutes',
@@ -42,6 +43,19 @@ _NOT_FINGERPRINTED = (
   'profile_from',
   'profile_steps',
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spec:
+  """What decides one run, and where it lies."""
+
+  name: str  # for the user
+  path: str
+  job: str
+  model: ModelConfig
+  training: TrainingConfig
+  seed: int
+  inputs: dict[str, str]  # fingerprints, by artifact
 
 
 def run_reference(config: Config, workdir: str) -> None:
@@ -59,22 +73,20 @@ def run_reference(config: Config, workdir: str) -> None:
     section.training, section.model, store.vocab_size, 'reference.training'
   )
   for fold in range(section.folds):
-    _train(
-      config,
-      workdir,
-      store,
+    spec = _Spec(
       'reference' if section.folds == 1 else f'reference fold {fold}',
       reference_dir(workdir, fold, section.folds),
       'reference',
       section.model,
       training,
       section.seed,
-      [
-        folds_lib.trained_documents(store.shard(p), fold, section.folds)
-        for p in range(store.num_shards)
-      ],
       {'token_store': store.fingerprint},
     )
+    keep = [
+      folds_lib.trained_documents(store.shard(p), fold, section.folds)
+      for p in range(store.num_shards)
+    ]
+    _train(config, workdir, store, spec, keep)
 
 
 def run_arms(config: Config, workdir: str) -> None:
@@ -85,7 +97,7 @@ def run_arms(config: Config, workdir: str) -> None:
   """
   store = TokenStore.open(workdir)
   training = {
-    arm: _training(config, workdir, store, arm) for arm in config.arms
+    arm: _training_of_arm(config, workdir, store, arm) for arm in config.arms
   }
   runs = [(arm, seed) for arm in config.arms for seed in config.train.seeds]
   keep_sets = {
@@ -94,47 +106,48 @@ def run_arms(config: Config, workdir: str) -> None:
     )
     for arm, seed in runs
   }
-  for arm, seed in runs:
-    keep_set = keep_sets[arm, seed]
-    _train(
-      config,
-      workdir,
-      store,
+  for (arm, seed), keep_set in keep_sets.items():
+    spec = _Spec(
       f'train {arm} seed {seed}',
       run_dir(workdir, arm, seed),
       'train',
       config.model,
       training[arm],
       seed,
-      [keep_set.doc_indices(part) for part in range(store.num_shards)],
       {
         'token_store': store.fingerprint,
         'keep_set': keep_set.manifest['fingerprint'],
       },
     )
+    keep = [keep_set.doc_indices(part) for part in range(store.num_shards)]
+    _train(config, workdir, store, spec, keep)
 
 
 def in_steps(
-  training: TrainingConfig, model: ModelConfig, vocab_size: int, name: str
+  training: TrainingConfig, model: ModelConfig, vocab_size: int, section: str
 ) -> TrainingConfig:
-  """The training of a model with its budget in steps, see `budget.in_steps`."""
-  each = flops.training_flops_per_token(
+  """The training of a model with its budget in steps.
+
+  See `TrainingConfig.in_steps`; a budget in tokens or FLOPs is logged.
+  """
+  per_token = flops.training_flops_per_token(
     model, vocab_size, training.sequence_length
   )
-  found = budget.in_steps(training, each, name)
-  if found != training:
+  in_steps = training.in_steps(per_token, section)
+  if in_steps != training:
+    tokens = in_steps.tokens_per_step
     logger.info(
       '%s.%s: %d steps of %d tokens, %.3g FLOPs, whole steps only',
-      name,
-      budget.describe(training),
-      found.num_steps,
-      found.tokens_per_step,
-      found.num_steps * found.tokens_per_step * each,
+      section,
+      training.budget,
+      in_steps.num_steps,
+      tokens,
+      in_steps.num_steps * tokens * per_token,
     )
-  return found
+  return in_steps
 
 
-def _training(
+def _training_of_arm(
   config: Config, workdir: str, store: TokenStore, arm: str
 ) -> TrainingConfig:
   """The budget of an arm: equal tokens, or for 'all_plus_reference' equal total FLOPs.
@@ -170,64 +183,67 @@ def _train(
   config: Config,
   workdir: str,
   store: TokenStore,
-  name: str,
-  path: str,
-  job: str,
-  model: ModelConfig,
-  training: TrainingConfig,
-  seed: int,
+  spec: _Spec,
   keep: list[np.ndarray],
-  inputs: dict[str, str],
 ) -> None:
-  """One run, unless it has gone as far as it should."""
+  """Trains one run on the documents kept, unless it is finished."""
+  name, training = spec.name, spec.training
+  options = run_options(spec.model, training, spec.seed)
   artifact = artifacts.Artifact(
-    path, f'run {name!r}', job, run_options(model, training, seed), inputs
+    spec.path, f'run {name!r}', spec.job, options, spec.inputs
   )
-  with (
-    files.lock(path) if distributed.index() == 0 else contextlib.nullcontext()
-  ):
+  is_first = distributed.index() == 0
+  with files.lock(spec.path) if is_first else contextlib.nullcontext():
     step = distributed.on_first(
-      f'how far {name} has gone',
-      lambda: _how_far(artifact),
+      f'how far {name} has gone', lambda: _last_step(artifact)
     )
     if step == training.num_steps:
       logger.info('%s: finished before, skipped', name)
       return
-    if step > training.num_steps:
-      raise UserError(
-        f'{path} has gone {step} steps, further than num_steps='
-        f'{training.num_steps}: use another --workdir, or ask for as many.'
-      )
-    if step and training.schedule != 'constant':
-      logger.warning(
-        '%s: ended at step %d, where its learning rate had fallen, and goes on '
-        "to %d with the longer run's schedule=%r: its first steps are not those "
-        'of a run of %d steps from the start',
-        name,
-        step,
-        training.num_steps,
-        training.schedule,
-        training.num_steps,
-      )
+    _check_longer(spec, step)
     mesh = mesh_lib.make_mesh(config.mesh)
-    reader = _reader(name, store, workdir, keep, training, seed)
-    loop.train(
-      loop.Run(
-        name,
-        artifact,
-        model,
-        training,
-        seed,
-        reader,
-        perplexity.make_curve(config.evaluate, model, store, mesh),
-        store.vocab_size,
-        store.manifest['inputs']['vocabulary'],
-        mesh,
-      )
+    run = Run(
+      name,
+      workdir,
+      artifact,
+      spec.model,
+      training,
+      spec.seed,
+      _reader(workdir, store, spec, keep),
+      perplexity.make_curve(config.evaluate, spec.model, store, mesh),
+      store.vocab_size,
+      store.manifest['inputs']['vocabulary'],
+      mesh,
+    )
+    loop.train(run)
+
+
+def _check_longer(spec: _Spec, step: int) -> None:
+  """Checks that a run may go on from the step where it once finished.
+
+  Raises:
+    UserError: it has gone further than the config asks.
+  """
+  training = spec.training
+  if step > training.num_steps:
+    raise UserError(
+      f'{spec.path} has gone {step} steps, further than num_steps='
+      f'{training.num_steps}: use another --workdir, or ask for as many.'
+    )
+  if step and training.schedule != 'constant':
+    logger.warning(
+      '%s: ended at step %d, where its learning rate had fallen, and goes on '
+      "to %d with the longer run's schedule=%r: its first steps are not those "
+      'of a run of %d steps from the start',
+      spec.name,
+      step,
+      training.num_steps,
+      training.schedule,
+      training.num_steps,
     )
 
 
-def _how_far(artifact: artifacts.Artifact) -> int:
+def _last_step(artifact: artifacts.Artifact) -> int:
   """The step of a finished run, or 0; a kill's leftovers are deleted."""
   manifest = artifact.finished()
   step = cast(RunManifest, manifest)['step'] if manifest else 0
@@ -236,18 +252,14 @@ def _how_far(artifact: artifacts.Artifact) -> int:
 
 
 def _reader(
-  name: str,
-  store: TokenStore,
-  workdir: str,
-  keep: list[np.ndarray],
-  training: TrainingConfig,
-  seed: int,
+  workdir: str, store: TokenStore, spec: _Spec, keep: list[np.ndarray]
 ) -> loader.Reader:
   """The reader that the config names, over the documents kept."""
+  training = spec.training
   options = {
     'sequence_length': training.sequence_length,
     'batch_size': training.batch_size,
-    'seed': seed,
+    'seed': spec.seed,
     'mixture': training.mixture,
   }
   try:
@@ -258,23 +270,18 @@ def _reader(
     quiet_tensorflow.import_seqio()
     from infoprune_jax.seqio_tasks import seqio_reader
 
-    return seqio_reader.seqio_reader(name, store, workdir, keep, **options)
+    return seqio_reader.seqio_reader(spec.name, store, workdir, keep, **options)
   except UserError as error:
-    raise UserError(f'{name}: {error}') from None
+    raise UserError(f'{spec.name}: {error}') from None
 
 
 def run_options(
   model: ModelConfig, training: TrainingConfig, seed: int
 ) -> dict[str, Any]:
-  """What of the config decides the steps of a run."""
-  decisive = options_of(training)
-  for name in _NOT_FINGERPRINTED:
-    del decisive[name]
-  made = options_of(model)
+  """The options that decide the steps of a run: model, training and seed."""
+  options = {'model': options_of(model), 'training': options_of(training)}
   for name in RUNTIME_ONLY_FIELDS:
-    del made[name]
-  return {
-    'model': made,
-    'training': decisive,
-    'seed': seed,
-  }
+    del options['model'][name]
+  for name in _NOT_FINGERPRINTED:
+    del options['training'][name]
+  return {**options, 'seed': seed}

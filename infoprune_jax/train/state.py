@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +13,17 @@ import optax
 from infoprune_jax.batches import packing
 from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.config.training import TrainingConfig
-from infoprune_jax.model import attention, backends, network, partitioning
+from infoprune_jax.model import (
+  attention,
+  backends,
+  network,
+  partitioning,
+)
+from infoprune_jax.model.mesh import LogicalMesh
 from infoprune_jax.train import optimizer
 
 # It runs once: code for random numbers is slow to optimise, quick to run.
-INIT_COMPILER_OPTIONS = {'xla_backend_optimization_level': 0}
+INIT_COMPILER_OPTIONS: Any = {'xla_backend_optimization_level': 0}
 
 # What any process may ask of all, with its fraction of a batch.
 HOST_REQUESTS = ('stop', 'save')
@@ -26,6 +32,10 @@ MEAN_DECAY, SETTLED_AFTER = 0.98, 50
 
 # 'params', 'opt_state', 'step' (int32) and 'loss_mean' (float32).
 State = dict[str, Any]
+Batch = dict[str, jax.Array]
+Scalars = dict[str, jax.Array]  # by the names that metrics have
+# Of parameters and a batch: losses, and gradients.
+Gradients = Callable[[Any, Batch], tuple[Scalars, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Program:
   its shape is theirs: `compile_program` caches.
   """
 
-  mesh: Any
+  mesh: LogicalMesh
   shapes: State  # of jax.ShapeDtypeStruct, with shardings
   init: Any  # seed -> State
   step: Any  # (State, batch) -> (State, metrics); the state is donated
@@ -45,7 +55,7 @@ class Program:
   def put(
     self,
     batch: Mapping[str, np.ndarray],
-    requests: tuple[bool, bool] = (False, False),
+    requests: Sequence[bool] = (False, False),
   ) -> dict[str, jax.Array]:
     """This host's sequences, and its HOST_REQUESTS, onto its devices."""
     return {
@@ -58,7 +68,7 @@ def compile_program(
   model: ModelConfig,
   training: TrainingConfig,
   vocab_size: int,
-  mesh: Any,
+  mesh: LogicalMesh,
   max_segments: int = 0,
 ) -> Program:
   """Chooses attention, and compiles the training of a model.
@@ -88,42 +98,20 @@ def _compile(
   model: ModelConfig,
   training: TrainingConfig,
   vocab_size: int,
-  mesh: Any,
+  mesh: LogicalMesh,
   max_segments: int,
 ) -> Program:
   axes = network.param_axes(model, vocab_size)
   transform = optimizer.make(training, axes)
-  gradients = functools.partial(_gradients, model, training, axes, max_segments)
-
-  def init(seed: jax.Array) -> State:
-    params = network.init_params(model, vocab_size, jax.random.key(seed))
-    return {
-      'params': params,
-      'opt_state': transform.init(params),
-      'step': jnp.zeros((), jnp.int32),
-      'loss_mean': jnp.zeros((), jnp.float32),
-    }
-
+  init = _make_init(model, vocab_size, transform)
+  gradients = _make_gradients(model, training, axes, max_segments)
   step = _make_step(training, gradients, transform)
-
-  shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.uint32))
-  shardings = _state_shardings(mesh, shapes, axes)
-  shapes = jax.tree.map(
-    lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
-    shapes,
-    shardings,
-  )
-  batch = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=partitioning.batch_sharding(mesh)
-    ),
-    packing.empty_sequences(training.batch_size, training.sequence_length),
-  )
-  batch['requests'] = partitioning.flags_shape(mesh, len(HOST_REQUESTS))
+  shapes = _state_shapes(mesh, init, axes)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
   with partitioning.use_mesh(mesh):
     compiled_step = (
       jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-      .lower(shapes, batch)
+      .lower(shapes, _batch_shapes(mesh, training))
       .compile()
     )
 
@@ -145,19 +133,49 @@ def _compile(
   )
 
 
-def _make_step(
-  training: TrainingConfig, gradients: Callable[..., Any], transform: Any
-) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
-  """The step of `Program`, before it is compiled.
+def _make_init(
+  model: ModelConfig, vocab_size: int, transform: optax.GradientTransformation
+) -> Callable[[jax.Array], State]:
+  """Makes the state of step 0 out of a seed."""
 
-  Args:
-    training: Its options.
-    gradients: Of parameters and a batch: losses by name, and gradients.
-    transform: The optimizer.
-  """
+  def init(seed: jax.Array) -> State:
+    params = network.init_params(model, vocab_size, jax.random.key(seed))
+    return {
+      'params': params,
+      'opt_state': transform.init(params),
+      'step': jnp.zeros((), jnp.int32),
+      'loss_mean': jnp.zeros((), jnp.float32),
+    }
+
+  return init
+
+
+def _batch_shapes(
+  mesh: LogicalMesh, training: TrainingConfig
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """What `Program.put` returns."""
+  sharding = partitioning.batch_sharding(mesh)
+  sequences = packing.empty_sequences(
+    training.batch_size, training.sequence_length
+  )
+  return {
+    **jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      sequences,
+    ),
+    'requests': partitioning.flags_shape(mesh, len(HOST_REQUESTS)),
+  }
+
+
+def _make_step(
+  training: TrainingConfig,
+  gradients: Gradients,
+  transform: optax.GradientTransformation,
+) -> Callable[[State, Batch], tuple[State, Scalars]]:
+  """The step of `Program`, before it is compiled."""
   schedule = optimizer.learning_rate_schedule(training)
 
-  def step(state: State, batch: Any) -> tuple[State, dict[str, jax.Array]]:
+  def step(state: State, batch: Batch) -> tuple[State, Scalars]:
     batch = dict(batch)
     requests = batch.pop('requests')
     losses, grads = gradients(state['params'], batch)
@@ -165,7 +183,7 @@ def _make_step(
       grads, state['opt_state'], state['params']
     )
     grad_norm = optax.tree.norm(grads)
-    bad, loss_mean = _find_bad_loss(training, state, losses['loss'], grad_norm)
+    bad, loss_mean = _check_loss(training, state, losses['loss'], grad_norm)
     metrics = {
       **losses,
       'bad_step': bad,
@@ -175,18 +193,18 @@ def _make_step(
       'param_norm': optax.tree.norm(state['params']),
       'learning_rate': schedule(state['step']),
     }
-    learnt = {
+    learned = {
       'params': optax.apply_updates(state['params'], updates),
       'opt_state': opt_state,
     }
     if training.on_bad_step == 'skip':
-      learnt = jax.tree.map(
+      learned = jax.tree.map(
         functools.partial(_keep_old_if, bad),
-        learnt,
-        {name: state[name] for name in learnt},
+        learned,
+        {name: state[name] for name in learned},
       )
     return {
-      **learnt,
+      **learned,
       'step': state['step'] + 1,
       'loss_mean': loss_mean,
     }, metrics
@@ -204,7 +222,7 @@ def _keep_old_if(bad: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
   )
 
 
-def _find_bad_loss(
+def _check_loss(
   training: TrainingConfig,
   state: State,
   loss: jax.Array,
@@ -221,7 +239,9 @@ def _find_bad_loss(
   return bad, jnp.where(bad, mean, mean + fraction * (loss - mean))
 
 
-def check_batch(mesh: Any, training: TrainingConfig, section: str) -> None:
+def check_batch(
+  mesh: LogicalMesh, training: TrainingConfig, section: str
+) -> None:
   """Raises `UserError` unless what a device computes at once spreads evenly."""
   parts = training.gradient_accumulation_steps
   partitioning.check_batch(
@@ -235,60 +255,72 @@ def check_batch(mesh: Any, training: TrainingConfig, section: str) -> None:
   )
 
 
-def _gradients(
-  model: ModelConfig,
-  training: TrainingConfig,
-  axes: Any,
-  max_segments: int,
-  params: Any,
-  batch: Any,
-) -> tuple[dict[str, jax.Array], Any]:
-  """Losses of a batch, means over its tokens, and the gradients of their sum.
+def _make_gradients(
+  model: ModelConfig, training: TrainingConfig, axes: Any, max_segments: int
+) -> Gradients:
+  """Losses of a batch, means over its tokens, and the gradients of their sum."""
 
-  Parts of a batch are weighted by their tokens, not alike: each is divided by
-  the tokens of the whole.
-  """
-  tokens = jnp.maximum(jnp.sum(batch['decoder_loss_weights']), 1)
-
-  def losses(params: Any, part: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-    weights = part['decoder_loss_weights'] / tokens
+  def loss(
+    params: Any, sequences: Batch, weights: jax.Array
+  ) -> tuple[jax.Array, Scalars]:
     total, nll, log_z = network.batch_loss(
-      model, params, part, weights, training.z_loss, max_segments
+      model, params, sequences, weights, training.z_loss, max_segments
     )
-    found = {'loss': jnp.sum(nll * weights)}
+    means = {'loss': jnp.sum(nll * weights)}
     if training.z_loss:
-      found['z_loss'] = training.z_loss * jnp.sum(log_z**2 * weights)
-    return total, found
+      means['z_loss'] = training.z_loss * jnp.sum(log_z**2 * weights)
+    return total, means
 
-  def one(part: Any) -> tuple[dict[str, jax.Array], Any]:
-    grads, found = jax.grad(losses, has_aux=True)(params, part)
-    return found, grads
+  def gradients(params: Any, batch: Batch) -> tuple[Scalars, Any]:
+    tokens = jnp.maximum(jnp.sum(batch['decoder_loss_weights']), 1)
 
-  parts = training.gradient_accumulation_steps
-  if parts == 1:
-    return one(batch)
+    def of_rows(sequences: Batch) -> tuple[Scalars, Any]:
+      # By the tokens of the whole batch: its parts may have unequal numbers.
+      weights = sequences['decoder_loss_weights'] / tokens
+      grads, means = jax.grad(loss, has_aux=True)(params, sequences, weights)
+      return means, grads
 
-  def add(total: Any, part: Any) -> tuple[Any, None]:
+    parts = training.gradient_accumulation_steps
+    if parts == 1:
+      return of_rows(batch)
+    return _sum_over_shards(of_rows, batch, parts, axes)
+
+  return gradients
+
+
+def _sum_over_shards(
+  function: Callable[[Batch], tuple[Scalars, Any]],
+  batch: Batch,
+  parts: int,
+  axes: Any,
+) -> tuple[Scalars, Any]:
+  """Adds up what a function of sequences returns, one part of a batch at a time."""
+
+  def add(total: Any, part: Batch) -> tuple[Any, None]:
     part = jax.tree.map(
       lambda x: partitioning.constrain(x, ('batch', 'length')), part
     )
-    found, grads = jax.tree.map(jnp.add, total, one(part))
-    return (found, jax.tree.map(partitioning.constrain, grads, axes)), None
+    means, grads = jax.tree.map(jnp.add, total, function(part))
+    return (means, jax.tree.map(partitioning.constrain, grads, axes)), None
 
   # Every n-th sequence: a device's sequences stay on it.
   split = jax.tree.map(
     lambda x: x.reshape(-1, parts, x.shape[1]).swapaxes(0, 1), batch
   )
-  shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], split))
+  shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], split))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   return jax.lax.scan(add, zeros, split)[0]
 
 
-def _state_shardings(mesh: Any, shapes: State, axes: Any) -> State:
-  """A moment of its parameter's shape is spread as that is.
+def _state_shapes(
+  mesh: LogicalMesh, init: Callable[[jax.Array], State], axes: Any
+) -> State:
+  """Shapes, dtypes and shardings of a state.
 
-  Counts, and moments by rows and columns, are small: every device has them.
+  A moment is sharded as its parameter if their shapes are equal. Counts, and
+  moments by rows and columns, are small: every device has them.
   """
+  shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.uint32))
   params = partitioning.shardings(mesh, shapes['params'], axes, 'Parameter')
   everywhere = partitioning.replicated(mesh)
   by_path = {
@@ -300,19 +332,16 @@ def _state_shardings(mesh: Any, shapes: State, axes: Any) -> State:
     )
   }
 
-  def of_moment(path: Any, leaf: Any) -> Any:
-    # The optimizer's own names come first, the parameter's last.
+  def shape(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    # A path ends with the names of the parameter.
     ends = (path[first:] for first in range(len(path)))
     shape, sharding = next(
       (by_path[end] for end in ends if end in by_path), (None, None)
     )
-    return sharding if leaf.shape == shape else everywhere
+    return jax.ShapeDtypeStruct(
+      leaf.shape,
+      leaf.dtype,
+      sharding=sharding if leaf.shape == shape else everywhere,
+    )
 
-  return {
-    'params': params,
-    'opt_state': jax.tree_util.tree_map_with_path(
-      of_moment, shapes['opt_state']
-    ),
-    'step': everywhere,
-    'loss_mean': everywhere,
-  }
+  return jax.tree_util.tree_map_with_path(shape, shapes)

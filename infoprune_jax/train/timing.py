@@ -1,10 +1,11 @@
 """Where the time of a run goes: rates, waits, and goodput over its restarts.
 
-Lines of `timing.jsonl` are of the clock, so no two runs have the same; what a
-run computes is in `metrics.jsonl`.
+`timing.jsonl` holds times, which differ from run to run. `metrics.jsonl` holds
+the values that are the same in every repetition.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import time
@@ -16,58 +17,56 @@ from infoprune_jax.runtime.append_log import AppendLog
 from infoprune_jax.runtime.progress import logger
 
 FILE = 'timing.jsonl'
-WAITS = ('input', 'evaluation', 'checkpoint')
+WAITS: tuple[str, ...] = ('input', 'evaluation', 'checkpoint')
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCost:
+  """What one step of a run takes."""
+
+  tokens: int  # slots of a batch, padding included
+  flops: float  # by formula
+  peak: float  # FLOP/s of all devices, by `score.ceiling`; 0.0 if unknown
 
 
 class Timing:
-  """Adds up seconds by what they were spent on."""
+  """Adds up the seconds of a run by what they were spent on."""
 
   def __init__(
     self,
     run: str,
-    first_step: int,
-    tokens_per_step: int,
-    flops_per_step: float,
-    peak: float,
+    first: int,
+    cost: StepCost,
     begun: float,
-    writes: bool = True,
-    writer: files.Writer = files.write_file,
+    writer: files.Writer | None,
     clock: Callable[[], float] = time.time,
   ):
-    """Reads what earlier processes of the run have written.
+    """Reads the lines that earlier processes of the run wrote.
 
     Args:
-      run: The run's folder.
-      first_step: Where this process goes on; later steps were lost.
-      tokens_per_step: Slots of a batch.
-      flops_per_step: By formula.
-      peak: FLOP/s of all devices, as `score.ceiling` measures; 0.0 if unknown.
-      begun: When this process began to work on the run, since the epoch; what
-        it compiled and restored since then was no step.
-      writes: Whether this process is the one that does.
-      writer: See `files.write_text`.
+      run: The folder of the run.
+      first: The step after which it goes on; later lines are dropped.
+      cost: Of a step.
+      begun: When this process began to work on the run, in seconds since the
+        epoch. Compilation and restoring count as time without steps.
+      writer: See `files.write_text`; None if another process writes.
       clock: Seconds since the epoch.
     """
-    path, self._clock = f'{run}/{FILE}', clock
-    self._tokens, self._flops, self._peak = (
-      tokens_per_step,
-      flops_per_step,
-      peak,
-    )
-    kept = [line for line in _read(path) if line['step'] <= first_step]
+    path, self._clock, self._cost = f'{run}/{FILE}', clock, cost
+    kept = [line for line in _read(path) if line['step'] <= first]
     self._begun = kept[0]['time'] if kept else begun
     self._productive = kept[-1]['productive'] if kept else 0.0
-    self._step, self._since = first_step, clock()
+    self._step, self._since = first, clock()
     self._waited = dict.fromkeys(WAITS, 0.0)
     self._log = None
-    if writes:
-      kept = kept or [{**self._line(first_step, {}), 'time': begun}]
+    if writer:
+      kept = kept or [{**self._line(first, {}), 'time': begun}]
       text = ''.join(json.dumps(line) + '\n' for line in kept)
       self._log = AppendLog(path, text.encode(), writer)
 
   @contextlib.contextmanager
   def waiting(self, what: str) -> Iterator[None]:
-    """Time of this block is no time of steps; `what` is one of WAITS."""
+    """Counts the time of this block as a wait; `what` is one of WAITS."""
     start = self._clock()
     try:
       yield
@@ -82,18 +81,19 @@ class Timing:
     self._productive += in_steps
     rates = {
       'seconds': seconds,
-      'tokens_per_second': steps * self._tokens / seconds,
+      'tokens_per_second': steps * self._cost.tokens / seconds,
       **{
         f'{what}_fraction': time / seconds
         for what, time in self._waited.items()
       },
       'goodput': self._productive / max(now - self._begun, 1e-9),
     }
-    if self._peak:
-      rates['mfu'] = steps * self._flops / seconds / self._peak
+    if self._cost.peak:
+      rates['mfu'] = steps * self._cost.flops / seconds / self._cost.peak
     self._step, self._since = step, now
     self._waited = dict.fromkeys(WAITS, 0.0)
-    self._log.append(f'{json.dumps(self._line(step, rates))}\n'.encode())
+    if self._log:
+      self._log.append(f'{json.dumps(self._line(step, rates))}\n'.encode())
     return rates
 
   def sync(self) -> None:
@@ -116,10 +116,10 @@ class Timing:
 
 
 def _read(path: str) -> list[dict[str, Any]]:
-  """The whole lines of the file; none where it is missing or damaged."""
+  """The whole lines of the file; none if it is missing or damaged."""
   try:
     lines = files.read_bytes(path).split(b'\n')[:-1]
-    return [_parsed(line) for line in lines]
+    return [_parse(line) for line in lines]
   except FileNotFoundError:
     return []
   except (ValueError, RecursionError):
@@ -127,17 +127,17 @@ def _read(path: str) -> list[dict[str, Any]]:
     return []
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
-  """One line, as `Timing` wrote it.
+def _parse(data: bytes) -> dict[str, Any]:
+  """Reads one line, as `Timing` writes it.
 
   Raises:
-    ValueError: it is not.
-    RecursionError: likewise.
+    ValueError: it is something else.
+    RecursionError: it is nested too deeply.
   """
-  found = json.loads(line)
-  if not isinstance(found, dict) or type(found.get('step')) is not int:
+  line = json.loads(data)
+  if not isinstance(line, dict) or type(line.get('step')) is not int:
     raise ValueError('it has no step')
   for name in ('time', 'productive'):
-    if type(found.get(name)) is not float or not math.isfinite(found[name]):
+    if type(line.get(name)) is not float or not math.isfinite(line[name]):
       raise ValueError(f'its {name} is not a finite number')
-  return found
+  return line

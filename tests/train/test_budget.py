@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.train import budget, optimizer
+from infoprune_jax.train import optimizer
 
 FLOPS_PER_TOKEN = 1e6
 
@@ -16,9 +16,9 @@ def training(small):
   return small.train.training
 
 
-def of(training, **one):
+def of(training, **budget):
   zero = dict(num_steps=0, num_tokens=0, num_flops=0.0)
-  return dataclasses.replace(training, warmup_steps=0, **{**zero, **one})
+  return dataclasses.replace(training, warmup_steps=0, **{**zero, **budget})
 
 
 @given(st.integers(1, 2**40))
@@ -26,21 +26,21 @@ def of(training, **one):
 def test_as_many_whole_steps_as_a_budget_pays_for(training, size):
   a_step = training.tokens_per_step
   by_tokens = of(training, num_tokens=size)
-  steps = budget.num_steps(by_tokens, FLOPS_PER_TOKEN)
+  steps = by_tokens.whole_steps(FLOPS_PER_TOKEN)
   assert steps * a_step <= size < (steps + 1) * a_step
   by_flops = of(training, num_flops=size * FLOPS_PER_TOKEN)
-  assert budget.num_steps(by_flops, FLOPS_PER_TOKEN) == steps
+  assert by_flops.whole_steps(FLOPS_PER_TOKEN) == steps
   if steps:
     expected = of(training, num_steps=steps)
     for given_ in (expected, by_tokens, by_flops):
-      assert budget.in_steps(given_, FLOPS_PER_TOKEN, 'train') == expected
+      assert given_.in_steps(FLOPS_PER_TOKEN, 'train') == expected
 
 
 def test_less_than_a_step_is_refused(training):
-  for one in ({'num_tokens': 511}, {'num_flops': 511e6}):
+  for budget in ({'num_tokens': 511}, {'num_flops': 511e6}):
     with pytest.raises(UserError, match='is less than one step') as error:
-      budget.in_steps(of(training, **one), FLOPS_PER_TOKEN, 'train.training')
-    assert f'train.training.{next(iter(one))}=' in str(error.value)
+      of(training, **budget).in_steps(FLOPS_PER_TOKEN, 'train.training')
+    assert f'train.training.{next(iter(budget))}=' in str(error.value)
     assert '512 tokens and 5.12e+08 FLOPs' in str(error.value)
 
 
@@ -49,7 +49,7 @@ def test_a_budget_shorter_than_its_warm_up_is_refused(training):
   with pytest.raises(
     UserError, match=r'num_tokens=5000 comes to 9 steps: .*\['
   ):
-    budget.in_steps(short, FLOPS_PER_TOKEN, 'train.training')
+    short.in_steps(FLOPS_PER_TOKEN, 'train.training')
 
 
 def schedule_of(training, **fields):

@@ -1,6 +1,5 @@
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 import shutil
@@ -14,8 +13,7 @@ from infoprune_jax.config import experiment as config_lib, validation
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import checkpoints, mesh as mesh_lib
 from infoprune_jax.runtime import manifests
-from infoprune_jax.runtime.workdir import reference_dir
-from infoprune_jax.train import loop, metrics, runs, state
+from infoprune_jax.train import hooks, metrics, runs, state
 
 
 class Killed(Exception):
@@ -69,14 +67,14 @@ def test_resumed_equals_uninterrupted(
   small, store_workdir, uninterrupted, tmp_path, monkeypatch, stop_at
 ):
   workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
-  checkpoint = loop._Loop._checkpoint
+  save = hooks.Checkpoint.save
 
-  def and_die(self, step, state):
-    checkpoint(self, step, state)
-    if step == stop_at:
+  def and_die(self, number, state):
+    save(self, number, state)
+    if number == stop_at:
       raise Killed
 
-  monkeypatch.setattr(loop._Loop, '_checkpoint', and_die)
+  monkeypatch.setattr(hooks.Checkpoint, 'save', and_die)
   with pytest.raises(Killed):
     runs.run_reference(small, workdir)
   monkeypatch.undo()
@@ -84,44 +82,6 @@ def test_resumed_equals_uninterrupted(
   runs.run_reference(small, workdir)
   assert manifest_of(workdir) == manifest_of(uninterrupted)
   assert metrics_of(workdir) == metrics_of(uninterrupted)
-
-
-def test_metrics_after_the_last_checkpoint_are_dropped(tmp_path):
-  run = str(tmp_path)
-  writer = metrics.MetricsWriter(run, 0, None, 'train')
-  writer.write(1, {'loss': 1.0})
-  writer.write(2, {'loss': 1.5})
-  written = writer.facts()
-  writer.write(3, {'loss': 1.7})
-  writer.close()
-  path = tmp_path / metrics.FILE
-  path.write_text(path.read_text() + '{"step": 4, "lo')
-  lines = [{'step': 1, 'loss': 1.0}, {'step': 2, 'loss': 1.5}]
-  assert metrics.read(run, written, 'train') == lines
-  writer = metrics.MetricsWriter(run, 2, written, 'train')
-  assert path.read_text() == ''.join(json.dumps(line) + '\n' for line in lines)
-  writer.write(3, {'loss': 2.0})
-  writer.close()
-  lines.append({'step': 3, 'loss': 2.0})
-  assert metrics.read(run, writer.facts(), 'train') == lines
-
-
-def test_damaged_metrics_are_refused_and_missing_ones_given_up(tmp_path):
-  run = str(tmp_path)
-  writer = metrics.MetricsWriter(run, 0, None, 'train')
-  writer.write(1, {'loss': 1.0})
-  writer.close()
-  path = tmp_path / metrics.FILE
-  path.write_text(path.read_text().replace('1.0', '1.1'))
-  with pytest.raises(UserError, match=r'metrics\.jsonl is damaged: expected'):
-    metrics.MetricsWriter(run, 1, writer.facts(), 'train')
-  path.unlink()
-  with pytest.raises(UserError, match=r'metrics\.jsonl is missing'):
-    metrics.read(run, writer.facts(), 'train')
-  again = metrics.MetricsWriter(run, 1, writer.facts(), 'train')
-  again.write(2, {'loss': 0.5})
-  again.close()
-  assert metrics.read(run, again.facts(), 'train') == [{'step': 2, 'loss': 0.5}]
 
 
 def test_more_steps_go_on_from_where_a_run_ended(
@@ -202,13 +162,13 @@ def test_a_bad_step_can_be_skipped(
   workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
   kept = []
 
-  def stepped(self, step, params_of):
-    kept.append(checkpoints.params_hash(params_of['params']))
+  def save(self, number, state):
+    kept.append(checkpoints.params_hash(state['params']))
     # The schedule goes by steps, skipped ones too.
-    leaves = jax.tree.leaves(params_of['opt_state'])
-    assert {int(x) for x in leaves if x.dtype == np.int32} == {step}
+    leaves = jax.tree.leaves(state['opt_state'])
+    assert {int(x) for x in leaves if x.dtype == np.int32} == {number}
 
-  monkeypatch.setattr(loop._Loop, '_checkpoint', stepped)
+  monkeypatch.setattr(hooks.Checkpoint, 'save', save)
   training = dataclasses.replace(
     small.reference.training, on_bad_step='skip', checkpoint_every=1
   )
@@ -231,7 +191,7 @@ def test_a_spike_is_over_the_running_mean():
 
   def judged(loss, step, mean=3.0, norm=1.0):
     before = {'loss_mean': np.float32(mean), 'step': np.int32(step)}
-    bad, after = state._find_bad_loss(
+    bad, after = state._check_loss(
       training, before, np.float32(loss), np.float32(norm)
     )
     return bool(bad), float(after)

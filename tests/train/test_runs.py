@@ -23,7 +23,7 @@ from infoprune_jax.runtime.workdir import (
 from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.tokens import folds, tables
 from infoprune_jax.tokens.token_store import TokenStore
-from infoprune_jax.train import metrics
+from infoprune_jax.train import hooks, metrics
 
 ARMS = {
   'full': base.arm('all'),
@@ -150,19 +150,18 @@ def test_training_through_seqio_resumes_exactly(
   through_seqio, two_folds, tmp_path, monkeypatch
 ):
   whole = train(through_seqio, two_folds, tmp_path / 'whole', 12)
-  from infoprune_jax.train import loop
 
   class Killed(Exception):
     pass
 
-  save = loop._Loop._checkpoint
+  save = hooks.Checkpoint.save
 
-  def killed(self, step, state):
-    save(self, step, state)
+  def killed(self, number, state):
+    save(self, number, state)
     raise Killed
 
   with monkeypatch.context() as patch, pytest.raises(Killed):
-    patch.setattr(loop._Loop, '_checkpoint', killed)
+    patch.setattr(hooks.Checkpoint, 'save', killed)
     train(through_seqio, two_folds, tmp_path / 'parts', 12)
   parts = train(through_seqio, two_folds, tmp_path / 'parts', 12)
   first, second = (

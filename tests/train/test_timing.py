@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from infoprune_jax.runtime import files
 from infoprune_jax.train import timing
 
 
@@ -16,8 +17,9 @@ class Clock:
 
 
 def begin(tmp_path, clock, first=0, peak=0.0):
+  cost = timing.StepCost(100, 5e9, peak)
   return timing.Timing(
-    str(tmp_path), first, 100, 5e9, peak, begun=clock(), clock=clock
+    str(tmp_path), first, cost, clock(), files.write_file, clock
   )
 
 
@@ -91,14 +93,10 @@ def test_any_flipped_bit_costs_the_rates_alone(tmp_path):
   begin(tmp_path, clock).write(5)
   path = tmp_path / timing.FILE
   data = path.read_bytes()
+  cost = timing.StepCost(100, 5e9, 0.0)
   for bit in range(8 * len(data)):
     damaged = bytearray(data)
     damaged[bit // 8] ^= 1 << bit % 8
     path.write_bytes(damaged)
-    again = timing.Timing(
-      *(str(tmp_path), 5, 100, 5e9, 0.0),
-      begun=clock(),
-      writes=False,
-      clock=clock,
-    )
+    again = timing.Timing(str(tmp_path), 5, cost, clock(), None, clock)
     assert again._begun > 0 and again._productive >= -1e300

@@ -160,7 +160,7 @@ from jax.experimental import topologies
 from configs import base, models
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.model import memory as device_memory, mesh as mesh_lib
-from infoprune_jax.train import memory, state
+from infoprune_jax.train import loop, state
 
 topology = topologies.get_topology_desc('v5e:2x2', 'tpu')
 mesh = mesh_lib.make_mesh(
@@ -178,9 +178,12 @@ training.update(batch_size=128, sequence_length=2048)
 training = config_lib.build(
   config_lib.TrainingConfig, training.to_dict(), 'training'
 )
-compiled = lambda m, t: state.compile_program(m, t, 50304, mesh).step
+compiled = lambda m, t: state.compile_program(m, t, 50304, mesh)
+run = types.SimpleNamespace(
+  name='run', model=model, training=training, mesh=mesh, compile=compiled
+)
 try:
-  with memory.oom_as_user_error('run', model, training, mesh, compiled):
+  with loop.oom_as_user_error(run):
     compiled(model, training)
 except config_lib.UserError as error:
   print('RESULT' + json.dumps({'error': str(error)}))

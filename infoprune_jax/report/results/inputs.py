@@ -19,7 +19,6 @@ from infoprune_jax.runtime.workdir import (
   reference_input,
   run_dir,
 )
-from infoprune_jax.train import budget
 
 _ROUNDING = 1e-6  # of a step
 _DOCUMENT_COLUMNS = (
@@ -90,14 +89,14 @@ class Upstream(Selected):
     run = next(iter(self.runs.values()))
     # The model's formula gives a whole number.
     flops_per_token = round(run['flops'] / run['tokens'])
-    return budget.num_steps(config.train.training, flops_per_token)
+    return config.train.training.whole_steps(flops_per_token)
 
   def check_budget(self, config: Config) -> None:
     """Raises `UserError` unless each run has gone as far as the config asks."""
     num_steps = self.num_steps(config)
     for (arm, seed), run in self.runs.items():
-      asked = budget.describe(config.train.training)
-      why, more = f'train.training.{asked} asks for', 0.0
+      asked = config.train.training.budget
+      why, more = f'what train.training.{asked} asks for is', 0.0
       if any(
         rule.keep == 'all_plus_reference' for rule in config.select.arms[arm]
       ):

@@ -1,0 +1,367 @@
+"""The hooks of the train loop: all that is done beside the steps themselves.
+
+The loop keeps a list of hooks and calls each once for every step, in the order
+of the list. Usually that is while the devices compute the next step, so that
+they never wait. A hook that needs the state after a step says so by `is_due`:
+all hooks are then called before the next step starts.
+"""
+
+import contextlib
+import dataclasses
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+
+from infoprune_jax.batches import loader
+from infoprune_jax.config.model import ModelConfig
+from infoprune_jax.config.training import TrainingConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.evaluate.perplexity import Curve
+from infoprune_jax.model import checkpoints, flops
+from infoprune_jax.model.mesh import LogicalMesh
+from infoprune_jax.runtime import distributed, files, preemption, progress
+from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.progress import logger
+from infoprune_jax.train.metrics import MetricsWriter
+from infoprune_jax.train.state import Program, State, compile_program
+from infoprune_jax.train.timing import Timing
+
+STATE_ITEMS = ('opt_state', 'step', 'loss_mean')  # Scoring does not read them.
+MAX_SKIPPED = 10  # bad steps in a sequence; as many are no accident
+WATCHDOG_EXIT_CODE = 75  # EX_TEMPFAIL: start it again
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What one training run is made of."""
+
+  name: str  # for the user
+  workdir: str
+  artifact: Artifact
+  model: ModelConfig
+  training: TrainingConfig  # with its budget in steps
+  seed: int
+  reader: loader.Reader
+  curve: Curve
+  vocab_size: int
+  vocabulary: str  # its hash
+  mesh: LogicalMesh
+
+  @property
+  def flops_per_step(self) -> float:
+    """By formula."""
+    return self.training.tokens_per_step * flops.training_flops_per_token(
+      self.model, self.vocab_size, self.training.sequence_length
+    )
+
+  def compile(self, model: ModelConfig, training: TrainingConfig) -> Program:
+    """The program of this run, or of one with less memory per device."""
+    return compile_program(
+      model, training, self.vocab_size, self.mesh, self.reader.max_pieces
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+  """A run, as this process trains it."""
+
+  run: Run
+  first: int  # the step after which it goes on; 0 for a new run
+  saved: checkpoints.Checkpoints
+  writer: MetricsWriter
+  timing: Timing
+
+  def is_due(self, every: int, number: int) -> bool:
+    """Whether a step is one of every so many, or the last."""
+    return number % every == 0 or number == self.run.training.num_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """A step that the devices have finished."""
+
+  number: int  # from 1
+  state: State | None  # after it; None if the next step has taken it over
+  values: Mapping[str, float]  # loss, grad_norm, ..., see `state.Program`
+  is_bad: bool  # its loss or gradient is not finite, or a spike
+  requests: Mapping[str, bool]  # whether any process asks, by HOST_REQUESTS
+
+
+class Hook:
+  """One thing to do between steps. All processes have the same hooks."""
+
+  def __init__(self, session: Session):
+    """Takes what all hooks share."""
+    self._session, self._run = session, session.run
+    self._training = session.run.training
+
+  def is_due(self, number: int) -> bool:
+    """Whether the hook must see this step before the next one starts."""
+    del number
+    return False
+
+  def request(self) -> str:
+    """One of HOST_REQUESTS that this process makes to all now, or ''."""
+    return ''
+
+  def __call__(self, step: Step) -> None:
+    """Does what is due after a step."""
+    raise NotImplementedError
+
+  def close(self) -> None:
+    """Ends what the hook has started; it may be called more than once."""
+
+
+class Watchdog(Hook):
+  """Ends a process whose training hangs, with the stacks of its threads."""
+
+  def __init__(
+    self,
+    name: str,
+    minutes: float,
+    exit_process: Callable[[int], None] = os._exit,
+  ):
+    """Starts to watch.
+
+    Args:
+      name: Of the run, for the message.
+      minutes: The longest time between two calls; 0.0 for no limit.
+      exit_process: Ends the process with an exit code.
+    """
+    self._name, self._seconds, self._exit = name, 60 * minutes, exit_process
+    self._number, self._since = 0, time.monotonic()
+    self._closed = threading.Event()
+    if minutes:
+      self._thread = threading.Thread(target=self._watch, daemon=True)
+      self._thread.start()
+
+  def __call__(self, step: Step) -> None:
+    """Notes that work goes on."""
+    self._number, self._since = step.number, time.monotonic()
+
+  def close(self) -> None:
+    """Ends the thread."""
+    self._closed.set()
+    if self._seconds:
+      self._thread.join()
+
+  def _watch(self) -> None:
+    while not self._closed.wait(min(self._seconds / 10, 10.0)):
+      if time.monotonic() - self._since > self._seconds:
+        self._report_and_exit()
+        return
+
+  def _report_and_exit(self) -> None:
+    print(
+      f'infoprune_jax: {self._name}: process {distributed.index()} of '
+      f'{distributed.count()} has ended no step after step {self._number} for '
+      f'{self._seconds / 60:g} minutes (watchdog_minutes). Its threads:',
+      file=sys.stderr,
+      flush=True,
+    )
+    faulthandler.dump_traceback(all_threads=True)
+    self._exit(WATCHDOG_EXIT_CODE)
+
+
+class BadSteps(Hook):
+  """Stops the run at a bad step, or logs that the step was skipped."""
+
+  _in_a_row = 0
+
+  def __call__(self, step: Step) -> None:
+    """Looks at one step.
+
+    Raises:
+      UserError: the config says to stop, or too many follow each other.
+    """
+    self._in_a_row = self._in_a_row + 1 if step.is_bad else 0
+    if not step.is_bad:
+      return
+    ids = self._run.reader.example_ids(step.number - 1)
+    message = (
+      f'{self._run.name}: step {step.number} is bad: loss {step.values["loss"]}, '
+      f'gradient norm {step.values["grad_norm"]}, over the examples '
+      f'{", ".join(ids) if ids else "(the reader does not know)"}.'
+    )
+    if self._training.on_bad_step == 'skip' and self._in_a_row < MAX_SKIPPED:
+      logger.warning('%s The parameters stay as they were.', message)
+      self._session.writer.write(step.number, {'skipped': 1.0})
+      return
+    self._session.saved.wait()
+    saved = checkpoints.steps(self._run.artifact.path)
+    raise UserError(
+      f'{message} The last checkpoint is of step '
+      f'{saved[-1] if saved else "none"}; lower learning_rate or '
+      'max_grad_norm and run in a new --workdir, or skip such steps, with '
+      f"on_bad_step='skip' (at most {MAX_SKIPPED - 1} in a row)."
+    )
+
+
+class Metrics(Hook):
+  """Writes the metrics of a step, and where the time went."""
+
+  def __call__(self, step: Step) -> None:
+    """Writes every `log_every` steps."""
+    if not self._session.is_due(self._training.log_every, step.number):
+      return
+    position = self._run.reader.position(step.number)
+    values = {k: v for k, v in step.values.items() if k != 'tokens'}
+    self._session.writer.write(step.number, {**values, **position})
+    self._session.writer.write_timing(
+      step.number, self._session.timing.write(step.number)
+    )
+
+
+class Evaluate(Hook):
+  """Writes the loss on held-out documents."""
+
+  def is_due(self, number: int) -> bool:
+    """Every `eval_every` steps."""
+    return self._session.is_due(self._training.eval_every, number)
+
+  def __call__(self, step: Step) -> None:
+    """Evaluates when it is due."""
+    if step.state is None or not self.is_due(step.number):
+      return
+    with self._session.timing.waiting('evaluation'):
+      losses = self._run.curve.losses(step.state['params'])
+      self._session.writer.write(step.number, losses)
+
+
+class Checkpoint(Hook):
+  """Saves the state by steps, by the clock, and when it is asked for.
+
+  It comes after `BadSteps`, so that no state that is not finite is saved.
+  """
+
+  def __init__(self, session: Session):
+    """Takes what all hooks share."""
+    super().__init__(session)
+    self._is_requested, self._saved_at = False, time.monotonic()
+
+  def is_due(self, number: int) -> bool:
+    """Every `checkpoint_every` steps, and when a process has asked for it."""
+    return self._is_requested or self._session.is_due(
+      self._training.checkpoint_every, number
+    )
+
+  def request(self) -> str:
+    """Process 0 asks after `checkpoint_minutes`."""
+    minutes = self._training.checkpoint_minutes
+    passed = time.monotonic() - self._saved_at
+    late = minutes and passed > 60 * minutes and distributed.index() == 0
+    return 'save' if late else ''
+
+  def __call__(self, step: Step) -> None:
+    """Saves when it is due."""
+    self._is_requested |= step.requests['save'] or step.requests['stop']
+    if step.state is not None and self.is_due(step.number):
+      self.save(step.number, step.state)
+      self._is_requested, self._saved_at = False, time.monotonic()
+
+  def save(self, number: int, state: State) -> None:
+    """Starts to write a checkpoint."""
+    with self._session.timing.waiting('checkpoint'):
+      self._session.timing.sync()
+      # The checkpoint says which lines the file of metrics has.
+      self._session.writer.sync()
+      rest = {name: state[name] for name in STATE_ITEMS}
+      items = {'params': state['params'], 'rest': rest}
+      self._session.saved.save(number, items, self._session.writer.facts())
+
+
+class Profile(Hook):
+  """Traces the steps that the config asks for, into the folder `profile`."""
+
+  def __init__(self, session: Session):
+    """Starts the trace now if the next step is its first one."""
+    super().__init__(session)
+    self._begin = self._training.profile_from - 1
+    self._end = min(
+      self._begin + self._training.profile_steps, self._training.num_steps
+    )
+    self._trace = contextlib.ExitStack()
+    self._begin_at(session.first)
+
+  def is_due(self, number: int) -> bool:
+    """Before the first step of the trace, and after its last."""
+    return self._begin < self._end and number in (self._begin, self._end)
+
+  def __call__(self, step: Step) -> None:
+    """Starts or ends the trace when it is due."""
+    if step.number == self._end:
+      self.close()
+    self._begin_at(step.number)
+
+  def close(self) -> None:
+    """Ends a trace that is on, and uploads it."""
+    self._trace.close()
+
+  def _begin_at(self, number: int) -> None:
+    if number == self._begin < self._end:
+      self._trace.enter_context(_traced(self._run.artifact))
+
+
+@contextlib.contextmanager
+def _traced(artifact: Artifact) -> Iterator[None]:
+  path = f'{artifact.path}/profile'
+  name = artifact.temporary(f'{path}-{distributed.index()}')
+  with files.scratch_folder(name) as folder:
+    jax.profiler.start_trace(folder)
+    yield
+    jax.profiler.stop_trace()
+    files.upload_folder(folder, path, artifact.write_file)
+
+
+class Progress(Hook):
+  """Logs how far the run is, its rate and its loss, every few seconds."""
+
+  def __init__(self, session: Session):
+    """Takes what all hooks share."""
+    super().__init__(session)
+    tokens = self._training.tokens_per_step
+    self._progress = progress.Progress(
+      self._run.name,
+      'tokens',
+      self._training.num_steps * tokens,
+      done=session.first * tokens,
+    )
+
+  def __call__(self, step: Step) -> None:
+    """Counts the tokens of a step."""
+    loss = f'loss {step.values["loss"]:.3f}'
+    self._progress.add(self._training.tokens_per_step, loss)
+    if step.number == self._training.num_steps:
+      self._progress.finish()
+
+
+class Stop(Hook):
+  """Ends the run at the same step on all processes, when one is asked to.
+
+  It comes after `Checkpoint`, which saves that step for the same reason.
+  """
+
+  _is_requested = False
+
+  def request(self) -> str:
+    """After a signal."""
+    return 'stop' if preemption.is_asked() else ''
+
+  def __call__(self, step: Step) -> None:
+    """Stops, unless this is the last step.
+
+    Raises:
+      preemption.Stopped: a checkpoint of this step is written.
+    """
+    self._is_requested |= step.requests['stop']
+    is_last = step.number == self._training.num_steps
+    if self._is_requested and step.state is not None and not is_last:
+      self._session.saved.wait()
+      raise preemption.Stopped(
+        f'{self._run.name} is saved at step {step.number}'
+      )
