@@ -182,8 +182,9 @@ class WeightsAndBiases:
         settings=wandb.Settings(console='off'),
       )
     except wandb.Error as error:
+      reason = str(error).rstrip('.')
       raise UserError(
-        f'Weights & Biases does not start: {error}. Run `wandb login`, or set '
+        f'Weights & Biases does not start: {reason}. Run `wandb login`, or set '
         "WANDB_MODE=offline, or leave 'wandb' out of training.metric_sinks."
       ) from None
     self._step, self._values = 0, {}

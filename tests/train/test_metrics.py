@@ -1,17 +1,24 @@
 """The record of a run's metrics, and the copies that other programs read."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import struct
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
+from infoprune_jax.runtime.workdir import reference_dir
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
+from infoprune_jax import stages
 from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import distributed, manifests
 from infoprune_jax.runtime.artifacts import Artifact
-from infoprune_jax.train import metrics
+from infoprune_jax.train import hooks, loop, metrics, runs
 
 
 @pytest.fixture
@@ -129,3 +136,170 @@ def test_each_process_has_a_file_of_its_own(artifact):
   for _ in range(2):
     metrics.TensorBoard(info(artifact)).close()
   assert len(event_files(artifact)) == 2
+
+
+# Weights & Biases.
+
+
+def wandb_records(folder: pathlib.Path) -> list:
+  """The records of all W&B runs in a folder, in the order of their files."""
+  import wandb
+  from wandb.proto import wandb_internal_pb2
+
+  wandb.teardown()  # Its process writes the last sequences.
+  records = []
+  for path in sorted(folder.glob('wandb/offline-run-*/*.wandb')):
+    data, start, content = path.read_bytes(), 7, b''
+    assert data[:4] == b':W&B'
+    while start < len(data):
+      # The format of LevelDB's logs: no header crosses the end of a block.
+      left = 2**15 - start % 2**15
+      if left < 7:
+        start += left
+        continue
+      _, size, kind = struct.unpack('<IHB', data[start : start + 7])
+      content += data[start + 7 : start + 7 + size]
+      start += 7 + size
+      if kind in (1, 4):  # A whole record, or the last of its fragments.
+        records.append(wandb_internal_pb2.Record.FromString(content))
+        content = b''
+  return records
+
+
+def wandb_history(records) -> list[tuple[int, dict[str, float]]]:
+  """Step and values of each sequence; W&B adds names of its own."""
+  return [
+    (
+      record.history.step.num,
+      {
+        name: json.loads(item.value_json)
+        for item in record.history.item
+        if not (name := item.key or item.nested_key[0]).startswith('_')
+      },
+    )
+    for record in records
+    if record.HasField('history')
+  ]
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch) -> Iterator[pathlib.Path]:
+  """The folder that W&B writes to."""
+  wandb = pytest.importorskip('wandb')
+  monkeypatch.setenv('WANDB_MODE', 'offline')
+  monkeypatch.setenv('WANDB_SILENT', 'true')
+  monkeypatch.setenv('WANDB_DIR', str(tmp_path))
+  monkeypatch.delenv('WANDB_PROJECT', raising=False)
+  yield tmp_path
+  wandb.teardown()  # It reads the environment once.
+
+
+def test_a_killed_wandb_run_goes_on_and_has_each_step_once(offline, artifact):
+  killed = metrics.WeightsAndBiases(info(artifact))
+  killed.write(1, {'loss': 3.0})
+  killed.write(2, {'loss': 2.0})
+  killed.write(2, {'timing/seconds': 1.0})
+  killed.write(3, {'loss': 1.5})
+  killed._run.finish()  # Without the third step.
+  resumed = metrics.WeightsAndBiases(info(artifact, first_step=2))
+  resumed.write(2, {'loss': 2.0})
+  resumed.write(3, {'loss': 1.5})
+  resumed.close()
+  records = wandb_records(offline)
+  assert wandb_history(records) == [
+    (1, {'loss': 3.0}),
+    (2, {'loss': 2.0, 'timing/seconds': 1.0}),
+    (3, {'loss': 1.5}),
+  ]
+  runs = [record.run for record in records if record.HasField('run')]
+  assert len({run.run_id for run in runs}) == 1
+  for run in runs:
+    assert run.project == metrics.WANDB_PROJECT
+    assert run.display_name == f'{offline.name}: train top'
+    assert run.run_group == offline.name
+
+
+def test_damage_begins_another_wandb_run(offline, artifact, caplog):
+  for _ in range(2):
+    sink = metrics.WeightsAndBiases(info(artifact))
+    sink.write(1, {'loss': 3.0})
+    sink.close()
+    path = pathlib.Path(artifact.path) / metrics.WANDB_FILE
+    path.write_text('{"id": "abc"}\n')
+  assert 'wandb.jsonl is damaged: a new W&B run begins' in caplog.text
+  history = wandb_history(wandb_records(offline))
+  assert history == [(1, {'loss': 3.0})] * 2
+
+
+def with_sinks(config, *sinks):
+  training = dataclasses.replace(config.reference.training, metric_sinks=sinks)
+  reference = dataclasses.replace(config.reference, training=training)
+  return dataclasses.replace(config, reference=reference)
+
+
+def test_wandb_has_the_record_of_a_run_that_was_killed(
+  offline, small, store_workdir, tmp_path, monkeypatch
+):
+  """Steps 6 and 9 are trained twice, from the checkpoint of step 5."""
+  workdir = tmp_path / 'work'
+  workdir.mkdir()
+  for name in ('token_store', 'vocabulary'):
+    (workdir / name).symlink_to(f'{store_workdir}/{name}')
+  write = hooks.Metrics.__call__
+
+  class Killed(Exception):
+    pass
+
+  def killed(self, step):
+    write(self, step)
+    if step.number == 9:
+      raise Killed
+
+  config = with_sinks(small, 'wandb', 'stdout')
+  with monkeypatch.context() as patch, pytest.raises(Killed):
+    patch.setattr(hooks.Metrics, '__call__', killed)
+    runs.run_reference(config, str(workdir))
+  runs.run_reference(config, str(workdir))
+  run = reference_dir(str(workdir))
+  manifest = manifests.read_manifest(run, 'reference')
+  expected = {}
+  for line in metrics.read(run, manifest['metrics'], 'reference'):
+    expected.setdefault(line.pop('step'), {}).update(line)
+  history = wandb_history(wandb_records(offline))
+  assert [step for step, _ in history] == sorted(expected) == [3, 6, 9, 12]
+  for step, values in history:
+    values = {k: v for k, v in values.items() if not k.startswith('timing/')}
+    assert values == expected[step]
+  # Where metrics go decides nothing of the run.
+  runs.run_reference(small, str(workdir))
+  assert not (pathlib.Path(run) / metrics.TENSORBOARD_FOLDER).exists()
+
+
+def test_a_missing_wandb_is_told_before_any_work(small, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'wandb', None)
+  config = with_sinks(small, 'tensorboard', 'wandb')
+  with pytest.raises(UserError) as error:
+    stages.run(config, str(tmp_path / 'work'), None)
+  for words in (
+    "reference.training.metric_sinks has 'wandb'",
+    "pip install 'infoprune_jax[wandb]'",
+  ):
+    assert words in str(error.value)
+  assert not (tmp_path / 'work').exists()
+
+
+def test_other_processes_than_the_first_write_nothing(artifact, monkeypatch):
+  monkeypatch.setattr(distributed, 'index', lambda: 1)
+  training = SimpleNamespace(tokens_per_step=8, metric_sinks=('wandb',))
+  run = SimpleNamespace(artifact=artifact, training=training)
+  writer = loop._open_metrics(run, 0, {})
+  writer.write(1, {'loss': 1.0})
+  writer.close()
+  assert writer.facts() is None
+  assert not pathlib.Path(artifact.path).exists()
+
+
+@pytest.mark.parametrize('sinks', [('csv',), ('tensorboard', 'Wandb')])
+def test_other_names_of_sinks_are_refused(small, sinks):
+  with pytest.raises(UserError, match=r"metric_sinks must be one of .*'wandb'"):
+    with_sinks(small, *sinks)

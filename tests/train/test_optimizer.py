@@ -187,20 +187,12 @@ def mesh_of(data, fsdp, tensor):
 def test_moments_are_spread_as_their_parameters(small, model, name, sizes):
   """Those of other shapes, and counts, are small and everywhere."""
   axes = network.param_axes(model, VOCAB)
-  shapes = network.param_shapes(model, VOCAB)
   transform = optimizer.make(training_with(small, name), axes)
-  opt_state = jax.eval_shape(transform.init, shapes)
-  mesh = mesh_of(*sizes)
-  found = state._state_shardings(
-    mesh, {'params': shapes, 'opt_state': opt_state, 'step': None}, axes
-  )
+  init = state._make_init(model, VOCAB, transform)
+  shapes = state._state_shapes(mesh_of(*sizes), init, axes)
   pairs = [
-    (leaf.size, sharding.shard_shape(leaf.shape), str(path))
-    for (path, leaf), sharding in zip(
-      jax.tree_util.tree_leaves_with_path(opt_state),
-      jax.tree.leaves(found['opt_state']),
-      strict=True,
-    )
+    (leaf.size, leaf.sharding.shard_shape(leaf.shape), str(path))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes['opt_state'])
   ]
   num_shards = sizes[1] * sizes[2]
   large = [pair for pair in pairs if pair[0] >= 3 * 128 * 128]
