@@ -20,7 +20,7 @@ SCHEDULES = ('cosine', 'linear', 'wsd', 'constant')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixturePhase:
-  """What takes the place of `TrainingConfig.mixture` from a step on."""
+  """Replaces `TrainingConfig.mixture` from a step on."""
 
   from_step: int
   weights: Mapping[str, float] = dataclasses.field(hash=False)  # as `mixture`
@@ -30,71 +30,70 @@ class MixturePhase:
 class TrainingConfig:
   """Budget, batch and optimizer of one training run.
 
-  The budget is one of `num_steps`, `num_tokens` and `num_flops`; the others are
-  0. Of tokens and FLOPs a run takes as many whole steps as they pay for. After
-  warm-up the learning rate falls along a cosine or a line, or stays; with 'wsd'
-  (warm-up, stable, decay) it stays, and falls along a line at the end.
+  Set exactly one of `num_steps`, `num_tokens` and `num_flops`. A budget in
+  tokens or FLOPs is rounded down to whole steps. After warm-up, the learning
+  rate falls along a cosine or a line, or is constant. With 'wsd' (warm-up,
+  stable, decay) it is constant, and falls along a line at the end.
 
-  'muon' is for the matrices of layers, with steps as long as AdamW's (arXiv
-  2502.16982); the embedding, the head and norms take AdamW's. With 'adafactor'
-  (arXiv 1804.04235, without momentum) rates are relative to a parameter's size.
+  'muon' updates the matrices of layers, at the scale of AdamW's updates (arXiv
+  2502.16982), and AdamW updates the rest: the embedding, the head and norms.
+  With 'adafactor' (arXiv 1804.04235, without momentum) the learning rate is
+  relative to the size of a parameter.
   """
 
   num_steps: int = 0
-  num_tokens: int = 0  # of sequences, with what pads them; e.g. 20 a parameter
-  # By the formula of `model/flops.py`: compares models of several sizes.
+  num_tokens: int = 0  # padding included; e.g. 20 per parameter
+  # By the formula of `model/flops.py`. Use it to compare models of any size.
   num_flops: float = 0.0
-  batch_size: int  # sequences of a step
-  # Parts of a batch, one after another: more where a batch does not fit.
+  batch_size: int  # sequences per step
+  # A step computes its batch in so many parts. Raise it if memory is short.
   gradient_accumulation_steps: int = 1
   sequence_length: int  # tokens
-  # 'adamw', 'muon', which keeps one moment, or 'adafactor', almost none.
+  # 'adamw'; 'muon', with half the state; 'adafactor', with almost none.
   optimizer: str = 'adamw'
   learning_rate: float  # peak; relative with 'adafactor': 1e-2 in T5X
-  # 'cosine', 'linear', 'constant' or 'wsd', whose runs can go on: its steps do
-  # not know the last.
+  # 'cosine', 'linear', 'constant' or 'wsd'. With 'wsd' the steps before the
+  # decay do not depend on num_steps, so that a longer run can start from them.
   schedule: str = 'cosine'
   warmup_steps: int = 0  # linear, from zero
-  decay_fraction: float = 0.2  # of the steps, at the end: in which 'wsd' falls
-  final_learning_rate_ratio: float = 0.1  # of the peak, when it has fallen
-  # Of matrices, times the learning rate; never of norms.
+  decay_fraction: float = 0.2  # of all steps, at the end, in which 'wsd' falls
+  final_learning_rate_ratio: float = 0.1  # of the peak, at the end
+  # For matrices, times the learning rate. Norms have none.
   weight_decay: float = 0.1
   beta1: float = 0.9  # of AdamW
   beta2: float = 0.95  # of AdamW
-  # Times log(Z)^2 of each token, added to its NLL; 0.0 for none. 1e-4 in PaLM:
-  # keeps the softmax's denominator near one.
+  # The loss of a token is its NLL plus z_loss * log(Z)^2, with Z the softmax's
+  # denominator. It keeps Z near 1. PaLM has 1e-4; 0.0 for none.
   z_loss: float = 0.0
   max_grad_norm: float = 1.0  # global norm; gradients above are scaled down
   log_every: int = 20  # steps
-  # Copies of metrics.jsonl, of METRIC_SINKS. 'wandb' is Weights & Biases and
-  # needs pip install 'infoprune_jax[wandb]'.
+  # Where metrics go besides metrics.jsonl: 'tensorboard', 'stdout' or 'wandb'
+  # (Weights & Biases, which needs pip install 'infoprune_jax[wandb]').
   metric_sinks: tuple[str, ...] = ('tensorboard',)
   eval_every: int = 100  # steps
   checkpoint_every: int = 250  # steps
-  # And after so many; 0.0 for steps alone. Where machines can be taken away:
-  # 10.0.
+  # Also after so many minutes; 0.0 for never. Set 10.0 on preemptible machines.
   checkpoint_minutes: float = 0.0
   max_checkpoints: int = 2  # the newest are kept
   keep_checkpoints_every: int = 0  # steps of which all are kept; 0 for none
-  # What a loss or gradient that is not finite does, or a loss over
-  # `max_loss_spike` times its running mean (0.0 for any): 'stop' ends the run,
-  # 'skip' leaves the parameters as they were.
+  # A step is bad if its loss or gradient is not finite, or if its loss is over
+  # `max_loss_spike` times the running mean (0.0 for no limit). 'stop' ends the
+  # run, 'skip' leaves the parameters as they were.
   on_bad_step: str = 'stop'
   max_loss_spike: float = 0.0
-  # Without the end of a step; 0.0 to wait for ever. Longer than an evaluation
-  # of `online_eval_tokens`.
+  # The process ends if no step ends for so long; 0.0 for no limit. It must be
+  # longer than an evaluation of `online_eval_tokens`.
   watchdog_minutes: float = 30.0
-  profile_from: int = 10  # the step that jax.profiler begins with
+  profile_from: int = 10  # the first step that jax.profiler traces
   profile_steps: int = 0  # how many it traces; 0 for none
-  # The fraction of tokens by source, however scaled; {} for natural sizes.
+  # The fraction of tokens by source, on any scale; {} for the natural sizes.
   mixture: Mapping[str, float] = dataclasses.field(
     default_factory=dict, hash=False
   )
-  # Changes of it; a weight may be 0.
+  # Later mixtures; a weight may be 0.
   mixture_schedule: tuple[MixturePhase, ...] = ()
-  reader: str = (
-    'grain'  # 'grain' over the token store, or 'seqio' over its task
-  )
+  # 'grain' reads the token store, 'seqio' reads the SeqIO task over it.
+  reader: str = 'grain'
 
   def __post_init__(self):
     check_choice('training.reader', self.reader, READERS)
@@ -103,15 +102,12 @@ class TrainingConfig:
     for name in self.metric_sinks:
       check_choice('training.metric_sinks', name, METRIC_SINKS)
     self._check_mixture()
-    sizes = (
-      'batch_size',
-      'gradient_accumulation_steps',
-      'sequence_length',
-      'max_checkpoints',
-    )
-    every = ('log_every', 'eval_every', 'checkpoint_every')
     check_positive(
-      'training', self, 'learning_rate', 'max_grad_norm', *sizes, *every
+      'training',
+      self,
+      *('learning_rate', 'max_grad_norm', 'batch_size', 'sequence_length'),
+      *('gradient_accumulation_steps', 'max_checkpoints'),
+      *('log_every', 'eval_every', 'checkpoint_every'),
     )
     self._check_budget()
     self._check_schedule()

@@ -1,9 +1,9 @@
-"""The hooks of the train loop: all that is done beside the steps themselves.
+"""The hooks of the train loop: the work between two steps.
 
-The loop keeps a list of hooks and calls each once for every step, in the order
-of the list. Usually that is while the devices compute the next step, so that
-they never wait. A hook that needs the state after a step says so by `is_due`:
-all hooks are then called before the next step starts.
+The loop calls every hook once for each step, in the order of its list. First it
+starts the next step on the devices, so that they never wait for the hooks. If
+a hook is due, as it needs the state after a step, the loop calls the hooks of
+that step before it starts the next one.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ WATCHDOG_EXIT_CODE = 75  # EX_TEMPFAIL: start it again
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What one training run is made of."""
+  """One training run: its config, its data, and where it is written."""
 
   name: str  # for the user
   workdir: str
@@ -54,13 +54,13 @@ class Run:
 
   @property
   def flops_per_step(self) -> float:
-    """By formula."""
+    """By the formula of `model/flops.py`."""
     return self.training.tokens_per_step * flops.training_flops_per_token(
       self.model, self.vocab_size, self.training.sequence_length
     )
 
   def compile(self, model: ModelConfig, training: TrainingConfig) -> Program:
-    """The program of this run, or of one with less memory per device."""
+    """The program of this run, or of the same run computed in less memory."""
     return compile_program(
       model, training, self.vocab_size, self.mesh, self.reader.max_pieces
     )
@@ -68,16 +68,16 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-  """A run, as this process trains it."""
+  """A run that this process trains, with all that it has open."""
 
   run: Run
-  first: int  # the step after which it goes on; 0 for a new run
+  first: int  # the step of the checkpoint it starts from; 0 for a new run
   saved: checkpoints.Checkpoints
   writer: MetricsWriter
   timing: Timing
 
   def is_due(self, every: int, number: int) -> bool:
-    """Whether a step is one of every so many, or the last."""
+    """Whether a step is a multiple of `every`, or the last step."""
     return number % every == 0 or number == self.run.training.num_steps
 
 
@@ -93,28 +93,27 @@ class Step:
 
 
 class Hook:
-  """One thing to do between steps. All processes have the same hooks."""
+  """Work between two steps. All processes have the same hooks."""
 
   def __init__(self, session: Session):
-    """Takes what all hooks share."""
     self._session, self._run = session, session.run
     self._training = session.run.training
 
   def is_due(self, number: int) -> bool:
-    """Whether the hook must see this step before the next one starts."""
+    """Whether the hook needs the state after this step."""
     del number
     return False
 
   def request(self) -> str:
-    """One of HOST_REQUESTS that this process makes to all now, or ''."""
+    """The name in HOST_REQUESTS of what this process now asks of all, or ''."""
     return ''
 
   def __call__(self, step: Step) -> None:
-    """Does what is due after a step."""
+    """Does the work after a step."""
     raise NotImplementedError
 
   def close(self) -> None:
-    """Ends what the hook has started; it may be called more than once."""
+    """Ends all that the hook has started. A second call does nothing."""
 
 
 class Watchdog(Hook):
@@ -174,18 +173,19 @@ class BadSteps(Hook):
   _in_a_row = 0
 
   def __call__(self, step: Step) -> None:
-    """Looks at one step.
+    """Counts bad steps in a sequence.
 
     Raises:
-      UserError: the config says to stop, or too many follow each other.
+      UserError: the config says to stop, or there are too many.
     """
     self._in_a_row = self._in_a_row + 1 if step.is_bad else 0
     if not step.is_bad:
       return
     ids = self._run.reader.example_ids(step.number - 1)
     message = (
-      f'{self._run.name}: step {step.number} is bad: loss {step.values["loss"]}, '
-      f'gradient norm {step.values["grad_norm"]}, over the examples '
+      f'{self._run.name}: step {step.number} is bad: loss '
+      f'{step.values["loss"]}, gradient norm {step.values["grad_norm"]}, over '
+      'the examples '
       f'{", ".join(ids) if ids else "(the reader does not know)"}.'
     )
     if self._training.on_bad_step == 'skip' and self._in_a_row < MAX_SKIPPED:
@@ -203,10 +203,10 @@ class BadSteps(Hook):
 
 
 class Metrics(Hook):
-  """Writes the metrics of a step, and where the time went."""
+  """Writes the metrics every `log_every` steps, and where the time went."""
 
   def __call__(self, step: Step) -> None:
-    """Writes every `log_every` steps."""
+    """Writes what is due."""
     if not self._session.is_due(self._training.log_every, step.number):
       return
     position = self._run.reader.position(step.number)
@@ -225,7 +225,7 @@ class Evaluate(Hook):
     return self._session.is_due(self._training.eval_every, number)
 
   def __call__(self, step: Step) -> None:
-    """Evaluates when it is due."""
+    """Evaluates if it is due."""
     if step.state is None or not self.is_due(step.number):
       return
     with self._session.timing.waiting('evaluation'):
@@ -234,18 +234,17 @@ class Evaluate(Hook):
 
 
 class Checkpoint(Hook):
-  """Saves the state by steps, by the clock, and when it is asked for.
+  """Saves the state: by steps, by the clock, and before the run stops.
 
-  It comes after `BadSteps`, so that no state that is not finite is saved.
+  It comes after `BadSteps`, so that it never saves a state that is not finite.
   """
 
   def __init__(self, session: Session):
-    """Takes what all hooks share."""
     super().__init__(session)
     self._is_requested, self._saved_at = False, time.monotonic()
 
   def is_due(self, number: int) -> bool:
-    """Every `checkpoint_every` steps, and when a process has asked for it."""
+    """Every `checkpoint_every` steps, and after a request."""
     return self._is_requested or self._session.is_due(
       self._training.checkpoint_every, number
     )
@@ -258,7 +257,7 @@ class Checkpoint(Hook):
     return 'save' if late else ''
 
   def __call__(self, step: Step) -> None:
-    """Saves when it is due."""
+    """Saves if it is due."""
     self._is_requested |= step.requests['save'] or step.requests['stop']
     if step.state is not None and self.is_due(step.number):
       self.save(step.number, step.state)
@@ -268,7 +267,7 @@ class Checkpoint(Hook):
     """Starts to write a checkpoint."""
     with self._session.timing.waiting('checkpoint'):
       self._session.timing.sync()
-      # The checkpoint says which lines the file of metrics has.
+      # The checkpoint holds the size and checksum of the metrics so far.
       self._session.writer.sync()
       rest = {name: state[name] for name in STATE_ITEMS}
       items = {'params': state['params'], 'rest': rest}
@@ -276,7 +275,7 @@ class Checkpoint(Hook):
 
 
 class Profile(Hook):
-  """Traces the steps that the config asks for, into the folder `profile`."""
+  """Traces `profile_steps` steps into the folder `profile` of the run."""
 
   def __init__(self, session: Session):
     """Starts the trace now if the next step is its first one."""
@@ -293,13 +292,13 @@ class Profile(Hook):
     return self._begin < self._end and number in (self._begin, self._end)
 
   def __call__(self, step: Step) -> None:
-    """Starts or ends the trace when it is due."""
+    """Starts or ends the trace if it is due."""
     if step.number == self._end:
       self.close()
     self._begin_at(step.number)
 
   def close(self) -> None:
-    """Ends a trace that is on, and uploads it."""
+    """Ends the trace, if there is one, and uploads it."""
     self._trace.close()
 
   def _begin_at(self, number: int) -> None:
@@ -322,7 +321,6 @@ class Progress(Hook):
   """Logs how far the run is, its rate and its loss, every few seconds."""
 
   def __init__(self, session: Session):
-    """Takes what all hooks share."""
     super().__init__(session)
     tokens = self._training.tokens_per_step
     self._progress = progress.Progress(
@@ -341,15 +339,15 @@ class Progress(Hook):
 
 
 class Stop(Hook):
-  """Ends the run at the same step on all processes, when one is asked to.
+  """Ends the run after a signal to any process, at one step on all of them.
 
-  It comes after `Checkpoint`, which saves that step for the same reason.
+  It comes after `Checkpoint`, which saves that step.
   """
 
   _is_requested = False
 
   def request(self) -> str:
-    """After a signal."""
+    """After SIGTERM or SIGINT."""
     return 'stop' if preemption.is_asked() else ''
 
   def __call__(self, step: Step) -> None:

@@ -1,7 +1,7 @@
 """The train loop: one run of a model over packed sequences, resumed exactly.
 
-All processes of a job run it alike. A signal or a clock makes a request of one
-process. The others learn of it with the batch, and all act at the same step.
+All processes of a job run it alike. A signal or a clock reaches one of them.
+The others learn of it with the batch, and all act at the same step.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from infoprune_jax.train.timing import StepCost, Timing
 
 
 def train(run: Run) -> None:
-  """Trains to `num_steps`, from the newest sound checkpoint if there is one.
+  """Trains to `num_steps`, from the newest undamaged checkpoint, if any.
 
   Writes checkpoints, metrics and, last, the manifest.
 
@@ -48,7 +48,7 @@ def train(run: Run) -> None:
     session.saved.wait()
     distributed.barrier(f'the last checkpoint of {run.name}')
     _finish(session, state)
-    # A signal after the last request would be lost for the next run.
+    # No step has seen a signal that came now, and the next run must not start.
     stop = preemption.is_asked()
     asked = distributed.all_gather(f'the end of {run.name}', stop)
   if any(asked):
@@ -56,11 +56,11 @@ def train(run: Run) -> None:
 
 
 def _hooks(session: Session) -> list[Hook]:
-  """The hooks, in the order in which each step calls them."""
+  """The hooks, in the order in which they are called after each step."""
   run = session.run
   watchdog = hooks_lib.Watchdog(run.name, run.training.watchdog_minutes)
   return [
-    watchdog,  # Each step, evaluation and checkpoint may take the minutes.
+    watchdog,  # A step, an evaluation and a checkpoint have the minutes each.
     hooks_lib.BadSteps(session),
     hooks_lib.Metrics(session),
     hooks_lib.Evaluate(session),
@@ -79,9 +79,8 @@ def _take_steps(
   """Takes the steps that are left, and calls all hooks after each."""
   first, last = session.first, session.run.training.num_steps
   batches = session.run.reader.batches(first, last, program.sequences)
-  waiting: tuple[int, Any] | None = (
-    None  # a step whose hooks are not called yet
-  )
+  # Number and metrics of a step whose hooks are still to be called.
+  waiting: tuple[int, Any] | None = None
   for number in range(first + 1, last + 1):
     with session.timing.waiting('input'):
       batch = next(batches)
@@ -116,7 +115,7 @@ def _call(
 
 
 def _begin(run: Run) -> Run:
-  """The run, as the newest attempt at it, which process 0 begins."""
+  """Begins a new attempt at the run, see `attempts`, on process 0."""
   attempt = distributed.on_first(
     f'the start of {run.name}', lambda: run.artifact.begin().attempt
   )
@@ -127,9 +126,9 @@ def _begin(run: Run) -> Run:
 def _open(
   run: Run, program: Program, begun: float, stack: contextlib.ExitStack
 ) -> tuple[Session, State]:
-  """Opens what the run writes, and makes or restores its state."""
+  """Opens the files of the run, and initializes or restores its state."""
   artifact, training = run.artifact, run.training
-  # Before Orbax opens the folder, which remembers what is there.
+  # This may rename checkpoints, so it comes before Orbax lists them.
   first, facts = distributed.on_first(
     f'the newest checkpoint of {run.name}',
     lambda: checkpoints.newest_sound(
@@ -161,7 +160,7 @@ def _open(
 def _open_metrics(
   run: Run, first: int, facts: dict[str, Any]
 ) -> metrics.MetricsWriter:
-  """The sinks that the config names; none but on process 0."""
+  """Opens the sinks that the config names. Only process 0 writes."""
   tokens = run.training.tokens_per_step
   if distributed.index():
     return metrics.MetricsWriter(tokens, None)

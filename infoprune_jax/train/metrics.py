@@ -1,9 +1,9 @@
 """The metrics of a run, and the sinks that they go to.
 
 `metrics.jsonl` is the record. Each checkpoint, and the manifest of the run,
-hold its size and checksum at that time. A file that has grown since is sound. A
-file whose beginning has changed is refused. All other sinks are copies to look
-at.
+hold its size and checksum at that time. A file that has grown since is sound.
+A file whose beginning has changed is refused. All other sinks are copies to
+look at.
 """
 
 import contextlib
@@ -165,7 +165,7 @@ class WeightsAndBiases:
     Raises:
       UserError: W&B does not start, for example because of a missing login.
     """
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]  # An extra.
 
     folder = run.artifact.path
     self._id, self._last_sent = _read_wandb_file(f'{folder}/{WANDB_FILE}')
@@ -318,8 +318,8 @@ def check_sinks(names: Sequence[str], section: str) -> None:
       importlib.import_module('wandb')
     except ImportError as error:
       raise UserError(
-        f"{section}.metric_sinks has 'wandb', which is not installed ({error}): "
-        "pip install 'infoprune_jax[wandb]'."
+        f"{section}.metric_sinks has 'wandb', which is not installed "
+        f"({error}): pip install 'infoprune_jax[wandb]'."
       ) from None
 
 

@@ -153,7 +153,7 @@ def _adafactor(
 
 
 def _matrix(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-  """A layer's matrix, or a stack of them, with one input and one output axis."""
+  """A layer's matrix, or a stack, with one input axis and one output axis."""
   if not decays(axes) or 'vocab' in axes:
     return x
   rows, columns = in_out_axes(axes)

@@ -22,28 +22,28 @@ from infoprune_jax.model import (
 from infoprune_jax.model.mesh import LogicalMesh
 from infoprune_jax.train import optimizer
 
-# It runs once: code for random numbers is slow to optimise, quick to run.
+# Initialization runs once. XLA would optimize its random numbers for long.
 INIT_COMPILER_OPTIONS: Any = {'xla_backend_optimization_level': 0}
 
-# What any process may ask of all, with its fraction of a batch.
+# Requests that a process may send to all, together with its batch.
 HOST_REQUESTS = ('stop', 'save')
-# Of the running mean of the loss; before it is settled nothing is a spike.
+# Of the running mean of the loss. No loss counts as a spike in the first steps.
 MEAN_DECAY, SETTLED_AFTER = 0.98, 50
 
 # 'params', 'opt_state', 'step' (int32) and 'loss_mean' (float32).
 State = dict[str, Any]
 Batch = dict[str, jax.Array]
 Scalars = dict[str, jax.Array]  # by the names that metrics have
-# Of parameters and a batch: losses, and gradients.
+# (parameters, batch) -> (losses, gradients)
 Gradients = Callable[[Any, Batch], tuple[Scalars, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """Initialisation and training step, compiled for a mesh.
+  """Initialization and training step, compiled for a mesh.
 
-  Every arm and seed of a shape shares one, and the reference model too when
-  its shape is theirs: `compile_program` caches.
+  `compile_program` caches it: all arms and seeds share one, and the reference
+  model does if it has the same shape.
   """
 
   mesh: LogicalMesh
@@ -57,7 +57,7 @@ class Program:
     batch: Mapping[str, np.ndarray],
     requests: Sequence[bool] = (False, False),
   ) -> dict[str, jax.Array]:
-    """This host's sequences, and its HOST_REQUESTS, onto its devices."""
+    """Puts this host's sequences, and its HOST_REQUESTS, on its devices."""
     return {
       **partitioning.global_batch(self.mesh, batch),
       'requests': partitioning.flags(self.mesh, requests),
@@ -71,15 +71,15 @@ def compile_program(
   mesh: LogicalMesh,
   max_segments: int = 0,
 ) -> Program:
-  """Chooses attention, and compiles the training of a model.
+  """Chooses the attention, and compiles the training of a model.
 
   Args:
     model: The model.
     training: Its batches and its optimizer.
     vocab_size: Sequences of the embedding.
     mesh: Where it is trained.
-    max_segments: At least the segments of any sequence; 0 if unknown. Only
-      cuDNN's attention wants to know: it is the slower the more there may be.
+    max_segments: No sequence has more segments; 0 if unknown. Only cuDNN's
+      attention uses it, and is faster if it is small.
 
   Raises:
     UserError: the shapes do not divide over the mesh, or the attention that the
@@ -115,7 +115,7 @@ def _compile(
       .compile()
     )
 
-  @functools.cache  # A run that is resumed does without.
+  @functools.cache  # Compiled on demand: a resumed run does not need it.
   def compiled_init() -> Any:
     with partitioning.use_mesh(mesh):
       return (
@@ -136,7 +136,7 @@ def _compile(
 def _make_init(
   model: ModelConfig, vocab_size: int, transform: optax.GradientTransformation
 ) -> Callable[[jax.Array], State]:
-  """Makes the state of step 0 out of a seed."""
+  """A function from a seed to the state of step 0."""
 
   def init(seed: jax.Array) -> State:
     params = network.init_params(model, vocab_size, jax.random.key(seed))
@@ -153,7 +153,7 @@ def _make_init(
 def _batch_shapes(
   mesh: LogicalMesh, training: TrainingConfig
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """What `Program.put` returns."""
+  """Shapes of what `Program.put` returns."""
   sharding = partitioning.batch_sharding(mesh)
   sequences = packing.empty_sequences(
     training.batch_size, training.sequence_length
@@ -198,28 +198,24 @@ def _make_step(
       'opt_state': opt_state,
     }
     if training.on_bad_step == 'skip':
-      learned = jax.tree.map(
-        functools.partial(_keep_old_if, bad),
-        learned,
-        {name: state[name] for name in learned},
-      )
-    return {
-      **learned,
-      'step': state['step'] + 1,
-      'loss_mean': loss_mean,
-    }, metrics
+      learned = _keep_old_if(bad, learned, state)
+    counts = {'step': state['step'] + 1, 'loss_mean': loss_mean}
+    return {**learned, **counts}, metrics
 
   return step
 
 
-def _keep_old_if(bad: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-  """What stays of an array after a step that may be bad.
+def _keep_old_if(bad: jax.Array, new: State, old: State) -> State:
+  """The old arrays after a bad step, else the new ones.
 
-  Counts go on: the schedule is one of steps, taken or skipped.
+  Counts always go on, as the schedule counts skipped steps, too.
   """
-  return (
-    new if jnp.issubdtype(new.dtype, jnp.integer) else jnp.where(bad, old, new)
-  )
+
+  def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+    is_count = jnp.issubdtype(new.dtype, jnp.integer)
+    return new if is_count else jnp.where(bad, old, new)
+
+  return jax.tree.map(choose, new, {name: old[name] for name in new})
 
 
 def _check_loss(
@@ -234,7 +230,7 @@ def _check_loss(
   if training.max_loss_spike:
     spike = loss > training.max_loss_spike * mean
     bad |= spike & (step >= SETTLED_AFTER)
-  # Unbiased: as if the mean had begun with the first loss alone.
+  # In the first steps it is the plain mean, so that it has no bias.
   fraction = jnp.maximum(1 - MEAN_DECAY, 1 / (step + 1.0))
   return bad, jnp.where(bad, mean, mean + fraction * (loss - mean))
 
@@ -258,7 +254,7 @@ def check_batch(
 def _make_gradients(
   model: ModelConfig, training: TrainingConfig, axes: Any, max_segments: int
 ) -> Gradients:
-  """Losses of a batch, means over its tokens, and the gradients of their sum."""
+  """Losses of a batch, as means over its tokens, and their gradients."""
 
   def loss(
     params: Any, sequences: Batch, weights: jax.Array
