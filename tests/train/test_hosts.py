@@ -90,9 +90,9 @@ def test_killed_and_resumed_on_other_numbers_of_hosts(begin, alone, tmp_path):
     assert f'reference is saved at step {step}; run it again' in output
   outputs = begin(workdir, 4).finish()
   assert f'resumed at step {step}' in outputs[0]
-  one, several = (finished(path) for path in (alone, workdir))
-  assert several['fingerprint'] and several['step'] == one['step'] == 12
-  assert several['epochs'] == one['epochs']
+  single, several = (finished(path) for path in (alone, workdir))
+  assert several['fingerprint'] and several['step'] == single['step'] == 12
+  assert several['epochs'] == single['epochs']
   for ours, theirs in zip(curve(workdir), curve(alone), strict=True):
     assert ours == pytest.approx(theirs, rel=2e-4)
 

@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
 from infoprune_jax import stages
+from infoprune_jax.config.training import METRIC_SINKS
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import distributed, manifests
 from infoprune_jax.runtime.artifacts import Artifact
@@ -297,6 +298,10 @@ def test_other_processes_than_the_first_write_nothing(artifact, monkeypatch):
   writer.close()
   assert writer.facts() is None
   assert not pathlib.Path(artifact.path).exists()
+
+
+def test_each_name_of_a_sink_has_its_class():
+  assert tuple(metrics.SINKS) == METRIC_SINKS
 
 
 @pytest.mark.parametrize('sinks', [('csv',), ('tensorboard', 'Wandb')])

@@ -119,8 +119,8 @@ def test_muon_makes_matrices_of_layers_orthogonal(small, model, params):
   )
   axes = network.param_axes(model, VOCAB)
   grads = [gradients(params, 0)]
-  found, _ = after(optimizer.make(training, axes), params, grads)
-  moved = jax.tree.map(lambda a, b: a - b, found, params)
+  stepped, _ = after(optimizer.make(training, axes), params, grads)
+  moved = jax.tree.map(lambda a, b: a - b, stepped, params)
   layers = moved['layers']
   for matrix in (
     layers['attention']['query'].reshape(3, 128, 128),
@@ -140,7 +140,7 @@ def test_muon_makes_matrices_of_layers_orthogonal(small, model, params):
     lambda tree: tree['final_norm']['scale'],
     lambda tree: tree['layers']['attention']['query_norm']['scale'],
   ):
-    np.testing.assert_allclose(pick(found), pick(other), rtol=1e-5)
+    np.testing.assert_allclose(pick(stepped), pick(other), rtol=1e-5)
 
 
 def test_adafactor_keeps_rows_and_columns_alone(small, model, params):
@@ -161,7 +161,7 @@ def test_weights_decay_by_their_axes(small, model, params):
   zeros = [jax.tree.map(np.zeros_like, params)]
   for name in OPTIMIZERS:
     training = training_with(small, name)
-    found, _ = after(optimizer.make(training, axes), params, zeros)
+    stepped, _ = after(optimizer.make(training, axes), params, zeros)
     factor = 1.0 - training.learning_rate * training.weight_decay
     for path, value in (
       (('embedding',), factor),
@@ -169,7 +169,7 @@ def test_weights_decay_by_their_axes(small, model, params):
       (('layers', 'attention', 'key_norm', 'scale'), 1.0),
       (('final_norm', 'scale'), 1.0),
     ):
-      before, now = params, found
+      before, now = params, stepped
       for key in path:
         before, now = before[key], now[key]
       np.testing.assert_allclose(now, value * before, rtol=1e-6)

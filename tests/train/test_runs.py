@@ -111,13 +111,13 @@ def test_an_arm_of_everything_costs_what_the_others_cost_in_total(two_folds):
 
 
 def test_the_report_counts_both_references(two_folds):
-  found = json.loads(files.read_bytes(f'{report_dir(two_folds)}/report.json'))
-  arms = {arm['name']: arm for arm in found['arms']}
-  one = files.read_json(
+  report = json.loads(files.read_bytes(f'{report_dir(two_folds)}/report.json'))
+  arms = {arm['name']: arm for arm in report['arms']}
+  reference = files.read_json(
     f'{reference_dir(two_folds, 0, 2)}/{manifests.MANIFEST}'
   )
   assert arms['top_nll']['flops']['reference'] == pytest.approx(
-    2 * one['flops']
+    2 * reference['flops']
   )
   total = arms['top_nll']['flops']['total']
   assert arms['everything']['flops']['total'] == pytest.approx(total, rel=0.1)

@@ -106,7 +106,7 @@ def uneven_rows():
 
 
 def test_shards_of_a_batch_make_the_step_of_the_whole(small):
-  found = []
+  results = []
   for parts in (1, 4):
     program = program_on(
       small,
@@ -120,8 +120,8 @@ def test_shards_of_a_batch_make_the_step_of_the_whole(small):
     )
     tree, metrics = program.init(0), None
     tree, metrics = program.step(tree, program.put(uneven_rows()))
-    found.append((tree, metrics))
-  (whole, whole_metrics), (summed, metrics) = jax.device_get(found)
+    results.append((tree, metrics))
+  (whole, whole_metrics), (summed, metrics) = jax.device_get(results)
   assert metrics['tokens'] == uneven_rows()['decoder_loss_weights'].sum()
   for name, value in whole_metrics.items():
     np.testing.assert_allclose(metrics[name], value, rtol=2e-5, err_msg=name)
@@ -264,8 +264,10 @@ def test_kernels_of_scoring_are_not_trained_with(small, single):
     MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
   )
   training = small.train.training
-  found = two_steps(state.compile_program(model, training, VOCAB, mesh))
-  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(single), strict=True):
+  trained = two_steps(state.compile_program(model, training, VOCAB, mesh))
+  for a, b in zip(
+    jax.tree.leaves(trained), jax.tree.leaves(single), strict=True
+  ):
     np.testing.assert_array_equal(a, b)
   plain = dataclasses.replace(model, attention='cudnn', loss_kernel='auto')
   options = [runs.run_options(m, training, 0) for m in (model, plain)]

@@ -35,14 +35,14 @@ def test_waits_are_no_time_of_steps(tmp_path):
   for what, seconds in (('input', 1.0), ('evaluation', 2.0), ('input', 1.0)):
     with timed.waiting(what):
       clock.now += seconds
-  found = timed.write(5)
-  assert found['seconds'] == 10.0
-  assert found['tokens_per_second'] == 50.0
-  assert found['input_fraction'] == 0.2
-  assert found['evaluation_fraction'] == 0.2
-  assert found['checkpoint_fraction'] == 0.0
-  assert found['goodput'] == 0.6
-  assert found['mfu'] == pytest.approx(5 * 5e9 / 10 / 1e10)
+  rates = timed.write(5)
+  assert rates['seconds'] == 10.0
+  assert rates['tokens_per_second'] == 50.0
+  assert rates['input_fraction'] == 0.2
+  assert rates['evaluation_fraction'] == 0.2
+  assert rates['checkpoint_fraction'] == 0.0
+  assert rates['goodput'] == 0.6
+  assert rates['mfu'] == pytest.approx(5 * 5e9 / 10 / 1e10)
   clock.now += 10.0
   assert timed.write(10)['goodput'] == 0.8
 
@@ -59,9 +59,9 @@ def test_steps_that_were_lost_and_the_time_between_are_no_goodput(tmp_path):
   again = begin(tmp_path, clock, first=5)
   assert [line['step'] for line in lines(tmp_path)] == [0, 5]
   clock.now += 10.0
-  found = again.write(10)
-  assert found['goodput'] == pytest.approx(20 / 50)
-  assert 'mfu' not in found  # Of a device whose peak is not known.
+  rates = again.write(10)
+  assert rates['goodput'] == pytest.approx(20 / 50)
+  assert 'mfu' not in rates  # Of a device whose peak is not known.
   assert [line['step'] for line in lines(tmp_path)] == [0, 5, 10]
 
 

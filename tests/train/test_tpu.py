@@ -125,32 +125,34 @@ print('RESULT' + json.dumps({
   ),
 )
 def test_fits_and_reduces_no_gradient_whole(pod, capsys):
-  found = run(PROGRAM, dataclasses.asdict(pod))
+  compiled = run(PROGRAM, dataclasses.asdict(pod))
   hbm = HBM[pod.topology.partition(':')[0]]
   with capsys.disabled():
     print(
       f'\n{pod.preset} on {pod.topology} {pod.mesh}, {pod.sequences} x '
       f'{pod.sequence_length} tokens for {pod.sequence} chips: '
-      f'{found["bytes"] / 1e9:.2f} of {hbm / 1e9:.0f} GB, '
-      f'{found["state"] / 1e9:.2f} GB of them state'
+      f'{compiled["bytes"] / 1e9:.2f} of {hbm / 1e9:.0f} GB, '
+      f'{compiled["state"] / 1e9:.2f} GB of them state'
     )
-  assert found['bytes'] < hbm
+  assert compiled['bytes'] < hbm
   if not pod.printed:
     return
-  assert found['splash'] >= 3  # Forward, again, and the backward pass.
+  assert compiled['splash'] >= 3  # Forward, again, and the backward pass.
   # Chips of a sequence add up the gradients of the tables.
   if pod.sequence > 1:
     return
-  whole = {tuple(sorted(dims)) for dims in found['matrices']}
-  for dims in found['reduced']:
+  whole = {tuple(sorted(dims)) for dims in compiled['matrices']}
+  for dims in compiled['reduced']:
     assert tuple(sorted(n for n in dims if n > 1)) not in whole, dims
   if pod.mesh[0] == 1:  # Norms and losses; a matrix would be of millions.
-    assert max(map(math.prod, found['reduced'])) <= 2**16, found['reduced']
+    assert max(map(math.prod, compiled['reduced'])) <= 2**16, compiled[
+      'reduced'
+    ]
   # The whole table, or the inputs of all layers for a chip's own sequences.
   model = getattr(models, pod.preset)()
   tokens = pod.sequences * pod.sequence_length
   most = model.embed_dim * max(pod.vocab, model.num_layers * tokens)
-  assert found['largest'] <= most
+  assert compiled['largest'] <= most
 
 
 TOO_LARGE = """
