@@ -56,7 +56,21 @@ class Sink(Protocol):
     """Syncs and closes."""
 
 
-class JsonLines:
+class _FileSink:
+  """A sink with one file."""
+
+  _log: AppendLog
+
+  def sync(self) -> None:
+    """As `AppendLog.sync`."""
+    self._log.sync()
+
+  def close(self) -> None:
+    """Syncs and closes."""
+    self._log.close()
+
+
+class JsonLines(_FileSink):
   """The record of a run: `metrics.jsonl`, one JSON object per line."""
 
   def __init__(self, artifact: Artifact, facts: Mapping[str, Any] | None):
@@ -70,12 +84,10 @@ class JsonLines:
       UserError: the lines before the checkpoint are damaged.
     """
     path = f'{artifact.path}/{FILE}'
-    data = b''
-    if facts:
-      data = _read_prefix(artifact.path, facts, artifact.job)
-      if data is None:
-        logger.warning('%s is missing: the curve starts here', path)
-        data = b''
+    data = _read_prefix(artifact.path, facts, artifact.job) if facts else b''
+    if data is None:
+      logger.warning('%s is missing: the curve starts here', path)
+      data = b''
     self._sha256, self._bytes = hashlib.sha256(data), len(data)
     self._log = AppendLog(path, data, artifact.write_file)
 
@@ -90,16 +102,8 @@ class JsonLines:
     """`sha256` and number of `bytes` of the lines so far."""
     return {'sha256': self._sha256.hexdigest(), 'bytes': self._bytes}
 
-  def sync(self) -> None:
-    """As `AppendLog.sync`."""
-    self._log.sync()
 
-  def close(self) -> None:
-    """Syncs and closes."""
-    self._log.close()
-
-
-class TensorBoard:
+class TensorBoard(_FileSink):
   """One event file for each process that trains the run.
 
   tensorboardX writes through a thread, to paths only. This file is written
@@ -124,14 +128,6 @@ class TensorBoard:
 
     for name, value in values.items():
       self._log.append(_event(summary=summary.scalar(name, value), step=step))
-
-  def sync(self) -> None:
-    """As `AppendLog.sync`."""
-    self._log.sync()
-
-  def close(self) -> None:
-    """Syncs and closes."""
-    self._log.close()
 
 
 def _event_types() -> Any:
@@ -244,15 +240,13 @@ class StandardOutput:
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Prints the values."""
     text = ', '.join(f'{name} {value:.6g}' for name, value in values.items())
-    print(f'{self._name}: step {step}: {text}')
+    print(f'{self._name}: step {step}: {text}', flush=True)
 
   def sync(self) -> None:
-    """Flushes."""
-    print(end='', flush=True)
+    """Does nothing: each line is flushed."""
 
   def close(self) -> None:
-    """Flushes."""
-    self.sync()
+    """Does nothing."""
 
 
 # By the name that `TrainingConfig.metric_sinks` has for it.

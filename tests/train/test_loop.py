@@ -145,14 +145,22 @@ def poisoned(monkeypatch):
   monkeypatch.setattr(state.Program, 'put', put_poisoned)
 
 
+@pytest.mark.parametrize('every, last', [(5, 5), (4, 4), (8, None)])
 def test_loss_that_is_not_finite_stops_at_its_step(
-  small, store_workdir, tmp_path, poisoned
+  small, store_workdir, tmp_path, poisoned, every, last
 ):
+  """Before that step is saved."""
   workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
+  training = dataclasses.replace(
+    small.reference.training, checkpoint_every=every
+  )
+  reference = dataclasses.replace(small.reference, training=training)
+  config = dataclasses.replace(small, reference=reference)
   with pytest.raises(UserError, match='step 8 is bad: loss nan') as error:
-    runs.run_reference(small, workdir)
-  assert 'checkpoint is of step 5' in str(error.value)
-  assert checkpoints.steps(reference_dir(workdir)) == [5]
+    runs.run_reference(config, workdir)
+  assert f'checkpoint is of step {last or "none"};' in str(error.value)
+  saved = [last] if last else []
+  assert checkpoints.steps(reference_dir(workdir)) == saved
 
 
 def test_a_bad_step_can_be_skipped(
@@ -228,12 +236,15 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_used(
   assert metrics_of(workdir) == metrics_of(uninterrupted)
 
 
-@pytest.mark.parametrize('steps', [1, 99])
-def test_chosen_steps_are_traced(small, store_workdir, tmp_path, steps):
+@pytest.mark.parametrize('first, steps', [(1, 2), (2, 1), (2, 99)])
+def test_chosen_steps_are_traced(small, store_workdir, tmp_path, first, steps):
   """Also where the run ends before them."""
   workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
   training = dataclasses.replace(
-    small.reference.training, num_steps=4, profile_from=2, profile_steps=steps
+    small.reference.training,
+    num_steps=4,
+    profile_from=first,
+    profile_steps=steps,
   )
   reference = dataclasses.replace(small.reference, training=training)
   runs.run_reference(dataclasses.replace(small, reference=reference), workdir)
