@@ -90,7 +90,7 @@ def _take_steps(
     if waiting:
       _call(hooks, *waiting, None)
     waiting = number, on_device
-    if any(hook.is_due(number) for hook in hooks):
+    if number == last or any(hook.is_due(number) for hook in hooks):
       _call(hooks, *waiting, state)
       waiting = None
   return state
