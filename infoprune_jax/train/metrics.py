@@ -183,6 +183,8 @@ class WeightsAndBiases:
         f'Weights & Biases does not start: {reason}. Run `wandb login`, or set '
         "WANDB_MODE=offline, or leave 'wandb' out of training.metric_sinks."
       ) from None
+    if self._run.resumed:  # The server knows what has arrived.
+      self._last_sent = self._run.step - 1
     self._step, self._values = 0, {}
     self._log = AppendLog(
       f'{folder}/{WANDB_FILE}', self._line(), run.artifact.write_file

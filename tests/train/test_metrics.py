@@ -220,6 +220,28 @@ def test_a_killed_wandb_run_goes_on_and_has_each_step_once(offline, artifact):
     assert run.run_group == offline.name
 
 
+def test_a_resumed_run_sends_what_the_server_lacks(artifact, monkeypatch):
+  """A kill may lose sequences that W&B had, and had not uploaded."""
+  sent = []
+  run = SimpleNamespace(
+    log=lambda values, step, commit: sent.append((step, values)),
+    finish=lambda: None,
+    resumed=False,
+  )
+  fake = SimpleNamespace(
+    init=lambda **_: run, Settings=lambda **_: None, Error=RuntimeError
+  )
+  monkeypatch.setitem(sys.modules, 'wandb', fake)
+  for server_has in (None, 2):
+    if server_has:
+      run.resumed, run.step = True, server_has + 1
+    sink = metrics.WeightsAndBiases(info(artifact))
+    for step in (1, 2, 3):
+      sink.write(step, {'loss': 1.0})
+    sink.close()
+  assert [step for step, _ in sent] == [1, 2, 3, 3]
+
+
 def test_damage_begins_another_wandb_run(offline, artifact, caplog):
   for _ in range(2):
     sink = metrics.WeightsAndBiases(info(artifact))
