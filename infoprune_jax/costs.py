@@ -12,7 +12,7 @@ from infoprune_jax.model import flops, network
 from infoprune_jax.runtime.progress import quantity
 from infoprune_jax.runtime.workdir import reference_dir
 from infoprune_jax.score import references
-from infoprune_jax.train import budget, optimizer
+from infoprune_jax.train import optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _training(
   per_token = flops.training_flops_per_token(
     model, plan.vocab_size, training.sequence_length
   )
-  training = budget.in_steps(training, per_token, 'training')
+  training = training.in_steps(per_token, 'training')
   tokens = training.num_steps * training.tokens_per_step
   shapes = network.param_shapes(model, plan.vocab_size)
   axes = network.param_axes(model, plan.vocab_size)

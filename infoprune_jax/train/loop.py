@@ -115,7 +115,7 @@ def _call(
 
 
 def _begin(run: Run) -> Run:
-  """Begins a new attempt at the run, see `attempts`, on process 0."""
+  """Begins a new attempt at the run, see `artifacts`, on process 0."""
   attempt = distributed.on_first(
     f'the start of {run.name}', lambda: run.artifact.begin().attempt
   )

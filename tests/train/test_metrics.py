@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from infoprune_jax.runtime.workdir import reference_dir
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
@@ -19,6 +18,7 @@ from infoprune_jax.config.training import METRIC_SINKS
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import distributed, manifests
 from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.workdir import reference_dir
 from infoprune_jax.train import hooks, loop, metrics, runs
 
 
