@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -15,6 +15,7 @@ from infoprune_jax.corpus import sources
 from infoprune_jax.model import flops, mesh as mesh_lib, network, partitioning
 from infoprune_jax.runtime import distributed, manifests
 from infoprune_jax.runtime.workdir import token_store_dir
+from infoprune_jax.tokens.token_store import StoreManifest
 
 
 def run(config: Config, workdir: str, job: str | None = None) -> None:
@@ -68,9 +69,8 @@ def _stage_lines(
 ) -> Iterator[str]:
   """Name, state and cost of each stage, as the table of stages has them."""
   store = manifests.read_manifest(token_store_dir(workdir), 'tokenize')
-  plan = costs.Plan(
-    config, workdir, vocab_size, inputs, store['splits'] if store else None
-  )
+  splits = cast(StoreManifest, store)['splits'] if store else None
+  plan = costs.Plan(config, workdir, vocab_size, inputs, splits)
   for name in (job,) if job else stages.needed(config):
     stage = stages.STAGES[name]
     state = stage.state(name, config, workdir)

@@ -64,10 +64,16 @@ def index_file(file: sources.InputFile) -> FileIndex:
         source,
       )
     )
-  columns = np.array(records, np.int64).reshape(-1, 6).T
+  line, num_bytes, content, utf8, example, source = (
+    np.array(records, np.int64).reshape(-1, 6).T
+  )
   return FileIndex(
-    *columns[:5],
-    columns[5].astype(np.int32),
+    line,
+    num_bytes,
+    content,
+    utf8,
+    example,
+    source.astype(np.int32),
     tuple(names),
     dict(bad),
     first_bad,

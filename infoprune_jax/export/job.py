@@ -197,7 +197,7 @@ def _score_tasks(
 
 def _document_tasks(
   export: _Export, source: _Source
-) -> tuple[Callable[[Any], dict[str, Any]], list[Any]]:
+) -> tuple[Callable[[Any], Marker], list[Any]]:
   """What writes a shard from the documents of the corpus, and its tasks."""
   index = source.index
   assert index is not None  # `_needs_corpus` says so.

@@ -6,6 +6,7 @@ vocabulary is spread over devices each reduces its own shard of it.
 """
 
 import functools
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -96,15 +97,14 @@ def weighted_nll(
     hidden: Array, head: Array, targets: Array, weights: Array
   ) -> tuple[Array, Array, Array]:
     head, targets = _local_vocab_shard(head, targets)
-    total, nll, log_z = _weighted(
-      hidden, head, targets, weights, z_loss, tile, softcap
-    )
+    result = _weighted(hidden, head, targets, weights, z_loss, tile, softcap)
+    total, nll, log_z = cast(tuple[Array, Array, Array], result)
     return total[None, None], nll, log_z
 
   total, nll, log_z = partitioning.per_device(
     local, (HIDDEN, HEAD, TOKENS, TOKENS), (TOKENS, TOKENS, TOKENS)
   )(hidden, head, targets, weights)
-  nll, log_z = map(jax.lax.stop_gradient, (nll, log_z))
+  nll, log_z = jax.lax.stop_gradient((nll, log_z))
   return jnp.sum(total), nll, log_z
 
 
@@ -222,7 +222,7 @@ def _weighted_forward(
   Left to JAX the gradient of logits would be several passes, among them a
   scatter, and the products would be of float32 by bfloat16.
   """
-  options = dict(
+  options: dict[str, Any] = dict(
     precision=matmul_precision(hidden.dtype),
     preferred_element_type=jnp.float32,
   )
@@ -287,7 +287,7 @@ def _logits(
   return softcap * jnp.tanh(logits / softcap) if softcap else logits
 
 
-def _tile_positions(shape: tuple[int, int], tile: int) -> int:
+def _tile_positions(shape: tuple[int, ...], tile: int) -> int:
   """The positions of all sequences that make a tile; they divide a sequence."""
   batch, length = shape
   positions = max(1, min(length, tile // batch))

@@ -10,6 +10,7 @@ from typing import Any
 
 from infoprune_jax.runtime import workers
 from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.files import FileFacts
 from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.progress import Progress, logger
 
@@ -96,9 +97,9 @@ def finished_shards(
 
 def finish_from_markers(
   artifact: Artifact,
-  markers: Sequence[Mapping[str, Any]],
+  markers: Sequence[Any],
   sums: Sequence[str] = (),
-  more_files: Mapping[str, Mapping[str, Any]] | None = None,
+  more_files: Mapping[str, FileFacts] | None = None,
   **facts: Any,
 ) -> Any:
   """Writes the manifest of an artifact whose shards are all done.

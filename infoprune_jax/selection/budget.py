@@ -5,6 +5,7 @@ keys, and finds the digit at which the budget runs out. What ties is told apart
 by a seeded hash, in the same way. Of all budgets at once, one for each group.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -35,7 +36,9 @@ def add_up(
     _add_up(weight[some], group[some], candidate[some], total)
     return total
 
-  return sum(side_by_side(add, slices(len(weight), groups)))
+  return functools.reduce(
+    np.add, side_by_side(add, slices(len(weight), groups))
+  )
 
 
 def lowest(
@@ -105,10 +108,13 @@ def _sums_of_digits(
 
   def add(some: slice) -> np.ndarray:
     sums = np.zeros(shape, np.int64)
-    _add_up_digits(*(array[some] for array in arrays), *options, sums)
+    arguments = [*(array[some] for array in arrays), *options, sums]
+    _add_up_digits(*arguments)
     return sums
 
-  return sum(side_by_side(add, slices(len(arrays[0]), math.prod(shape))))
+  return functools.reduce(
+    np.add, side_by_side(add, slices(len(arrays[0]), math.prod(shape)))
+  )
 
 
 def _narrow(

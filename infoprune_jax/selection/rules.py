@@ -153,12 +153,13 @@ def _first_of_each(
 
 def _keys(rule: RuleConfig, examples: Examples, draw: int) -> np.ndarray:
   """uint64 keys; what a rule keeps comes first in their order."""
-  drawn = rule.keep == 'random'
-  values = None if drawn else ranking(examples, rule.score, rule.missing)
+  values = None
+  if rule.keep != 'random':
+    values = ranking(examples, rule.score, rule.missing)
   keys, index = scratch(len(examples), np.uint64), examples.index
 
   def fill(some: slice) -> None:
-    if drawn:
+    if values is None:
       keys[some] = mix(index[some], rule.seed + draw + 1)
       return
     here = values[some]

@@ -224,7 +224,7 @@ def decide(
   return kept, shown.Decision(rule, ranking, before, after)
 
 
-def _log(name: str, found: dict[str, Any]) -> None:
+def _log(name: str, found: Mapping[str, Any]) -> None:
   logger.info(
     'select: %s keeps %d of %d examples, %.1f%% of tokens',
     name,

@@ -1,5 +1,6 @@
 """What a rule keeps and throws away, before anyone pays for training."""
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -74,7 +75,9 @@ def _counts(
     _add_up_labels(*labels, tokens[some], num_bytes[some], kept[some], sums)
     return sums
 
-  return sum(side_by_side(add, slices(len(kept), math.prod(shape))))
+  return functools.reduce(
+    np.add, side_by_side(add, slices(len(kept), math.prod(shape)))
+  )
 
 
 def _row(counts: np.ndarray) -> dict[str, int]:

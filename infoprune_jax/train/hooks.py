@@ -23,7 +23,7 @@ from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.evaluate.perplexity import Curve
 from infoprune_jax.model import checkpoints, flops
-from infoprune_jax.model.mesh import LogicalMesh
+from infoprune_jax.model.mesh import Mesh
 from infoprune_jax.runtime import distributed, files, preemption, progress
 from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.progress import logger
@@ -50,7 +50,7 @@ class Run:
   curve: Curve
   vocab_size: int
   vocabulary: str  # its hash
-  mesh: LogicalMesh
+  mesh: Mesh
 
   @property
   def flops_per_step(self) -> float:
@@ -62,7 +62,7 @@ class Run:
   def compile(self, model: ModelConfig, training: TrainingConfig) -> Program:
     """The program of this run, or of the same run computed in less memory."""
     return compile_program(
-      model, training, self.vocab_size, self.mesh, self.reader.max_pieces
+      model, training, self.vocab_size, self.mesh, self.reader.max_segments
     )
 
 

@@ -19,7 +19,7 @@ from infoprune_jax.model import (
   network,
   partitioning,
 )
-from infoprune_jax.model.mesh import LogicalMesh
+from infoprune_jax.model.mesh import Mesh
 from infoprune_jax.train import optimizer
 
 # Initialization runs once. XLA would optimize its random numbers for long.
@@ -46,7 +46,7 @@ class Program:
   model does if it has the same shape.
   """
 
-  mesh: LogicalMesh
+  mesh: Mesh
   shapes: State  # of jax.ShapeDtypeStruct, with shardings
   init: Any  # seed -> State
   step: Any  # (State, batch) -> (State, metrics); the state is donated
@@ -68,7 +68,7 @@ def compile_program(
   model: ModelConfig,
   training: TrainingConfig,
   vocab_size: int,
-  mesh: LogicalMesh,
+  mesh: Mesh,
   max_segments: int = 0,
 ) -> Program:
   """Chooses the attention, and compiles the training of a model.
@@ -98,7 +98,7 @@ def _compile(
   model: ModelConfig,
   training: TrainingConfig,
   vocab_size: int,
-  mesh: LogicalMesh,
+  mesh: Mesh,
   max_segments: int,
 ) -> Program:
   axes = network.param_axes(model, vocab_size)
@@ -151,7 +151,7 @@ def _make_init(
 
 
 def _batch_shapes(
-  mesh: LogicalMesh, training: TrainingConfig
+  mesh: Mesh, training: TrainingConfig
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes of what `Program.put` returns."""
   sharding = partitioning.batch_sharding(mesh)
@@ -235,9 +235,7 @@ def _check_loss(
   return bad, jnp.where(bad, mean, mean + fraction * (loss - mean))
 
 
-def check_batch(
-  mesh: LogicalMesh, training: TrainingConfig, section: str
-) -> None:
+def check_batch(mesh: Mesh, training: TrainingConfig, section: str) -> None:
   """Raises `UserError` unless what a device computes at once spreads evenly."""
   parts = training.gradient_accumulation_steps
   partitioning.check_batch(
@@ -309,7 +307,7 @@ def _sum_over_shards(
 
 
 def _state_shapes(
-  mesh: LogicalMesh, init: Callable[[jax.Array], State], axes: Any
+  mesh: Mesh, init: Callable[[jax.Array], State], axes: Any
 ) -> State:
   """Shapes, dtypes and shardings of a state.
 

@@ -191,6 +191,7 @@ class _Product:
         collective_axes='warpgroup',
       )
 
+    output: dict[str, Any] = {_OUT_TYPE: out}
     return plgpu.kernel(
       kernel,
       grid=(self.processors,),
@@ -198,7 +199,7 @@ class _Product:
       num_threads=WARPGROUPS + 1,
       thread_name='warpgroup',
       compiler_params=plgpu.CompilerParams(approx_math=True),
-      **{_OUT_TYPE: out},
+      **output,
     )(left, *rights)
 
   def _block(
@@ -229,7 +230,10 @@ class _Product:
           free,
         ),
         *[
-          plgpu.ACC((ROWS, self.right_columns), jnp.float32) for _ in right_refs
+          plgpu.ACC(  # pyright: ignore[reportPrivateImportUsage]
+            (ROWS, self.right_columns), jnp.float32
+          )
+          for _ in right_refs
         ],
       )
       row = WARPGROUPS * row + group
