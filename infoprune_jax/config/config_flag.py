@@ -5,7 +5,6 @@ message with the file and line of their own code.
 """
 
 import ast
-import difflib
 import importlib.machinery
 import os
 import re
@@ -20,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
-from infoprune_jax.config.validation import UserError
+from infoprune_jax.config.validation import UserError, did_you_mean
 
 _MODULE = 'config_file'  # Where the classes of a config file say they are.
 _LIBRARIES = tuple(
@@ -217,11 +216,9 @@ def _unknown_option(argv: Sequence[str]) -> str:
         return f'{match[0]}: {above} is a value, and has no options in it.'
       names = sorted(node.keys())
       if key not in names:
-        close = difflib.get_close_matches(key, names, 1)
-        hint = f' Did you mean {close[0]!r}?' if close else ''
         return (
           f'{match[0]}: {above} has no option {key!r}; it has '
-          f'{", ".join(names) or "none"}.{hint}'
+          f'{", ".join(names) or "none"}.{did_you_mean(key, names)}'
         )
       node, above = node[key], f'{above}.{key}'
   return ''

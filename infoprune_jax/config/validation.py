@@ -6,10 +6,27 @@ Standard library only.
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 MAX_MESSAGE = 4000  # characters; a config may hold a value of any length
+
+
+# Options and values of earlier versions, and what they are called now.
+RENAMED = {
+  'curve_tokens': 'online_eval_tokens',
+  'decay_share': 'decay_fraction',
+  'everything': 'all_plus_reference',
+  'heldout_share': 'heldout_fraction',
+  'kernels': 'loss_kernel',
+  'loss_tile': 'loss_chunk_tokens',
+  'num_parts': 'num_shards',
+  'on_bad_row': 'on_bad_record',
+  'others': 'extra_models',
+  'places': 'include_locations',
+  'reference_share': 'reference_fraction',
+  'row_length': 'sequence_length',
+}
 
 
 class UserError(ValueError):
@@ -28,12 +45,18 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
   """Raises `UserError` unless `value` is one of `choices`."""
   if value in choices:
     return
-  near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-  hint = f' Did you mean {near[0]!r}?' if near else ''
   raise UserError(
     f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}.'
-    + hint
+    + did_you_mean(str(value), [str(choice) for choice in choices])
   )
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+  """A sentence on what a wrong name was meant to be, after a space, or ''."""
+  if RENAMED.get(name) in names:
+    return f' {name!r} was renamed to {RENAMED[name]!r}.'
+  near = difflib.get_close_matches(name, names, n=1)
+  return f' Did you mean {near[0]!r}?' if near else ''
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
