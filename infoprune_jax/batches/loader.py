@@ -206,11 +206,11 @@ def _by_source(
       if len(doc_indices)
     ]
   )
-  found = {
+  doc_indices_of = {
     str(name): np.flatnonzero(names == name) for name in np.unique(names)
   }
-  check_mixture(mixture, found)
-  return found
+  check_mixture(mixture, doc_indices_of)
+  return doc_indices_of
 
 
 def check_mixture(mixture: Mapping[str, float], sources: Iterable[str]) -> None:

@@ -95,7 +95,7 @@ def run(config: Config, workdir: str) -> None:
     own = _tokenize(config, home, pages, content, words)
     _write_statistics(config, workdir, home, store, own)
     stage.write(_of_one_fold(config), home, own, references, JOB)
-    found = {
+    result = {
       'path': config.labels.path,
       'meaning': MEANING,
       'confidence': auc.CONFIDENCE,
@@ -103,15 +103,15 @@ def run(config: Config, workdir: str) -> None:
       'trained_on': _num_trained(config, store, content),
       **_figures(config, home, pages.label, content),
     }
-    _write(config, home, found)
-  if found['trained_on']:
+    _write(config, home, result)
+  if result['trained_on']:
     logger.warning(
       'labels: %d of %d pages are in the text that the reference model of this '
       'workdir trains on: their scores are not those of text it has not seen',
-      found['trained_on'],
+      result['trained_on'],
       len(pages.label),
     )
-  print(_text(found), flush=True)
+  print(_text(result), flush=True)
   logger.info('labels: wrote %s', posixpath.join(_auc_dir(home), FILE))
 
 
@@ -247,12 +247,12 @@ def _group(
   judged = label[pages]
   section = config.labels
   rows = []
-  for score, found in values.items():
+  for score, score_values in values.items():
     area = bounds = None
     if judged.any() and not judged.all():
-      area = auc.auc(found[pages], judged)
+      area = auc.auc(score_values[pages], judged)
       bounds = auc.interval(
-        found[pages], judged, section.bootstrap_samples, section.seed
+        score_values[pages], judged, section.bootstrap_samples, section.seed
       )
     low, high = bounds or (None, None)
     rows.append({'score': score, 'auc': area, 'low': low, 'high': high})
@@ -268,7 +268,7 @@ def _auc_dir(home: str) -> str:
   return posixpath.join(home, 'auc')
 
 
-def _write(config: Config, home: str, found: dict[str, Any]) -> None:
+def _write(config: Config, home: str, result: dict[str, Any]) -> None:
   """Writes the figures, always anew: it takes seconds."""
   tables = {
     'scores': scores_dir(home),
@@ -286,15 +286,15 @@ def _write(config: Config, home: str, found: dict[str, Any]) -> None:
     },
   ).take_over()
   name = posixpath.join(path, FILE)
-  artifact.finish({FILE: files.write_json(name, found, artifact.write_file)})
+  artifact.finish({FILE: files.write_json(name, result, artifact.write_file)})
 
 
-def _text(found: dict[str, Any]) -> str:
+def _text(result: dict[str, Any]) -> str:
   """The figures as a table for a terminal."""
-  groups = len(found['groups']) > 1
-  width = max(map(len, found['scores']))
-  lines = [f'AUC of each score: {found["meaning"]}.']
-  for group in found['groups']:
+  groups = len(result['groups']) > 1
+  width = max(map(len, result['scores']))
+  lines = [f'AUC of each score: {result["meaning"]}.']
+  for group in result['groups']:
     pages, copies = group['pages'], group['copies']
     lines.append(
       f'{group["group"] or "all" if groups else "Pages"}: {pages["1"]} labelled '

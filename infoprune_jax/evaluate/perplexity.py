@@ -45,14 +45,14 @@ class Curve:
     sums, _ = self.scorer.document_nll(
       params, self.store, self.shard_index, self.doc_index
     )
-    found = losses(
+    metrics = losses(
       float(sums.sum()), int(self.num_tokens.sum()), int(self.num_bytes.sum())
     )
     for source in np.unique(self.source):
       here = self.source == source
       tokens = max(int(self.num_tokens[here].sum()), 1)
-      found[f'heldout_nll/{source}'] = float(sums[here].sum()) / tokens
-    return found
+      metrics[f'heldout_nll/{source}'] = float(sums[here].sum()) / tokens
+    return metrics
 
 
 def losses(nll_sum: float, num_tokens: int, num_bytes: int) -> dict[str, float]:

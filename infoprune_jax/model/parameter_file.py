@@ -99,13 +99,13 @@ def load(path: str, abstract: Any) -> Any:
   """
   with _open(path) as opened:
     # Offset keys are no part of the mapping that safe_open gives.
-    found = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+    slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
     check_shapes(
       path,
-      {name: tuple(part.get_shape()) for name, part in found.items()},
+      {name: tuple(part.get_shape()) for name, part in slices.items()},
       abstract,
     )
-    for name, part in found.items():
+    for name, part in slices.items():
       if part.get_dtype() != 'F32':
         raise UserError(
           f'{path} has {name} in {part.get_dtype()}, expected F32: write it '
@@ -115,29 +115,29 @@ def load(path: str, abstract: Any) -> Any:
     def one(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
       name = jax.tree_util.keystr(path, simple=True, separator='.')
       return jax.make_array_from_callback(
-        leaf.shape, leaf.sharding, lambda index: found[name][index]
+        leaf.shape, leaf.sharding, lambda index: slices[name][index]
       )
 
     return jax.tree_util.tree_map_with_path(one, abstract)
 
 
 def check_shapes(
-  path: str, found: dict[str, tuple[int, ...]], abstract: Any
+  path: str, shapes: dict[str, tuple[int, ...]], abstract: Any
 ) -> None:
   """Raises `UserError` unless a checkpoint holds arrays of these shapes.
 
   Args:
     path: Of the checkpoint, for the message.
-    found: The shapes that it holds, by dotted name.
+    shapes: The shapes that it holds, by dotted name.
     abstract: A nested dict of whatever has a `shape`: those expected.
   """
   wanted = {
     name: tuple(leaf.shape) for name, leaf in names_of(abstract).items()
   }
-  for name in sorted(found.keys() | wanted.keys()):
-    if found.get(name) != wanted.get(name):
+  for name in sorted(shapes.keys() | wanted.keys()):
+    if shapes.get(name) != wanted.get(name):
       raise UserError(
-        f'The checkpoint {path} has {_shaped(name, found)}, the model of this '
+        f'The checkpoint {path} has {_shaped(name, shapes)}, the model of this '
         f'config {_shaped(name, wanted)}: give the config that it was trained '
         'with.'
       )

@@ -202,10 +202,10 @@ def names_in(folder: str) -> list[str]:
   # Object stores are listed once and remembered.
   filesystem.invalidate_cache()
   try:
-    found = filesystem.ls(root, detail=False)
+    entries = filesystem.ls(root, detail=False)
   except (FileNotFoundError, NotADirectoryError):
     return []
-  names = {name.rstrip('/') for name in found} - {root.rstrip('/')}
+  names = {name.rstrip('/') for name in entries} - {root.rstrip('/')}
   return sorted(posixpath.basename(name) for name in names)
 
 
@@ -219,16 +219,16 @@ def matching(folder: str, pattern: str) -> list[str]:
   Raises:
     UserError: a link that matches leads nowhere.
   """
-  found = [folder]
+  paths = [folder]
   for part in pattern.split('/'):
-    found = [
+    paths = [
       posixpath.join(parent, name)
-      for parent in found
+      for parent in paths
       for name in fnmatch.filter(names_in(parent), part)
     ]
-  for path in found:
+  for path in paths:
     check_links(path)
-  return found
+  return paths
 
 
 def expand(filesystem: Any, name: str) -> tuple[str, dict[str, Any]]:
@@ -261,11 +261,11 @@ def expand(filesystem: Any, name: str) -> tuple[str, dict[str, Any]]:
   root = name.rstrip('/')
   if filesystem is not _LOCAL:
     return root, filesystem.find(root, detail=True)
-  found = filesystem.find(root, detail=True, hidden=False)
-  for file, info in found.items():
+  files = filesystem.find(root, detail=True, hidden=False)
+  for file, info in files.items():
     if info['type'] == 'link':
       _check_links(file)
-  return root, found
+  return root, files
 
 
 def is_glob(path: str) -> bool:

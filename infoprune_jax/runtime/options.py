@@ -74,11 +74,11 @@ def recorded(value: Any) -> Any:
   return options
 
 
-def first_difference(found: Any, expected: Any, where: str) -> str:
+def first_difference(old: Any, expected: Any, where: str) -> str:
   """Where a record first differs from what is expected; '' if nowhere.
 
   Args:
-    found: A JSON value. It may leave out options at their default, or hold
+    old: A JSON value. It may leave out options at their default, or hold
       them, as older versions wrote them.
     expected: A JSON value, a section, or `options_of` one.
     where: What the values are called.
@@ -86,47 +86,47 @@ def first_difference(found: Any, expected: Any, where: str) -> str:
   Returns:
     The name of the option, and both values.
   """
-  return _difference(found, options_of(expected), where)
+  return _difference(old, options_of(expected), where)
 
 
-def _difference(found: Any, expected: Any, where: str) -> str:
+def _difference(old: Any, expected: Any, where: str) -> str:
   if isinstance(expected, Defaulted):
     expected = expected.value
-  if isinstance(found, Mapping) and isinstance(expected, Mapping):
+  if isinstance(old, Mapping) and isinstance(expected, Mapping):
     defaults = {
       key: option.default
       for key, option in expected.items()
       if isinstance(option, Defaulted)
     }
-    found = {**defaults, **found}
-    for key in sorted(found.keys() | expected.keys()):
+    old = {**defaults, **old}
+    for key in sorted(old.keys() | expected.keys()):
       name = f'{where}.{key}'
       if key not in expected:
-        return f'{name} is only there, as {found[key]!r}'
-      if key not in found:
+        return f'{name} is only there, as {old[key]!r}'
+      if key not in old:
         return f'{name} is only in this config, as {recorded(expected[key])!r}'
-      difference = _difference(found[key], expected[key], name)
+      difference = _difference(old[key], expected[key], name)
       if difference:
         return difference
     return ''
-  if _are_one_place(found, expected, where):
+  if _are_one_place(old, expected, where):
     return ''
-  lists = isinstance(found, list) and isinstance(expected, list)
-  if lists and len(found) == len(expected):
-    pairs = enumerate(zip(found, expected, strict=True))
+  lists = isinstance(old, list) and isinstance(expected, list)
+  if lists and len(old) == len(expected):
+    pairs = enumerate(zip(old, expected, strict=True))
     differences = (
-      _difference(there, here, f'{where}[{number}]')
-      for number, (there, here) in pairs
+      _difference(item, other, f'{where}[{number}]')
+      for number, (item, other) in pairs
     )
     return next(filter(None, differences), '')
   expected = recorded(expected)
-  return '' if found == expected else f'{where} is {found!r}, not {expected!r}'
+  return '' if old == expected else f'{where} is {old!r}, not {expected!r}'
 
 
-def _are_one_place(found: Any, expected: Any, where: str) -> bool:
+def _are_one_place(old: Any, expected: Any, where: str) -> bool:
   """Whether two options are paths, and spellings of the same."""
   if not _PATH_OPTIONS.fullmatch(where):
     return False
-  sides = [[s] if isinstance(s, str) else s for s in (found, expected)]
+  sides = [[s] if isinstance(s, str) else s for s in (old, expected)]
   one, other = ([path and canonical(path) for path in side] for side in sides)
   return one == other

@@ -46,21 +46,21 @@ def open_all(
   Raises:
     UserError: one is missing, or of another vocabulary.
   """
-  found = []
+  references = []
   for column, checkpoint in config.reference.checkpoints.items():
     if checkpoint.path:
       given = _open_given(config.reference, column, checkpoint)
       _check_vocabulary(given, store)
-      found += [
+      references += [
         dataclasses.replace(given, fold=fold)
         for fold in range(config.reference.folds)
       ]
     else:
-      found += [
+      references += [
         _open_own(config.reference, workdir, store, column, checkpoint, fold)
         for fold in range(config.reference.folds)
       ]
-  return found
+  return references
 
 
 def _open_own(

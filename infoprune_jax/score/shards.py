@@ -298,15 +298,17 @@ class ShardScorer:
     return end
 
 
-def summary(found: list[dict[str, float]], peak: float) -> str:
+def summary(by_process: list[dict[str, float]], peak: float) -> str:
   """One line of what all hosts did.
 
   Args:
-    found: What `ShardScorer.run` returned, by process.
+    by_process: What `ShardScorer.run` returned, by process.
     peak: FLOP/s of a device, as `ceiling` measures it; 0.0 if unknown.
   """
-  total = {name: sum(one[name] for one in found) for name in found[0]}
-  seconds = max(1e-9, *(one['seconds'] for one in found))
+  total = {
+    name: sum(each[name] for each in by_process) for name in by_process[0]
+  }
+  seconds = max(1e-9, *(each['seconds'] for each in by_process))
   waited = total['waiting'] / max(total['waiting'] + total['computing'], 1e-9)
   line = (
     f'done, {quantity(total["num_tokens"])} tokens in {seconds:.1f} s '

@@ -164,12 +164,12 @@ def _score(
   peak = ceiling.matmul_flops_per_second(config.score.dtype)
   done = shards.ShardScorer(store, folds, scores, to_do).run()
   # Where nothing else holds hosts together, a slow one may be far behind.
-  found = distributed.all_gather(
+  by_process = distributed.all_gather(
     'the end of scoring',
     done,
     max(distributed.BARRIER_TIMEOUT, done['seconds']),
   )
-  logger.info('score: %s', shards.summary(found, peak))
+  logger.info('score: %s', shards.summary(by_process, peak))
 
 
 def _model(

@@ -71,14 +71,14 @@ def lowest(
   salt = hashing.offset(seed)
   for of_key in (True, False):
     for shift in range(64 - bits, -1, -bits):
-      if not last.found.all():
+      if not last.complete.all():
         place = (of_key, np.uint64(shift), np.uint64(bits))
         sums = _sums_of_digits(
           (key, index, weight, group, candidate), (*last, salt, *place)
         )
         _narrow(last, left, sums, *place)
   # What a budget ran out at is not taken: the last is the one before.
-  ran_out = ~last.found
+  ran_out = ~last.complete
   none = ran_out & (last.key == 0) & (last.tie == 0)
   last.key[ran_out & (last.tie == 0)] -= np.uint64(1)
   last.tie[ran_out] -= np.uint64(1)
@@ -97,7 +97,7 @@ class _Last(NamedTuple):
 
   key: np.ndarray  # [G] uint64
   tie: np.ndarray  # [G] uint64
-  found: np.ndarray  # [G] bool: all that begins with these digits is taken
+  complete: np.ndarray  # [G] bool: all that begins with these digits is taken
 
 
 def _sums_of_digits(
@@ -128,7 +128,7 @@ def _narrow(
   """Finds the digit of each group at which its budget runs out."""
   rest = np.uint64((1 << int(shift)) - 1)  # the digits after this one
   ones = np.uint64(2**64 - 1)
-  for group in np.flatnonzero(~last.found):
+  for group in np.flatnonzero(~last.complete):
     total = np.cumsum(sums[group])
     digit = int(np.searchsorted(total, left[group], side='right'))
     value = last.key if of_key else last.tie
@@ -136,7 +136,7 @@ def _narrow(
       digits = np.uint64((1 << int(bits)) - 1) << shift
       value[group] |= digits | rest
       last.tie[group] = ones if of_key else last.tie[group]
-      last.found[group] = True
+      last.complete[group] = True
       continue
     left[group] -= total[digit - 1] if digit else 0
     value[group] |= np.uint64(digit) << shift
@@ -160,7 +160,7 @@ def _add_up_digits(
   candidate,
   last_key,
   last_tie,
-  found,
+  complete,
   salt,
   of_key,
   shift,
@@ -172,7 +172,7 @@ def _add_up_digits(
   above = shift + bits
   for n in range(len(key)):
     g = group[n]
-    if not candidate[n] or found[g]:
+    if not candidate[n] or complete[g]:
       continue
     value, known = key[n], last_key[g]
     if not of_key:
@@ -186,7 +186,7 @@ def _add_up_digits(
 
 @numba.njit(cache=True, nogil=True)
 def _take(
-  key, index, group, candidate, last_key, last_tie, found, none, salt, taken
+  key, index, group, candidate, last_key, last_tie, complete, none, salt, taken
 ):
   """Marks what comes no later than the last example of its group."""
   for n in range(len(key)):

@@ -80,10 +80,10 @@ def column(connection: Any, name: str) -> dict[str, Any]:
 def _as_json(connection: Any, call: str, sql: str) -> Any:
   [[text]] = connection.execute(f'SELECT {call}', [sql]).fetchall()
   # DuckDB writes a constant that is not a number as NAN.
-  found = json.loads(re.sub(r':-?nan\b', ':NaN', text, flags=re.IGNORECASE))
-  if found['error']:
-    raise Refused(f'{found["error_type"]}: {found["error_message"]}')
-  return found
+  parsed = json.loads(re.sub(r':-?nan\b', ':NaN', text, flags=re.IGNORECASE))
+  if parsed['error']:
+    raise Refused(f'{parsed["error_type"]}: {parsed["error_message"]}')
+  return parsed
 
 
 def nodes(tree: Any, but: str = '') -> Iterator[dict[str, Any]]:

@@ -72,14 +72,14 @@ class Examples:
 
   def column(self, name: str, dtype: Any) -> np.ndarray:
     """A column of numbers, [examples]."""
-    found = scratch(len(self), dtype)
+    values = scratch(len(self), dtype)
 
     def fill(shard: int) -> None:
       column = self.read(shard, [name])[name]
-      found[self.starts[shard] : self.starts[shard + 1]] = column.to_numpy()
+      values[self.starts[shard] : self.starts[shard + 1]] = column.to_numpy()
 
     side_by_side(fill, range(len(self.starts) - 1))
-    return found
+    return values
 
   def weight(self, unit: str) -> np.ndarray:
     """What each example takes of a budget, [examples] int32."""
@@ -209,20 +209,20 @@ class ExampleShards(Examples):
     read: Callable[['_Table', list[str]], pa.Table],
   ) -> pa.Table:
     """Columns side by side, each from the table that has it."""
-    found = read(
+    table = read(
       self._scores, [name for name in columns if name not in self._table_of]
     )
     for name in columns:
       if name in self._table_of:
         column = read(self._table_of[name], [name])[name]
-        found = found.append_column(name, column)
-    return found.select(list(columns))
+        table = table.append_column(name, column)
+    return table.select(list(columns))
 
   @functools.cached_property
   def index(self) -> np.ndarray:
     """The number of each document in the store, [examples]."""
     small = self._offsets[-1] < 2**32
-    found = scratch(len(self), np.uint32 if small else np.int64)
+    positions = scratch(len(self), np.uint32 if small else np.int64)
 
     def fill(shard: int) -> None:
       keys = self._scores.read(shard, _KEY)
@@ -231,10 +231,10 @@ class ExampleShards(Examples):
           raise _differ(other, self._scores)
       shard_index, doc_index = (keys[name].to_numpy() for name in _KEY)
       where = slice(self.starts[shard], self.starts[shard + 1])
-      found[where] = self._offsets[shard_index] + doc_index
+      positions[where] = self._offsets[shard_index] + doc_index
 
     side_by_side(fill, range(len(self.starts) - 1))
-    return found
+    return positions
 
   def table(self) -> pa.Table:
     """All of it, in memory."""
@@ -277,10 +277,10 @@ class _Table:
     return read.take(doc_indices - first + here[np.searchsorted(needed, group)])
 
 
-def _differ(found: _Table, scores: _Table) -> UserError:
+def _differ(table: _Table, scores: _Table) -> UserError:
   return UserError(
-    f'{found.path} holds other examples than {scores.path}: delete '
-    f'{found.path} and run --job={found.job} again.'
+    f'{table.path} holds other examples than {scores.path}: delete '
+    f'{table.path} and run --job={table.job} again.'
   )
 
 

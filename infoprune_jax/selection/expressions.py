@@ -187,17 +187,17 @@ def _evaluate(
   """
   import duckdb
 
-  found = relation(connection, expression, table)
-  *before, last = map(duckdb.ColumnExpression, found.columns)
-  found = found.select(*before, last.cast('DOUBLE').alias('score'))
-  found = found.to_arrow_table()
-  if found.num_rows != len(values):
+  result = relation(connection, expression, table)
+  *before, last = map(duckdb.ColumnExpression, result.columns)
+  result = result.select(*before, last.cast('DOUBLE').alias('score'))
+  result = result.to_arrow_table()
+  if result.num_rows != len(values):
     raise UserError(
-      f'The rule expression {expression.text!r} gives {found.num_rows} values '
+      f'The rule expression {expression.text!r} gives {result.num_rows} values '
       f'for {len(values)} examples: write one that gives a number for each.'
     )
   where: Any = slice(None)
   if not expression.stars:
     # Window functions give rows in an order of their own.
-    where = found[POSITION].to_numpy()
-  values[where] = found['score'].to_numpy()
+    where = result[POSITION].to_numpy()
+  values[where] = result['score'].to_numpy()

@@ -128,8 +128,10 @@ def _expression(
 
 def _names(tree: Any) -> list[str]:
   """The names of columns in a statement, there or not."""
-  found = (node.get('column_names', ())[-1:] for node in database.nodes(tree))
-  return sorted({name for names in found for name in names})
+  names_of_nodes = (
+    node.get('column_names', ())[-1:] for node in database.nodes(tree)
+  )
+  return sorted({name for names in names_of_nodes for name in names})
 
 
 def _check_words(text: str, tree: Any, schema: pa.Schema) -> None:
@@ -197,10 +199,10 @@ def _check_stable(expression: Expression, schema: pa.Schema) -> None:
 def _check_shape(expression: Expression, schema: pa.Schema) -> None:
   """Raises `UserError` unless an expression gives one number per example."""
   with database.connect() as connection:
-    found = relation(connection, expression, _nothing(expression, schema))
-    *_, kind = map(str, found.types)
-    count = len(found.columns) - (not expression.stars)
-    values = found.fetchall()
+    result = relation(connection, expression, _nothing(expression, schema))
+    *_, kind = map(str, result.types)
+    count = len(result.columns) - (not expression.stars)
+    values = result.fetchall()
   reason = ''
   if count != 1:
     reason = (

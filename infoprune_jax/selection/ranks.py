@@ -98,20 +98,20 @@ def _count(values, tree, counts):
 
 
 @numba.njit(cache=True, nogil=True)
-def _put(values, tree, place, found):
+def _put(values, tree, place, ordered):
   """Puts values into their buckets, each at the bucket's next place."""
   for n in range(len(values)):
     bucket = _bucket(values[n], tree)
-    found[place[bucket]] = values[n]
+    ordered[place[bucket]] = values[n]
     place[bucket] += 1
 
 
 @numba.njit(cache=True, nogil=True)
-def _get(found, tree, place, values, out):
+def _get(ordered, tree, place, values, out):
   """Gets what is where `_put` put each value."""
   for n in range(len(values)):
     bucket = _bucket(values[n], tree)
-    out[n] = found[place[bucket]]
+    out[n] = ordered[place[bucket]]
     place[bucket] += 1
 
 

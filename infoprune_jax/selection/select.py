@@ -61,7 +61,7 @@ def run(config: Config, workdir: str) -> None:
     for arm in config.arms
     for seed in config.train.seeds
   }
-  found = []
+  selections = []
   for name, (arm, seed) in names.items():
     artifact = _artifact(config, workdir, store, tables, name, arm, seed)
     about = {
@@ -74,11 +74,11 @@ def run(config: Config, workdir: str) -> None:
       logger.info('select: %s finished before, skipped', name)
       continue
     try:
-      found.append(_select(config, store, examples, artifact, arm, about))
+      selections.append(_select(config, store, examples, artifact, arm, about))
     except UserError as error:
       raise UserError(f'In select.arms.{arm}: {error}') from None
   # A rule that cannot be applied is refused before anything is written.
-  for selection in found:
+  for selection in selections:
     _write(store, selection)
 
 
@@ -133,7 +133,7 @@ class _Selection(NamedTuple):
 
   artifact: artifacts.Artifact
   about: Mapping[str, Any]  # what the summary says of itself
-  summary: Mapping[str, Any]
+  counts: Mapping[str, Any]
   bits: np.ndarray  # [ceil(documents / 8)] uint8: there is one for each arm
 
 
@@ -152,7 +152,7 @@ def _select(
   """
   rules = config.select.arms[arm]
   kept, decision = decide(rules, examples, artifact.options['draw'])
-  found = {
+  counts = {
     **summary.summarize(examples, kept),
     **shown.examples_of(examples, kept, decision, config.report.num_examples),
     'ranked_within_folds': any(
@@ -165,14 +165,14 @@ def _select(
   for some in steps(len(kept)):
     mask[examples.index[some][kept[some]]] = True
   if any(rule.keep == 'all_plus_reference' for rule in rules):
-    found['added'], mask = _with_reference_split(store, mask)
+    counts['added'], mask = _with_reference_split(store, mask)
   keep_set.check_any(artifact, mask)
-  return _Selection(artifact, about, found, np.packbits(mask))
+  return _Selection(artifact, about, counts, np.packbits(mask))
 
 
 def _write(store: TokenStore, selection: _Selection) -> None:
   """Writes a keep set, unless another process has done so since."""
-  artifact, about, found, bits = selection
+  artifact, about, counts, bits = selection
   mask = np.unpackbits(bits, count=sum(store.documents_per_shard)).astype(bool)
   with files.lock(artifact.path):
     if _is_done(artifact, about):
@@ -180,11 +180,11 @@ def _write(store: TokenStore, selection: _Selection) -> None:
     artifact = artifact.begin()
     files.write_record(
       posixpath.join(artifact.path, keep_set.SUMMARY),
-      {**about, **found},
+      {**about, **counts},
       artifact.write_file,
     )
-    keep_set.write(artifact, mask, kept=found['kept'], total=found['total'])
-    _log(posixpath.basename(artifact.path), found)
+    keep_set.write(artifact, mask, kept=counts['kept'], total=counts['total'])
+    _log(posixpath.basename(artifact.path), counts)
 
 
 def _near_duplicates(workdir: str, store: TokenStore) -> dict[str, str]:
@@ -224,20 +224,20 @@ def decide(
   return kept, shown.Decision(rule, ranking, before, after)
 
 
-def _log(name: str, found: Mapping[str, Any]) -> None:
+def _log(name: str, counts: Mapping[str, Any]) -> None:
   logger.info(
     'select: %s keeps %d of %d examples, %.1f%% of tokens',
     name,
-    found['kept']['examples'],
-    found['total']['examples'],
-    100 * found['kept']['tokens'] / max(found['total']['tokens'], 1),
+    counts['kept']['examples'],
+    counts['total']['examples'],
+    100 * counts['kept']['tokens'] / max(counts['total']['tokens'], 1),
   )
-  if 'added' in found:
+  if 'added' in counts:
     logger.info(
       'select: %s adds %d examples, %d tokens, of the reference split',
       name,
-      found['added']['examples'],
-      found['added']['tokens'],
+      counts['added']['examples'],
+      counts['added']['tokens'],
     )
 
 

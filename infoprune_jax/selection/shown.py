@@ -58,9 +58,9 @@ def examples_of(
 _Keyed = tuple[np.ndarray, np.ndarray]
 
 
-def _lowest(found: _Keyed, count: int) -> _Keyed:
+def _lowest(keyed: _Keyed, count: int) -> _Keyed:
   """Those of the lowest keys; of equal keys the first."""
-  positions, keys = found
+  positions, keys = keyed
   if len(keys) > count:
     few = keys <= np.partition(keys, count - 1)[count - 1]
     positions, keys = positions[few], keys[few]
@@ -78,15 +78,15 @@ def _lowest_of_each(
     size: Of all examples.
     count: How many of each sort, at most.
   """
-  found = side_by_side(
+  by_slice = side_by_side(
     lambda some: {
       name: _lowest(keyed, count) for name, keyed in sort(some).items()
     },
     list(steps(size)) or [slice(0, 0)],
   )
   lowest = {}
-  for name in found[0]:
-    positions, keys = zip(*(each[name] for each in found), strict=True)
+  for name in by_slice[0]:
+    positions, keys = zip(*(each[name] for each in by_slice), strict=True)
     both = np.concatenate(positions), np.concatenate(keys)
     lowest[name], _ = _lowest(both, count)
   return lowest
@@ -163,7 +163,7 @@ def near_thresholds(
   _beyond(values, group, before, after, low, high, below, above)
   below &= np.isfinite(low)
   above &= np.isfinite(high)
-  found = []
+  edges = []
   for side, sign, bound, real in (
     ('low', 1.0, low, below),
     ('high', -1.0, high, above),
@@ -173,7 +173,7 @@ def near_thresholds(
     nearest = _nearest(
       examples, kept, decision, sign, bound, real, _COPIES * num_examples
     )
-    found.append(
+    edges.append(
       {
         'side': side,
         'score': float(bound[0]) if count == 1 else None,
@@ -187,7 +187,7 @@ def near_thresholds(
         },
       }
     )
-  return found
+  return edges
 
 
 def _nearest(

@@ -116,11 +116,11 @@ def _overloads() -> Mapping[str, list[tuple[list[str], bool]]]:
       "SELECT function_name, parameter_types, stability <> 'CONSISTENT' "
       "FROM duckdb_functions() WHERE function_type = 'scalar'"
     ).fetchall()
-  found = collections.defaultdict(list)
+  overloads = collections.defaultdict(list)
   for name, parameters, changes in rows:
     changes |= name == _UNTIL_TODAY and len(parameters) == 1
-    found[name].append((parameters, changes and name != _ERROR))
-  return {**found, **{name: [([], True)] for name in _CHANGING}}
+    overloads[name].append((parameters, changes and name != _ERROR))
+  return {**overloads, **{name: [([], True)] for name in _CHANGING}}
 
 
 @functools.lru_cache(maxsize=1)
@@ -131,10 +131,10 @@ def _macros() -> Mapping[str, list[Any]]:
       'SELECT function_name, macro_definition FROM duckdb_functions() '
       "WHERE function_type = 'macro'"
     ).fetchall()
-    found = collections.defaultdict(list)
+    macros = collections.defaultdict(list)
     for name, definition in rows:
-      found[name].append(database.parse(connection, f'SELECT {definition}'))
-  return found
+      macros[name].append(database.parse(connection, f'SELECT {definition}'))
+  return macros
 
 
 def _constant_calls(tree: Any) -> Iterator[dict[str, Any]]:

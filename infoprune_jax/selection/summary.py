@@ -90,11 +90,11 @@ def copied(examples: Examples) -> np.ndarray:
   """Whether an example's text is another's too, [examples] bool."""
   content = examples.column('content_hash', np.int64).view(np.uint64)
   everything = np.broadcast_to(np.True_, len(content))
-  found = scratch(len(content), np.bool_)
+  is_copy = scratch(len(content), np.bool_)
   for same, starts in copies.groups(content, everything):
     size = np.diff(starts, append=len(same))
-    found[same] = np.repeat(size > 1, size)
-  return found
+    is_copy[same] = np.repeat(size > 1, size)
+  return is_copy
 
 
 class _Deciles(NamedTuple):
@@ -126,14 +126,14 @@ def _by_decile(deciles: _Deciles, counts: np.ndarray) -> list[dict[str, Any]]:
 
 def mean_nll(examples: Examples) -> np.ndarray:
   """Nats per token, [examples] float64; zero where there is none."""
-  found = examples.column('nll_sum', np.float64)
+  nll = examples.column('nll_sum', np.float64)
   tokens = examples.weight('tokens')
 
   def divide(some: slice) -> None:
-    found[some] /= np.maximum(tokens[some], 1)
+    nll[some] /= np.maximum(tokens[some], 1)
 
-  side_by_side(divide, steps(len(found)))
-  return found
+  side_by_side(divide, steps(len(nll)))
+  return nll
 
 
 def nll_deciles(examples: Examples) -> np.ndarray:
@@ -161,14 +161,14 @@ def _deciles(values: np.ndarray, weight: np.ndarray) -> _Deciles:
   for some, up_to in _cumulated(sums):
     middle = up_to - sums[some] / 2
     decile[some] = np.minimum(middle * NUM_DECILES / total, NUM_DECILES - 1)
-  found = scratch(len(values), np.int8)
+  decile_of = scratch(len(values), np.int8)
   side_by_side(
-    lambda some: _look_up(_bits(values[some]), decile, found[some]),
+    lambda some: _look_up(_bits(values[some]), decile, decile_of[some]),
     steps(len(values)),
   )
   low, high = np.zeros((2, NUM_DECILES), values.dtype)
-  _bounds(values, found, low, high, np.zeros(NUM_DECILES, bool))
-  return _Deciles(found, low, high)
+  _bounds(values, decile_of, low, high, np.zeros(NUM_DECILES, bool))
+  return _Deciles(decile_of, low, high)
 
 
 def _weights(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -210,9 +210,9 @@ def _add_up(bits, weight, sums):
 
 
 @numba.njit(cache=True, nogil=True)
-def _look_up(bits, table, found):
+def _look_up(bits, table, out):
   for n in range(len(bits)):
-    found[n] = table[_bin(bits[n])]
+    out[n] = table[_bin(bits[n])]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -261,11 +261,13 @@ def nll_histogram(examples: Examples) -> dict[str, Any]:
   if low == high:
     low, high = low - 0.5, high + 0.5
   edges = np.linspace(low, high, _NUM_BINS + 1)
-  found = np.zeros(_NUM_BINS, np.int64)
+  tokens_of = np.zeros(_NUM_BINS, np.int64)
   for some in steps(len(mean)):
     inside = mean[some].clip(low, high)
-    found += np.histogram(inside, edges, weights=tokens[some])[0].astype(int)
-  return {'edges': edges.tolist(), 'tokens': found.tolist()}
+    tokens_of += np.histogram(inside, edges, weights=tokens[some])[0].astype(
+      int
+    )
+  return {'edges': edges.tolist(), 'tokens': tokens_of.tolist()}
 
 
 def _values(bins: np.ndarray) -> np.ndarray:
