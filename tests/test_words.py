@@ -24,6 +24,15 @@ REPLACED = {
   r'_own_share|_over_vocabulary': '_local_vocab_shard, _merge_vocab_shards',
   r'loses_text': 'is_lossy',
   r'(?<!a )tenths?\b(?! of (a second|the time|what|the arm))': 'decile',
+  # Old names of options stay in RENAMED of config/validation.py.
+  r'(?<!\'|_)row_length|(curve_tokens|loss_tile|on_bad_row)(?!\')': 'see RENAMED',
+  r'(heldout|reference|decay)_share(?!\')': '_fraction',
+  r'num_parts(?!\')|finish(ed)?_part|part_(name|table)': 'shard',
+  r'documents_per_part|[A-Za-z]*PartTask|PartScorer': 'shard',
+  r'packed_rows|empty_rows|PackedRows|BadRow|rows_of': 'sequence, record',
+  r'max_pieces|pieces_per_row': 'segments',
+  r'bytes_a_device|batch_ways|user_errors|belongs_apart': 'see house style',
+  r'[Ff]ound( =|: \w+[,\[)]|\[)': 'the noun that it is',
   r'([Nn]ats|[Bb]its|[Tt]okens) an? (token|byte|second|step|device)\b': 'per',
 }
 

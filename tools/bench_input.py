@@ -58,11 +58,11 @@ def write_input(folder: str) -> int:
   edits = base.get_config()
   edits.corpus.sources.bench = base.jsonl(_FILES.value, text_column=_TEXT.value)
   config = config_lib.from_mapping(edits)
-  found = sources.list_files(config.corpus.sources)
-  fraction = _LIMIT.value * 1e6 / len(found)
+  units = sources.list_files(config.corpus.sources)
+  fraction = _LIMIT.value * 1e6 / len(units)
   total = 0
   os.makedirs(f'{folder}/input')
-  for number, file in enumerate(found):
+  for number, file in enumerate(units):
     size = 0
     with open(f'{folder}/input/{number:05d}.jsonl', 'w') as output:
       for _, row in sources.read_records(file):
@@ -185,8 +185,8 @@ def main(argv: list[str]) -> None:
         if result:
           results[name].append(result)
     report(size, results)
-    found = run('reader', folder)
-    for name, rate in found.facts.items() if found else ():
+    result = run('reader', folder)
+    for name, rate in result.facts.items() if result else ():
       print(f'grain reader, {name}: {rate / 1e6:.2f}M tokens/s a core')
 
 

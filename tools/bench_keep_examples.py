@@ -54,10 +54,10 @@ def main(_) -> None:
       read[name] = _read(task)
       seconds[name].append(time.perf_counter() - start)
   base = statistics.median(seconds['no filter'])
-  for name, found in seconds.items():
-    middle = statistics.median(found)
+  for name, times in seconds.items():
+    middle = statistics.median(times)
     print(
-      f'{name:12} {middle:7.2f} s (of {min(found):.2f} to {max(found):.2f}), '
+      f'{name:12} {middle:7.2f} s (of {min(times):.2f} to {max(times):.2f}), '
       f'{read[name]} documents, {100 * (middle / base - 1):+.1f} % of the time '
       'without a filter'
     )

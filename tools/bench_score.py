@@ -142,9 +142,9 @@ def main(argv: list[str]) -> None:
     )
     report('ours', own, own)
     for name in names:
-      found = run(name, folder) if name != 'ours' else None
-      if found:
-        report(name, found, own)
+      result = run(name, folder) if name != 'ours' else None
+      if result:
+        report(name, result, own)
         compare(folder, name)
 
 

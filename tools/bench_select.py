@@ -81,20 +81,20 @@ def main(_) -> None:
       write_tables(workdir, shards)
       names = _RULES.value or list(RULES)
       for name in names:
-        found = in_process(workdir=workdir, rule=name)
-        rate = millions / found['seconds']
+        result = in_process(workdir=workdir, rule=name)
+        rate = millions / result['seconds']
         print(
-          f'{millions:4}M {name:15} {found["seconds"]:6.1f} s '
-          f'({rate:.1f}M examples/s, {found["rules"]:.1f} s of them for the '
-          f'rule), {found["peak"] / 1e9:.2f} GB; keep set of '
-          f'{found["bytes"] / 1e6:.1f} MB opens in {found["open"]:.2f} s',
+          f'{millions:4}M {name:15} {result["seconds"]:6.1f} s '
+          f'({rate:.1f}M examples/s, {result["rules"]:.1f} s of them for the '
+          f'rule), {result["peak"] / 1e9:.2f} GB; keep set of '
+          f'{result["bytes"] / 1e6:.1f} MB opens in {result["open"]:.2f} s',
           flush=True,
         )
-      found = in_process(workdir=workdir, rules=names)
+      result = in_process(workdir=workdir, rules=names)
       print(
         f'{millions:4}M page on {len(names)} arms '
-        f'{found["seconds"]:6.1f} s, {found["peak"] / 1e9:.2f} GB; '
-        f'{found["bytes"] / 1e6:.1f} MB',
+        f'{result["seconds"]:6.1f} s, {result["peak"] / 1e9:.2f} GB; '
+        f'{result["bytes"] / 1e6:.1f} MB',
         flush=True,
       )
 
@@ -196,8 +196,8 @@ def select(workdir: str, rule: str) -> dict[str, float]:
   examples = ExampleShards(workdir, store.documents_per_shard)
   kept, decision = select_lib.decide((chosen,), examples, 0)
   ruled = time.perf_counter() - start
-  found = summary.summarize(examples, kept)
-  found |= shown.examples_of(examples, kept, decision, 10)
+  counts = summary.summarize(examples, kept)
+  counts |= shown.examples_of(examples, kept, decision, 10)
   name = keep_set.selection_name((chosen,), arm_of(rule), 0)
   written = {
     job: manifests.read_manifest(f'{workdir}/{job}', job)['fingerprint']
@@ -217,8 +217,8 @@ def select(workdir: str, rule: str) -> dict[str, float]:
     'ranked_within_folds': False,
   }
   path = posixpath.join(artifact.path, keep_set.SUMMARY)
-  files_lib.write_record(path, {**about, **found})
-  keep_set.write(artifact, kept, kept=found['kept'], total=found['total'])
+  files_lib.write_record(path, {**about, **counts})
+  keep_set.write(artifact, kept, kept=counts['kept'], total=counts['total'])
   seconds = time.perf_counter() - start
   start = time.perf_counter()
   opened = keep_set.KeepSet.open(workdir, name, store)

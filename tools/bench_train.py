@@ -111,19 +111,19 @@ def run(name: str, python: str, folder: str) -> dict[str, Any] | None:
   )
 
 
-def report(name: str, found: dict[str, Any], own: dict[str, Any]) -> None:
+def report(name: str, result: dict[str, Any], own: dict[str, Any]) -> None:
   """Prints the line of a contender."""
-  rate = found['tokens_per_second']
+  rate = result['tokens_per_second']
   flops = rate * own['flops_per_token']
   line = (
     f'{name:10}{rate / 1e3:10.2f}k tokens/s{flops / 1e12:9.3f} TFLOP/s'
-    f'{flops / own["ceiling"]:7.1%} of ceiling{found["memory"] / 1e9:8.2f} GB'
+    f'{flops / own["ceiling"]:7.1%} of ceiling{result["memory"] / 1e9:8.2f} GB'
   )
-  if found is not own:
+  if result is not own:
     line += f'  ours is {own["tokens_per_second"] / rate:.2f}x as fast'
   print(line, flush=True)
-  if found is not own and _CURVE.value:
-    apart = np.abs(np.subtract(found['losses'], own['losses']))
+  if result is not own and _CURVE.value:
+    apart = np.abs(np.subtract(result['losses'], own['losses']))
     print(
       f'{name}: losses of {_CURVE.value} steps, {own["losses"][0]:.4f} to '
       f'{own["losses"][-1]:.4f}, at most {apart.max():.1e} from ours (step '
@@ -167,9 +167,9 @@ def main(argv: list[str]) -> None:
     )
     report('ours', own, own)
     for name in names:
-      found = run(name, _PEER.value, folder) if name != 'ours' else None
-      if found:
-        report(name, found, own)
+      result = run(name, _PEER.value, folder) if name != 'ours' else None
+      if result:
+        report(name, result, own)
 
 
 if __name__ == '__main__':
