@@ -199,7 +199,7 @@ def test_a_shard_made_again_fits_the_rest(
   folder = workdir / name
   manifest = (folder / manifests.MANIFEST).read_bytes()
   (folder / manifests.MANIFEST).unlink()
-  for path in folder.glob('part-00001-*'):
+  for path in folder.rglob('part-00001-*'):
     path.unlink()
   run(later, workdir, stage)
   assert (folder / manifests.MANIFEST).read_bytes() == manifest

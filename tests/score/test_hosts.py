@@ -55,10 +55,13 @@ class Workdir:
 
   def scores(self) -> dict[str, str]:
     """The checksum of every file of the table."""
+    folder = self.path / 'scores'
     return {
-      file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-      for file in sorted((self.path / 'scores').iterdir())
-      if file.name != '.lock'
+      str(file.relative_to(folder)): hashlib.sha256(
+        file.read_bytes()
+      ).hexdigest()
+      for file in sorted(folder.rglob('*'))
+      if file.is_file() and file.name != '.lock'
     }
 
 

@@ -173,7 +173,7 @@ def test_a_reference_of_another_corpus_is_refused(
   store = TokenStore.open(store_workdir)
   for word in ('reference model', 'f' * 16, store.fingerprint, 'Delete'):
     assert word in str(error.value)
-  assert not list((tmp_path / 'scores').glob('part-*'))
+  assert not list((tmp_path / 'scores').rglob('part-*'))
 
 
 def test_tokens_are_reported_as_they_are_counted(small, mesh, params):

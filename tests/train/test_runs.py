@@ -71,25 +71,25 @@ def test_every_example_that_is_not_held_out_is_scored_once(two_folds):
   store = TokenStore.open(two_folds)
   scores = tables.read_table(scores_dir(two_folds))
   splits = store.manifest['splits']
-  assert scores.num_sequences == sum(
+  assert scores.num_rows == sum(
     splits[name]['documents'] for name in ('reference', 'scored')
   )
   pairs = set(
     zip(
-      scores['shard'].to_pylist(), scores['sequence'].to_pylist(), strict=True
+      scores['shard'].to_pylist(), scores['doc_index'].to_pylist(), strict=True
     )
   )
-  assert len(pairs) == scores.num_sequences
+  assert len(pairs) == scores.num_rows
 
 
 def test_each_fold_has_a_model_of_its_own(two_folds):
-  manifests = [
+  references = [
     files.read_json(f'{reference_dir(two_folds, fold, 2)}/{manifests.MANIFEST}')
     for fold in range(2)
   ]
-  assert manifests[0]['params_hash'] != manifests[1]['params_hash']
+  assert references[0]['params_hash'] != references[1]['params_hash']
   scores = files.read_json(f'{scores_dir(two_folds)}/{manifests.MANIFEST}')
-  for fold, manifest in enumerate(manifests):
+  for fold, manifest in enumerate(references):
     name = reference_input(fold, 2)
     assert scores['inputs'][name] == manifest['fingerprint']
 

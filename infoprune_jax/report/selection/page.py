@@ -100,7 +100,7 @@ def text(report: dict[str, Any]) -> str:
   """
   header = ('arm', 'tokens', 'documents', 'shorter half', 'longer half')
   rows: list[tuple[str, ...]] = [
-    (*header, 'total_variation', 'loses most', 'gains most')
+    (*header, 'total variation', 'loses most', 'gains most')
   ]
   for arm, row in tables.overview(report).items():
     fractions = (

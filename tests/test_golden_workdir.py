@@ -1,0 +1,96 @@
+"""A workdir that an earlier version wrote: this version finds it finished.
+
+`golden_workdir.tar.xz` holds a config, a corpus of made-up text and the workdir of
+all stages but the two reports, which are always made anew. It is never made again:
+names of files, columns and options are a format.
+"""
+
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+ARCHIVE = ROOT / 'tests/golden_workdir.tar.xz'
+LINES = (
+  *('tokenize: finished', 'statistics: finished', 'reference: finished'),
+  *('score: finished', 'select: random-seed-0 finished'),
+  *('select: top_sum finished', 'train random seed 0: finished'),
+  *('train top_sum seed 0: finished', 'evaluate: random seed 0 finished'),
+  'evaluate: top_sum seed 0 finished',
+)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> pathlib.Path:
+  path = tmp_path_factory.mktemp('golden')
+  with tarfile.open(ARCHIVE) as archive:
+    archive.extractall(path, filter='data')
+  return path
+
+
+def run(folder: pathlib.Path, *flags: str) -> str:
+  """What a job logs in the folder, where the config's corpus is."""
+  command = [sys.executable, '-m', 'infoprune_jax.main', '--config=config.py']
+  done = subprocess.run(
+    [*command, '--workdir=workdir', *flags],
+    cwd=folder,
+    env={**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''},  # One device.
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  return done.stdout + done.stderr
+
+
+def digests(folder: pathlib.Path) -> dict[str, str]:
+  """The checksum of each file, but locks and reports."""
+  workdir = folder / 'workdir'
+  files = {
+    str(path.relative_to(workdir)): hashlib.sha256(
+      path.read_bytes()
+    ).hexdigest()
+    for path in workdir.rglob('*')
+    if path.is_file() and path.name != '.lock'
+  }
+  return {
+    name: digest
+    for name, digest in files.items()
+    if not name.startswith(('report/', 'selection_report/'))
+  }
+
+
+def test_every_stage_is_finished_and_nothing_changes(folder):
+  before = digests(folder)
+  log = run(folder)
+  for line in LINES:
+    assert f'{line} before' in log
+  assert 'finished before' in run(folder, '--job=near_duplicates')
+  assert run(folder, '--job=export').count('finished before') == 3
+  assert digests(folder) == before
+
+
+def test_every_byte_is_sound(folder):
+  log = run(folder, '--job=verify')
+  assert 'score table' in log and 'keep set' in log
+
+
+def test_tables_are_read_as_a_folder_by_their_names(folder):
+  scores = pq.read_table(folder / 'workdir/scores/data')
+  assert {'shard', 'doc_index', 'example_id', 'source', 'nll_sum'} <= {
+    *scores.column_names
+  }
+  documents = pq.read_table(folder / 'workdir/token_store/data')
+  keys = zip(
+    documents['source'].to_pylist(),
+    documents['example_id'].to_pylist(),
+    strict=True,
+  )
+  assert len(set(keys)) == documents.num_rows == 60
+  assert np.isfinite(scores['nll_sum'].to_numpy()).all()
