@@ -94,8 +94,8 @@ def report(name: str, measured: dict[str, Any], own: dict[str, Any]) -> None:
       f'{rate * base["tokens_per_second_cost"] / own["ceiling"]:7.1%} of ceiling'
     )
     if peer['memory'] is not None:
-      line += f'{one["memory"] / 1e9:8.2f} GB beyond parameters'
-    if found is not own:
+      line += f'{peer["memory"] / 1e9:8.2f} GB beyond parameters'
+    if measured is not own:
       ratio = base['tokens'] / base['seconds'] / rate
       line += f'  ours is {ratio:.2f}x as fast'
     print(line, flush=True)

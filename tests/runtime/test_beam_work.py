@@ -135,7 +135,9 @@ def test_a_block_has_its_workers(make_corpus, tmp_path):
   config = make_corpus({'x': base.text('*')}, beam_options=IN_MEMORY)
   with workers.shared_pool(config, str(tmp_path), 'tokenize'):
     assert list(workers.run_all(operator.neg, [1, 2], 1)) == [-1, -2]
-    assert list(workers.run_all(operator.neg, [3], 1, apart=True)) == [-3]
+    assert list(
+      workers.run_all(operator.neg, [3], 1, force_subprocess=True)
+    ) == [-3]
     with (
       pytest.raises(UserError, match='is being written by another process'),
       workers.shared_pool(config, str(tmp_path), 'tokenize'),

@@ -136,7 +136,7 @@ def test_verify_knows_the_further_columns(together, column, tmp_path):
   )
   [problem] = [line for _, problems in verify.check(path) for line in problems]
   assert changed_artifacts.PART in problem
-  assert re.search(rf'{column} of sequence \d+ is nan, and 1 in all', problem)
+  assert re.search(rf'{column} of doc_index \d+ is nan, and 1 in all', problem)
 
 
 def test_verify_misses_a_further_column(together, tmp_path):

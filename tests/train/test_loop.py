@@ -13,6 +13,7 @@ from infoprune_jax.config import experiment as config_lib, validation
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import checkpoints, mesh as mesh_lib
 from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.workdir import reference_dir
 from infoprune_jax.train import hooks, metrics, runs, state
 
 

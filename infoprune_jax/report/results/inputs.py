@@ -96,7 +96,7 @@ class Upstream(Selected):
     num_steps = self.num_steps(config)
     for (arm, seed), run in self.runs.items():
       asked = config.train.training.budget
-      why, more = f'what train.training.{asked} asks for is', 0.0
+      why, more = f'train.training.{asked} asks for', 0.0
       if any(
         rule.keep == 'all_plus_reference' for rule in config.select.arms[arm]
       ):
