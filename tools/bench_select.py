@@ -26,7 +26,12 @@ from ml_collections import ConfigDict
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.report.selection import inputs, page as selection_page
-from infoprune_jax.runtime import artifacts, files as files_lib, manifests
+from infoprune_jax.runtime import (
+  artifacts,
+  files as files_lib,
+  manifests,
+  workdir as workdir_paths,
+)
 from infoprune_jax.runtime.workdir import (
   keep_set_dir,
   selection_report_dir,
@@ -129,7 +134,7 @@ def write_tables(workdir: str, shards: list[int]) -> None:
   store = TokenStore.open(workdir)
   made = {
     name: artifacts.Artifact(
-      getattr(artifacts, f'{name}_dir')(workdir),
+      getattr(workdir_paths, f'{name}_dir')(workdir),
       name,
       name,
       {},

@@ -243,7 +243,9 @@ def test_a_run_of_another_version_is_refused(
   files.write_record(f'{other}/{manifests.MANIFEST}', made)
   config = edits(corpus_path)
   config.reference.checkpoint.path = other
-  with pytest.raises(UserError, match=f'{other} has format 1, this version'):
+  with pytest.raises(
+    UserError, match=f'{other} has format 1, but this version'
+  ):
     stages.check(built(config), 'score')
 
 

@@ -198,16 +198,16 @@ def test_the_note_of_what_is_not_finished_is_needed(copied):
 @pytest.mark.parametrize(
   ('change', 'expected'),
   [
-    (lambda t: t.slice(1), '1 missing (the first is row'),
+    (lambda t: t.slice(1), '1 missing (the first is doc_index'),
     (lambda t: pa.concat_tables([t, t.slice(0, 1)]), '1 twice'),
     (lambda t: t.take([*range(1, t.num_rows), 0]), 'out of order'),
     (with_value('doc_index', -1, 10**6), '1 that should not be there'),
     (with_value('shard', 0, 2), 'column shard is not 1'),
     (with_value('num_tokens', 2, 999_999), 'is 999999, expected'),
-    (with_value('num_bytes', 2, 999_999), 'num_bytes of row'),
+    (with_value('num_bytes', 2, 999_999), 'num_bytes of doc_index'),
     (with_value('example_id', 2, 'another'), "is 'another', expected 'doc-"),
-    (with_value('source', 2, 'another'), 'source of row'),
-    (with_value('content_hash', 2, 5), 'content_hash of row'),
+    (with_value('source', 2, 'another'), 'source of doc_index'),
+    (with_value('content_hash', 2, 5), 'content_hash of doc_index'),
     (with_value('fold', 2, 1), 'is 1, expected 0'),
     (with_value('nll_sum', 2, float('nan')), 'is nan, and 1 in all'),
     (with_value('nll_sum', 2, -1.0), 'is -1.0, and 1 in all'),
@@ -227,10 +227,10 @@ def test_a_wrong_score_is_named(copied, change, expected):
 @pytest.mark.parametrize(
   'change, expected',
   [
-    (with_value('compressed_bytes', 2, 0), 'compressed_bytes of row'),
+    (with_value('compressed_bytes', 2, 0), 'compressed_bytes of doc_index'),
     (with_value('unigram_nll_sum', 2, float('inf')), 'is inf, and 1'),
     (with_value('unigram_frequency_square_sum', 2, -1.0), 'is -1.0, and 1'),
-    (lambda t: t.slice(1), '1 missing (the first is row'),
+    (lambda t: t.slice(1), '1 missing (the first is doc_index'),
   ],
 )
 def test_a_wrong_statistic_is_named(copied, change, expected):
@@ -246,7 +246,7 @@ def test_a_wrong_statistic_is_named(copied, change, expected):
   [
     (with_value('near_duplicate_group', 2, -1), 'is -1, and 1 in all'),
     (with_value('shard', 0, 2), 'column shard is not 1'),
-    (lambda t: t.slice(1), '1 missing (the first is row'),
+    (lambda t: t.slice(1), '1 missing (the first is doc_index'),
     (lambda t: t.drop(['near_duplicates']), 'has the columns'),
   ],
 )
