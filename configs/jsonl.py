@@ -4,19 +4,20 @@ Command: python -m infoprune_jax.main --config=configs/jsonl.py \
     --workdir=runs/mine --config.corpus.sources.mine.paths='data/*.jsonl.zst'
 Expect: about 20 minutes on a 2-core CPU for 9 MB of text.
 
-Rows look like {"id": "news/17", "text": "...", "source": "news"}. Of each
+Records look like {"id": "news/17", "text": "...", "source": "news"}. Of each
 source, whole documents are drawn up to `max_bytes_per_source`; set it to 0 to
 use everything.
 """
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, baselines
 
 
 def get_config() -> ConfigDict:
-  """Two seeds, models of 0.5M parameters, 0.5M tokens an arm."""
+  """Two seeds, models of 0.5M parameters, 0.5M tokens per arm."""
   config = base.get_config()
+  config.select.arms.update(baselines.information(fraction=0.5))
   config.corpus.sources.mine = base.jsonl(
     'data/*.jsonl.zst', id_column='id', source_column='source'
   )
@@ -32,7 +33,8 @@ def get_config() -> ConfigDict:
     model.scan_unroll = 2
   for training in (config.train.training, config.reference.training):
     training.num_steps = 260
-    training.batch_size = 8  # Small models gain more from steps than from rows.
+    # Small models gain more from more steps than from larger batches.
+    training.batch_size = 8
     training.warmup_steps = 26
     training.log_every = 10
     training.eval_every = 52

@@ -1,9 +1,9 @@
 """Models from 0.3M to 8B parameters, each as edits over `base.model()`.
 
 For a config file: `config.model = models.m124()`, and `config.reference.model`
-likewise. A size counts the embeddings, with the vocabulary that is named; over
-`mesh.tensor` a vocabulary spreads only if it divides (GPT-2's 50257 does not,
-50304 does), or with the rule `mesh.rules = {'vocab': ()}` not at all.
+likewise. Sizes include the embeddings of the vocabulary that is named.
+A vocabulary that `mesh.tensor` does not divide (2 divides 50304, but not GPT-2's
+50257) is whole on each device, except in the loss.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ def m1() -> ConfigDict:
 
 
 def m8() -> ConfigDict:
-  """8.0M parameters with a vocabulary of 8192: what a CPU can still train."""
+  """8.0M parameters with a vocabulary of 8192: a CPU can still train it."""
   fields = {**_square(4), 'num_kv_heads': 2}
   return _edited(num_layers=8, mlp_dim=704, **fields)
 
@@ -51,9 +51,7 @@ def _for_accelerators(**fields: Any) -> ConfigDict:
 
 def m30() -> ConfigDict:
   """29.9M parameters with a vocabulary of 8192."""
-  return _for_accelerators(
-    num_layers=8, mlp_dim=1408, scan_unroll=8, **_square(8)
-  )
+  return _for_accelerators(num_layers=8, mlp_dim=1408, **_square(8))
 
 
 def m124() -> ConfigDict:
@@ -62,7 +60,6 @@ def m124() -> ConfigDict:
     num_layers=12,
     mlp_dim=3072,
     activation='gelu',
-    scan_unroll=12,  # A loop cost a quarter of the speed on an H100.
     **_square(12),
   )
 
@@ -73,7 +70,6 @@ def m350() -> ConfigDict:
     num_layers=24,
     mlp_dim=4096,
     activation='gelu',
-    scan_unroll=12,
     **_square(16),
   )
 
@@ -83,8 +79,6 @@ def b1_3() -> ConfigDict:
   return _for_accelerators(
     num_layers=24,
     mlp_dim=5504,
-    scan_unroll=1,
-    remat='full',
     **_square(16, head_dim=128),
   )
 
@@ -98,8 +92,5 @@ def b8() -> ConfigDict:
     rope_theta=500_000.0,
     norm_epsilon=1e-5,
     tie_embeddings=False,
-    scan_unroll=1,
-    remat='full',
-    loss_chunk_tokens=1024,  # Half a gigabyte of logits.
     **fields,
   )

@@ -8,11 +8,11 @@ import sysconfig
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, baselines
 
 
 def get_config() -> ConfigDict:
-  """Three arms of a few steps of a model of 30k parameters."""
+  """Three arms, each with a few steps of a model of 30k parameters."""
   config = base.get_config()
   packages = sysconfig.get_path('purelib')
   config.corpus.sources.stubs = base.text(f'{packages}/numpy/**/*.pyi')
@@ -45,6 +45,5 @@ def get_config() -> ConfigDict:
     scoring.sequence_length = 64
     scoring.window_overlap = 16
   config.evaluate.online_eval_tokens = 2_000
-  del config.select.arms.top_sum
-  del config.select.arms.bottom_nll
+  config.select.arms.top_nll = baselines.information(fraction=0.5).top_nll
   return config

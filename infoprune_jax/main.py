@@ -1,7 +1,8 @@
 r"""The command line: flags to config, config to stages.
 
 python -m infoprune_jax.main --config=configs/demo.py [--workdir=DIR] \
-    [--job=NAME] [--dry_run] [--config.a.b=value] [--multiprocess]
+    [--job=NAME] [--dry_run[=full]] [--stale=redo] [--extend] \
+    [--config.a.b=value] [--multiprocess]
 """
 
 import os
@@ -36,8 +37,42 @@ _WORKDIR = flags.DEFINE_string(
 _JOB = flags.DEFINE_string(
   'job', None, 'One stage to run. Default: all, in order.'
 )
-_DRY_RUN = flags.DEFINE_bool(
-  'dry_run', False, 'Print what would be done and what it costs, and stop.'
+
+
+class _DryRunParser(flags.ArgumentParser):
+  """--dry_run, --nodry_run and --dry_run=full: 'short', '' and 'full'."""
+
+  def parse(self, argument: str) -> str:
+    if argument in ('', 'full'):
+      return argument
+    try:
+      return 'short' if flags.BooleanParser().parse(argument) else ''
+    except ValueError:
+      raise ValueError('expected --dry_run or --dry_run=full') from None
+
+
+_DRY_RUN = flags.DEFINE_flag(
+  flags.Flag(
+    _DryRunParser(),
+    flags.ArgumentSerializer(),
+    'dry_run',
+    '',
+    'Print the stages with state and cost, and stop. --dry_run=full also '
+    'prints all options, and the parameters with their shardings.',
+    boolean=True,  # It needs no value.
+  )
+)
+_STALE = flags.DEFINE_enum(
+  'stale',
+  'refuse',
+  ['refuse', 'redo'],
+  'What to do if artifacts were made by another config. redo: list them, delete '
+  'them and what depends on them, and make them again.',
+)
+_EXTEND = flags.DEFINE_bool(
+  'extend',
+  False,
+  'Continue finished training runs if the config now asks for more steps.',
 )
 _MULTIPROCESS = flags.DEFINE_bool(
   'multiprocess',
@@ -50,15 +85,15 @@ _COORDINATOR = flags.DEFINE_string(
   'HOST:PORT where process 0 can be reached, to join hosts by hand.',
 )
 _PROCESS_COUNT = flags.DEFINE_integer(
-  'process_count', None, 'How many processes, with --coordinator_address.'
+  'process_count', None, 'Number of processes, with --coordinator_address.'
 )
 _PROCESS_INDEX = flags.DEFINE_integer(
-  'process_index', None, 'Which of them this is, from 0.'
+  'process_index', None, 'Index of this process, from 0.'
 )
 _PROCESS_TIMEOUT = flags.DEFINE_float(
   'process_timeout',
   60.0,
-  'Seconds without a sign of life after which a process counts as lost.',
+  'Seconds without a heartbeat after which a process counts as lost.',
 )
 _TIMEOUTS = 1, 24 * 3600  # seconds
 USER_ERROR = 2  # The exit code; 1 is a defect of ours.
@@ -96,8 +131,8 @@ def _check_processes() -> None:
   missing = [name for name, value in given.items() if value is None]
   if 0 < len(missing) < len(given):
     raise validation.UserError(
-      f'{" and ".join(missing)} must be given too: {", ".join(given)} name the '
-      'job together; a TPU pod or a SLURM job needs only --multiprocess.'
+      f'{" and ".join(missing)} must be given together with {", ".join(given)}; '
+      'a TPU pod or a SLURM job needs only --multiprocess.'
     )
   if missing:
     return
@@ -136,6 +171,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _exit(message: str) -> int:
+  progress.wipe()
   print(f'infoprune_jax: {message}', file=sys.stderr)
   return USER_ERROR
 
@@ -145,7 +181,7 @@ def main(argv: Sequence[str]) -> int:
   del argv
   unicode_mode.print_anything()
   progress.log_to_stderr()
-  logging.set_verbosity(logging.WARNING)  # Orbax says much on every save.
+  logging.set_verbosity(logging.WARNING)  # Orbax logs much on every save.
   _print_refusals_once()
   _leave_when_told()
   name = os.path.basename(
@@ -160,15 +196,30 @@ def main(argv: Sequence[str]) -> int:
     from infoprune_jax import dry_run, stages
 
     if _DRY_RUN.value:
-      dry_run.run(config, workdir, _JOB.value)
+      dry_run.run(
+        config,
+        workdir,
+        _JOB.value,
+        full=_DRY_RUN.value == 'full',
+        extend=_EXTEND.value,
+      )
     else:
-      stages.run(config, workdir, _JOB.value)
+      stages.run(
+        config,
+        workdir,
+        _JOB.value,
+        stale=_STALE.value,
+        extend=_EXTEND.value,
+      )
     if distributed:
       distributed.leave()
   except preemption.Stopped as stopped:
     if distributed:
       distributed.leave()
-    print(f'infoprune_jax: {stopped}; run it again to go on.', file=sys.stderr)
+    progress.wipe()
+    print(
+      f'infoprune_jax: {stopped}; run it again to continue.', file=sys.stderr
+    )
     return 128 + stopped.number
   except validation.UserError as error:
     if distributed:
@@ -179,10 +230,9 @@ def main(argv: Sequence[str]) -> int:
     if distributed:
       distributed.abandon(refusal or error)
     if not refusal:
+      progress.wipe()
       raise
-    _exit(
-      f'{refusal}, and run it again: what is finished in {workdir} is kept.'
-    )
+    _exit(f'{refusal}, and run it again: finished work in {workdir} is kept.')
     _leave_at_once(USER_ERROR)
   return 0
 
@@ -190,12 +240,13 @@ def main(argv: Sequence[str]) -> int:
 def _leave_when_told() -> None:
   """SIGTERM and SIGINT end the process at once, with one line.
 
-  Training takes the first of them for a request to save.
+  During training the first signal is a request to save.
 
-  What is on disk is whole at any moment, so nothing needs the main thread,
-  which may be compiling for minutes, or waiting for workers: a thread reads
-  the signal from where the interpreter notes it.
+  Files are whole at any moment, so the main thread has nothing to do. It may be
+  compiling for minutes or waiting for workers, so another thread reads the
+  signals that the interpreter notes.
   """
+  preemption.at_exit(lambda _: progress.wipe())
   reader, writer = socket.socketpair()
   writer.setblocking(False)
   for number in (signal.SIGTERM, signal.SIGINT):
@@ -204,15 +255,16 @@ def _leave_when_told() -> None:
   signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
   def leave() -> None:
-    with writer:  # It must live until then.
+    with writer:  # The writer must live until then.
       number = 0
       while number not in (signal.SIGTERM, signal.SIGINT):
         number = reader.recv(1)[0]
         if number in (signal.SIGTERM, signal.SIGINT) and preemption.ask(number):
           told = (
-            f'infoprune_jax: {signal.Signals(number).name}: saves, and stops '
-            'after this step; the next one stops it at once\n'
+            f'infoprune_jax: {signal.Signals(number).name}: saves and stops '
+            'after this step; a second signal stops it at once\n'
           )
+          progress.wipe()
           os.write(sys.stderr.fileno(), told.encode())
           number = 0
       preemption.exit_for(number)
@@ -237,7 +289,7 @@ def _print_refusals_once() -> None:
       unraisable(args)
 
   sys.unraisablehook = in_callback
-  # A handler's filter sees what child loggers send up, a logger's does not.
+  # The filter of a handler sees messages of child loggers; a logger's does not.
   logging.get_absl_handler().addFilter(
     lambda record: (
       not files.refusal(Exception(record.getMessage()))
@@ -247,7 +299,7 @@ def _print_refusals_once() -> None:
 
 
 def _leave_at_once(code: int) -> None:
-  """Ends the process without the writers' last attempts to write."""
+  """Ends the process without further attempts of open writers to write."""
   sys.stderr.flush()
   os._exit(code)
 

@@ -1,74 +1,57 @@
-"""The table of stages: what each reads, writes and costs, their order, the checks."""
+"""The table of stages: their order, inputs, outputs, costs and checks."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from infoprune_jax import costs
+from infoprune_jax import checks, costs, planned
 from infoprune_jax.config import validation
 from infoprune_jax.config.experiment import Config
-from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import paths, quiet_tensorflow
-from infoprune_jax.evaluate import labels, perplexity
+from infoprune_jax.evaluate import labels, perplexity, tasks
 from infoprune_jax.export import job as export_job
-from infoprune_jax.model import flops, mesh as mesh_lib, partitioning
 from infoprune_jax.report.results import page as results_page
 from infoprune_jax.report.selection import page as selection_page
-from infoprune_jax.runtime import (
-  distributed,
-  drivers,
-  files,
-  filesystems,
-  manifests,
-)
-from infoprune_jax.runtime.progress import duration, logger
-from infoprune_jax.runtime.workdir import (
-  evaluation_dir,
-  near_duplicates_dir,
-  report_dir,
-  run_dir,
-  scores_dir,
-  selection_report_dir,
-  statistics_dir,
-  token_store_dir,
-)
-from infoprune_jax.score import references, scorer, stage
-from infoprune_jax.selection import rules, select
-from infoprune_jax.statistics import near_duplicates, statistics
-from infoprune_jax.tokens import tokenize, vocabulary_files
-from infoprune_jax.train import metrics, runs, state as state_lib
+from infoprune_jax.runtime import distributed, files, filesystems, lineage
+from infoprune_jax.runtime.lineage import ArtifactState, Planned, StageState
+from infoprune_jax.runtime.progress import alive, duration, logger
+from infoprune_jax.score import loss_job, stage
+from infoprune_jax.selection import join, select
+from infoprune_jax.statistics import classify, near_duplicates, statistics
+from infoprune_jax.tokens import tokenize
+from infoprune_jax.train import runs
 from infoprune_jax.verify import workdir as verify_workdir
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-  """One stage: what `--job` runs.
+  """What `--job` runs. The texts are the table in docs/artifacts.md."""
 
-  The texts are the table in docs/artifacts.md.
-  """
-
-  run: Callable[[Config, str], None]  # with the config and the workdir
+  run: Callable[..., None]  # with the config and the workdir
   reads: str
   writes: str
   about: str
-  # On devices: config.mesh and the models are checked.
+  # Runs on devices: config.mesh and the models are checked.
   uses_models: bool = False
-  many_hosts: bool = False  # Several processes can do it together.
-  on_request: bool = False  # Only where --job names it.
-  # For the dry run: what the stage costs, None if that is not known, and the
-  # folders of its artifacts, () if it is quick.
-  cost: Callable[[costs.Plan], str] | None = None
-  folders: Callable[[Config, str], Sequence[str]] = lambda config, workdir: ()
+  many_hosts: bool = False  # Several processes can run it together.
+  on_request: bool = False  # Runs only if --job names it.
+  stands_for: tuple[str, ...] = ()  # the stages that it runs; () for itself
+  # The stages that make what it reads.
+  after: tuple[str, ...] = ()
+  artifacts: Callable[[Config, str], list[Planned]] = lambda config, workdir: []
+  always_anew: bool = False  # It is quick, and never skipped.
+  can_extend: bool = False  # `run` takes `extend`.
+  # What it costs, for the dry run; None if that is not known.
+  cost: Callable[[costs.Plan], costs.Cost] | None = None
 
-  def state(self, name: str, config: Config, workdir: str) -> str:
-    """'finished', 'to do' or '1 of 2'; '' for a stage without `folders`."""
-    folders = self.folders(config, workdir)
-    done = sum(
-      manifests.read_manifest(folder, name) is not None for folder in folders
-    )
-    if done == len(folders):
-      return 'finished' if folders else ''
-    return f'{done} of {len(folders)}' if done else 'to do'
+
+def _evaluate(config: Config, workdir: str) -> None:
+  perplexity.run(config, workdir)
+  tasks.run(config, workdir)
+
+
+def _sweep(config: Config, workdir: str) -> None:
+  select.run(config, workdir)
+  selection_page.run(config, workdir)
 
 
 STAGES = {
@@ -77,39 +60,62 @@ STAGES = {
     reads='the corpus',
     writes='`vocabulary/`, `token_store/`',
     about='whole documents as token ids; the split into reference, scored and '
-    'held-out, by content, so that copies fall on one side',
+    'held-out, by content, so that copies are in one split',
     cost=costs.tokenize,
-    folders=lambda config, workdir: [token_store_dir(workdir)],
+    artifacts=planned.tokenize_artifacts,
   ),
   'statistics': Stage(
     run=statistics.run,
     reads='token store',
     writes='`statistics/`',
-    about='what takes no model, by processes without JAX: word frequencies, '
-    'compressed sizes',
+    about='word frequencies and compressed sizes: no model, no JAX',
     cost=costs.statistics,
-    folders=lambda config, workdir: [statistics_dir(workdir)],
+    after=('tokenize',),
+    artifacts=planned.statistics_artifacts,
   ),
   'near_duplicates': Stage(
     run=near_duplicates.run,
     reads='token store',
     writes='`near_duplicates/`',
-    about='which documents are near-duplicates, by MinHash; only where an arm '
-    'asks',
+    about='which documents are near-duplicates, by MinHash; only if an arm '
+    'uses them',
     cost=costs.statistics,
-    folders=lambda config, workdir: [near_duplicates_dir(workdir)],
+    after=('tokenize',),
+    artifacts=planned.near_duplicates_artifacts,
+  ),
+  'join': Stage(
+    run=join.run,
+    reads='token store; tables of yours, `select.tables`',
+    writes='`tables/NAME/`',
+    about='the columns of these tables for each scored example; only if there '
+    'are such tables',
+    cost=costs.join,
+    after=('tokenize',),
+    artifacts=planned.join_artifacts,
+  ),
+  'classify': Stage(
+    run=classify.run,
+    reads='token store, vocabulary; good and bad texts',
+    writes='`classifiers/NAME/`',
+    about='the log odds that each example is good, by the classifiers of '
+    '`config.classifiers`',
+    cost=costs.statistics,
+    after=('tokenize',),
+    artifacts=planned.classify_artifacts,
   ),
   'reference': Stage(
     run=runs.run_reference,
     reads='token store',
     writes='`reference/`',
     about='the model that scores, trained on the reference split; with '
-    '`reference.folds=2` two models, each trained on one half of all that is '
-    'not held out, to score the other half',
+    '`reference.folds=2` two models: each trains on one half of the documents '
+    'that are not held out, and scores the other half',
     uses_models=True,
     many_hosts=True,
     cost=costs.reference,
-    folders=costs.reference_folders,
+    after=('tokenize',),
+    artifacts=planned.reference_artifacts,
+    can_extend=True,
   ),
   'score': Stage(
     run=stage.run,
@@ -119,23 +125,29 @@ STAGES = {
     uses_models=True,
     many_hosts=True,
     cost=costs.score,
-    folders=lambda config, workdir: [scores_dir(workdir)],
+    after=('reference',),
+    artifacts=planned.score_artifacts,
   ),
   'select': Stage(
     run=select.run,
     reads='scores, statistics',
     writes='`keep_sets/`',
-    about='one bit for each example and arm, and `summary.json`: what the arm '
-    'keeps',
+    about='a bit or a count for each example and arm, and `summary.json`: what '
+    'the arm keeps',
     cost=costs.select,
+    after=('score', 'statistics', 'near_duplicates', 'join', 'classify'),
+    artifacts=planned.select_artifacts,
   ),
   'selection_report': Stage(
     run=selection_page.run,
     reads='keep sets, scores, statistics',
     writes='`selection_report/`',
     about='`index.html`, in one file, and `selections.json`: what each arm keeps '
-    'and throws away, to decide by before anything is trained',
-    cost=lambda plan: f'{selection_report_dir(plan.workdir)}/index.html',
+    'and throws away, to read before training; `figures/`, `tables/`',
+    cost=lambda plan: costs.Cost('selection_report/index.html'),
+    after=('select',),
+    artifacts=planned.selection_report_artifacts,
+    always_anew=True,
   ),
   'train': Stage(
     run=runs.run_arms,
@@ -146,28 +158,40 @@ STAGES = {
     uses_models=True,
     many_hosts=True,
     cost=costs.train,
-    folders=lambda config, workdir: [
-      run_dir(workdir, arm, seed) for arm, seed in config.runs
-    ],
+    after=('select',),
+    artifacts=planned.train_artifacts,
+    can_extend=True,
   ),
   'evaluate': Stage(
-    run=perplexity.run,
+    run=_evaluate,
     reads='runs',
-    writes='`evaluate/ARM/seed-N/`',
-    about='the loss of every held-out document',
+    writes='`evaluate/ARM/seed-N/`, `tasks/ARM/seed-N/`',
+    about='the loss of every held-out document; the results of tasks, if '
+    '`evaluate.downstream` or `evaluate.tasks` names some',
     uses_models=True,
     many_hosts=True,
     cost=costs.evaluate,
-    folders=lambda config, workdir: [
-      evaluation_dir(workdir, arm, seed) for arm, seed in config.runs
-    ],
+    after=('train',),
+    artifacts=planned.evaluate_artifacts,
   ),
   'report': Stage(
     run=results_page.run,
-    reads='all of it',
+    reads='all of the above',
     writes='`report/`',
-    about='`index.html`, in one file, and `report.json`',
-    cost=lambda plan: f'{report_dir(plan.workdir)}/index.html',
+    about='`index.html`, in one file, `report.json`, `figures/` and `tables/`',
+    cost=lambda plan: costs.Cost('report/index.html'),
+    after=('selection_report', 'evaluate'),
+    artifacts=planned.report_artifacts,
+    always_anew=True,
+  ),
+  'sweep': Stage(
+    run=_sweep,
+    reads='scores, statistics',
+    writes='`keep_sets/`, `selection_report/`',
+    about='`select` and `selection_report` of arms that differ in their fraction '
+    'alone, see [Rules](rules.md#choosing-a-fraction); on request alone',
+    on_request=True,
+    stands_for=('select', 'selection_report'),
   ),
   'export': Stage(
     run=export_job.run,
@@ -175,6 +199,8 @@ STAGES = {
     writes='`export/ARM/FORMAT/`',
     about='what arms keep, for other programs; on request alone',
     on_request=True,
+    after=('select',),
+    artifacts=planned.export_artifacts,
   ),
   'labels': Stage(
     run=labels.run,
@@ -184,145 +210,191 @@ STAGES = {
     'alone',
     uses_models=True,
     on_request=True,
+    after=('reference',),
+    artifacts=planned.labels_artifacts,
+  ),
+  'loss': Stage(
+    run=loss_job.run,
+    reads='the corpus, `reference.checkpoint`',
+    writes='`loss.json`',
+    about='nats per token, perplexity and bits per byte of each source, and by '
+    'position; nothing else is kept; on request alone',
+    uses_models=True,
+    on_request=True,
   ),
   'verify': Stage(
-    run=verify_workdir.run,
-    reads='whatever is there',
+    run=lambda config, workdir: _verify(config, workdir),
+    reads='all artifacts',
     writes='nothing',
     about='one line for each artifact; on request alone',
     many_hosts=True,
     on_request=True,
   ),
 }
-# What runs without --job.
+# The stages that can run without --job, see `needed`.
 IN_ORDER = tuple(name for name in STAGES if not STAGES[name].on_request)
 
 
-def run(config: Config, workdir: str, job: str | None) -> None:
+def run(
+  config: Config,
+  workdir: str,
+  job: str | None,
+  *,
+  stale: str = 'refuse',
+  extend: bool = False,
+) -> None:
   """Runs one stage, or all in order; finished ones are skipped.
 
   Args:
     config: The experiment.
-    workdir: Where its artifacts are.
+    workdir: The workdir of the experiment.
     job: A key of `STAGES`; None for all `IN_ORDER`.
+    stale: What to do about artifacts of another config, one of
+      `lineage.STALE`.
+    extend: Whether finished training runs go on if the config now asks for more
+      steps.
 
   Raises:
-    UserError: as the stages do.
+    UserError: a stage raises it, or artifacts are stale.
   """
-  workdir = named(workdir)
   check_job(job)
-  if distributed.count() > 1 and not (job and STAGES[job].many_hosts):
-    able = [name for name in STAGES if STAGES[name].many_hosts]
-    raise UserError(
-      f'--job={job or "(all)"} does not run on {distributed.count()} processes yet: '
-      f'{" and ".join(f"--job={name}" for name in able)} do. Run the '
-      'others on one host, in a --workdir that all hosts see.'
-    )
-  check_stores(config, workdir, job)
-  check(config, job)
+  checks.check_hosts(job, [n for n in STAGES if STAGES[n].many_hosts])
+  workdir = prepare(config, workdir, job)
+  names = jobs(config, job)
+  is_open = _settle(config, workdir, names, stale, extend)
+  if 'train' in names:
+    planned.check_branches(config, workdir)
   if job and STAGES[job].on_request:
-    STAGES[job].run(config, workdir)
+    with alive(job):
+      STAGES[job].run(config, workdir)
     return
   files.check_writable(workdir)
-  for name in (job,) if job else needed(config):
+  for number, name in enumerate(names):
     start = time.monotonic()
-    STAGES[name].run(config, workdir)
+    # What was made again may differ from what was there.
+    if number and is_open:
+      _settle(config, workdir, [name], stale, extend)
+    options = {'extend': extend} if STAGES[name].can_extend else {}
+    with alive(name):
+      STAGES[name].run(config, workdir, **options)
     logger.info('%s: took %s', name, duration(time.monotonic() - start))
 
 
-def named(workdir: str) -> str:
-  """The workdir by its one name, however it was spelled.
+def compare(
+  config: Config, workdir: str, names: Iterable[str], *, extend: bool = False
+) -> tuple[list[Planned], dict[str, ArtifactState]]:
+  """Compares artifacts of stages with a config.
+
+  Returns:
+    What the stages write, after all that it is made from, and the state of
+    each artifact, by path.
+  """
+  wanted, names = {*names}, {*names}
+  for name in reversed(STAGES):
+    if name in wanted:
+      wanted.update(STAGES[name].after)
+  artifacts = [
+    one
+    for name in STAGES
+    if name in wanted
+    for one in STAGES[name].artifacts(config, workdir)
+  ]
+  own = [one for one in artifacts if one.artifact.job in names]
+  artifacts = lineage.upstream(artifacts, own)
+  return artifacts, lineage.states(artifacts, extend=extend)
+
+
+def state(
+  name: str, config: Config, workdir: str, *, extend: bool = False
+) -> StageState:
+  """The state of a stage in a workdir: finished, to do, stale because ...
+
+  Args:
+    name: A key of `STAGES`.
+    config: The experiment.
+    workdir: Its workdir, as `prepare` gives it.
+    extend: As for `run`.
+  """
+  artifacts, by_path = compare(config, workdir, [name], extend=extend)
+  own = [one for one in artifacts if one.artifact.job == name]
+  for one in own:
+    if STAGES[name].always_anew and not by_path[one.path].causes:
+      by_path[one.path] = ArtifactState(one.path, one.artifact.kind)
+  return lineage.stage_state(own, by_path)
+
+
+def _settle(
+  config: Config, workdir: str, names: Sequence[str], stale: str, extend: bool
+) -> bool:
+  """Refuses or deletes, on process 0, what stages find stale.
+
+  Returns:
+    Whether anything that they read or write is not finished.
+  """
+
+  def settle() -> bool:
+    artifacts, by_path = compare(config, workdir, names, extend=extend)
+    own = [one for one in artifacts if one.artifact.job in names]
+    for one in own:
+      if STAGES[one.artifact.job].always_anew:
+        del by_path[one.path]
+    lineage.settle(artifacts, by_path, own, stale, workdir)
+    return any(
+      one.causes or one.last_step or not one.is_finished
+      for one in by_path.values()
+    )
+
+  return distributed.on_first(f'what is stale of {" ".join(names)}', settle)
+
+
+def _verify(config: Config, workdir: str) -> None:
+  _, by_path = compare(config, workdir, STAGES)
+  stale = {path: one.causes for path, one in by_path.items() if one.causes}
+  verify_workdir.run(workdir, stale)
+
+
+def prepare(config: Config, workdir: str, job: str | None) -> str:
+  """Checks a job before any stage starts; returns the workdir's canonical name.
 
   Raises:
-    UserError: the name is not UTF-8.
+    UserError: the first problem.
   """
+  check_job(job)
   workdir = filesystems.canonical(workdir)
   filesystems.check_utf8(workdir, '--workdir')
+  checks.check_stores(config, workdir, job, {*jobs(config, job)})
+  check(config, job, workdir)
   return workdir
 
 
-def check_stores(config: Config, workdir: str, job: str | None) -> None:
-  """Raises `UserError` where a stage cannot work in an object store."""
-  drivers.check_keeps(workdir, '--workdir')
-  scores = job in (None, 'score', 'labels')
-  folders = {}
-  if job in (None, 'train', 'evaluate') or (
-    config.reference.is_trained and (scores or job == 'reference')
-  ):
-    folders['--workdir'] = workdir
-  for column, given in config.reference.checkpoints.items() if scores else ():
-    if given.path and not given.is_file:
-      folders[f'the checkpoint path for {column}'] = given.path
-  for option, path in folders.items():
-    if not filesystems.is_local(path):
-      what = f'--job={job}' if job else 'The whole job'
-      drivers.check_holds_checkpoints(path, option, what)
-  paths.open_filesystem('--workdir', workdir)  # There is a driver for it.
-
-
 def check_job(job: str | None) -> None:
-  """Raises `UserError` unless there is such a stage; None is all of them."""
+  """Raises `UserError` unless there is such a stage; None means all stages."""
   if job is not None:
     validation.check_choice('--job', job, tuple(STAGES))
 
 
 def needed(config: Config) -> list[str]:
-  """The stages that a config needs."""
-  names = list(IN_ORDER)
-  if not any(
-    rules.reads_near_duplicates(config.select.arms[arm]) for arm in config.arms
-  ):
-    names.remove('near_duplicates')
-  return names
+  """The stages that run without --job."""
+  without = checks.not_needed(config)
+  return [name for name in IN_ORDER if name not in without]
 
 
-def check(config: Config, job: str | None) -> None:
-  """Finds what can be wrong with a config before any stage starts.
+def jobs(config: Config, job: str | None) -> list[str]:
+  """The stages that a job runs, in order."""
+  if job is None:
+    return needed(config)
+  return list(STAGES[job].stands_for) or [job]
+
+
+def check(config: Config, job: str | None, workdir: str = '') -> None:
+  """Checks a config before any stage starts.
 
   Raises:
-    UserError: the first thing found.
+    UserError: the first problem.
   """
-  if job is None or STAGES[job].uses_models:
-    distributed.check_devices()
-    mesh = mesh_lib.make_mesh(config.mesh)
-    partitioning.process_groups(mesh)
-    size = vocab_size(config)
-    scores = job in (None, 'score', 'labels')
-    scoring = references.models(config) if scores else {}
-    for model in (config.reference.model, config.model, *scoring.values()):
-      scorer.abstract_params(model, size, mesh)
-    for model in scoring.values():
-      scorer.with_kernels(model, config.score, mesh)
-    # Training follows its losses by those of evaluation.
-    for model in (config.reference.model, config.model):
-      scorer.with_kernels(model, config.evaluate.scoring, mesh)
-    for name, model, section in (
-      ('reference', config.reference.model, config.reference.training),
-      ('train', config.model, config.train.training),
-    ):
-      if job not in (None, name):
-        continue
-      section.in_steps(
-        flops.training_flops_per_token(model, size, section.sequence_length),
-        f'{name}.training',
-      )
-      metrics.check_sinks(section.metric_sinks, f'{name}.training')
-      state_lib.check_batch(mesh, section, f'{name}.training')
-      if section.reader == 'seqio':
-        quiet_tensorflow.import_seqio()
-  if job in (None, 'select'):
-    for arm in config.arms:
-      rules.check(
-        config.select.arms[arm],
-        f'select.arms.{arm}',
-        tuple(config.reference.checkpoints),
-      )
-  if job == 'labels':
-    labels.check(config)
-
-
-def vocab_size(config: Config) -> int:
-  """Of the vocabulary that a config names, or trains."""
-  if config.vocabulary.path:
-    return vocabulary_files.open_given(config.vocabulary).size
-  return config.vocabulary.size
+  names = jobs(config, job)
+  checks.check_splits(config, {*names})
+  if any(STAGES[name].uses_models for name in names):
+    checks.check_models(config, {*names})
+  checks.check_rules(config, workdir, {*names})
+  checks.check_stages(config, {*names, job})

@@ -54,23 +54,36 @@ from small_corpus import small_config, write_corpus
 
 from infoprune_jax.config import experiment as config_lib
 
-pytest_plugins = ('tiny_corpora',)
+pytest_plugins = ('tiny_corpora', 'three_arms')
 # Times are noisy, and what is compiled first is slow once.
 hypothesis.settings.register_profile('tests', deadline=None)
 hypothesis.settings.load_profile('tests')
 
-# Modules of half a minute and more, the longest first: two workers then end
-# together. They are marked as slow.
-LONG = (
+# Drills: the whole job is killed, damaged, short of disk, begun again, on several
+# hosts and on an object store. They take minutes: see `make test-drills`.
+DRILLS = (
   'tests/test_stages.py',
   'tests/train/test_hosts.py',
   'tests/score/test_hosts.py',
   'tests/test_damage.py',
+  'tests/test_redo.py',
   'tests/test_disk.py',
   'tests/test_object_store.py',
+  'tests/test_tools.py',
+)
+# Other modules of half a minute and more.
+LONG = (
+  'tests/score/test_hub_names.py',
+  'tests/evaluate/test_tasks.py',
+  'tests/config/test_fuzz_configs.py',
   'tests/train/test_runs.py',
   'tests/train/test_state.py',
   'tests/test_main.py',
+  'tests/test_golden_workdir.py',
+  'tests/export/test_job.py',
+  'tests/evaluate/test_labels.py',
+  'tests/score/test_score_only.py',
+  'tests/test_planned.py',
   'tests/model/test_attention.py',
   'tests/train/test_optimizer.py',
   'tests/train/test_loop.py',
@@ -82,14 +95,20 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """Long modules first, and marked; see `make test` and `make test-newest`."""
-  places = {name: place for place, name in enumerate(LONG)}
+  """Long modules first, and marked; see `make test` and `make test-newest`.
+
+  Two workers then end together.
+  """
+  places = {name: place for place, name in enumerate((*DRILLS, *LONG))}
   items.sort(
-    key=lambda item: places.get(item.nodeid.partition('::')[0], len(LONG))
+    key=lambda item: places.get(item.nodeid.partition('::')[0], len(places))
   )
   for item in items:
-    if item.nodeid.partition('::')[0] in places:
+    module = item.nodeid.partition('::')[0]
+    if module in places:
       item.add_marker('slow')
+    if module in DRILLS:
+      item.add_marker('drill')
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,5 +1,6 @@
 """Several processes of this machine, which meet as hosts do."""
 
+import functools
 import multiprocessing
 import os
 import pathlib
@@ -7,17 +8,33 @@ import signal
 import socket
 import tempfile
 import time
+from multiprocessing import forkserver
 
 import host_process
+import pytest
 
 # Imports once, and then forks.
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(['host_process'])
+TESTS = pathlib.Path(__file__).parent
 TIMEOUT = 4  # seconds without a sign of life
+
+
+@functools.cache
+def start_server() -> None:
+  """Starts the process that forks the others.
+
+  Python 3.11 does not give it our `sys.path`, and then imports nothing.
+  """
+  paths = [str(TESTS), str(TESTS.parent), os.environ.get('PYTHONPATH', '')]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('PYTHONPATH', os.pathsep.join(filter(None, paths)))
+    forkserver.ensure_running()
 
 
 def command_line(*arguments: str, **environment: str) -> tuple[int, str]:
   """Runs the command line in a process; its exit code, and what it prints."""
+  start_server()
   with tempfile.NamedTemporaryFile('r') as output:
     process = SERVER.Process(
       target=host_process.run,
@@ -59,6 +76,7 @@ class Job:
       signalled: A process that sends itself a signal, at which batch of
         training or which shard that it writes, and which signal.
     """
+    start_server()
     with socket.socket() as free:
       free.bind(('127.0.0.1', 0))
       port = free.getsockname()[1]

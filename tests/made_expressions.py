@@ -54,7 +54,7 @@ _KINDS = {
     '(WITH w AS (SELECT {n} AS v FROM scores) SELECT min(v) FROM w)',
     '(SELECT {n} FROM scores LIMIT 1)',
     '(SELECT {n})',
-    *('rank({n})', 'zscore({n})', 'Rank(-{n}) * 2'),
+    *('rank({n})', 'zscore({n})', 'Rank(-{n}) * 2', 'rank({n}, {n})'),
   ),
   'b': (
     *('true', 'NULL::BOOLEAN', '{n} > {n}', '{n} = {n}', 'NOT ({b})'),

@@ -1,8 +1,11 @@
 """Configs as nested dicts and lists, with one value replaced."""
 
 import importlib
+import importlib.metadata
+import pathlib
 from typing import Any
 
+import pytest
 from ml_collections import ConfigDict
 
 from configs import base
@@ -10,6 +13,11 @@ from infoprune_jax.config import experiment as config_lib, validation
 
 
 def edits_of(name: str) -> ConfigDict:
+  if name == 'demo':
+    constraints = pathlib.Path('constraints.txt').read_text().splitlines()
+    version = importlib.metadata.version('tensorflow')
+    if f'tensorflow=={version}' not in constraints:
+      pytest.skip('the demo reads files of the versions in constraints.txt')
   edits = importlib.import_module(f'configs.{name}').get_config()
   if name == 'base':
     edits.corpus.sources.mine = base.jsonl('mine.jsonl')

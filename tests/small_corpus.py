@@ -49,3 +49,10 @@ def small_config(path: str) -> ConfigDict:
   for scoring in (config.score, config.evaluate.scoring):
     scoring.per_device_batch_size = 1
   return config
+
+
+def only_arms(config: ConfigDict, *names: str) -> None:
+  """Deletes all arms of a config but these."""
+  for name in [*config.select.arms]:
+    if name not in names:
+      del config.select.arms[name]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from small_corpus import small_config
+from small_corpus import only_arms, small_config
 
 from infoprune_jax import stages
 from infoprune_jax.config import experiment as config_lib
@@ -19,12 +19,12 @@ from infoprune_jax.runtime import files
 ROOT = pathlib.Path(__file__).parent.parent
 ONE_DEVICE = '--xla_force_host_platform_device_count=1'
 CONFIG = """
-from small_corpus import small_config
+from small_corpus import only_arms, small_config
 
 
 def get_config():
   config = small_config({path!r})
-  config.train.arms = ('random',)
+  only_arms(config, 'random')
   config.train.seeds = (0,)
   return config
 """
@@ -46,7 +46,7 @@ LEFT = {
 @pytest.fixture(scope='module')
 def config(corpus_path) -> Config:
   edits = small_config(corpus_path)
-  edits.train.arms = ('random', 'full')  # One alone makes no comparison.
+  only_arms(edits, 'random', 'full')  # One alone makes no comparison.
   edits.train.seeds = (0,)
   edits.report.bootstrap_samples = 20
   return config_lib.from_mapping(edits)

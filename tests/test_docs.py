@@ -2,16 +2,26 @@
 
 import pathlib
 import re
+import tarfile
 
 import pytest
 from absl import flags
 
+import infoprune_jax
 from configs import base, jsonl
 from infoprune_jax import main, stages
+from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.config.scoring import TOKEN_STATISTICS, ScoringConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.selection.keep_set import KeepSet
+from infoprune_jax.tokens import tables
+from infoprune_jax.tokens.token_store import TokenStore
 
 ROOT = pathlib.Path(base.__file__).parents[1]
 README = ROOT / 'README.md'
-PAGES = sorted([README, ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').iterdir()])
+PAGES = sorted(
+  [README, ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').glob('*.md')]
+)
 COMMAND = 'python -m infoprune_jax.main'
 
 
@@ -81,3 +91,87 @@ def test_the_table_of_stages_is_theirs():
     for name, stage in stages.STAGES.items()
   )
   assert rows in text, rows
+
+
+def test_the_table_of_columns_names_all_of_them():
+  page = (ROOT / 'docs/rules.md').read_text()
+  _, _, section = page.partition('\n## Columns\n')
+  table = section.partition('\n## ')[0]
+  cells = re.findall(r'^\| (`.*?) \|', table, re.MULTILINE)
+  named = {name for cell in cells for name in re.findall(r'`(\w+)`', cell)}
+  scoring = ScoringConfig(
+    sequence_length=8,
+    window_overlap=0,
+    dtype='float32',
+    statistics=(*TOKEN_STATISTICS, 'nll_first_1', 'nll_last_1'),
+  )
+  sums = [name.replace('_1_', '_K_') for name in scoring.columns(['nll_sum'])]
+  assert named == set(
+    tables.rule_schema([*sums, 'nll_sum_NAME'], ['NAME']).names
+  )
+
+
+@pytest.fixture(scope='module')
+def small_run(tmp_path_factory) -> pathlib.Path:
+  """A folder with `corpus.jsonl` and the finished workdir `runs/small`."""
+  path = tmp_path_factory.mktemp('docs')
+  with tarfile.open(ROOT / 'tests/golden_workdir.tar.xz') as archive:
+    archive.extractall(path, filter='data')
+  (path / 'runs').mkdir()
+  (path / 'workdir').rename(path / 'runs/small')
+  return path
+
+
+def python_of(page: str) -> list[str]:
+  return re.findall(r'^```python\n(.*?)^```$', page, re.S | re.M)
+
+
+def test_configs_of_corpora_are_valid():
+  blocks = python_of((ROOT / 'docs/corpus.md').read_text())
+  assert len(blocks) == 4
+  for code in blocks:
+    names: dict = {}
+    exec(code, names)
+    config_lib.from_mapping(names['get_config']())
+
+
+def test_texts_are_scored_from_python(small_run, monkeypatch):
+  monkeypatch.chdir(small_run)
+  code, _ = python_of((ROOT / 'docs/python.md').read_text())
+  names: dict = {}
+  exec(code, names)
+  assert names['losses'].nll_sum.shape == (2,)
+  assert (names['nats_per_token'] > 0).all()
+  assert len(names['first']) and (names['first'] > 0).all()
+  assert (names['losses'].num_bytes == 20).all()
+
+
+def test_a_keep_set_is_read_from_python(small_run, monkeypatch):
+  """The records kept are those that the export has."""
+  pytest.importorskip('datasets')
+  pytest.importorskip('torch')
+  monkeypatch.chdir(small_run)
+  monkeypatch.setenv('HF_DATASETS_CACHE', str(small_run / 'cache'))
+  _, code = python_of((ROOT / 'docs/python.md').read_text())
+  names: dict = {}
+  exec(code, names)
+  store = TokenStore.open('runs/small')
+  kept = KeepSet.open('runs/small', 'top_sum', store)
+  expected = [
+    store.shard(shard).table('example_id')['example_id'][int(document)].as_py()
+    for shard in range(store.num_shards)
+    for document in kept.doc_indices(shard)
+  ]
+  assert names['pruned']['id'] == expected
+  seen = [one for batch in names['loader'] for one in batch['id']]
+  assert sorted(seen) == sorted(expected)
+
+
+def test_a_data_set_of_another_size_is_refused(small_run, monkeypatch):
+  monkeypatch.chdir(small_run)
+  with pytest.raises(UserError, match=r'has 60 documents .*, expected 59'):
+    infoprune_jax.read_keep_set('runs/small', 'top_sum', num_records=59)
+  with pytest.raises(UserError, match='keep set middle'):
+    infoprune_jax.read_keep_set('runs/small', 'middle')
+  drawn = infoprune_jax.read_keep_set('runs/small', 'random', num_records=60)
+  assert 0 < len(drawn) < 60

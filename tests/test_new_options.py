@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_corpus import small_config
+from small_corpus import only_arms, small_config
 
 from infoprune_jax import stages
 from infoprune_jax.config import experiment as config_lib
@@ -24,21 +24,20 @@ from infoprune_jax.score import references
 from infoprune_jax.verify import workdir as verify
 
 JOBS = (*stages.IN_ORDER, 'export', 'labels')
-# Those that an option decides: where it is, the stage that then refuses, and
-# how it calls the option.
+# Those that an option decides: where it is, and the stage that then refuses.
 DECISIVE = [
-  ('corpus', 'tokenize', 'corpus'),
-  ('corpus.sources.made_up', 'tokenize', 'corpus.sources.made_up'),
-  ('corpus', 'export', 'corpus'),
-  ('vocabulary', 'tokenize', 'vocabulary'),
-  ('near_duplicates', 'near_duplicates', ''),
-  ('reference.model', 'reference', 'model'),
-  ('reference.training', 'reference', 'training'),
-  ('score', 'score', ''),
-  ('select.arms.top_nll.0', 'select', 'rules[0]'),
-  ('model', 'train', 'model'),
-  ('train.training', 'train', 'training'),
-  ('evaluate.scoring', 'evaluate', ''),
+  ('corpus', 'tokenize'),
+  ('corpus.sources.made_up', 'tokenize'),
+  ('corpus', 'export'),
+  ('vocabulary', 'tokenize'),
+  ('near_duplicates', 'near_duplicates'),
+  ('reference.model', 'reference'),
+  ('reference.training', 'reference'),
+  ('score', 'score'),
+  ('select.arms.top_nll.0', 'select'),
+  ('model', 'train'),
+  ('train.training', 'train'),
+  ('evaluate.scoring', 'evaluate'),
 ]
 SECTIONS = (*dict.fromkeys(one[0] for one in DECISIVE), 'labels', 'export')
 
@@ -110,7 +109,7 @@ def config(corpus_path, tmp_path_factory) -> Config:
   )
   edits = small_config(corpus_path)
   edits.train.seeds = (0,)
-  edits.train.arms = ('top_nll',)
+  only_arms(edits, 'top_nll')
   edits.report.baseline = 'top_nll'
   edits.labels.path = str(pages)
   for training in (edits.train.training, edits.reference.training):
@@ -175,10 +174,9 @@ def test_it_is_right(finished):
   check(finished)
 
 
-@pytest.mark.parametrize('path, job, where', DECISIVE)
-def test_another_value_is_refused(path, job, where, finished, later, tmp_path):
+@pytest.mark.parametrize('path, job', DECISIVE)
+def test_another_value_is_refused(path, job, finished, later, tmp_path):
   other = with_new(later, path, Nested(0.75))
-  name = '.'.join(filter(None, ['options', where, 'new.value']))
   if job == 'export':  # Where something is left to export.
     other = dataclasses.replace(
       other,
@@ -186,7 +184,8 @@ def test_another_value_is_refused(path, job, where, finished, later, tmp_path):
     )
   with pytest.raises(UserError) as caught:
     run(other, finished, job)
-  assert f'{name} is 0.5, not 0.75' in str(caught.value)
+  name = f'{path.removesuffix(".0")}.new: value'
+  assert f'{name} 0.5 -> 0.75' in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from small_corpus import write_corpus
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = f"""
-from small_corpus import small_config
+from small_corpus import only_arms, small_config
 
 
 def get_config():
   config = small_config('gs://{BUCKET}/corpus/*.jsonl')
   config.train.seeds = (0,)
-  config.train.arms = ('random', 'top_nll')
+  only_arms(config, 'random', 'top_nll')
   config.train.training.profile_from = 3
   config.train.training.profile_steps = 1
   config.report.bootstrap_samples = 20

@@ -44,7 +44,7 @@ def test_the_bench_of_the_input_runs(corpus_path, store_workdir):
   ]
   result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert re.search(r'^ours .* 1\.00x as fast$', result.stdout, re.M), result
-  assert result.stdout.count('tokens/s a core') == 2
+  assert result.stdout.count('tokens/s per core') == 2
 
 
 def test_the_bench_of_selection_runs():

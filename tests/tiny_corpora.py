@@ -104,6 +104,10 @@ def write_store(
     token_store_dir(str(workdir)), 'token store', 'tokenize', {}, {}
   )
   written = {}
+  totals = {
+    name: {'documents': 0, 'tokens': 0, 'bytes': 0}
+    for name in corpus_config.SPLITS
+  }
   for shard, documents in enumerate(shards):
     rows = [
       {
@@ -119,6 +123,11 @@ def write_store(
       }
       for row, ids in enumerate(documents)
     ]
+    for row in rows:
+      of_split = totals[corpus_config.SPLITS[row['split']]]
+      of_split['documents'] += 1
+      of_split['tokens'] += row['num_tokens']
+      of_split['bytes'] += row['num_bytes']
     tokens = [np.array(ids, np.int64) for ids in documents]
     marker = artifact.finish_shard(
       shard,
@@ -133,6 +142,7 @@ def write_store(
     num_shards=len(shards),
     documents_per_shard=[len(shard) for shard in shards],
     num_documents=sum(len(shard) for shard in shards),
+    splits=totals,
     vocab_size=vocab_size,
     bos_id=BOS,
     eos_id=EOS,

@@ -1,7 +1,7 @@
-"""Who `bench_input.py` compares: each imports its packages, and returns the work.
+"""The contenders of `bench_input.py`: each returns its work, ready to run.
 
-The work returns facts: how many `tokens` it wrote, of which ours has so many
-`zeros`, and the seconds of `counting` them, which are no part of the work.
+The work returns facts: the number of `tokens` it wrote, of `zeros` among ours,
+and the seconds of `counting` them, which do not count as work.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ NEEDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What all contenders fraction."""
+  """The settings that all contenders share."""
 
-  folder: str  # `input/*.jsonl` are rows of `text`; the rest is for output
+  folder: str  # `input/*.jsonl` hold `text`; the rest is for output
   tokenizer: str  # a SentencePiece .model or a tokenizer.json
   bos_id: int
   eos_id: int
@@ -161,6 +161,7 @@ def reader(settings: Settings) -> Work:
   import numpy as np
 
   from infoprune_jax.batches import loader
+  from infoprune_jax.config.training import TrainingConfig
   from infoprune_jax.tokens.token_store import TokenStore
 
   store = TokenStore.open(sorted(glob.glob(f'{settings.folder}/ours-*'))[-1])
@@ -172,7 +173,13 @@ def reader(settings: Settings) -> Work:
   def rate(sequence_length: int) -> float:
     """Tokens per second of one core."""
     size = batch_tokens // sequence_length
-    rows = loader.grain_reader(store, keep, sequence_length, size, 0, {}, ())
+    training = TrainingConfig(
+      num_steps=1,
+      batch_size=size,
+      sequence_length=sequence_length,
+      learning_rate=1e-3,
+    )
+    rows = loader.grain_reader(store, keep, training, seed=0)
     steps = max(2, 2 * len(rows.sequences) // size)
     for _ in rows.batches(0, 2, np.arange(size)):
       pass
@@ -181,7 +188,7 @@ def reader(settings: Settings) -> Work:
       pass
     return steps * batch_tokens / (time.process_time() - start)
 
-  return lambda: {f'rows of {n}': rate(n) for n in (256, 1024)}
+  return lambda: {f'sequences of {n}': rate(n) for n in (256, 1024)}
 
 
 CONTENDERS: dict[str, Callable[[Settings], Work]] = {

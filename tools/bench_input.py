@@ -1,14 +1,14 @@
-r"""How fast the input pipeline is, beside `datasets.map` and `seqio_cache_tasks`.
+r"""Speed of the input pipeline beside `datasets.map` and `seqio_cache_tasks`.
 
 python tools/bench_input.py --files='data/*.jsonl.zst' \
     --tokenizer=tokenizer.json --bos_id=0 --eos_id=0 [--limit_mb=64]
 
-Everyone reads the same plain JSONL files, which are written first, and encodes
-them with the same tokenizer on as many processes. Times are of the work: each
-contender imports its packages before. A peer that is not installed is named;
-`pip install datasets 'apache-beam[tfrecord]'` and this package's extra `seqio`
-give all of them. Nobody adds EOS, and the text of a special token is text to
-everyone, so that the counts of tokens agree.
+All contenders read the same plain JSONL files, which are written first, and
+encode them with the same tokenizer and number of processes. Imports are not
+timed. A contender that is not installed is named; `pip install datasets
+'apache-beam[tfrecord]'` and this package's extra `seqio` install all of them.
+No contender adds EOS, and all encode the text of a special token as text, so
+the counts of tokens agree.
 """
 
 import dataclasses
@@ -35,12 +35,12 @@ _FILES = flags.DEFINE_string('files', None, 'A glob: .jsonl, .jsonl.gz, .zst.')
 _TOKENIZER = flags.DEFINE_string(
   'tokenizer', None, 'A SentencePiece .model or a tokenizer.json.'
 )
-_TEXT = flags.DEFINE_string('text_column', 'text', 'Where the text is.')
+_TEXT = flags.DEFINE_string('text_column', 'text', 'The column of the text.')
 _BOS = flags.DEFINE_integer('bos_id', -1, 'As config.vocabulary.bos_id.')
 _EOS = flags.DEFINE_integer('eos_id', -1, 'As config.vocabulary.eos_id.')
-_LIMIT = flags.DEFINE_integer('limit_mb', 64, 'Of text, evenly by file.')
+_LIMIT = flags.DEFINE_integer('limit_mb', 64, 'MB of text, evenly by file.')
 _WORKERS = flags.DEFINE_integer('workers', 2, 'Processes of each contender.')
-_ROUNDS = flags.DEFINE_integer('rounds', 1, 'Medians are of so many.')
+_ROUNDS = flags.DEFINE_integer('rounds', 1, 'Runs to take medians of.')
 _PEERS = flags.DEFINE_list(
   'peers', ['datasets', 'datasets_threads', 'seqio'], ''
 )
@@ -50,7 +50,7 @@ _FOLDER = flags.DEFINE_string('folder', '', 'Used by the tool itself.')
 
 
 def write_input(folder: str) -> int:
-  """Writes rows of the text alone as plain JSONL; returns the bytes of text."""
+  """Writes only the texts, as plain JSONL; returns the bytes of text."""
   from configs import base
   from infoprune_jax.config import experiment as config_lib
   from infoprune_jax.corpus import sources
@@ -88,7 +88,7 @@ class Result:
 
 
 def run(name: str, folder: str) -> Result | None:
-  """Runs a contender in a process of its own; None where that fails."""
+  """Runs a contender in a process of its own; None if that fails."""
   arguments = [flag for flag in sys.argv[1:] if flag.startswith('--')]
   log = pathlib.Path(f'{folder}/{name}.log')
   begun = time.monotonic()
@@ -187,7 +187,7 @@ def main(argv: list[str]) -> None:
     report(size, results)
     result = run('reader', folder)
     for name, rate in result.facts.items() if result else ():
-      print(f'grain reader, {name}: {rate / 1e6:.2f}M tokens/s a core')
+      print(f'grain reader, {name}: {rate / 1e6:.2f}M tokens/s per core')
 
 
 def report(size: int, results: dict[str, list[Result]]) -> None:

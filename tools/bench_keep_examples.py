@@ -1,4 +1,4 @@
-r"""What pruning costs a SeqIO task: the same task with and without it, in turns.
+r"""The cost of pruning a SeqIO task: the same task with and without a filter.
 
 Command: python tools/bench_keep_examples.py --workdir=runs/mine
 
@@ -20,12 +20,12 @@ from infoprune_jax.runtime.workdir import vocabulary_dir
 from infoprune_jax.tokens import vocabulary
 from infoprune_jax.tokens.token_store import TokenStore
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'With a finished token store.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'How often each takes its turn.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'A workdir with a token store.')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Runs of each.')
 
 
 def main(_) -> None:
-  """Prints seconds, documents per second, and the fraction that a filter adds."""
+  """Prints seconds, documents, and the time that a filter adds."""
   if not _WORKDIR.value:
     raise UserError('Give --workdir, with a finished token store.')
   quiet_tensorflow.import_seqio()

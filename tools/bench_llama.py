@@ -31,6 +31,14 @@ SIZES = {
     num_kv_heads=2,
     head_dim=64,
   ),
+  '17m': dict(
+    num_layers=6,
+    embed_dim=384,
+    mlp_dim=1024,
+    num_heads=6,
+    num_kv_heads=6,
+    head_dim=64,
+  ),
   '124m': dict(
     num_layers=12,
     embed_dim=768,
@@ -155,7 +163,10 @@ def write_weights(folder: str, params: Any) -> None:
 def transformers_llama(
   folder: str, name: str, vocab_size: int, length: int, dtype: str, device: str
 ) -> Any:
-  """Transformers' Llama with the weights of a folder, in training mode."""
+  """Transformers' Llama in training mode, with the weights of a folder.
+
+  Without a folder ('') its weights are those of its own initialization.
+  """
   import torch
   import transformers
 
@@ -176,6 +187,8 @@ def transformers_llama(
   )
   with torch.device(device):
     model = transformers.LlamaForCausalLM(config).to(getattr(torch, dtype))
+  if not folder:
+    return model
   weights = {}
   for path in pathlib.Path(folder).glob('*.weight.npy'):
     values = np.load(path)

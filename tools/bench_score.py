@@ -24,16 +24,16 @@ import numpy as np
 from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-_WORKDIR = flags.DEFINE_string('workdir', None, 'With a finished token store.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'A workdir with a token store.')
 _MODEL = flags.DEFINE_enum('model', '124m', ['tiny', '124m', '1b3'], 'Size.')
-_VOCAB = flags.DEFINE_integer('vocab_size', 50257, 'At least the store has.')
+_VOCAB = flags.DEFINE_integer('vocab_size', 50257, 'No less than the store.')
 _ROWS = flags.DEFINE_integer(
   'sequences', 64, 'Sequences of a batch, of each contender.'
 )
 _LENGTH = flags.DEFINE_integer('sequence_length', 1024, 'Tokens of a sequence.')
-_TOKENS = flags.DEFINE_integer('tokens', 4_000_000, 'Of documents, at most.')
+_TOKENS = flags.DEFINE_integer('tokens', 4_000_000, 'Of documents, a maximum.')
 _DTYPE = flags.DEFINE_enum(
-  'dtype', 'bfloat16', ['bfloat16', 'float32'], 'Of the computation.'
+  'dtype', 'bfloat16', ['bfloat16', 'float32'], 'Type of the computation.'
 )
 _CONTENDERS = flags.DEFINE_list(
   'contenders', ['ours', 'eager', 'compiled', 'fused'], 'Ours runs anyway.'
@@ -45,7 +45,7 @@ _FOLDER = flags.DEFINE_string('folder', '', 'Used by the tool itself.')
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What all contenders fraction."""
+  """The settings that all contenders share."""
 
   folder: str  # weights, as `bench_score_contenders` names them; results
   workdir: str
@@ -55,10 +55,11 @@ class Settings:
   sequence_length: int
   tokens: int
   dtype: str
+  attention: str = 'auto'  # of ours
 
 
 def settings(folder: str) -> Settings:
-  """Of the flags."""
+  """The settings of the flags."""
   return Settings(
     folder=folder,
     workdir=_WORKDIR.value,
@@ -72,7 +73,7 @@ def settings(folder: str) -> Settings:
 
 
 def run(name: str, folder: str) -> dict[str, Any] | None:
-  """Runs a contender in a process of its own; None where that fails."""
+  """Runs a contender in a process of its own; None if that fails."""
   arguments = [flag for flag in sys.argv[1:] if flag.startswith('--')]
   return bench_llama.run_contender(
     name,
@@ -102,7 +103,7 @@ def report(name: str, measured: dict[str, Any], own: dict[str, Any]) -> None:
 
 
 def compare(folder: str, name: str) -> None:
-  """Prints how far two contenders' sums of documents lie apart."""
+  """Prints the difference of two contenders' sums of documents."""
   own = np.load(f'{folder}/ours.npy')
   other = np.load(f'{folder}/{name}.npy')
   relative = np.abs(other / own - 1)

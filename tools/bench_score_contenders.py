@@ -1,4 +1,4 @@
-"""Who `bench_score.py` compares; each returns what it measured.
+"""The contenders of `bench_score.py`; each returns its measurements.
 
 Ours writes the weights, see `bench_llama.py`.
 """
@@ -43,21 +43,22 @@ def _full_batch(settings: Any) -> dict[str, np.ndarray]:
   return batch
 
 
-def _compile_scorer(settings: Any, mesh: Any) -> tuple[Any, Any, Any, Any]:
-  """Model config, scoring config, scorer and parameters; writes the weights."""
+def compile_scorer(settings: Any, mesh: Any) -> tuple[Any, Any]:
+  """Our scorer, and parameters as it takes them."""
   import jax
 
-  from infoprune_jax.config import (
-    experiment as config_lib,
-    model as model_config,
-  )
+  from infoprune_jax.config import model as model_config
+  from infoprune_jax.config.scoring import ScoringConfig
   from infoprune_jax.model import network
   from infoprune_jax.score import scorer as scorer_lib
 
   model = model_config.ModelConfig(
-    **bench_llama.model_fields(settings.model, settings.dtype)
+    **{
+      **bench_llama.model_fields(settings.model, settings.dtype),
+      'attention': settings.attention,
+    }
   )
-  scoring = config_lib.ScoringConfig(
+  scoring = ScoringConfig(
     per_device_batch_size=settings.sequences,
     sequence_length=settings.sequence_length,
     window_overlap=0,
@@ -69,22 +70,16 @@ def _compile_scorer(settings: Any, mesh: Any) -> tuple[Any, Any, Any, Any]:
       jax.random.key(0)
     )
   )
-  bench_llama.write_weights(settings.folder, params)
-  return model, scoring, scorer, params
+  return scorer, params
 
 
-def ours(settings: Any) -> dict[str, Any]:
-  """Our scorer, with the kernels that it chooses itself."""
+def dense_seconds(settings: Any, scorer: Any, params: Any) -> float:
+  """Seconds of a batch of full sequences, on the device alone."""
   import jax
 
-  from infoprune_jax.model import flops, partitioning
-  from infoprune_jax.runtime import progress
-  from infoprune_jax.score import ceiling, scorer as scorer_lib
+  from infoprune_jax.model import partitioning
 
-  progress.log_to_stderr()
-  mesh = bench_llama.one_device_mesh()
-  model, scoring, scorer, params = _compile_scorer(settings, mesh)
-  on_device = partitioning.global_batch(mesh, _full_batch(settings))
+  on_device = partitioning.global_batch(scorer.mesh, _full_batch(settings))
   program = scorer.program(1)
   repeats = 10 if jax.devices()[0].platform != 'cpu' else 1
 
@@ -93,8 +88,24 @@ def ours(settings: Any) -> dict[str, Any]:
       result = program(params, on_device)
     jax.block_until_ready(result)
 
-  seconds = bench_llama.best(dense, REPEATS) / repeats
-  memory = program.memory_analysis().temp_size_in_bytes
+  return bench_llama.best(dense, REPEATS) / repeats
+
+
+def ours(settings: Any) -> dict[str, Any]:
+  """Our scorer, with the kernels that it chooses itself."""
+  import jax
+
+  from infoprune_jax.model import flops
+  from infoprune_jax.runtime import progress
+  from infoprune_jax.score import ceiling
+  from infoprune_jax.score.documents import Documents
+
+  progress.log_to_stderr()
+  mesh = bench_llama.one_device_mesh()
+  scorer, params = compile_scorer(settings, mesh)
+  bench_llama.write_weights(settings.folder, params)
+  seconds = dense_seconds(settings, scorer, params)
+  memory = scorer.program(1).memory_analysis().temp_size_in_bytes
   store, shard, sequence = documents(settings)
   sums: list[np.ndarray] = []
   mixed = bench_llama.best(
@@ -102,7 +113,7 @@ def ours(settings: Any) -> dict[str, Any]:
     REPEATS,
   )
   np.save(f'{settings.folder}/ours.npy', sums[-1])
-  laid_out = scorer_lib.Documents(store, shard, sequence, scoring)
+  laid_out = Documents(store, shard, sequence, scorer.scoring)
   length = laid_out.sequences.plan.length
   return {
     'device': jax.devices()[0].device_kind,
@@ -121,10 +132,13 @@ def ours(settings: Any) -> dict[str, Any]:
       'memory': scorer.program(laid_out.max_segments())
       .memory_analysis()
       .temp_size_in_bytes,
-      # Of the documents as they are: without what packing adds or leaves out.
+      # The tokens of the documents, without padding and repeated context.
       'tokens_per_second_cost': float(
         sum(
-          flops.forward_flops_per_token(model, settings.vocab_size, int(n)) * n
+          flops.forward_flops_per_token(
+            scorer.model, settings.vocab_size, int(n)
+          )
+          * n
           for n in length
         )
         / length.sum()
@@ -136,7 +150,7 @@ def ours(settings: Any) -> dict[str, Any]:
 def _nll_program(
   model: Any, name: str, dynamic: bool | None
 ) -> Callable[[Any, Any], Any]:
-  """The NLL of each target, [sequences, T]; `name` and `dynamic` as torch compiles."""
+  """The NLL of each target, [sequences, T], compiled as `name` says."""
   import torch
 
   torch._dynamo.reset()
@@ -184,8 +198,10 @@ def _nll_of_texts(
   return sums
 
 
-def transformers_(settings: Any, name: str) -> dict[str, Any]:
-  """Batches sorted by length and padded to their longest, logits whole.
+def dense_transformers(
+  settings: Any, name: str
+) -> tuple[Any, str, dict[str, Any]]:
+  """Transformers' model, its device, and what full sequences take.
 
   'compiled' compiles the model, and takes the loss from its logits as
   lm-evaluation-harness does, in float32; 'fused' compiles both together.
@@ -213,9 +229,20 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
       program(tokens, tokens)
     synchronize()
 
-  parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-  seconds = bench_llama.best(dense, REPEATS) / repeats
-  memory = _peak(torch, device, parameters)
+  return (
+    model,
+    device,
+    {
+      'tokens': shape[0] * shape[1],
+      'seconds': bench_llama.best(dense, REPEATS) / repeats,
+      'memory': _peak(model, device),
+    },
+  )
+
+
+def transformers_(settings: Any, name: str) -> dict[str, Any]:
+  """Batches sorted by length and padded to their longest, logits whole."""
+  model, device, dense = dense_transformers(settings, name)
   store, shard, sequence = documents(settings)
   texts = [
     store.document(int(s), int(r)).astype(np.int64)
@@ -231,23 +258,22 @@ def transformers_(settings: Any, name: str) -> dict[str, Any]:
   )
   np.save(f'{settings.folder}/{name}.npy', sums[-1])
   return {
-    'dense': {
-      'tokens': shape[0] * shape[1],
-      'seconds': seconds,
-      'memory': memory,
-    },
+    'dense': dense,
     'mixed': {
       'tokens': sum(map(len, texts)),
       'seconds': mixed_seconds,
-      'memory': _peak(torch, device, parameters),
+      'memory': _peak(model, device),
     },
   }
 
 
-def _peak(torch: Any, device: str, parameters: int) -> int | None:
+def _peak(model: Any, device: str) -> int | None:
   """Bytes beyond the parameters at the peak; None for a CPU, unknown there."""
+  import torch
+
   if device == 'cpu':
     return None
+  parameters = sum(p.numel() * p.element_size() for p in model.parameters())
   return torch.cuda.max_memory_allocated() - parameters
 
 

@@ -1,12 +1,11 @@
-r"""How long rules take, and how much memory, over made-up scores of any number.
+r"""Time and memory of rules over any number of made-up scores.
 
 Command: python tools/bench_select.py --millions=1,10,100
 
-Writes tables of scores and of statistics with so many examples, of lognormal
-lengths and 58 sources, and for each rule, in a process of its own, selects,
-summarizes, writes the keep set and opens it; then writes the page on all of
-them, with made-up texts. Peak memory is all that the process had at once,
-scratch files included; these are at $TMPDIR.
+Writes tables of scores and of statistics with lognormal lengths and 58 sources.
+For each rule, a process of its own selects, summarizes, writes the keep set and
+opens it. Then writes the page on all rules, with made-up texts. Peak memory is
+that of the process, with its scratch files, which are in $TMPDIR.
 """
 
 import json
@@ -57,14 +56,23 @@ _CHILD = flags.DEFINE_string('child', '', 'The work of one process, as JSON.')
 _PART = 1_000_000
 _MEAN = 'nll_sum / greatest(num_tokens, 1)'
 _UNIGRAM = 'unigram_nll_sum / greatest(num_tokens, 1)'
+_CURVE = ((0.0, 0.0), (0.4, 1.0), (0.95, 7.0))
 RULES = {
   'top': base.arm('top', _MEAN, fraction=0.5),
   'top per source': base.arm('top', _MEAN, fraction=0.5, per='source'),
+  'top per groups': base.arm(
+    'top', _MEAN, fraction=0.5, per='source, num_tokens // 100'
+  ),
+  'top per ntile': base.arm(
+    'top', _MEAN, fraction=0.5, per='ntile(10, num_tokens)'
+  ),
   'middle': base.arm('middle', _MEAN, fraction=0.5),
   'sum of ranks': base.arm(
     'top', f'rank({_MEAN}) + rank({_UNIGRAM})', fraction=0.5
   ),
   'sample': base.arm('sample', _MEAN, fraction=0.5, temperature=0.5),
+  'repeat': base.arm('repeat', _MEAN, curve=_CURVE),
+  'repeat per source': base.arm('repeat', _MEAN, curve=_CURVE, per='source'),
   'random': base.arm('random', fraction=0.5),
   'distinct': base.arm('distinct'),
 }
@@ -198,11 +206,12 @@ def select(workdir: str, rule: str) -> dict[str, float]:
   start = time.perf_counter()
   store = TokenStore.open(workdir)
   chosen = RuleConfig(**RULES[rule])
-  examples = ExampleShards(workdir, store.documents_per_shard)
+  examples = ExampleShards(workdir, store)
   kept, decision = select_lib.decide((chosen,), examples, 0)
   ruled = time.perf_counter() - start
   counts = summary.summarize(examples, kept)
-  counts |= shown.examples_of(examples, kept, decision, 10)
+  used = kept.astype(bool, copy=False)
+  counts |= shown.examples_of(examples, used, decision, 10)
   name = keep_set.selection_name((chosen,), arm_of(rule), 0)
   written = {
     job: manifests.read_manifest(f'{workdir}/{job}', job)['fingerprint']
@@ -231,7 +240,7 @@ def select(workdir: str, rule: str) -> dict[str, float]:
     'seconds': seconds,
     'rules': ruled,
     'open': time.perf_counter() - start,
-    'bytes': opened.bits.nbytes,
+    'bytes': opened.data.nbytes,
     'peak': peak(),
   }
 

@@ -1,4 +1,4 @@
-"""The task that `bench_input.py` has SeqIO cache; its settings are in a variable.
+"""The task of `bench_input.py` that SeqIO caches; a variable has its settings.
 
 Imported by `seqio_cache_tasks` and by each of Beam's workers.
 """

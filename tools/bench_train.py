@@ -2,15 +2,15 @@ r"""The train step beside Hugging Face transformers: same shape, same tokens.
 
 Command: python tools/bench_train.py --model=124m --peer_python=venv/bin/python
 
-Parameters and AdamW's moments are float32 on both sides, what computes is
-`--dtype` (PyTorch by autocast). A Llama of random weights, clipping, AdamW
-(PyTorch's fused) and a schedule; transformers with SDPA, eager and compiled
-together with its loss. Dense sequences, from the device's memory. No peer runs
-where `--peer_python` has no PyTorch.
+Both sides train a Llama of random weights with clipping, AdamW (PyTorch's
+fused) and a schedule. Parameters and AdamW's moments are float32; the
+computation is in `--dtype` (PyTorch by autocast). Transformers uses SDPA, eager
+and compiled together with its loss. Sequences are dense, and are in device
+memory. Only our side runs if `--peer_python` has no PyTorch.
 
---curve trains instead on packed sequences of several documents with padding,
-each side from the same weights on the same batches, and prints how far the
-losses of the two lie apart.
+With --curve, both sides train on packed sequences of several documents with
+padding, from the same weights on the same batches. The tool then prints the
+difference of their losses.
 """
 
 import importlib.util
@@ -29,11 +29,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 _MODEL = flags.DEFINE_enum(
   'model', '8m', ['tiny', '8m', '124m', '1b3'], 'Size.'
 )
-_VOCAB = flags.DEFINE_integer('vocab_size', 8192, 'Of the model.')
+_VOCAB = flags.DEFINE_integer('vocab_size', 8192, 'Token ids.')
 _ROWS = flags.DEFINE_integer('sequences', 16, 'Sequences of a batch.')
 _LENGTH = flags.DEFINE_integer('sequence_length', 256, 'Tokens of a sequence.')
 _DTYPE = flags.DEFINE_enum(
-  'dtype', 'float32', ['bfloat16', 'float32'], 'Of the computation.'
+  'dtype', 'float32', ['bfloat16', 'float32'], 'Type of the computation.'
 )
 _TIMED = flags.DEFINE_integer('timed_steps', 2, 'Steps timed together.')
 _CURVE = flags.DEFINE_integer('curve', 0, 'Steps of a curve to compare.')
@@ -41,7 +41,7 @@ _CHOICES = flags.DEFINE_string(
   'choices', '{}', 'JSON of fields of our ModelConfig: remat, scan_unroll, ...'
 )
 _PARTS = flags.DEFINE_integer(
-  'shards', 1, 'Of a batch, computed one after another: of ours.'
+  'shards', 1, 'Micro-batches of a batch, on our side.'
 )
 _CONTENDERS = flags.DEFINE_list(
   'contenders', ['ours', 'eager', 'compiled'], 'Ours runs anyway.'
@@ -88,7 +88,7 @@ def packed_sequences(
 
 
 def run(name: str, python: str, folder: str) -> dict[str, Any] | None:
-  """Runs a contender in a process of its own; None where that fails."""
+  """Runs a contender in a process of its own; None if that fails."""
   settings = {
     'folder': folder,
     'model': _MODEL.value,
@@ -160,7 +160,7 @@ def main(argv: list[str]) -> None:
     print(
       f'{own["device"]}: {_MODEL.value}, {own["num_params"] / 1e6:.1f}M '
       f'parameters in float32, computed in {_DTYPE.value}, batches of '
-      f'{_ROWS.value} x {_LENGTH.value} tokens (ours in {_PARTS.value} shards); '
+      f'{_ROWS.value} x {_LENGTH.value} tokens (ours in {_PARTS.value} micro-batches); '
       'a matrix product reaches '
       f'{own["ceiling"] / 1e12:.3f} TFLOP/s',
       flush=True,

@@ -1,6 +1,6 @@
-"""Who `bench_train.py` compares: `python bench_train_contenders.py NAME JSON`.
+"""The contenders of `bench_train.py`: `bench_train_contenders.py NAME JSON`.
 
-Each prints what it measured. Batches and the first weights are `.npy` files of
+Each prints its measurements. Batches and the first weights are `.npy` files of
 a folder, so that a peer needs nothing of ours: only NumPy, PyTorch and
 transformers.
 """
@@ -49,7 +49,7 @@ def peak_of_process() -> int:
 def result(
   settings: dict[str, Any], seconds: float, memory: int, losses: list[float]
 ) -> dict[str, Any]:
-  """What every contender returns."""
+  """The result that every contender returns."""
   return {
     'tokens_per_second': settings['sequences']
     * settings['sequence_length']
@@ -72,30 +72,23 @@ def timed(
   return bench_llama.best(run, REPEATS) / settings['timed_steps']
 
 
-def _configs(settings: dict[str, Any]) -> tuple[Any, Any]:
+def configs(settings: dict[str, Any]) -> tuple[Any, Any]:
   """Our `ModelConfig` and `TrainingConfig`."""
-  from configs import base
-  from infoprune_jax.config import (
-    model as model_config,
-    training as training_config,
-    validation,
-  )
+  from infoprune_jax.config.model import ModelConfig
+  from infoprune_jax.config.training import TrainingConfig
 
   fields = bench_llama.model_fields(settings['model'], settings['dtype'])
-  # As the presets do: a loop over layers is slow, and compiles fast.
-  fields['scan_unroll'] = min(12, fields['num_layers'])
+  # As the presets do.
+  fields |= dict(remat='auto', scan_unroll=0, loss_chunk_tokens=0)
   fields |= settings['choices']
-  training = base.training()
-  training.update(
+  training = TrainingConfig(
     num_steps=settings['steps'],
     batch_size=settings['sequences'],
     sequence_length=settings['sequence_length'],
     gradient_accumulation_steps=settings['shards'],
     **RECIPE,
   )
-  return model_config.ModelConfig(**fields), validation.build(
-    training_config.TrainingConfig, training.to_dict(), 'training'
-  )
+  return ModelConfig(**fields), training
 
 
 def ours(settings: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +101,7 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
   from infoprune_jax.train import state as state_lib
 
   progress.log_to_stderr()
-  model, training = _configs(settings)
+  model, training = configs(settings)
   mesh = bench_llama.one_device_mesh()
   arrays = batches(settings)
   program = state_lib.compile_program(
@@ -116,7 +109,7 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
     training,
     settings['vocab_size'],
     mesh,
-    int(arrays['segments'].max()),
+    arrays['segments'].max(axis=-1).ravel(),
   )
   state = program.init(0)
   bench_llama.write_weights(settings['folder'], state['params'])
@@ -124,18 +117,19 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
   def batch(number: int) -> Any:
     sequences = {key: arrays[name][number] for name, key in ARRAYS.items()}
     weights = (sequences['decoder_segment_ids'] > 0).astype(np.float32)
-    return program.put({**sequences, 'decoder_loss_weights': weights})
+    return {**sequences, 'decoder_loss_weights': weights}
 
   losses = []
   for number in range(settings['curve_steps']):
-    state, metrics = program.step(state, batch(number))
+    taken = program.step_for(batch(number))
+    state, metrics = taken(state, program.put(batch(number)))
     losses.append(float(metrics['loss']))
-  on_device = batch(0)
+  timed_step, on_device = program.step_for(batch(0)), program.put(batch(0))
   ceilings = [ceiling.measured(settings['dtype'])]
 
   def step() -> Any:
     nonlocal state
-    state, metrics = program.step(state, on_device)
+    state, metrics = timed_step(state, on_device)
     return metrics
 
   seconds = timed(settings, step, jax.block_until_ready)
@@ -158,7 +152,7 @@ def ours(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def schedule(step: int, steps: int) -> float:
-  """Of the peak: a line up, then half a cosine down to the last step."""
+  """A fraction of the peak: a line up, then half a cosine down."""
   warm, end = RECIPE['warmup_steps'], RECIPE['final_learning_rate_ratio']
   if step < warm:
     return step / warm
@@ -209,22 +203,9 @@ def _torch_batch(
   return sequences, torch.from_numpy(mask).to(device)
 
 
-def transformers_(settings: dict[str, Any], compiled: bool) -> dict[str, Any]:
-  """Transformers' Llama in PyTorch with fused AdamW; float32 parameters."""
+def _loss(model: Any, device: str, half: bool) -> Callable[[Any, Any], Any]:
+  """The mean NLL of a batch, in PyTorch; computed in bfloat16 if `half`."""
   import torch
-
-  device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  length = settings['sequence_length']
-  model = bench_llama.transformers_llama(
-    settings['folder'],
-    settings['model'],
-    settings['vocab_size'],
-    length,
-    'float32',
-    device,
-  ).train()
-  optimizer, rate = _adamw(model, settings['steps'])
-  half = settings['dtype'] == 'bfloat16'
 
   def loss_of(sequences: dict[str, Any], mask: Any) -> Any:
     with torch.autocast(device, torch.bfloat16, enabled=half):
@@ -242,6 +223,35 @@ def transformers_(settings: dict[str, Any], compiled: bool) -> dict[str, Any]:
     weights = (sequences['segments'] > 0).flatten()
     return (nll * weights).sum() / weights.sum()
 
+  return loss_of
+
+
+def transformers_(
+  settings: dict[str, Any],
+  compiled: bool,
+  arrays: dict[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+  """Transformers' Llama in PyTorch with fused AdamW; float32 parameters.
+
+  Args:
+    settings: The settings that both sides share.
+    compiled: Whether model and loss are compiled together.
+    arrays: As `batches` returns; None for those of the folder.
+  """
+  import torch
+
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  length = settings['sequence_length']
+  model = bench_llama.transformers_llama(
+    settings['folder'],
+    settings['model'],
+    settings['vocab_size'],
+    length,
+    'float32',
+    device,
+  ).train()
+  optimizer, rate = _adamw(model, settings['steps'])
+  loss_of = _loss(model, device, settings['dtype'] == 'bfloat16')
   program = torch.compile(loss_of) if compiled else loss_of
 
   def step(sequences: dict[str, Any], mask: Any) -> Any:
@@ -253,8 +263,7 @@ def transformers_(settings: dict[str, Any], compiled: bool) -> dict[str, Any]:
     rate.step()
     return loss
 
-  arrays = batches(settings)
-
+  arrays = arrays or batches(settings)
   losses = [
     step(*_torch_batch(arrays, number, device)).item()
     for number in range(settings['curve_steps'])

@@ -4,9 +4,9 @@ r"""Compares the results in two workdirs, value by value.
 
 Compared, bit for bit: tables (Parquet), arrays (.npy), vocabularies, training
 metrics, and every array of every checkpoint. Not compared: times, fingerprints,
-locks, and pages. The exit code is 0 where all is equal, and 1 where not.
+locks, and pages. The exit code is 0 if all results are equal, otherwise 1.
 
-Where names changed between two versions, a file of renames says how:
+If names changed between two versions, give a file of renames:
 
   {"paths": {"^token_store/": "tokens/"}, "names": {"row": "doc_index"}}
 
@@ -33,7 +33,7 @@ MODELS = ('sentencepiece.model', 'tokenizer.json')
 
 @dataclasses.dataclass(frozen=True)
 class Renames:
-  """How names in OLD are called in NEW."""
+  """The names in NEW for names in OLD."""
 
   paths: Mapping[str, str]
   names: Mapping[str, str]
@@ -130,7 +130,7 @@ def same(old: Any, new: Any) -> bool:
 
 
 def difference(old: Columns, new: Columns, renames: Renames) -> str:
-  """Which name differs first; '' for none."""
+  """The first name whose values differ; '' for none."""
   renamed = {renames.name(name): value for name, value in old.items()}
   for name in sorted(renamed.keys() | new.keys()):
     if name not in renamed or name not in new:
@@ -143,7 +143,7 @@ def difference(old: Columns, new: Columns, renames: Renames) -> str:
 def compare(
   old: pathlib.Path, new: pathlib.Path, renames: Renames
 ) -> dict[str, str]:
-  """What differs, by path in NEW; '' where values are equal."""
+  """The first difference of each file, by path in NEW; '' if equal."""
   before = {renames.path(name): path for name, path in results(old).items()}
   after = results(new)
   differences = {}

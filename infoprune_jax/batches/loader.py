@@ -1,30 +1,41 @@
 """Training batches with Grain: a pure function of (sequences, seed, step).
 
-Sequences are shuffled anew in each epoch. Step s takes global sequences s * B
-to (s + 1) * B of the endless stream, whatever the number of hosts, so that
-the state of the reader is the step, and seeking costs nothing.
+Sequences are shuffled anew in each epoch; where examples are repeated, within
+each pass of it (see `passes`). Step s takes global sequences s * B to
+(s + 1) * B of the endless stream, on any number of hosts. So the state of the
+reader is the step, and seeking costs nothing.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import NotRequired, Protocol, TypedDict
 
 import grain
 import numpy as np
 
-from infoprune_jax.batches import mixture as mixture_lib, packing
-from infoprune_jax.config.training import MixturePhase
+from infoprune_jax.batches import mixture as mixture_lib, packing, passes
+from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.tokens.token_store import TokenStore
 
 
+class ReaderFacts(TypedDict):
+  """The data of a training run, for its manifest."""
+
+  num_sequences: int  # of an epoch
+  fill: float  # the fraction of slots that hold a token
+  epochs: float
+  epochs_by_source: NotRequired[dict[str, float]]  # of a mixture
+
+
 class Reader(Protocol):
-  """Where a training run gets its batches."""
+  """The source of the batches of a training run."""
 
   @property
-  def max_segments(self) -> int:
-    """At least the segments of documents of any sequence; 0 if unknown."""
+  def segments(self) -> np.ndarray | None:
+    """The segments of each sequence of an epoch, [sequences]; None if unknown."""
     ...
 
   def batches(
@@ -33,9 +44,9 @@ class Reader(Protocol):
     """Some sequences of the global batches of steps first_step to num_steps.
 
     Args:
-      first_step: The first to read.
-      num_steps: One more than the last.
-      sequences: [sequences] int, which of a global batch this host feeds.
+      first_step: The first step to read.
+      num_steps: The last step plus one.
+      sequences: [sequences] int, those of a global batch that this host feeds.
 
     Yields:
       [sequences, T] arrays, see `packing.empty_sequences`.
@@ -45,16 +56,16 @@ class Reader(Protocol):
   def example_ids(self, step: int) -> list[str]:
     """The examples of a step's global batch, each once, in order.
 
-    For messages; [] of a reader that cannot know.
+    For messages; [] if the reader cannot know.
     """
     ...
 
   def position(self, step: int) -> dict[str, float]:
-    """Where a step is in the data: `epoch`; {} where a reader cannot know."""
+    """The `epoch` of a step; {} if the reader cannot know."""
     ...
 
-  def facts(self, num_steps: int) -> dict[str, Any]:
-    """What `num_steps` steps have read: `num_sequences`, `fill`, `epochs`."""
+  def facts(self, num_steps: int) -> ReaderFacts:
+    """Facts on `num_steps` steps."""
     ...
 
 
@@ -64,16 +75,25 @@ class GrainReader:
 
   sequences: packing.PackedSequences
   sources: tuple[str, ...]  # of a mixture; ('',) for natural sizes
-  # [sources + 1] int64, where each source's sequences start.
-  sequence_offsets: np.ndarray
+  # For each source, where the sequences of its passes start, and their end,
+  # [passes + 1] int64.
+  pass_offsets: tuple[np.ndarray, ...]
   mixture: mixture_lib.Mixture
   seed: int
   batch_size: int
+  # The step of the run at which this reader's step 0 is: mixtures go by steps
+  # of the run.
+  first_step: int = 0
 
   @property
-  def max_segments(self) -> int:
+  def sequence_offsets(self) -> np.ndarray:
+    """Where each source's sequences start, and the end, [sources + 1] int64."""
+    return np.array([0, *(offsets[-1] for offsets in self.pass_offsets)])
+
+  @property
+  def segments(self) -> np.ndarray:
     """See `Reader`."""
-    return int(self.sequences.plan.segments_per_sequence.max(initial=0))
+    return self.sequences.plan.segments_per_sequence
 
   def batches(
     self, first_step: int, num_steps: int, sequences: np.ndarray
@@ -87,8 +107,8 @@ class GrainReader:
       )
 
     steps = grain.MapDataset.range(first_step, num_steps).map(batch_of)
-    # One thread fills far more sequences than a small machine can train on, and
-    # more would take its cores from the training itself.
+    # One thread fills sequences faster than a small machine trains, and more
+    # threads would take cores from training.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     yield from steps.to_iter_dataset(options)
 
@@ -100,98 +120,130 @@ class GrainReader:
     )
 
   def _chosen(
-    self, endless: Sequence[grain.MapDataset], step: int, sequences: np.ndarray
+    self, endless: Sequence['_Endless'], step: int, sequences: np.ndarray
   ) -> np.ndarray:
-    """The packed sequences at some places of a step's batch, [places] int64."""
-    numbers = (step * self.batch_size + sequences).tolist()
+    """The packed sequences at places of a step's batch, [places] int64."""
+    steps = self.first_step + step
+    numbers = (steps * self.batch_size + sequences).tolist()
     places = map(self.mixture.place, numbers)
-    return np.array([endless[source][n] for source, n in places], np.int64)
+    before = self._counts_before
+    return np.array(
+      [endless[source][n - before[source]] for source, n in places], np.int64
+    )
 
-  def _endless(self) -> list[grain.MapDataset]:
-    """The sequences of each source, without end, shuffled anew in each epoch."""
-    return [
-      grain.MapDataset.range(int(first), int(last))
-      .seed(self.seed)
-      .shuffle()
-      .repeat(None)
-      for first, last in itertools.pairwise(self.sequence_offsets)
-    ]
+  @functools.cached_property
+  def _counts_before(self) -> list[int]:
+    """Sequences of each source before `first_step`."""
+    return self.mixture.counts(self.first_step * self.batch_size)
+
+  def _endless(self) -> list['_Endless']:
+    """The endless sequences of each source."""
+    return [_Endless(offsets, self.seed) for offsets in self.pass_offsets]
 
   def position(self, step: int) -> dict[str, float]:
     """See `Reader`."""
     return {'epoch': step * self.batch_size / len(self.sequences)}
 
-  def facts(self, num_steps: int) -> dict[str, Any]:
-    """See `Reader`; of a mixture also the epochs of each source."""
+  def facts(self, num_steps: int) -> ReaderFacts:
+    """See `Reader`."""
     read = num_steps * self.batch_size
-    facts = {
-      'num_sequences': len(self.sequences),
-      'fill': self.sequences.plan.fill,
-      'epochs': read / len(self.sequences),
-    }
+    facts = ReaderFacts(
+      num_sequences=len(self.sequences),
+      fill=self.sequences.plan.fill,
+      epochs=read / len(self.sequences),
+    )
     if len(self.sources) > 1:
-      epochs = np.array(self.mixture.counts(read)) / np.diff(
-        self.sequence_offsets
-      )
+      last = read + self.first_step * self.batch_size
+      counts = np.subtract(self.mixture.counts(last), self._counts_before)
+      epochs = counts / np.diff(self.sequence_offsets)
       facts['epochs_by_source'] = dict(
         zip(self.sources, epochs.tolist(), strict=True)
       )
     return facts
 
 
+class _Endless:
+  """The endless sequences of a source: each pass is shuffled in each epoch."""
+
+  def __init__(self, offsets: np.ndarray, seed: int):
+    """Takes the `pass_offsets` of the source, and the seed of the order."""
+    self._starts = offsets - offsets[0]
+    self._passes = [
+      grain.MapDataset.range(int(first), int(last))
+      .seed(seed + number)
+      .shuffle()
+      .repeat(None)
+      for number, (first, last) in enumerate(itertools.pairwise(offsets))
+    ]
+
+  def __getitem__(self, number: int) -> int:
+    """The packed sequence at a place of the stream."""
+    epoch, within = divmod(number, int(self._starts[-1]))
+    here = int(np.searchsorted(self._starts, within, 'right')) - 1
+    first, last = self._starts[here : here + 2].tolist()
+    return self._passes[here][epoch * (last - first) + within - first]
+
+
 def grain_reader(
   store: TokenStore,
   keep: list[np.ndarray],
-  sequence_length: int,
-  batch_size: int,
+  training: TrainingConfig,
   seed: int,
-  mixture: Mapping[str, float],
-  schedule: Sequence[MixturePhase],
+  first_step: int = 0,
+  counted: packing.Counted | None = None,
 ) -> GrainReader:
-  """A reader of the documents kept, with EOS, packed into sequences.
+  """A reader of the kept documents, with EOS, packed into sequences.
 
   Args:
-    store: Where the documents are.
-    keep: For each shard, the indices of the documents to train on, int.
-    sequence_length: Tokens per sequence.
-    batch_size: Sequences of a global batch.
-    seed: Of the packing and of the order.
-    mixture: The weight of each source; {} for natural sizes.
-    schedule: What takes its place later; it names the same sources.
+    store: The token store with the documents.
+    keep: For each shard, the indices of the documents to train on, ascending,
+      int. An epoch uses a document as often as it is there.
+    training: The sizes of a batch, and the mixture.
+    seed: Seed of the packing and of the order.
+    first_step: The step of the run at which it begins.
+    counted: The tokens that count in the loss; None for all.
 
   Raises:
-    UserError: nothing is kept, or the mixture does not name the sources kept.
+    UserError: no document is kept, or the mixture does not name the sources of
+      the kept documents.
   """
-  shard_index = np.repeat(
-    np.arange(len(keep)), [len(doc_indices) for doc_indices in keep]
-  )
+  shard_index = np.repeat(np.arange(len(keep)), list(map(len, keep)))
   doc_index = np.concatenate(keep)
   num_tokens = np.concatenate(
-    [
-      store.shard(p).column('num_tokens')[doc_indices]
-      for p, doc_indices in enumerate(keep)
-    ]
+    [store.shard(p).column('num_tokens')[kept] for p, kept in enumerate(keep)]
   )
-  documents = _by_source(store, keep, mixture)
-  plans = [
-    packing.pack(num_tokens[chosen] + 1, sequence_length, overlap=0, seed=seed)
-    for chosen in documents.values()
-  ]
-  plan = packing.concatenate(plans, list(documents.values()))
+  number = np.cumsum([0, *store.documents_per_shard])[shard_index] + doc_index
+  documents, plans, pass_offsets = [], [], []
+  by_source = _by_source(store, keep, training.mixture)
+  for chosen in by_source.values():
+    in_passes = passes.split(chosen, number[chosen], seed)
+    of_source = [
+      packing.pack(num_tokens[some] + 1, training.sequence_length, 0, seed + n)
+      for n, some in enumerate(in_passes)
+    ]
+    first = pass_offsets[-1][-1] if pass_offsets else 0
+    sizes = [plan.num_sequences for plan in of_source]
+    pass_offsets.append(np.cumsum([first, *sizes]))
+    documents += in_passes
+    plans += of_source
+  plan = packing.concatenate(plans, documents)
+  sources, batch_size = tuple(by_source), training.batch_size
+  schedule = training.mixture_schedule
   return GrainReader(
-    packing.PackedSequences(store, shard_index, doc_index, plan),
-    tuple(documents),
-    np.concatenate([[0], np.cumsum([plan.num_sequences for plan in plans])]),
-    mixture_lib.make(tuple(documents), mixture, schedule, batch_size),
+    packing.PackedSequences(store, shard_index, doc_index, plan, counted),
+    sources,
+    tuple(pass_offsets),
+    mixture_lib.make(sources, training.mixture, schedule, batch_size),
     seed,
     batch_size,
+    first_step,
   )
 
 
 def _by_source(
   store: TokenStore, keep: list[np.ndarray], mixture: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
-  """The documents (numbers among those kept) of each source of a mixture."""
+  """The documents of each source of a mixture, as indices of kept documents."""
   count = sum(len(doc_indices) for doc_indices in keep)
   if not count:
     raise UserError('There is no document to train on.')
@@ -221,7 +273,7 @@ def check_mixture(mixture: Mapping[str, float], sources: Iterable[str]) -> None:
   )
   if left_out or unknown:
     raise UserError(
-      'training.mixture must weigh each source that there is to train on: it '
-      f'leaves out {sorted(left_out)}, and of {sorted(unknown)} there is no '
-      'document.'
+      'training.mixture must weigh each source with kept documents, and no '
+      f'other: it leaves out {sorted(left_out)}, and of {sorted(unknown)} there '
+      'is no document.'
     )

@@ -1,7 +1,7 @@
-"""Which source each sequence of a run comes from: a pure function of its number.
+"""The source of each sequence of a run: a pure function of its number.
 
 Sources are interleaved by their weights, as evenly as whole sequences can be.
-Where weights change, each source goes on with the sequence that it had come to.
+If weights change, each source continues with its next sequence.
 """
 
 import bisect
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from infoprune_jax.config.training import MixturePhase
 
-_UNIT = 100  # what the smallest weight counts as: weights are whole numbers
+_UNIT = 100  # the smallest weight, as weights become whole numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Mixture:
   weights: tuple[tuple[int, ...], ...]  # of each phase, for each source
 
   def counts(self, sequence: int) -> list[int]:
-    """How many sequences of each source come before a sequence."""
+    """The number of sequences of each source before a sequence."""
     phase = bisect.bisect_right(self.starts, sequence) - 1
     within = _interleaved(sequence - self.starts[phase], self.weights[phase])
     return [a + b for a, b in zip(self._before[phase], within, strict=True)]
 
   def place(self, sequence: int) -> tuple[int, int]:
-    """The source of a sequence, and how many sequences of that source come before it."""
+    """The source of a sequence, and its index among those of the source."""
     before, after = self.counts(sequence), self.counts(sequence + 1)
     source = next(i for i, n in enumerate(before) if after[i] > n)
     return source, before[source]
@@ -54,9 +54,9 @@ def make(
   """The mixture of a training run.
 
   Args:
-    sources: Their names, in the order in which they are counted.
-    mixture: The weight of each from step 0, however scaled; {} for one source.
-    schedule: Other weights, and from which step on.
+    sources: Names of the sources, in the order of `counts`.
+    mixture: The weight of each from step 0, on any scale; {} for one source.
+    schedule: Later weights, with their first steps.
     batch_size: Sequences of a step.
   """
   mixture = mixture or dict.fromkeys(sources, 1.0)
@@ -75,9 +75,8 @@ def _whole(weights: Sequence[float]) -> tuple[int, ...]:
 def _interleaved(sequences: int, weights: Sequence[int]) -> list[int]:
   """How many of the first sequences of one phase are of each source.
 
-  Each source in turn leaves to the later ones their fraction, rounded down;
-  that is how Grain mixes, so that one more sequence is one more of exactly one
-  source.
+  As in Grain, each source in turn leaves to the later sources their fraction,
+  rounded down. So one more sequence is one more of exactly one source.
   """
   counts, left, rest = [], sequences, sum(weights)
   for weight in weights:

@@ -1,13 +1,14 @@
 """Packing: whole documents into sequences of fixed length, by best fit.
 
-A document of n tokens fills n slots, or n + 1 with EOS as a target. Slot j
-reads the token before target j; the first reads BOS. A document with more
-slots than a sequence is cut into windows that share `overlap` slots: the shared
-slots give context to the later window, which does not count them again.
+A document of n tokens fills n slots, or n + 1 with EOS as a target. The input
+of slot j is the token before target j; that of the first slot is BOS. A
+document with more slots than a sequence is cut into windows that share
+`overlap` slots: the shared slots give context to the later window, which does
+not count them again.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numba
 import numpy as np
@@ -17,10 +18,10 @@ from infoprune_jax.tokens.token_store import TokenStore
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-  """Which segments of which documents stand in which sequence.
+  """The segments of documents in each sequence.
 
-  Segments are ordered by sequence; sequence r holds segments sequence_offsets[r]
-  to sequence_offsets[r + 1], from left to right.
+  Segments are ordered by sequence. Sequence r holds the segments
+  sequence_offsets[r] to sequence_offsets[r + 1], from left to right.
   """
 
   sequence_length: int
@@ -65,7 +66,7 @@ class Plan:
     return np.repeat(skipped, counts) + np.arange(counts.sum()), counts
 
   def slots(self, sequences: np.ndarray) -> 'Slots':
-    """Where the tokens of some sequences stand in their batch."""
+    """The slots of the tokens of some sequences in their batch."""
     segments, counts = self._segments(sequences)
     length = self.length[segments]
     before = np.cumsum(length) - length
@@ -104,13 +105,13 @@ def pack(
   """Packs documents into sequences by best-fit decreasing.
 
   Args:
-    num_slots: [documents] slots of each; those with none are left out.
+    num_slots: [documents] slots of each; documents without slots are left out.
     sequence_length: Slots of a sequence.
     overlap: Slots that two windows of a document share, < sequence_length.
-    seed: Of the order among segments of equal length, and of the sequences.
+    seed: Seed of the order of equally long segments, and of the sequences.
 
   Returns:
-    The plan; the same arguments give the same plan anywhere.
+    The plan; the same arguments give the same plan on any machine.
   """
   num_slots = np.asarray(num_slots, np.int64)
   document, start, length = _windows(num_slots, sequence_length, overlap)
@@ -135,11 +136,11 @@ def pack(
 
 
 def concatenate(plans: Sequence[Plan], documents: Sequence[np.ndarray]) -> Plan:
-  """One plan of the sequences of several, in their order.
+  """One plan with the sequences of several plans, in order.
 
   Args:
-    plans: Of equal sequence length.
-    documents: For each, the number of its documents in the plan to make.
+    plans: Plans of equal sequence length.
+    documents: For each plan, the numbers of its documents in the new plan.
   """
   pairs = list(zip(plans, documents, strict=True))
   counts = np.concatenate([plan.segments_per_sequence for plan in plans])
@@ -179,10 +180,10 @@ def _windows(num_slots, sequence_length, overlap):
 
 @numba.njit(cache=True)
 def _stable_order(keys, size):
-  """What np.argsort gives with kind='stable', for keys from 0 to size - 1.
+  """A stable argsort of keys from 0 to size - 1, and where each key starts.
 
-  And where each key starts, [size + 1]. A count of the keys takes the place of
-  comparisons, which were most of the time of packing.
+  The starts are [size + 1]. Counting the keys replaces comparisons, which took
+  most of the time of packing.
   """
   offsets = np.zeros(size + 1, np.int64)
   for key in keys:
@@ -200,13 +201,12 @@ def _stable_order(keys, size):
 
 @numba.njit(cache=True)
 def _best_fit(length, sequence_length):
-  """Puts each segment into the sequence with the least free space that holds it.
+  """Puts each segment into the fullest sequence that has space for it.
 
   Sequences of equal free space form a stack: `top[free]` is its last sequence,
   `below[sequence]` the sequence under it, -1 ends it. A binary tree over the
-  free spaces (node n has the children 2 n and 2 n + 1; the leaf of a free space
-  is `leaves + free`) says below which nodes a stack is not empty, so that a
-  search takes O(log(sequence_length)).
+  free spaces (the children of node n are 2 n and 2 n + 1, the leaf of a free
+  space is `leaves + free`) says which stacks are not empty.
 
   Args:
     length: [segments] int64 slots, descending, at most sequence_length.
@@ -299,8 +299,17 @@ def empty_sequences(
   }
 
 
+# Whether tokens count in a loss, [tokens] bool: from a shard, and the documents
+# and the places of some of its tokens, [tokens] int each. See `CountedTokens`.
+Counted = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
+
+
 class PackedSequences:
-  """Random access to the sequences of a plan, filled from a token store."""
+  """Random access to the sequences of a plan, filled from a token store.
+
+  A token that does not count in the loss has a loss weight of zero, and stays
+  in the context of those after it. EOS always counts.
+  """
 
   def __init__(
     self,
@@ -308,36 +317,40 @@ class PackedSequences:
     shard_index: np.ndarray,
     doc_index: np.ndarray,
     plan: Plan,
+    counted: Counted | None = None,
   ):
-    """Takes the documents (shard_index[i], doc_index[i]), [documents] int."""
-    self._store, self.plan = store, plan
+    """Takes the documents (shard_index[i], doc_index[i]), [documents] int.
+
+    `counted` says which tokens count in the loss; None if all do.
+    """
+    self._store, self.plan, self._counted = store, plan, counted
     self._shard_index, self._doc_index = shard_index, doc_index
 
   def __len__(self) -> int:
     return self.plan.num_sequences
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """The arrays of one sequence: [T] each, names as of `empty_sequences`."""
+    """The arrays of one sequence: [T] each, named as in `empty_sequences`."""
     sequences = self.batch(np.array([index]), 1)
     return {name: values[0] for name, values in sequences.items()}
 
   def batch(self, sequences: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    """The given sequences, padded to `size` sequences, as `empty_sequences`."""
+    """The given sequences, padded to `size`, as arrays of `empty_sequences`."""
     batch = empty_sequences(size, self.plan.sequence_length)
     slots = self.plan.slots(np.asarray(sequences))
-    targets, inputs = self._tokens(slots)
+    targets, inputs, counts = self._tokens(slots)
     for name, values in (
       ('decoder_input_tokens', inputs),
       ('decoder_target_tokens', targets),
       ('decoder_segment_ids', slots.segment),
       ('decoder_positions', slots.within),
-      ('decoder_loss_weights', slots.counts),
+      ('decoder_loss_weights', counts),
     ):
       batch[name].reshape(-1)[slots.place] = values
     return batch
 
   def example_ids(self, sequences: np.ndarray) -> list[str]:
-    """The ids of the documents of some sequences, each once, in order."""
+    """The ids of the examples of some sequences, each once, in order."""
     segments, _ = self.plan._segments(np.asarray(sequences))
     documents = np.array(list(dict.fromkeys(self.plan.document[segments])), int)
     shard_index = self._shard_index[documents]
@@ -347,12 +360,16 @@ class PackedSequences:
       ids = self._store.shard(number).table('example_id')['example_id']
       doc_indices = self._doc_index[documents[here]]
       example_ids[here] = ids.take(doc_indices).to_pylist()
-    return example_ids.tolist()
+    return list(dict.fromkeys(example_ids.tolist()))
 
-  def _tokens(self, slots: Slots) -> tuple[np.ndarray, np.ndarray]:
-    """Targets and inputs of slots; EOS follows a document, BOS precedes it."""
+  def _tokens(self, slots: Slots) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Targets, inputs, and whether they count in the loss, [slots] each.
+
+    Without BOS, the token stored before is read first.
+    """
     targets = np.full(len(slots.place), self._store.eos_id, np.int32)
-    inputs = np.full(len(slots.place), self._store.bos_id, np.int32)
+    inputs = np.full(len(slots.place), self._store.bos_id or 0, np.int32)
+    counts = slots.counts.copy()
     shard_index = self._shard_index[slots.document]
     for number in np.unique(shard_index).tolist():
       shard = self._store.shard(number)
@@ -362,38 +379,10 @@ class PackedSequences:
       token = shard.offsets[doc_index] + position
       known = token < shard.offsets[doc_index + 1]
       targets[here[known]] = shard.tokens[token[known]]
-      known = position > 0
+      if self._counted:
+        counts[here[known]] &= self._counted(
+          number, doc_index[known], token[known]
+        )
+      known = (position > 0) | (self._store.bos_id is None)
       inputs[here[known]] = shard.tokens[token[known] - 1]
-    return targets, inputs
-
-
-def scatter(
-  plan: Plan,
-  sequences: np.ndarray,
-  values: Sequence[np.ndarray],
-  offsets: np.ndarray,
-  out: np.ndarray,
-) -> int:
-  """Puts what models gave packed sequences in token order.
-
-  Args:
-    plan: Of the sequences.
-    sequences: Which of them, [sequences] int.
-    values: Of each model [at least sequences, T], one value a slot.
-    offsets: [documents] where each starts in `out`.
-    out: [models, tokens] float32, NaN where nothing was put yet.
-
-  Returns:
-    How many tokens there were.
-
-  Raises:
-    AssertionError: a token has a value already.
-  """
-  slots = plan.slots(sequences)
-  place = (offsets[slots.document] + slots.position)[slots.counts]
-  from_ = slots.place[slots.counts]
-  for line, given in zip(out, values, strict=True):
-    if not np.isnan(line[place]).all():
-      raise AssertionError('A token was scored twice.')
-    line[place] = given.reshape(-1)[from_]
-  return len(place)
+    return targets, inputs, counts

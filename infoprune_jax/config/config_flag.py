@@ -21,7 +21,7 @@ from ml_collections.config_flags import tuple_parser
 
 from infoprune_jax.config.validation import UserError, did_you_mean
 
-_MODULE = 'config_file'  # Where the classes of a config file say they are.
+_MODULE = 'config_file'  # The module of the classes in a config file.
 _LIBRARIES = tuple(
   os.path.join(os.path.realpath(path), '')
   for path in (
@@ -29,7 +29,7 @@ _LIBRARIES = tuple(
     *(sysconfig.get_path(name) for name in ('stdlib', 'purelib', 'platlib')),
   )
 )
-# What absl and ml_collections raise for an option that cannot be set.
+# Raised by absl and ml_collections for an option that cannot be set.
 _REFUSALS = (
   flags.Error,
   AttributeError,
@@ -49,7 +49,7 @@ def define(help_string: str) -> flags.FlagHolder:
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-  """Parses all flags; returns the arguments that are no flags.
+  """Parses all flags; returns the arguments that are not flags.
 
   Raises:
     UserError: a flag is unknown, or its value or the config file is wrong.
@@ -57,7 +57,7 @@ def parse(argv: Sequence[str]) -> list[str]:
   try:
     rest = flags.FLAGS(list(argv))
   except _REFUSALS as error:
-    for cause in _chain(error):  # absl raises an error of its own from ours.
+    for cause in _chain(error):  # absl wraps our error in its own.
       if isinstance(cause, UserError):
         raise cause from None
     quoted = isinstance(error, KeyError) and error.args
@@ -69,13 +69,13 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def load(path: str) -> Any:
-  """What `get_config` of a config file returns.
+  """The config that `get_config` of a config file returns.
 
   Args:
-    path: The file; after a colon, what `get_config` is called with.
+    path: The file; after a colon, an argument of `get_config`.
 
   Raises:
-    UserError: there is no such file, or it raises something.
+    UserError: there is no such file, or its code raises an error.
   """
   file, *arguments = [path] if os.path.isfile(path) else path.split(':', 1)
   if os.path.isdir(file):
@@ -87,7 +87,7 @@ def load(path: str) -> Any:
     raise UserError(f'There is no config file {path!r}.')
   module = types.ModuleType(_MODULE)
   module.__file__ = file
-  sys.modules[_MODULE] = module  # As dataclasses look their module up.
+  sys.modules[_MODULE] = module  # Dataclasses look up their module.
   try:
     importlib.machinery.SourceFileLoader(_MODULE, file).exec_module(module)
     get_config = getattr(module, 'get_config', None)
@@ -113,7 +113,7 @@ def load(path: str) -> Any:
 class _FileParser(flags.ArgumentParser):
   """Loads a config file by `load`."""
 
-  config: Any = None  # The last one, before options are set in it.
+  config: Any = None  # The last config, before options are set in it.
 
   def parse(self, path: str) -> Any:
     self.config = load(path)
@@ -154,7 +154,7 @@ def _items(text: str) -> tuple[Any, ...]:
   if inner[:1] + inner[-1:] in ('()', '[]'):
     inner = inner[1:-1].strip()
   items, start = [], 0
-  while start < len(inner):  # A comma at the end adds nothing.
+  while start < len(inner):  # A comma at the end adds no item.
     match = _ITEM.match(inner, start)
     assert match  # An item may be empty.
     item = match[1]
@@ -168,14 +168,16 @@ def _items(text: str) -> tuple[Any, ...]:
 
 
 def _error_message(error: BaseException, file: str) -> str:
-  """The message for an error of a config file: the user's file and line, and why."""
+  """The message for an error of a config file: file, line and reason."""
   if isinstance(error, UserError):
     reason = str(error)
   else:
     text = str(error.code if isinstance(error, SystemExit) else error)
     if 'allow_dotted_keys' in text:
       text += ' Give a dict in place of that ConfigDict.'
-    reason = ': '.join(filter(None, [type(error).__name__, text]))
+    reason = _lookup_error(error, text) or ': '.join(
+      filter(None, [type(error).__name__, text])
+    )
   frames = [
     (frame.filename, frame.lineno, frame.line)
     for frame in traceback.extract_tb(error.__traceback__)
@@ -197,8 +199,21 @@ def _error_message(error: BaseException, file: str) -> str:
   return _one_line(f'{where}: {reason}')
 
 
+def _lookup_error(error: BaseException, text: str) -> str:
+  """A message for an option that a `ConfigDict` lacks; '' for other errors."""
+  frames = traceback.extract_tb(error.__traceback__)
+  is_lookup = isinstance(error, AttributeError | KeyError)
+  if not is_lookup or 'ml_collections' not in frames[-1].filename:
+    return ''
+  # It quotes the text of one error in another.
+  name = re.search(r"'([^']+)'", text.replace('\\', ''))
+  near = re.search(r'Did you mean "(.+?)"', text)
+  hint = f' Did you mean {near[1]!r}?' if near else ''
+  return f'there is no option {name[1]!r}.{hint}' if name else ''
+
+
 def _is_own(name: str) -> bool:
-  """Whether a file is the user's: no part of Python, a library or this one."""
+  """Whether a file is the user's, not of Python, a library or this package."""
   path = os.path.realpath(name)
   return os.path.isfile(path) and not path.startswith(_LIBRARIES)
 
@@ -206,21 +221,39 @@ def _is_own(name: str) -> bool:
 def _unknown_option(argv: Sequence[str]) -> str:
   """A message for the first `--config.a.b` that the config lacks, or ''."""
   for argument in argv:
-    match = re.match(r'--?config\.([^=\[]+)', argument)
-    if not match:
+    match = re.match(r'--?config\.([^=]+)', argument)
+    if match:
+      parser: Any = flags.FLAGS['config'].parser
+      reason = missing_option(parser.config, match[1])
+      if reason:
+        return f'{match[0]}: {reason}'
+  return ''
+
+
+def missing_option(config: Any, name: str) -> str:
+  """What a config lacks of an option such as 'a[0].b'; '' if it has it."""
+  keys = re.sub(r'(\[\w*\])', r'.\1', name).split('.')
+  node = config
+  above = 'config'
+  for key in keys:
+    if key.startswith('['):
+      if not isinstance(node, tuple | list):
+        return f'{above} has no entries: leave out {key}.'
+      if not key[1:-1].isdecimal() or int(key[1:-1]) >= len(node):
+        return f'{above} has {len(node)} entries, from [0], and none at {key}.'
+      node, above = node[int(key[1:-1])], f'{above}{key}'
       continue
-    parser: Any = flags.FLAGS['config'].parser
-    node, above = parser.config, 'config'
-    for key in match[1].split('.'):
-      if not hasattr(node, 'keys'):
-        return f'{match[0]}: {above} is a value, and has no options in it.'
-      names = sorted(node.keys())
-      if key not in names:
-        return (
-          f'{match[0]}: {above} has no option {key!r}; it has '
-          f'{", ".join(names) or "none"}.{did_you_mean(key, names)}'
-        )
-      node, above = node[key], f'{above}.{key}'
+    if not hasattr(node, 'keys'):
+      return f'{above} is a value, and has no options in it.'
+    names = sorted(node.keys())
+    if key not in names:
+      return (
+        f'{above} has no option {key!r}; it has '
+        f'{", ".join(names) or "none"}.{did_you_mean(key, names)}'
+      )
+    node, above = node[key], f'{above}.{key}'
+  if keys[-1].startswith('['):
+    return f'{above} is part of a value: set all of it.'
   return ''
 
 

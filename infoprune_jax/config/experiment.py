@@ -1,9 +1,10 @@
 """Frozen dataclasses for every section of a config, and their validation.
 
-Names, types, units, defaults and what is refused. A default is part of the
+They hold names, types, units, defaults and bounds. A default is part of the
 format of artifacts (`runtime/options.py`): it never changes once it is
-released. Seeds have none, and neither has what only an experiment can know.
-`configs/base.py` holds the values of a first experiment. Standard library only.
+released. Seeds have no default, and neither have values that only an experiment
+can know. `configs/base.py` holds the values of a first experiment. Standard
+library only.
 """
 
 import dataclasses
@@ -11,10 +12,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from infoprune_jax.config import token_weights
+from infoprune_jax.config.arms import SelectConfig, expand
+from infoprune_jax.config.classifier import ClassifierConfig, check_name
 from infoprune_jax.config.corpus import CorpusConfig, VocabularyConfig
-from infoprune_jax.config.model import DTYPES, ModelConfig
-from infoprune_jax.config.selection import NearDuplicatesConfig, RuleConfig
-from infoprune_jax.config.training import TrainingConfig
+from infoprune_jax.config.evaluate import EvaluateConfig
+from infoprune_jax.config.model import ModelConfig
+from infoprune_jax.config.scoring import ScoringConfig
+from infoprune_jax.config.selection import NearDuplicatesConfig
+from infoprune_jax.config.training import TrainConfig, TrainingConfig
 from infoprune_jax.config.validation import (
   UserError,
   build,
@@ -24,18 +30,20 @@ from infoprune_jax.config.validation import (
   check_seeds,
 )
 
-# Those of each arm, then those that hold all arms at once.
-ARM_EXPORTS = ('jsonl', 'parquet', 'array_record', 'tfds')
+# Formats with a folder for each arm, then those that hold all arms at once.
+ARM_EXPORTS = ('jsonl', 'parquet', 'array_record', 'tfds', 'keep_set')
 JOINT_EXPORTS = ('scores', 'dolma_attributes')
 EXPORT_FORMATS = ARM_EXPORTS + JOINT_EXPORTS
+REPORT_MEASURES = ('macro', 'bytes')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
   """Devices of a slice along each mesh axis; -1 on one axis takes what is left.
 
-  Of TPUs in several slices `dcn_data` times `dcn_fsdp` is their number: the
-  axis `data` then has `dcn_data` times `data` devices, and `fsdp` likewise.
+  With TPUs in several slices, `dcn_data` times `dcn_fsdp` is the number of
+  slices: the axis `data` then has `dcn_data` times `data` devices, and `fsdp`
+  likewise.
   """
 
   data: int = -1
@@ -44,8 +52,8 @@ class MeshConfig:
   # Splits the tokens of each sequence over devices, for sequences that do not
   # fit in one.
   sequence: int = 1
-  dcn_data: int = 1  # the number of slices, where TPUs come in several
-  dcn_fsdp: int = 1
+  dcn_data: int = 1  # slices along `data`
+  dcn_fsdp: int = 1  # slices along `fsdp`
   # Changes to `model.mesh.RULES`, which name the mesh axes of a logical axis:
   # {'embed': ('fsdp', 'sequence')} shards parameters over both mesh axes.
   rules: Mapping[str, tuple[str, ...]] = dataclasses.field(
@@ -64,12 +72,15 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-  """A trained model: a step of a run, or a file of parameters."""
+  """A trained model: a step of a run, a file, or one of Hugging Face."""
 
-  # The folder of a finished run, or a .safetensors file that
-  # tools/export_params.py wrote; '' for the run of the stage `reference`.
+  # The folder of a finished run, a .safetensors file that
+  # tools/export_params.py wrote, the folder of a Hugging Face model, its id on
+  # the Hub (ORG/NAME or hf://ORG/NAME@REVISION), or a GGUF file; '' for the run
+  # of the stage `reference`.
   path: str = ''
-  step: int = -1  # of a run, one that it has kept; -1 for its last
+  # -1 for the last step. Of a run elsewhere it must be one that it has kept.
+  step: int = -1
 
   def __post_init__(self):
     check_range('checkpoint.step', self.step, -1, 2**62)
@@ -87,12 +98,12 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReferenceConfig:
-  """The models whose surprise is the score.
+  """The models whose NLL is the score.
 
-  With one fold a model trains on the reference split and scores the scored one;
-  with two, each of two models trains on one half of both and scores the other
-  half. A model that is there already can take its place, and others can score
-  in the same pass, for instance an earlier step or a smaller model.
+  With one fold, a model trains on the reference split and scores the scored
+  split. With two, each of two models trains on one half of both splits and
+  scores the other half. `checkpoint` takes a trained model instead, and
+  `extra_models` score in the same pass, for instance an earlier step.
   """
 
   model: ModelConfig
@@ -100,7 +111,7 @@ class ReferenceConfig:
   seed: int
   folds: int = 1
   checkpoint: CheckpointConfig = CheckpointConfig()  # scores column `nll_sum`
-  # Column `nll_sum_<name>` each.
+  # Each scores a column `nll_sum_<name>`.
   extra_models: Mapping[str, CheckpointConfig] = dataclasses.field(
     default_factory=dict
   )
@@ -111,22 +122,28 @@ class ReferenceConfig:
     if self.checkpoint.path and self.folds > 1:
       raise UserError(
         f'reference.folds is {self.folds}, but reference.checkpoint.path gives '
-        'one model: with folds each half has a model that is trained here.'
+        'one model: set reference.folds=1, or leave the path empty.'
       )
     for name in self.extra_models:
       if not re.fullmatch('[a-z][a-z0-9_]*', name):
         raise UserError(
           f'reference.extra_models: {name!r} names a column, nll_sum_<name>: use '
-          'small letters, digits and _.'
+          'lower-case letters, digits and _.'
         )
 
   @property
   def checkpoints(self) -> dict[str, CheckpointConfig]:
-    """What scores each column of NLL."""
+    """The model that scores each column of NLL."""
     return {
       'nll_sum': self.checkpoint,
       **{f'nll_sum_{name}': other for name, other in self.extra_models.items()},
     }
+
+  @property
+  def kept_steps(self) -> frozenset[int]:
+    """The steps of its own run that score, besides the last."""
+    own = [c for c in self.checkpoints.values() if not c.path]
+    return frozenset(c.step for c in own if c.step >= 0)
 
   @property
   def is_trained(self) -> bool:
@@ -135,82 +152,8 @@ class ReferenceConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoringConfig:
-  """How documents are laid out and run through a model to get their NLL.
-
-  A score table says its window and dtype to whoever reads it: no defaults.
-  """
-
-  # Sequences on each device along the mesh axes `data` and `fsdp`: what a
-  # device computes at once does not depend on how many devices and hosts there
-  # are.
-  per_device_batch_size: int = 32
-  sequence_length: int  # tokens
-  window_overlap: int  # context tokens shared by windows of a long document
-  dtype: str  # of the computation
-
-  def __post_init__(self):
-    check_positive('scoring', self, 'per_device_batch_size', 'sequence_length')
-    check_choice('scoring.dtype', self.dtype, DTYPES)
-    if not 0 <= self.window_overlap < self.sequence_length:
-      raise UserError(
-        'scoring.window_overlap must be in [0, sequence_length), got '
-        f'{self.window_overlap} at sequence_length {self.sequence_length}.'
-      )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SelectConfig:
-  """What each arm keeps: rules are applied one after another."""
-
-  arms: Mapping[str, tuple[RuleConfig, ...]]
-
-  def __post_init__(self):
-    for name, rules in self.arms.items():
-      if not rules:
-        raise UserError(f'select.arms.{name} has no rule.')
-      if len(rules) > 1 and any(
-        rule.keep == 'all_plus_reference' for rule in rules
-      ):
-        raise UserError(
-          f"select.arms.{name}: keep='all_plus_reference' adds what was not scored, so "
-          "it stands alone: leave the other rules out, or use keep='all'."
-        )
-      if not name.isidentifier():
-        raise UserError(f'select.arms: {name!r} must be a Python identifier.')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-  """The arms to train, each for each seed, at one budget."""
-
-  arms: tuple[str, ...] = ()  # names in select.arms; () for all of them
-  seeds: tuple[int, ...]
-  training: TrainingConfig
-
-  def __post_init__(self):
-    check_seeds('train.seeds', *self.seeds)
-    if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-      raise UserError(f'train.seeds must be distinct, got {self.seeds}.')
-    if len(set(self.arms)) != len(self.arms):
-      raise UserError(f'train.arms must be distinct, got {self.arms}.')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-  """Held-out losses."""
-
-  scoring: ScoringConfig
-  # Of the held-out split, scored while training.
-  online_eval_tokens: int = 50_000
-
-  def __post_init__(self):
-    check_positive('evaluate', self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-  """What the page compares and shows."""
+  """The contents of the reports."""
 
   baseline: str  # the arm that differences are taken against
   bootstrap_samples: int = 1000
@@ -220,9 +163,32 @@ class ReportConfig:
   # '*-podcasts')} tables also have one row for each kind. A source that no
   # pattern matches has the kind 'other'.
   kinds: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  # The measure that decides: 'macro' (bits per byte, the mean over sources) or
+  # 'bytes' (bits per byte over all bytes, where large sources weigh most).
+  measure: str = 'macro'
+  # The kinds, or patterns of names of sources, that decide; () for all. The
+  # other sources are reported as the price.
+  target: tuple[str, ...] = ()
+  # Arms named before any result was seen: they are judged on all held-out
+  # texts. Without them, the best of several arms is chosen on one half of the
+  # texts and judged on the other half.
+  hypothesis: tuple[str, ...] = ()
+  # Sentences shown below the result: what this experiment cannot show.
+  notes: tuple[str, ...] = ()
 
   def __post_init__(self):
     check_positive('report', self)
+    check_choice('report.measure', self.measure, REPORT_MEASURES)
+    if not all(name.strip() for name in self.target):
+      raise UserError(
+        f'report.target is {self.target!r}, with an empty name: give kinds of '
+        "report.kinds, or patterns of the names of sources such as ('code-*',)."
+      )
+    if self.baseline in self.hypothesis:
+      raise UserError(
+        f'report.hypothesis names {self.baseline!r}, which is report.baseline: '
+        'name the arms that are compared with it.'
+      )
     for kind, patterns in self.kinds.items():
       if not kind.strip() or not patterns or not all(patterns):
         raise UserError(
@@ -233,13 +199,13 @@ class ReportConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelsConfig:
-  """Pages that people judged, to which --job=labels holds scores."""
+  """Pages that people judged, with which --job=labels compares scores."""
 
   # JSONL, plain, .gz or .zst: a file, folder, glob or URL; '' for none.
   path: str = ''
   text_column: str = 'text'  # 'a.b' is field b of column a, here and below
   label_column: str = 'label'  # 0 and 1, or false and true
-  group_column: str = ''  # strings: figures within each group too; '' for none
+  group_column: str = ''  # strings; results also within each group; '' for none
   scores: Mapping[str, str]  # SQL expressions over score-table columns, by name
   bootstrap_samples: int = 1000
   seed: int  # of the bootstrap
@@ -257,24 +223,25 @@ class LabelsConfig:
           "expression such as 'nll_sum / num_tokens'."
         )
     if not self.scores:
-      raise UserError('labels.scores is empty: name a score to hold to labels.')
+      raise UserError('labels.scores is empty: name a score to compare.')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-  """What `--job=export` writes for other programs to read."""
+  """The exports that `--job=export` writes for other programs."""
 
-  arms: tuple[str, ...] = ()  # names in select.arms; () for those of the run
+  arms: tuple[str, ...] = ()  # names in select.arms; () for all of them
   # Some of EXPORT_FORMATS. 'jsonl' (.jsonl.zst) and 'parquet' hold every field
   # of the records that an arm keeps. 'array_record' (for MaxText) and 'tfds'
-  # hold id, source and text. 'scores' is one table of all documents.
-  # 'dolma_attributes' has one line for each line of the sources. The last two
-  # say what each arm keeps.
+  # hold id, source and text. 'keep_set' is a table of all documents, with a
+  # column `kept`; 'scores' is one for all arms, with scores. 'dolma_attributes'
+  # has one line for each line of the sources. Where an arm repeats examples,
+  # each has a column `repeats`, too.
   formats: tuple[str, ...] = ('jsonl', 'scores')
   folder: str = ''  # ARM/FORMAT/ is made in it; '' for export/ in the workdir
-  # Adds file and record of each document to 'scores'. To do so, the stage reads
-  # the corpus again. The default id of a document is its file and record
-  # already.
+  # Adds file and record of each document to 'scores' and 'keep_set'. To do so,
+  # the stage reads the corpus again. The default id of a document is its file
+  # and record already.
   include_locations: bool = False
 
   def __post_init__(self):
@@ -298,6 +265,10 @@ class Config:
   reference: ReferenceConfig
   score: ScoringConfig
   near_duplicates: NearDuplicatesConfig
+  # Each scores a column `classifier_<name>`.
+  classifiers: Mapping[str, ClassifierConfig] = dataclasses.field(
+    default_factory=dict
+  )
   select: SelectConfig
   model: ModelConfig
   train: TrainConfig
@@ -307,22 +278,80 @@ class Config:
   export: ExportConfig = ExportConfig()
 
   def __post_init__(self):
-    arms = tuple(self.select.arms)
+    for name in self.classifiers:
+      check_name(name)
+    arms = self.select.trained
     for arm in self.train.arms:
       check_choice('train.arms', arm, arms)
     for arm in self.export.arms:
-      check_choice('export.arms', arm, arms)
+      check_choice('export.arms', arm, tuple(self.select.arms))
+    for arm in self.arms:
+      branch = self.select.shared(arm)
+      if branch and branch.arm not in self.arms:
+        raise UserError(
+          f'select.arms.{arm} starts from the run of {branch.arm!r}, which '
+          f'train.arms leaves out ({", ".join(self.arms)}): add it. Or give '
+          f'its rules as the first phase, in base.phases((0.0, ...), '
+          f'({branch.at:g}, ...)): the run then takes those steps itself.'
+        )
     check_choice('report.baseline', self.report.baseline, arms)
+    if self.train.budgets:
+      self._check_budgets()
+    for arm in self.report.hypothesis:
+      check_choice('report.hypothesis', arm, arms)
+    token_weights.check(
+      self.train.token_weights,
+      self.select,
+      self.score,
+      tuple(self.reference.extra_models),
+      self.train.training.reader,
+    )
+
+  def _check_budgets(self) -> None:
+    baseline, select = self.report.baseline, self.select
+    for arm in self.budget_arms:
+      if arm in select.arms:
+        raise UserError(
+          f'train.budgets trains {baseline} under the name {arm!r}, which is '
+          'another arm in select.arms: rename that arm.'
+        )
+    weights = self.train.token_weights
+    if (
+      baseline not in self.arms
+      or not select.has_plain_run(baseline)
+      or baseline in weights
+    ):
+      raise UserError(
+        f'train.budgets trains report.baseline, {baseline!r}, at other budgets: '
+        'it must be in train.arms, have one phase, no token weights and no rule with '
+        "keep='all_plus_reference'. Name another baseline, or leave train.budgets "
+        'empty.'
+      )
+
+  @property
+  def budget_arms(self) -> dict[str, float]:
+    """The baseline at other budgets than 1.0: names of its runs, and budgets."""
+    return {
+      f'{self.report.baseline}_x{budget:g}'.replace('.', '_'): budget
+      for budget in self.train.budgets
+      if budget != 1.0
+    }
 
   @property
   def arms(self) -> tuple[str, ...]:
     """The arms that this run trains, evaluates and reports."""
-    return self.train.arms or tuple(self.select.arms)
+    return self.train.arms or self.select.trained
+
+  @property
+  def score_columns(self) -> list[str]:
+    """The columns of sums in the score table."""
+    return self.score.columns(self.reference.checkpoints)
 
   @property
   def runs(self) -> list[tuple[str, int]]:
-    """Arm and seed of each run."""
-    return [(arm, seed) for arm in self.arms for seed in self.train.seeds]
+    """Arm and seed of each run; those of `budget_arms` come last."""
+    arms = (*self.arms, *self.budget_arms)
+    return [(arm, seed) for arm in arms for seed in self.train.seeds]
 
 
 def from_mapping(value: Mapping[str, Any]) -> Config:
@@ -332,4 +361,10 @@ def from_mapping(value: Mapping[str, Any]) -> Config:
     UserError: a key is unknown or missing, or a value is out of range; the
       message names the section.
   """
+  select: Any = value.get('select')
+  if hasattr(select, 'items') and all(
+    hasattr(part, 'items')
+    for part in (select.get('arms'), select.get('branches', {}))
+  ):
+    value = {**value, 'select': expand(select)}
   return build(Config, value, 'config')

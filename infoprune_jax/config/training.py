@@ -1,4 +1,4 @@
-"""How a model is trained, and how far. Standard library only."""
+"""How a model is trained, and how long. Standard library only."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from infoprune_jax.config.validation import (
   check_choice,
   check_positive,
   check_range,
+  check_seeds,
 )
 
 READERS = ('grain', 'seqio')
@@ -46,7 +47,7 @@ class TrainingConfig:
   # By the formula of `model/flops.py`. Use it to compare models of any size.
   num_flops: float = 0.0
   batch_size: int  # sequences per step
-  # A step computes its batch in so many parts. Raise it if memory is short.
+  # The number of micro-batches of a step. Raise it if memory is short.
   gradient_accumulation_steps: int = 1
   sequence_length: int  # tokens
   # 'adamw'; 'muon', with half the state; 'adafactor', with almost none.
@@ -56,9 +57,9 @@ class TrainingConfig:
   # decay do not depend on num_steps, so that a longer run can start from them.
   schedule: str = 'cosine'
   warmup_steps: int = 0  # linear, from zero
-  decay_fraction: float = 0.2  # of all steps, at the end, in which 'wsd' falls
+  decay_fraction: float = 0.2  # of all steps: the last, in which 'wsd' falls
   final_learning_rate_ratio: float = 0.1  # of the peak, at the end
-  # For matrices, times the learning rate. Norms have none.
+  # Of matrices, times the learning rate. Norms are not decayed.
   weight_decay: float = 0.1
   beta1: float = 0.9  # of AdamW
   beta2: float = 0.95  # of AdamW
@@ -72,17 +73,18 @@ class TrainingConfig:
   metric_sinks: tuple[str, ...] = ('tensorboard',)
   eval_every: int = 100  # steps
   checkpoint_every: int = 250  # steps
-  # Also after so many minutes; 0.0 for never. Set 10.0 on preemptible machines.
+  # Also save after this many minutes; 0.0 for never. Set 10.0 on preemptible
+  # machines.
   checkpoint_minutes: float = 0.0
   max_checkpoints: int = 2  # the newest are kept
-  keep_checkpoints_every: int = 0  # steps of which all are kept; 0 for none
+  keep_checkpoints_every: int = 0  # steps; these checkpoints stay; 0 for none
   # A step is bad if its loss or gradient is not finite, or if its loss is over
   # `max_loss_spike` times the running mean (0.0 for no limit). 'stop' ends the
   # run, 'skip' leaves the parameters as they were.
   on_bad_step: str = 'stop'
   max_loss_spike: float = 0.0
-  # The process ends if no step ends for so long; 0.0 for no limit. It must be
-  # longer than an evaluation of `online_eval_tokens`.
+  # The process ends if no step ends for this long; 0.0 for no limit. The limit
+  # must be longer than an evaluation of `online_eval_tokens`.
   watchdog_minutes: float = 30.0
   profile_from: int = 10  # the first step that jax.profiler traces
   profile_steps: int = 0  # how many it traces; 0 for none
@@ -141,13 +143,13 @@ class TrainingConfig:
     if self.mixture_schedule and not self.mixture:
       raise UserError(
         'training.mixture_schedule changes training.mixture, which is empty: '
-        'give there the weights from step 0.'
+        'set it to the weights from step 0.'
       )
     for phase in self.mixture_schedule:
       if phase.from_step <= last:
         raise UserError(
-          'training.mixture_schedule must have rising from_step above 0, got '
-          f'{phase.from_step} after {last}.'
+          'training.mixture_schedule: each from_step must be above the one '
+          f'before, and above 0, got {phase.from_step} after {last}.'
         )
       last = phase.from_step
       where = f'training.mixture_schedule from step {last}'
@@ -163,11 +165,11 @@ class TrainingConfig:
           check_range(f'{where}, {source!r}', weight, *WEIGHTS)
         if not any(other[source] for other in phases.values()):
           raise UserError(
-            f'{where}, {source!r} must be positive, got 0.0 throughout: '
-            'leave sources out of the corpus, not by weight zero.'
+            f'{where}, {source!r} is 0.0 in every phase: give it a positive '
+            'weight in one, or leave the source out of the corpus.'
           )
       if weights and not any(weights.values()):
-        raise UserError(f'{where} must weigh a source more than zero.')
+        raise UserError(f'{where} must give a source a weight above zero.')
     if self.mixture_schedule and self.reader == 'seqio':
       raise UserError(
         "training.reader='seqio' cannot change its mixture while it reads: use "
@@ -232,7 +234,7 @@ class TrainingConfig:
     """The same training, with its budget as `num_steps`.
 
     Args:
-      flops_per_token: As of `whole_steps`.
+      flops_per_token: As in `whole_steps`.
       section: This section of the config, for the message.
 
     Raises:
@@ -243,7 +245,7 @@ class TrainingConfig:
     steps = self.whole_steps(flops_per_token)
     if not steps:
       raise UserError(
-        f'{section}.{self.budget} is less than one step, which is of '
+        f'{section}.{self.budget} is less than one step, which has '
         f'{self.tokens_per_step:,} tokens and '
         f'{self.tokens_per_step * flops_per_token:.3g} FLOPs: raise it, or '
         'lower batch_size or sequence_length.'
@@ -266,3 +268,54 @@ class TrainingConfig:
   def tokens_per_step(self) -> int:
     """Slots of a batch, padding included."""
     return self.batch_size * self.sequence_length
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+  """The arms to train, each for each seed, at one budget."""
+
+  arms: tuple[str, ...] = ()  # names in select.arms; () for all of them
+  seeds: tuple[int, ...]
+  training: TrainingConfig
+  # Where every arm starts from, for continued pretraining: a path as in
+  # `reference.checkpoint.path`; '' for random parameters. The arms then have the
+  # shape of that model, not that of `model`, and seeds differ in order alone.
+  init_from: str = ''
+  # Multiples of the budget, such as (0.7, 1.0, 1.4), at which `report.baseline`
+  # is trained and evaluated. The report then says how much longer the baseline
+  # would train for the loss of an arm. Its runs share the steps before they
+  # decay, so training.schedule must be 'wsd'. () for no such comparison.
+  budgets: tuple[float, ...] = ()
+  # Arms whose loss counts some tokens only: {'rho': 0.6} counts this fraction
+  # of all scored tokens, those with the highest `score.token_excess`. The other
+  # tokens still are context.
+  token_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    check_seeds('train.seeds', *self.seeds)
+    if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+      raise UserError(f'train.seeds must be distinct, got {self.seeds}.')
+    if len(set(self.arms)) != len(self.arms):
+      raise UserError(f'train.arms must be distinct, got {self.arms}.')
+    self._check_budgets()
+
+  def _check_budgets(self) -> None:
+    if not self.budgets:
+      return
+    for budget in self.budgets:
+      check_range('train.budgets', budget, 0.1, 10.0)
+    names = {f'{budget:g}' for budget in self.budgets}  # those of runs
+    is_ascending = list(self.budgets) == sorted(self.budgets)
+    if not is_ascending or not {'1'} < names or len(names) < len(self.budgets):
+      raise UserError(
+        'train.budgets must be two or more multiples of the budget, in ascending '
+        f'order, with 1.0 among them, such as (0.7, 1.0, 1.4), got {self.budgets}.'
+      )
+    training = self.training
+    if training.schedule != 'wsd' or not training.decay_fraction:
+      raise UserError(
+        'train.budgets needs runs that share their steps before the learning '
+        f'rate decays, but training.schedule is {training.schedule!r} and '
+        f'decay_fraction {training.decay_fraction:g}: set '
+        "train.training.schedule='wsd' and a fraction such as 0.2."
+      )

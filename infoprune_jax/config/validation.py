@@ -1,4 +1,4 @@
-"""What every section of a config is checked and built with.
+"""Checks and builders for every section of a config.
 
 Standard library only.
 """
@@ -6,6 +6,7 @@ Standard library only.
 import dataclasses
 import difflib
 import math
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -33,7 +34,7 @@ class UserError(ValueError):
   """Something a user can fix: shown as one message, without a traceback."""
 
   def __str__(self) -> str:
-    """The message; of one that quotes too much, the beginning and the end."""
+    """The message; if it is too long, its beginning and end."""
     text = super().__str__()
     if len(text) <= MAX_MESSAGE:
       return text
@@ -52,7 +53,7 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:
-  """A sentence on what a wrong name was meant to be, after a space, or ''."""
+  """A hint at the right name, after a space; '' if no name is near."""
   if RENAMED.get(name) in names:
     return f' {name!r} was renamed to {RENAMED[name]!r}.'
   near = difflib.get_close_matches(name, names, n=1)
@@ -74,7 +75,7 @@ def check_positive(section: str, instance: Any, *names: str) -> None:
 
 
 def check_seeds(name: str, *seeds: int) -> None:
-  """Raises `UserError` unless seeds are what every generator takes."""
+  """Raises `UserError` unless every random generator takes the seeds."""
   for seed in seeds:
     check_range(name, seed, 0, 2**31 - 1)
 
@@ -82,7 +83,7 @@ def check_seeds(name: str, *seeds: int) -> None:
 def to_plain(value: Any) -> Any:
   """Dataclasses, mappings and tuples as dicts and lists, ready for JSON.
 
-  Numbers that JSON has no word for become strings: 'inf', '-inf'.
+  Numbers that JSON cannot express become strings: 'inf', '-inf'.
   """
   if dataclasses.is_dataclass(value):
     return {
@@ -99,7 +100,7 @@ def to_plain(value: Any) -> Any:
 
 
 def default_of(field: dataclasses.Field) -> Any:
-  """The default of a dataclass's field; `dataclasses.MISSING` if it has none."""
+  """The default of a field; `dataclasses.MISSING` if it has none."""
   if field.default_factory is not dataclasses.MISSING:
     return field.default_factory()
   return field.default
@@ -108,16 +109,18 @@ def default_of(field: dataclasses.Field) -> Any:
 def build(kind: Any, value: Any, where: str) -> Any:
   """Builds a value of the annotated type `kind` out of nested mappings.
 
-  A field that they leave out gets its default.
+  A field that the mappings leave out gets its default.
   """
   origin, arguments = get_origin(kind), get_args(kind)
   if type(value) is str:
     _check_text(value, where)
   if type(value) is int and value.bit_length() > 63:
     raise UserError(
-      f'In {where}: an integer must fit 64 bits, got one of '
-      f'{value.bit_length() + 1}.'
+      f'In {where}: an integer must fit 64 bits, got '
+      f'{value.bit_length() + 1} bits.'
     )
+  if origin is types.UnionType:
+    return build(_member(arguments, value), value, where)
   if dataclasses.is_dataclass(kind):
     return _build_dataclass(kind, value, where)
   if origin is Mapping:
@@ -147,8 +150,20 @@ def build(kind: Any, value: Any, where: str) -> Any:
   return value
 
 
+def _member(kinds: Sequence[Any], value: Any) -> Any:
+  """The kind of a union that a value is meant to be; the first if none."""
+
+  def fits(kind: Any) -> bool:
+    is_section = get_origin(kind) is Mapping
+    return hasattr(value, 'items') == is_section and (
+      (type(value) is str) == (kind is str)
+    )
+
+  return next(filter(fits, kinds), kinds[0])
+
+
 def _key(where: str, name: str) -> str:
-  """A key of a section, as Python and the command line take it."""
+  """The name of a key of a section, as Python and the command line write it."""
   return f'{where}.{name}' if name.isidentifier() else f'{where}[{name!r}]'
 
 
@@ -158,13 +173,13 @@ def _check_text(value: str, where: str) -> None:
     # As Python itself writes file names that are no UTF-8.
     value.encode('utf-8', 'surrogateescape')
   except UnicodeEncodeError:
-    raise UserError(f'In {where}: {value!a} is no Unicode text.') from None
+    raise UserError(f'In {where}: {value!a} is not Unicode text.') from None
   if '\0' in value:
     raise UserError(f'In {where}: {value!r} holds a NUL character.')
 
 
 def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
-  """Builds the dataclass `kind`, naming the section in what it refuses."""
+  """Builds the dataclass `kind`; error messages name the section."""
   if not hasattr(value, 'items'):  # A ConfigDict is no Mapping.
     raise UserError(f'In {where}: expected a section, got {value!r}.')
   hints = get_type_hints(kind)

@@ -1,4 +1,4 @@
-"""Records of Parquet files, and of what `datasets.Dataset.save_to_disk` wrote.
+"""Records of Parquet files and of folders of `datasets.Dataset.save_to_disk`.
 
 A saved dataset is a folder with state.json, which lists files of Arrow's IPC
 stream format; they are read with pyarrow alone.
@@ -20,14 +20,14 @@ from infoprune_jax.corpus.records import Document, InputFile, Records
 from infoprune_jax.runtime import filesystems
 
 BATCH = 1024  # records of Parquet held at once
-# Ends a stream of Arrow; one that was cut between two batches lacks it.
+# The end of an Arrow stream; a stream cut between two batches lacks it.
 END_OF_STREAM = b'\xff\xff\xff\xff\x00\x00\x00\x00'
 
 
 def parquet_records(
   file: InputFile, raw: Any, wanted: Container[int] | None, whole: bool
 ) -> Records:
-  """The records of an open Parquet file; arguments as of `sources.read_records`."""
+  """The records of an open Parquet file, see `sources.read_records`."""
   columns = None if whole else records.wanted_columns(file.config)
   with parquet.open_file(raw) as opened:
     batches = opened.iter_batches(BATCH, columns=columns)
@@ -37,12 +37,12 @@ def parquet_records(
 def saved_records(
   file: InputFile, raw: Any, wanted: Container[int] | None, whole: bool
 ) -> Records:
-  """The records of an open file of a saved dataset; arguments as above."""
+  """The records of an open file of a saved dataset."""
   raw.seek(0, os.SEEK_END)
   raw.seek(max(raw.tell() - len(END_OF_STREAM), 0))
   if raw.read() != END_OF_STREAM:
     raise UserError(
-      f'{file.path} cannot be read: it is cut short, or no Arrow stream. '
+      f'{file.path} cannot be read: it is cut short, or not an Arrow stream. '
       'Save the dataset again.'
     )
   raw.seek(0)
@@ -69,8 +69,8 @@ def table_records(
     file: Where the table is from; its config names the columns.
     schema: All columns of the table.
     batches: Its records, with the columns that are needed.
-    wanted: The numbers of the records that are asked for; None for all.
-    whole: Whether documents come with their `record`.
+    wanted: The numbers of the records to read; None for all.
+    whole: Whether documents have their `record`.
 
   Raises:
     UserError: a column is missing, or there are two of its name.
@@ -156,7 +156,7 @@ def saved_matches(field: str, path: str) -> tuple[str, list[tuple[str, int]]]:
     path: A folder that `save_to_disk` wrote, a glob, or a URL of one.
 
   Raises:
-    UserError: a folder is none, or a file of it is missing.
+    UserError: a folder is not a saved dataset, or lacks one of its files.
   """
   filesystem, name = paths.open_filesystem(field, path)
   try:
@@ -201,14 +201,14 @@ def _saved_files(field: str, filesystem: Any, folder: str) -> list[str]:
   if splits is not None:
     names = ', '.join(repr(f'{folder}/{name}') for name in splits['splits'])
     raise UserError(
-      f'{field}: {folder!r} is a DatasetDict of several splits: name those to '
-      f'read, of {names}.'
+      f'{field}: {folder!r} is a DatasetDict of several splits: name one '
+      f'or more of {names}.'
     )
   state = read('state.json')
   if state is None:
     raise UserError(
-      f'{field}: {folder!r} is no folder that datasets.Dataset.save_to_disk '
-      f'wrote: it has no state.json (looked from {os.getcwd()}).'
+      f'{field}: {folder!r} is not a folder of datasets.Dataset.save_to_disk: '
+      f'it has no state.json (looked from {os.getcwd()}).'
     )
   if state.get('_indices_files'):
     raise UserError(

@@ -1,7 +1,7 @@
 """Files of text as they are stored: compressed, padded, or named wrongly.
 
-How a file is compressed goes by its name. Its first bytes must agree, as what
-is read by the wrong codec, or by none, would only look like bad text.
+The name of a file decides its codec. The first bytes must agree: a file that is
+read by the wrong codec would only look like bad text.
 """
 
 import bz2
@@ -26,7 +26,7 @@ CODECS = {
   '.bz2': 'bz2',
   '.xz': 'xz',
 }
-# How files begin; of zstd also with a frame that readers skip.
+# How files begin. zstd files may begin with a frame that readers skip.
 _SKIPPABLE = tuple(bytes((n, 0x2A, 0x4D, 0x18)) for n in range(0x50, 0x60))
 _MAGIC = {
   'gzip': (b'\x1f\x8b',),
@@ -34,7 +34,7 @@ _MAGIC = {
   'bz2': tuple(
     b'BZh%d' % level + block
     for level in range(1, 10)
-    for block in (b'1AY&SY', b'\x17rE8P\x90')  # a first one, or none
+    for block in (b'1AY&SY', b'\x17rE8P\x90')  # a first block, or no block
   ),
   'xz': (b'\xfd7zXZ\0',),
 }
@@ -48,7 +48,7 @@ _OTHERS = {
   'an Arrow file': (b'ARROW1',),
 }
 _TAR, _TAR_MARK = 'a tar archive', slice(257, 262)
-# The longer marks first, as that of UTF-32 begins with that of UTF-16.
+# Longer marks come first: that of UTF-32 begins with that of UTF-16.
 _FOREIGN_MARKS = {
   codecs.BOM_UTF32_LE: 'UTF-32',
   codecs.BOM_UTF32_BE: 'UTF-32',
@@ -69,12 +69,12 @@ _DECODE_ERRORS = (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError)
 
 
 def codec_of(path: str) -> str | None:
-  """How a file of text is compressed, by its name; None for not at all."""
+  """The codec of a file of text, by its name; None if it is not compressed."""
   return CODECS.get(posixpath.splitext(paths.display(path))[1].lower())
 
 
 def kind_of(head: bytes) -> str:
-  """What the first bytes of a file say that it is; '' for text."""
+  """The kind of a file, by its first bytes; '' for text."""
   for kind, marks in {**_MAGIC, **_OTHERS}.items():
     if head.startswith(marks):
       return f'compressed by {kind}' if kind in _MAGIC else kind
@@ -96,9 +96,9 @@ def open_stored(path: str, raw: Any) -> Iterator['io.BufferedReader[Any]']:
     raw: The file, at its beginning; closed with the content.
 
   Raises:
-    Bad: it is compressed by its name, and has no byte.
+    Bad: its name says that it is compressed, and it has no byte.
     UserError: it is not what its name says.
-    OSError: reading it, where it is damaged or cut short.
+    OSError: it is damaged or cut short; raised while reading.
   """
   codec = codec_of(path)
   with io.BufferedReader(raw, _BUFFER) as stored:
@@ -110,19 +110,19 @@ def open_stored(path: str, raw: Any) -> Iterator['io.BufferedReader[Any]']:
       kind = kind_of(content.peek(_HEAD)[:_HEAD])
       if kind:
         raise UserError(
-          f'{path} cannot be read: what it holds is {kind}. Unpack it first.'
+          f'{path} cannot be read: its content is {kind}. Unpack it first.'
         )
       yield content
 
 
 def _check_name(path: str, codec: str, head: bytes) -> None:
   if not head:
-    raise records.Bad('empty compressed file', f'0 bytes, which no {codec} has')
+    raise records.Bad('empty compressed file', f'0 bytes are not {codec}')
   if not any(mark.startswith(head[: len(mark)]) for mark in _MAGIC[codec]):
     kind = kind_of(head)
     raise UserError(
       f'{path} cannot be read: its name says {codec}, but it is '
-      f'{kind or "not"}. Name it as what it is, or compress it again.'
+      f'{kind or "not"}. Give it the right name, or compress it again.'
     )
 
 
@@ -130,7 +130,7 @@ def skip_mark(path: str, content: io.BufferedReader) -> None:
   """Skips the byte order mark of UTF-8, if there is one.
 
   Raises:
-    UserError: the content begins as no UTF-8 text does.
+    UserError: the content does not begin like UTF-8 text.
   """
   head = content.peek(_HEAD)[:_HEAD]
   if head.startswith(codecs.BOM_UTF8):
@@ -151,7 +151,7 @@ def skip_mark(path: str, content: io.BufferedReader) -> None:
 
 
 def text_of(data: bytes) -> str:
-  """The text of a whole file, as it is; or `records.Bad`."""
+  """The text of a whole file, unchanged; raises `records.Bad`."""
   kind = kind_of(data[:_HEAD])
   try:
     text = records.utf8(data)
@@ -159,13 +159,13 @@ def text_of(data: bytes) -> str:
     what = kind or foreign_encoding(data)
     detail = f'{bad.args[1]}: it is {what}' if what else bad.args[1]
     raise records.Bad(bad.args[0], detail) from None
-  if kind == _TAR:  # Of texts in UTF-8, it is UTF-8 itself.
+  if kind == _TAR:  # A tar of UTF-8 texts is UTF-8 itself.
     raise records.Bad('an archive', f'it is {kind}')
   return text
 
 
 class _Decompressed(io.RawIOBase):
-  """Reads all members or frames of a file, with or without zeros behind."""
+  """Reads all members or frames of a file; zeros may follow."""
 
   def __init__(self, stored: io.BufferedReader, codec: str):
     self._stored, self._codec = stored, codec
@@ -178,7 +178,7 @@ class _Decompressed(io.RawIOBase):
     return True
 
   def readinto(self, buffer: Any) -> int:
-    """Fills a buffer, and returns with how many bytes; 0 at the end."""
+    """Fills a buffer, and returns the number of bytes; 0 at the end."""
     while not self._output:
       data = self._rest or self._stored.read(_CHUNK)
       self._rest = b''
@@ -193,7 +193,7 @@ class _Decompressed(io.RawIOBase):
     return size
 
   def _decoded(self, data: bytes) -> bytes:
-    """What some stored bytes give; those of the next member become the rest."""
+    """Decodes stored bytes; those of the next member are kept as the rest."""
     if self._decoder is None:
       data = data.lstrip(b'\0')  # Tapes and disks pad files to whole blocks.
       if not data:

@@ -1,31 +1,23 @@
-"""A first pass over the corpus: which records it has, and what becomes of each.
+"""A first pass over the corpus, which decides what becomes of each record.
 
-Cheap beside tokenizing. It finds bad input before any work starts, draws a
-sample, splits by content, and cuts the corpus into shards.
+It is cheap compared with tokenizing. It finds bad input before any work starts,
+draws a sample, splits by content, and cuts the corpus into shards.
 """
 
 import collections
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from infoprune_jax.config.corpus import SPLITS, CorpusConfig
-from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import sources
+from infoprune_jax.config.corpus import CorpusConfig
+from infoprune_jax.config.validation import UserError, did_you_mean
+from infoprune_jax.corpus import draw, sources
 from infoprune_jax.runtime import manifests, workers
-from infoprune_jax.runtime.hashing import (
-  content_hash,
-  mix,
-  text_hash,
-  uniform,
-  utf8_hash,
-)
-from infoprune_jax.runtime.progress import Progress, logger
-
-REFERENCE, SCORED, HELDOUT = range(len(SPLITS))
+from infoprune_jax.runtime.hashing import content_hash, text_hash, utf8_hash
+from infoprune_jax.runtime.progress import Progress, logger, wipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +32,15 @@ class FileIndex:
   source: np.ndarray  # int32, into source_names
   source_names: tuple[str, ...]
   bad_records: dict[str, int]  # by reason
-  first_bad_record: str  # '' where there is none
+  first_bad_record: str  # '' if there is none
+  kept: tuple[str, ...]  # columns of `keep_columns` that some record has
 
 
 def index_file(file: sources.InputFile) -> FileIndex:
   """Reads a file once."""
   records, bad, first_bad = [], collections.Counter(), ''
   names: dict[str, int] = {}
+  kept: set[str] = set()
   for line, record in sources.read_records(file):
     if isinstance(record, sources.BadRecord):
       bad[record.reason] += 1
@@ -54,6 +48,7 @@ def index_file(file: sources.InputFile) -> FileIndex:
       continue
     data = record.text.encode()
     source = names.setdefault(record.source, len(names))
+    kept.update(n for n, value in record.kept.items() if value is not None)
     records.append(
       (
         line,
@@ -77,6 +72,7 @@ def index_file(file: sources.InputFile) -> FileIndex:
     tuple(names),
     dict(bad),
     first_bad,
+    tuple(sorted(kept)),
   )
 
 
@@ -96,7 +92,7 @@ class CorpusIndex:
   bad_records: dict[str, int]
 
   def fingerprint(self) -> str:
-    """A digest of the content, the order and the fate of every document."""
+    """A digest of the content, order, split and shard of every document."""
     digest = hashlib.sha256()
     for array in (
       self.line,
@@ -137,10 +133,10 @@ class CorpusIndex:
 
     Args:
       chosen: [documents] bool.
-      whole: Whether they come with their `record`.
+      whole: Whether documents have their `record`.
 
     Raises:
-      UserError: a file is no longer what was indexed.
+      UserError: a file has changed since it was indexed.
     """
     chosen = np.flatnonzero(chosen)
     configs = [self.files[n].config for n in np.unique(self.file[chosen])]
@@ -175,7 +171,7 @@ class CorpusIndex:
 
 
 def changed(file: sources.InputFile) -> str:
-  """What to tell of a file whose text is not what was indexed."""
+  """The message for a file whose text has changed since it was indexed."""
   return f'{file.path} {sources.FORMATS[file.config.format].changed_hint}'
 
 
@@ -189,7 +185,7 @@ def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
 
   Args:
     config: The corpus.
-    job: Who says how far it is.
+    job: The stage that the progress lines name.
 
   Raises:
     UserError: a path matches nothing, a record is bad and records may not be
@@ -212,19 +208,21 @@ def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
     _check_some(file, index)
     indices.append(index)
     progress.add(file.size)
+  wipe()
+  _check_kept(files, indices)
   return _assemble(config, tuple(files), indices)
 
 
-# Records of which nothing is lost: they were read, and hold no text.
+# Records that lose nothing when they are dropped: they hold no text.
 _EMPTY = {'empty text', 'empty compressed file'}
-# What even one record is called only where the file is no JSONL.
+# Even one record of these kinds means that the file is not JSONL.
 _NO_JSONL = {'broken JSON', 'not a JSON object'}
 
 
 def _check_some(file: sources.InputFile, index: FileIndex) -> None:
-  """Raises `UserError` for a file that is dropped whole, record by record.
+  """Raises `UserError` for a file of which every record would be dropped.
 
-  It would be a wrong kind of file, or a column of another name.
+  Such a file is of another format, or its columns have other names.
   """
   bad = sum(index.bad_records.values())
   reasons = set(index.bad_records) - _EMPTY
@@ -236,10 +234,28 @@ def _check_some(file: sources.InputFile, index: FileIndex) -> None:
   if bad > 1 or reasons & _NO_JSONL:
     raise UserError(
       f'{file.path} gives no document: all records are bad ({bad}). The first: '
-      f"{index.first_bad_record}. corpus.on_bad_record='drop' leaves out records, not "
-      f'whole files: fix the file, or name other files or columns in '
+      f'{index.first_bad_record}. corpus.on_bad_record drops records, but no '
+      'whole file: fix the file, or name other files or columns in '
       f'corpus.sources.{file.source}.'
     )
+
+
+def _check_kept(
+  files: Sequence[sources.InputFile], indices: Sequence[FileIndex]
+) -> None:
+  """Raises `UserError` for a column to keep that no record of a source has."""
+  there: dict[str, set[str]] = {}
+  for file, index in zip(files, indices, strict=True):
+    there.setdefault(file.source, set()).update(index.kept)
+  for file in files:
+    for name in file.config.keep_columns:
+      if name not in there[file.source]:
+        columns = sources.columns_of(file)
+        raise UserError(
+          f'corpus.sources.{file.source}.keep_columns names {name!r}, which no '
+          f'record has.{did_you_mean(name, columns)} The first record of '
+          f'{file.path} has {", ".join(columns) or "no other columns"}.'
+        )
 
 
 def _assemble(
@@ -255,11 +271,11 @@ def _assemble(
   kept = _first_of_each_id(config, files, column, bad)
   for reason, count in sorted(bad.items()):
     logger.warning('tokenize: dropped %d records: %s', count, reason)
-  if config.max_bytes_per_source:
-    kept = _draw(config, column, kept, names)
-  if not kept.any():
-    raise UserError('corpus.sources hold no document.')
   column = {name: values[kept] for name, values in column.items()}
+  taken = draw.drawn(config, files, column, names)
+  column = {name: values[taken] for name, values in column.items()}
+  if not taken.any():
+    raise UserError('corpus.sources hold no document.')
   # Contiguous shards of about equal size, whatever the number of workers.
   before = np.cumsum(column['num_bytes']) - column['num_bytes']
   shard = before * config.num_shards // max(column['num_bytes'].sum(), 1)
@@ -271,7 +287,7 @@ def _assemble(
     column['content_hash'],
     column['text_hash'],
     column['id_hash'],
-    _split(config, column['content_hash']),
+    draw.split(config, files, column),
     shard.astype(np.int32),
     dict(bad),
   )
@@ -280,7 +296,7 @@ def _assemble(
 def _columns(
   names: list[str], indices: list[FileIndex]
 ) -> dict[str, np.ndarray]:
-  """The documents of all files, with the number of file and source."""
+  """The documents of all files, with the indices of their files and sources."""
   number = {name: position for position, name in enumerate(names)}
   column = {
     name: np.concatenate([getattr(index, name) for index in indices])
@@ -333,54 +349,3 @@ def _where(
   if not sources.FORMATS[file.config.format].records_are_documents:
     return file.path
   return f'{file.path}:{int(column["line"][index])}'
-
-
-def _draw(
-  config: CorpusConfig,
-  column: dict[str, np.ndarray],
-  kept: np.ndarray,
-  names: list[str],
-) -> np.ndarray:
-  """A mask of a seeded draw of whole documents, about the limit a source."""
-  limit = config.max_bytes_per_source
-  source = column['source']
-  fits = np.flatnonzero(kept & (column['num_bytes'] <= limit))
-  for missing in np.setdiff1d(source[kept], source[fits]):
-    logger.warning(
-      'tokenize: no document of source %s is as short as '
-      'corpus.max_bytes_per_source=%d: none is drawn',
-      names[missing],
-      limit,
-    )
-  keys = mix(column['id_hash'][fits], config.seed)
-  order = fits[np.lexsort((keys, source[fits]))]
-  size = column['num_bytes'][order]
-  before = np.cumsum(size) - size
-  starts = np.flatnonzero(np.diff(source[order], prepend=-1))
-  counts = np.diff(starts, append=len(order))
-  before -= np.repeat(before[starts], counts)
-  drawn = np.zeros(len(source), bool)
-  # The last document is in if that brings the source closer to the limit.
-  drawn[order] = before + size // 2 <= limit
-  if not drawn.any():
-    raise UserError(
-      f'corpus.max_bytes_per_source={limit} is less than any document has: '
-      'raise it, or set it to 0 for everything.'
-    )
-  return drawn
-
-
-def _split(config: CorpusConfig, hashes: np.ndarray) -> np.ndarray:
-  """The split of each document, by its content: copies fall on one side."""
-  point = uniform(hashes, config.seed)
-  split = np.full(len(hashes), SCORED, np.int8)
-  split[point < config.reference_fraction + config.heldout_fraction] = HELDOUT
-  split[point < config.reference_fraction] = REFERENCE
-  for number, name in enumerate(SPLITS):
-    if not (split == number).any():
-      raise UserError(
-        f'The {name} split is empty: {len(split)} documents are too few for '
-        f'corpus.reference_fraction={config.reference_fraction} and '
-        f'corpus.heldout_fraction={config.heldout_fraction}.'
-      )
-  return split

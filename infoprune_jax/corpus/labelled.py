@@ -28,7 +28,7 @@ def read(config: LabelsConfig) -> Pages:
   """Reads all pages; there are few, as people have judged them.
 
   Raises:
-    UserError: a record is no page with a label, or all have the same label.
+    UserError: a record is not a page with a label, or all labels are the same.
   """
   if not config.path:
     raise UserError(
@@ -42,7 +42,7 @@ def read(config: LabelsConfig) -> Pages:
   documents, labels = [], []
   for (path, size), name in zip(files, names, strict=True):
     file = InputFile(NAME, source, path, name, size)
-    number = 0  # where no line can be read
+    number = 0  # if no line can be read
     try:
       for number, line in sources.read_lines(path):
         digest.update(line)
@@ -76,7 +76,7 @@ def _source(config: LabelsConfig) -> SourceConfig:
 
 
 def _label(value: Any) -> bool:
-  """A label, or `records.Bad`."""
+  """A label; raises `records.Bad`."""
   if not isinstance(value, bool | int | float) or value not in (0, 1):
     raise records.Bad('bad label', f'{value!r:.50} is neither 0 nor 1')
   return bool(value)
@@ -88,5 +88,5 @@ def _check_both(path: str, label: np.ndarray) -> None:
   if label.all() or not label.any():
     raise UserError(
       f'labels.path: all {len(label)} pages of {path!r} have the label '
-      f'{int(label[0])}: to tell labels apart takes pages with each.'
+      f'{int(label[0])}: add pages with the other label.'
     )

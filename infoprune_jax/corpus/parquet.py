@@ -1,6 +1,6 @@
-"""Parquet with checksums of its pages: always written, verified where they are.
+"""Parquet with checksums of its pages: always written, verified if present.
 
-pyarrow does neither unless asked, and gives a flipped bit as other text.
+By default pyarrow does neither, and reads a flipped bit as other text.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ _NEXT_INT32 = b'\x15'  # the header of a field, in Thrift's compact protocol
 
 
 def write_table(table: pa.Table, file: Any, **options: Any) -> None:
-  """Writes a table; options as of `pyarrow.parquet.write_table`."""
+  """Writes a table; options are those of `pyarrow.parquet.write_table`."""
   pq.write_table(table, file, write_page_checksum=True, **options)
 
 
 def writer(file: Any, schema: pa.Schema, **options: Any) -> pq.ParquetWriter:
-  """What writes tables one after another; options as of pyarrow's."""
+  """A writer of several tables to one file; options are those of pyarrow."""
   return pq.ParquetWriter(file, schema, write_page_checksum=True, **options)
 
 
@@ -37,7 +37,7 @@ def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def open_file(file: Any, **options: Any) -> pq.ParquetFile:
-  """Opens a path or a file to read it in pieces; options as of pyarrow's."""
+  """Opens a path or file to read in batches; options are those of pyarrow."""
   return pq.ParquetFile(file, page_checksum_verification=True, **options)
 
 

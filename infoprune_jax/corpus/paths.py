@@ -11,17 +11,17 @@ from typing import Any
 import pyarrow as pa
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import filesystems
+from infoprune_jax.runtime import filesystems, hub
 from infoprune_jax.runtime.progress import logger
 
-# What file systems and codecs raise for what is not there, closed or damaged.
+# Raised by file systems and codecs for files that are missing or damaged.
 READ_ERRORS = (OSError, pa.ArrowException, zipfile.BadZipFile, zlib.error)
-_MAX_NAMED = 5  # skipped files in a line
+_MAX_NAMED = 5  # skipped files in a log line
 
-# What other programs leave beside the files of a dataset in a folder: markers,
+# Files that other programs put beside the files of a dataset: markers,
 # checksums and logs of Spark and Delta, cards and licences of the Hugging Face
-# Hub. A file of which nothing is known is read, and refused if it is of another
-# format: it may be data that would be missed.
+# Hub. Unknown files are read, and refused if they are of another format,
+# because they may be data.
 # fmt: off
 _NO_ROWS = frozenset([
   '.crc', '.md', '.rst', '.html', '.htm', '.yaml', '.yml', '.toml', '.cfg',
@@ -52,7 +52,7 @@ def is_data(
   [True, False]
   """
   *folders, base = name.lower().split('/')
-  # As Spark does, which writes what is not finished into such folders.
+  # As in Spark, which writes unfinished files into such folders.
   if any(f.startswith('_') and '=' not in f for f in folders):
     return False
   stem, extension = posixpath.splitext(base)
@@ -66,15 +66,17 @@ def is_data(
 def open_filesystem(field: str, path: str) -> tuple[Any, str]:
   """The fsspec file system of a path or URL, and the path on it.
 
+  The path of a file of the Hub names its commit.
+
   Args:
     field: The config field that names the path.
     path: As the user gave it.
 
   Raises:
-    UserError: there is no driver for it, or it does not answer.
+    UserError: no driver is installed for it, or its file system fails.
   """
   try:
-    return filesystems.filesystem_of(path)
+    return filesystems.filesystem_of(hub.pinned(path))
   except UserError as error:
     raise UserError(f'{field}: {error}') from None
   except READ_ERRORS as error:
@@ -82,7 +84,7 @@ def open_filesystem(field: str, path: str) -> tuple[Any, str]:
 
 
 def unreadable(field: str, path: str, error: Exception) -> UserError:
-  """What to tell of a path that is refused by its file system."""
+  """The error for a path that its file system refuses."""
   return UserError(
     f'{field}: {path!r} cannot be read: {_first_line(error)}. Fix its '
     'permissions, or name another path.'
@@ -95,10 +97,10 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def read_error_as_user_error(path: str) -> Iterator[None]:
-  """Makes what reading a file can raise a `UserError` with its path."""
+  """Turns errors of reading a file into a `UserError` with its path."""
   try:
     yield
-  except READ_ERRORS as error:
+  except (*READ_ERRORS, *hub.read_errors(path)) as error:
     raise UserError(f'{path} cannot be read: {_first_line(error)}') from None
 
 
@@ -114,7 +116,7 @@ def url(filesystem: Any, name: str, given: str) -> str:
 
 
 def display(path: str) -> str:
-  """A path with what it is in before it: 'zip://a::/b.zip' is '/b.zip/a'."""
+  """A path after its container: 'zip://a::/b.zip' is '/b.zip/a'."""
   inner, container = filesystems.split_chain(path)
   if not container:
     return path
@@ -123,7 +125,7 @@ def display(path: str) -> str:
 
 
 def relative_names(paths: list[str], folders: list[str]) -> list[str]:
-  """Names relative to what all folders share: so that no two are alike."""
+  """Names relative to the parent that all folders share; no two are equal."""
   try:
     root = posixpath.commonpath([display(folder) for folder in folders])
   except ValueError:  # On different file systems.
@@ -131,7 +133,7 @@ def relative_names(paths: list[str], folders: list[str]) -> list[str]:
   names = []
   for path in map(display, paths):
     name = posixpath.relpath(path, root) if root else path
-    # A name may hold bytes that are no UTF-8; an id may not.
+    # A name may hold bytes that are not UTF-8; an id may not.
     names.append(filesystems.printable(name))
   return names
 
@@ -144,11 +146,11 @@ def matches(
   Args:
     field: The config field that names the path.
     path: A file, a folder (with all below it), a glob, or a URL of one.
-    is_data: Whether a file in a folder is read, by its name relative to it;
-      None for all. What a path or a glob names is read whatever its name is.
+    is_data: Whether to read a file of a folder, by its relative name; None for
+      all. A file that a path or a glob names is always read.
 
   Raises:
-    UserError: nothing matches, or it may not be listed.
+    UserError: nothing matches, or a folder may not be listed.
   """
   filesystem, name = open_filesystem(field, path)
   try:
@@ -157,7 +159,7 @@ def matches(
       entries = _without_leftovers(path, root, entries, is_data)
   except FileNotFoundError:
     root, entries = '', {}
-  except READ_ERRORS as error:
+  except (*READ_ERRORS, *hub.read_errors(path)) as error:
     raise unreadable(field, path, error) from None
   files = []
   for name, info in sorted(entries.items()):
@@ -175,7 +177,7 @@ def matches(
 def _without_leftovers(
   path: str, root: str, entries: dict[str, Any], is_data: Callable[[str], bool]
 ) -> dict[str, Any]:
-  """The files of a folder that hold data; the others are counted in a line."""
+  """The files of a folder that hold data; a log line counts the others."""
   names = {name: posixpath.relpath(name, root) for name in entries}
   skipped = [name for name in names.values() if not is_data(name)]
   if skipped:

@@ -1,4 +1,4 @@
-"""TensorFlow and what needs it: imported where used, quietly, on the CPU."""
+"""Imports TensorFlow, TFDS and SeqIO where used, quietly, on the CPU."""
 
 import contextlib
 import functools
@@ -18,7 +18,8 @@ from infoprune_jax.corpus import records
 def needs_subprocess() -> bool:
   """Whether this is a main process that has no TensorFlow yet.
 
-  It takes 10 seconds to import and never leaves; JAX is to have the devices.
+  TensorFlow takes 10 seconds to import, stays in memory and takes devices that
+  JAX needs.
   """
   return (
     multiprocessing.parent_process() is None and 'tensorflow' not in sys.modules
@@ -36,7 +37,7 @@ def import_tfds() -> Any:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    # The devices are JAX's. This lists them, which CUDA may complain of.
+    # Leaves the devices to JAX. CUDA may complain when they are listed.
     tf.config.set_visible_devices([], 'GPU')
   # TFDS warns of calls of its own that are deprecated.
   tf.get_logger().setLevel('ERROR')
@@ -69,7 +70,7 @@ def _importing(what: str) -> Iterator[None]:
     yield
   except ImportError as error:
     raise UserError(
-      f'What the config asks for needs {what}, which cannot be imported '
+      f'This config needs {what}, which cannot be imported '
       f"({error}): pip install 'infoprune_jax[seqio]'."
     ) from None
   finally:
@@ -79,7 +80,7 @@ def _importing(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def tensorflow_error_as_user_error(path: str) -> Iterator[None]:
-  """Makes what TensorFlow raises while reading a `UserError` with the path."""
+  """Turns a reading error of TensorFlow into a `UserError` with the path."""
   import tensorflow as tf
 
   try:
@@ -89,7 +90,7 @@ def tensorflow_error_as_user_error(path: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-  """What an error says, without the stack and the node that follow."""
+  """The first line of an error, without the stack and the node after it."""
   lines = str(getattr(error, 'message', error)).strip().splitlines()
   return f'{type(error).__name__}: {(lines or ["no reason given"])[0]:.300}'
 
@@ -98,7 +99,7 @@ def plain(value: Any) -> Any:
   """A NumPy value of an example in Python's types, bytes as text.
 
   Raises:
-    Bad: bytes are no UTF-8.
+    Bad: bytes are not UTF-8.
   """
   if isinstance(value, dict):
     return {key: plain(item) for key, item in value.items()}

@@ -1,8 +1,9 @@
-"""What a record becomes: a document, or a bad record with its reason."""
+"""Turns a record into a document, or into a bad record with its reason."""
 
 import dataclasses
+import json
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from infoprune_jax.config.corpus import SourceConfig
@@ -14,13 +15,13 @@ MAX_ID_BYTES = 4096
 class InputFile:
   """One unit of work of a source: a file, or a shard of a dataset."""
 
-  # The name in `corpus.sources`, or of the task where that is a mixture.
+  # The name in `corpus.sources`, or the task of a mixture.
   source: str
   config: SourceConfig  # of a dataset: narrowed to this unit
-  path: str  # for people, and of a file for opening it
+  path: str  # shown to the user; for a file, also its path to open
   name: str  # relative to what the source's path names; part of the ids
   size: int  # bytes, as stored
-  shard: tuple[int, int] = (0, 1)  # of a SeqIO task: which, and of how many
+  shard: tuple[int, int] = (0, 1)  # of a SeqIO task: index and count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +31,16 @@ class Document:
   example_id: str
   source: str
   text: str
-  # The record that it was read from, where that is asked for and there is one:
+  # The record of the document, if it was asked for and the format has records:
   # a line of JSON, or a batch of Arrow with one record.
   record: Any = None
+  # The columns of `keep_columns` as texts; None where null.
+  kept: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class BadRecord:
-  """A record that is no document."""
+  """A record that is not a document."""
 
   reason: str  # a short class, to count by
   where: str  # file and line
@@ -48,7 +51,7 @@ class BadRecord:
     return f'{self.where}: {self.reason} ({self.detail})'
 
 
-# What a reader gives: for each record its line or number, from 1, and its
+# What a reader yields for each record: its line or number, from 1, and its
 # content.
 Records = Generator[tuple[int, Document | BadRecord], None, None]
 
@@ -60,7 +63,7 @@ class Bad(Exception):
 def read_record(
   file: InputFile, number: int, document: Callable[[], Document]
 ) -> tuple[int, Document | BadRecord]:
-  """A record's number, and what `document` makes of the record or what it lacks."""
+  """A record's number, with the document of the record or a `BadRecord`."""
   try:
     return number, document()
   except Bad as bad:
@@ -75,10 +78,10 @@ def record_document(
   Args:
     file: Where the record is from; its config names the columns.
     record: Values by column; nested columns are dicts.
-    default_id: Gives the id of a text where no column holds ids.
+    default_id: Gives the id of a text if no column holds ids.
 
   Raises:
-    Bad: the record is no document.
+    Bad: the record is not a document.
   """
   config = file.config
   text = checked_text(column(record, config.text_column))
@@ -95,18 +98,39 @@ def record_document(
     if not isinstance(source, str) or not source:
       raise Bad('bad source', f'{config.source_column}={source!r:.50}')
     encodable(source)
-  return Document(example_id, source, text)
+  kept = {name: _kept(record, name) for name in config.keep_columns}
+  return Document(example_id, source, text, kept=kept)
+
+
+def _kept(record: dict[str, Any], name: str) -> str | None:
+  """A column as text, numbers and objects as in JSON; raises `Bad`.
+
+  A record of JSON may lack a column.
+  """
+  try:
+    value = _decoded(column(record, name))
+  except Bad as bad:
+    if bad.args[0] == 'no such column':
+      return None
+    raise
+  if value is None:
+    return None
+  if isinstance(value, bool | int | float | list | dict):
+    value = json.dumps(value, ensure_ascii=False, default=str)
+  text = str(value)
+  encodable(text)
+  return text
 
 
 def _checked_id(name: str, value: Any) -> str:
-  """The id that a value gives, or `Bad`."""
+  """The id in a value; raises `Bad`."""
   try:
     value = _decoded(value)
   except Bad as bad:
     raise Bad(
-      'bad id', f'{name}={value!r:.50}: no UTF-8 {bad.args[1]}'
+      'bad id', f'{name}={value!r:.50}: not UTF-8 {bad.args[1]}'
     ) from None
-  # Not of a subclass: True is an integer, too.
+  # Subclasses are refused: True is an integer, too.
   if type(value) not in (str, int, uuid.UUID) or value == '':
     kind = type(value).__name__
     raise Bad(
@@ -117,7 +141,7 @@ def _checked_id(name: str, value: Any) -> str:
 
 
 def _decoded(value: Any) -> Any:
-  """Text that a table holds as bytes; what is no bytes as it is; or `Bad`."""
+  """Bytes as text, other values unchanged; raises `Bad`."""
   return utf8(value) if isinstance(value, bytes) else value
 
 
@@ -129,17 +153,18 @@ def id_of_place(file: InputFile, number: int) -> Callable[[str], str]:
 def wanted_columns(config: SourceConfig) -> list[str]:
   """The names of the columns that a source reads."""
   names = (config.text_column, config.id_column, config.source_column)
+  names += config.keep_columns
   return [name for name in dict.fromkeys(names) if name]
 
 
 def column(record: dict[str, Any], name: str) -> Any:
-  """The column `name`, or where there is none the field that 'a.b' names.
+  """The column `name`, or if there is none, field b of column a for 'a.b'.
 
   >>> column({'a': {'b': 1}}, 'a.b')
   1
 
   Raises:
-    Bad: there is neither.
+    Bad: the record has neither.
   """
   if name in record:
     return record[name]
@@ -151,7 +176,7 @@ def column(record: dict[str, Any], name: str) -> Any:
 
 
 def utf8(data: bytes) -> str:
-  """The text of bytes, or `Bad`."""
+  """The text of bytes; raises `Bad`."""
   try:
     return data.decode('utf-8')
   except UnicodeDecodeError as error:
@@ -159,7 +184,7 @@ def utf8(data: bytes) -> str:
 
 
 def encodable(text: str) -> bytes:
-  """The bytes of a text, or `Bad`."""
+  """The bytes of a text; raises `Bad`."""
   try:
     return text.encode('utf-8')
   except UnicodeEncodeError as error:
@@ -167,7 +192,7 @@ def encodable(text: str) -> bytes:
 
 
 def checked_text(value: Any) -> str:
-  """A text that a document can have, or `Bad`."""
+  """A text that a document can have; raises `Bad`."""
   value = _decoded(value)
   if not isinstance(value, str):
     raise Bad('text is not a string', f'a {type(value).__name__}')

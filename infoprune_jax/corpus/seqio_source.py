@@ -1,7 +1,7 @@
 """SeqIO tasks and mixtures: a unit is a shard of a task's source.
 
-An example of a task need not carry its identity. Where there is no id_column
-and no `tfds_id`, its id is a fingerprint of its text.
+Examples of a task need no id. Without id_column and `tfds_id`, the id of an
+example is a fingerprint of its text.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from infoprune_jax.runtime.hashing import text_hash
 
 
 def fingerprint(text: str) -> str:
-  """The id of an example that carries none: 16 hex digits of its text.
+  """The id of an example without one: 16 hex digits, a hash of its text.
 
   >>> fingerprint('a')
   '2f42665b399ef840'
@@ -36,11 +36,10 @@ def list_units(
   Args:
     source: Its name in the config.
     config: The source.
-    warnings: Gets what the user is to know.
+    warnings: Warnings for the user are appended here.
 
   Raises:
-    UserError: there is no such task, split or column, or its data is not
-      there.
+    UserError: there is no such task, split or column, or its data is missing.
   """
   field = f'corpus.sources.{source}'
   _import_module(field, config.module)
@@ -52,9 +51,9 @@ def list_units(
       if _vocabulary(field, task, config):
         warnings.append(
           f'{field}: {config.text_column!r} of the task {task.name!r} holds '
-          'token ids. They are decoded with its vocabulary, which may not give '
-          'the raw text back (white space, normalisation, unknown characters); '
-          'name a column of raw text where there is one.'
+          'token ids. They are decoded with its vocabulary, which may change '
+          'the text (white space, normalisation, unknown characters). Name a '
+          'column of raw text if there is one.'
         )
   return list(units.values())
 
@@ -86,7 +85,7 @@ def _tasks(
     known = sorted({*mixtures, *tasks})
     near = difflib.get_close_matches(name, known, n=3)
     raise UserError(
-      f'{field}.paths: {name!r} is no registered SeqIO task or mixture. '
+      f'{field}.paths: {name!r} is not a registered SeqIO task or mixture. '
       + (f'Did you mean {", ".join(map(repr, near))}? ' if near else '')
       + f'{len(known)} are registered: {", ".join(known[:10]) or "none"}'
       + (', ... ' if len(known) > 10 else '. ')
@@ -158,14 +157,14 @@ def _shards(
 
 
 def _size(shard: str) -> int:
-  """The bytes of a shard that is a file; a function's shard is none."""
+  """The bytes of a shard that is a file; 0 for the shard of a function."""
   import tensorflow as tf
 
   return tf.io.gfile.stat(shard).length if tf.io.gfile.exists(shard) else 0
 
 
 def _check_prepared(field: str, task: Any, split: str) -> None:
-  """Refuses what SeqIO would download."""
+  """Refuses data that SeqIO would download."""
   seqio = quiet_tensorflow.import_seqio()
   if not isinstance(task.source, seqio.TfdsDataSource):
     return
@@ -178,7 +177,7 @@ def _check_prepared(field: str, task: Any, split: str) -> None:
 
 @contextlib.contextmanager
 def _with_tfds_ids() -> Iterator[None]:
-  """SeqIO reads TFDS with ids; the setting is the user's again afterwards."""
+  """Lets SeqIO read TFDS with ids, and restores the user's setting after."""
   seqio = quiet_tensorflow.import_seqio()
   tfds = quiet_tensorflow.import_tfds()
   before = seqio.utils._TFDS_DATA_READ_CONFIG_OVERRIDE  # It has no getter.
@@ -196,7 +195,7 @@ def _dataset(field: str, task: Any, split: str, shard: tuple[int, int]) -> Any:
 
   seqio = quiet_tensorflow.import_seqio()
   with _users_code(field, task.name), _with_tfds_ids():
-    # Preprocessors that draw do so again in the second pass.
+    # Preprocessors that draw at random repeat their draws in the second pass.
     tf.random.set_seed(shard[0])
     return task.get_dataset(
       sequence_length=None,
@@ -204,7 +203,7 @@ def _dataset(field: str, task: Any, split: str, shard: tuple[int, int]) -> Any:
       shuffle=False,
       num_epochs=1,
       try_in_mem_cache=False,
-      # A function as a source refuses the word 'shard', even for one.
+      # A source that is a function refuses shard options, even for one shard.
       shard_info=seqio.ShardInfo(*shard) if shard[1] > 1 else None,
     )
 
@@ -228,7 +227,7 @@ def _check_columns(field: str, task: Any, config: SourceConfig) -> None:
 
 
 def _vocabulary(field: str, task: Any, config: SourceConfig) -> Any | None:
-  """What decodes the text column; None where it holds text.
+  """The vocabulary that decodes the text column; None if it holds text.
 
   Raises:
     UserError: it holds neither text nor token ids that can be decoded.
@@ -247,7 +246,7 @@ def _vocabulary(field: str, task: Any, config: SourceConfig) -> Any | None:
 
 
 def _columns_of(task: Any, spec: dict[str, Any]) -> str:
-  """A message's end: the columns that there are, by what they hold."""
+  """The end of a message: the columns of a task, by what they hold."""
   names = list(_names(spec))
   texts = [name for name in names if _is_text(_column(spec, name))]
   tokens = [name for name in names if _is_tokens(task, spec, name)]

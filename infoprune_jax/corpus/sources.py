@@ -1,8 +1,8 @@
-"""Documents out of what `corpus.sources` names: files and datasets.
+"""Reads the documents of `corpus.sources`: files and datasets.
 
-`FORMATS` has one entry for each format. Every record of a unit comes out, good
-or bad, in the unit's order, so that two passes over one unit agree on what its
-n-th record is.
+`FORMATS` has one entry for each format. A reader yields every record of a unit,
+good or bad, in the order of the unit, so two passes over a unit number its
+records alike.
 """
 
 import collections
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infoprune_jax.config.corpus import SourceConfig
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import (
   arrow_records,
   compressed,
@@ -32,8 +33,7 @@ from infoprune_jax.corpus.records import BadRecord, Document, InputFile, Records
 from infoprune_jax.runtime import filesystems, workers
 from infoprune_jax.runtime.progress import logger
 
-# Reads a unit: it, the records that are asked for (None for all), and whether
-# documents come with their `record`; see `read_records`.
+# Reads a unit; the arguments are those of `read_records`.
 Reader = Callable[[InputFile, Container[int] | None, bool], Records]
 
 
@@ -42,23 +42,22 @@ class Format:
   """How sources of one format are listed and read."""
 
   read: Reader
-  # The module whose `list_units` lists a dataset of TensorFlow: it is listed
-  # and read in a process of its own. None where units are files.
+  # The module whose `list_units` lists a dataset of TensorFlow, which is listed
+  # and read in a process of its own. None if units are files.
   dataset: types.ModuleType | None = None
-  # Of files in a folder: those with records, and those that hold none; () where
-  # every file in a folder is read.
+  # In a folder: extensions of files with records, and of files without any; ()
+  # to read every file.
   extensions: tuple[str, ...] = ()
   without_records: tuple[str, ...] = ()
   # Lists the files of a path instead, given the config field that names it.
   list_files: Callable[[str, str], tuple[str, list[tuple[str, int]]]] | None = (
     None
   )
-  records_are_documents: bool = True  # of a file; else the file is a document
-  # The columns of an open file, whose records are Arrow's; None for other
-  # records.
+  records_are_documents: bool = True  # otherwise the file is a document
+  # Reads the columns of an open file of Arrow records; None for other records.
   schema: Callable[[Any], pa.Schema] | None = None
-  # For messages: what to do about an id that comes twice, where no `id_column`
-  # is named; and why a text may differ when it is read again.
+  # For messages: what to do about a repeated id if no `id_column` is named; and
+  # why a text may differ when it is read again.
   same_id_hint: str = ''
   changed_hint: str = (
     'changed while it was being read: start again when nothing writes to it.'
@@ -76,14 +75,20 @@ class Format:
     return paths.matches(field, path, is_data if self.extensions else None)
 
 
-def list_files(sources: Mapping[str, SourceConfig]) -> list[InputFile]:
+def list_files(
+  sources: Mapping[str, SourceConfig], section: str = 'corpus.sources'
+) -> list[InputFile]:
   """The units of work of all sources, in a fixed order.
+
+  Args:
+    sources: By name.
+    section: Of the config that has them, for messages.
 
   Raises:
     UserError: a path or name matches nothing, or cannot be read as it is.
   """
   units = {
-    name: _list_files(name, config)
+    name: _list_files(name, config, f'{section}.{name}.paths')
     for name, config in sources.items()
     if not FORMATS[config.format].dataset
   }
@@ -91,7 +96,7 @@ def list_files(sources: Mapping[str, SourceConfig]) -> list[InputFile]:
   if datasets:
     force_subprocess = needs_worker(datasets[0][1])
     if force_subprocess:
-      logger.info('tokenize: TensorFlow starts, to list TFDS and SeqIO sources')
+      logger.info('tokenize: starts TensorFlow to list TFDS and SeqIO sources')
     listing = workers.run_all(_list_datasets, [datasets], 1, force_subprocess)
     dataset_units, warnings = next(listing)
     units.update(dataset_units)
@@ -107,18 +112,21 @@ def needs_worker(*configs: SourceConfig) -> bool:
 
 
 def about_ids(config: SourceConfig) -> str:
-  """What can be done about an id that comes twice, up to the last 'or'."""
+  """What to do about a repeated id; the sentence ends before its last 'or'."""
   hint = '' if config.id_column else FORMATS[config.format].same_id_hint
   return hint or 'Fix it, name another id_column,'
 
 
-def _list_files(source: str, config: SourceConfig) -> list[InputFile]:
-  field = f'corpus.sources.{source}.paths'
+def _list_files(
+  source: str, config: SourceConfig, field: str
+) -> list[InputFile]:
   matches = [
     FORMATS[config.format].matches(field, path) for path in config.paths
   ]
   # Globs may overlap.
   sizes = {path: size for _, files in matches for path, size in files}
+  if config.format == 'text' and config.max_document_bytes:
+    sizes = _without_long_files(field, config.max_document_bytes, sizes)
   names = paths.relative_names(list(sizes), [folder for folder, _ in matches])
   return [
     InputFile(source, config, path, name, size)
@@ -126,10 +134,27 @@ def _list_files(source: str, config: SourceConfig) -> list[InputFile]:
   ]
 
 
+def _without_long_files(
+  field: str, longest: int, sizes: Mapping[str, int]
+) -> dict[str, int]:
+  """The files that may hold a text of `longest` bytes at most, with sizes."""
+  short = {
+    path: size
+    for path, size in sizes.items()
+    if size <= longest or compressed.codec_of(path)
+  }
+  if not short:
+    raise UserError(
+      f'{field}: every file is longer than max_document_bytes={longest}: raise '
+      'it, or name other files.'
+    )
+  return short
+
+
 def _list_datasets(
   sources: Sequence[tuple[str, SourceConfig]],
 ) -> tuple[dict[str, list[InputFile]], list[str]]:
-  """The units of TFDS and SeqIO sources, and what to warn of."""
+  """The units of TFDS and SeqIO sources, and warnings for the user."""
   units: dict[str, list[InputFile]] = {}
   warnings: list[str] = []
   for name, config in sources:
@@ -149,9 +174,9 @@ def read_records(
 
   Args:
     file: The unit.
-    wanted: The numbers of the records that are asked for; others may be left
-      out, and are where parsing them is most of the work. None for all.
-    whole: Whether documents come with their `record`, where a record is one.
+    wanted: The numbers of the records to read; None for all. Other records may
+      be yielded if skipping them saves little.
+    whole: Whether documents have their `record`, if the format has records.
 
   Raises:
     UserError: the unit cannot be read to its end.
@@ -194,8 +219,8 @@ def read_lines(path: str) -> Generator[tuple[int, bytes], None, None]:
   """The lines of a file of JSONL that are not blank, with numbers from 1.
 
   Raises:
-    Bad: the file is compressed by its name, and has no byte.
-    UserError: it cannot be read to its end, or is no text in UTF-8.
+    Bad: the name says that the file is compressed, and it has no byte.
+    UserError: it cannot be read to its end, or is not UTF-8 text.
   """
   with (
     paths.read_error_as_user_error(path),
@@ -215,7 +240,7 @@ def read_schema(file: InputFile) -> pa.Schema:
     UserError: the file cannot be read.
   """
   schema = FORMATS[file.config.format].schema
-  assert schema, f'{file.path} is no table'
+  assert schema, f'{file.path} is not a table'
   with (
     paths.read_error_as_user_error(file.path),
     filesystems.open_file(file.path) as raw,
@@ -223,8 +248,20 @@ def read_schema(file: InputFile) -> pa.Schema:
     return schema(raw)
 
 
+def columns_of(file: InputFile) -> list[str]:
+  """The columns of the first record of JSON or Arrow of a unit; else none."""
+  with contextlib.closing(read_records(file, whole=True)) as records_of_file:
+    for _, record in records_of_file:
+      if isinstance(record, BadRecord):
+        continue
+      if isinstance(record.record, bytes):
+        return list(json_object(record.record))
+      return list(getattr(record.record, 'schema', pa.schema([])).names)
+  return []
+
+
 def without_checksums(files: Sequence[InputFile]) -> list[str]:
-  """Sources of Parquet in which damage may go unnoticed, by their first files.
+  """Parquet sources without checksums in their first files.
 
   Raises:
     UserError: a file cannot be read.
@@ -248,7 +285,7 @@ def without_checksums(files: Sequence[InputFile]) -> list[str]:
 def _text_records(
   file: InputFile, wanted: Container[int] | None, whole: bool
 ) -> Records:
-  """The only record of a file that is one document."""
+  """The single record of a file that is one document."""
   del wanted, whole
   try:
     with (
@@ -276,7 +313,7 @@ def _json_document(
 
 
 def json_object(line: bytes) -> dict[str, Any]:
-  """The object in a line of JSONL, or `records.Bad`."""
+  """The object in a line of JSONL; raises `records.Bad`."""
   try:
     record = _JSON.decode(records.utf8(line))
   except RecursionError:
@@ -289,7 +326,7 @@ def json_object(line: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """An object, of which the parser would keep the last of equal keys."""
+  """An object without equal keys, of which the parser would keep the last."""
   record = dict(pairs)
   if len(record) < len(pairs):
     names = collections.Counter(name for name, _ in pairs)
@@ -324,13 +361,13 @@ FORMATS = {
   'seqio': Format(
     read=lambda file, wanted, whole: seqio_source.read_records(file),
     dataset=seqio_source,
-    same_id_hint='Examples of a SeqIO task without a tfds_id have a fingerprint '
-    'of their text for id, so that copies share one; those that a preprocessor '
+    same_id_hint='Without a tfds_id, the id of a SeqIO example is a '
+    'fingerprint of its text, so copies have the same id. Examples that a preprocessor '
     'made of one example share its tfds_id. Leave out such examples, name an '
     'id_column,',
-    changed_hint='gave another text when it was read again: what it reads '
-    'changed, or its preprocessors draw at random; if so, name a text_column '
-    'that they leave alone.',
+    changed_hint='gave another text when it was read again: its input changed, '
+    'or its preprocessors draw at random. In that case name a text_column '
+    'that they do not change.',
   ),
 }
 ARROW_FORMATS = tuple(name for name in FORMATS if FORMATS[name].schema)

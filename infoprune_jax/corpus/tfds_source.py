@@ -14,7 +14,7 @@ from infoprune_jax.corpus import quiet_tensorflow, records
 from infoprune_jax.corpus.records import Document, InputFile, Records
 from infoprune_jax.runtime import filesystems
 
-INFO = 'dataset_info.json'  # Of a dataset that is prepared.
+INFO = 'dataset_info.json'  # In the folder of a prepared dataset.
 
 
 def list_units(
@@ -46,8 +46,8 @@ def open_builder(field: str, path: str, data_dir: str) -> Any:
 
   Args:
     field: The source in the config.
-    path: A name, as 'c4/en:3.0.1', or the folder of a version.
-    data_dir: Where prepared datasets are; '' for TFDS's own.
+    path: A name such as 'c4/en:3.0.1', or the folder of a version.
+    data_dir: Where prepared datasets are; '' for the default of TFDS.
 
   Raises:
     UserError: it is unknown or not prepared.
@@ -63,10 +63,10 @@ def open_builder(field: str, path: str, data_dir: str) -> Any:
   elif not tfds.core.Path(folder, INFO).exists():
     known = (
       ', '.join(_prepared(folder))
-      or "the folder of a version, as 'c4/en/3.0.1'"
+      or "the folder of a version, such as 'c4/en/3.0.1'"
     )
     raise UserError(
-      f'{field}.paths: {path!r} is no dataset of TFDS: it has no {INFO}. Name '
+      f'{field}.paths: {path!r} is not a TFDS dataset: it has no {INFO}. Name '
       f'{known}.'
     )
   return _builder(field, folder)
@@ -95,7 +95,7 @@ def _folder_of_name(field: str, name: str, data_dir: str) -> str:
   filesystems.check_utf8(data_dir, f'{field}.data_dir')
   try:
     parsed, _ = tfds.core.naming.parse_builder_name_kwargs(name)
-    if parsed.namespace:  # Those are looked up, and prepared, on the network.
+    if parsed.namespace:  # TFDS looks these up on the network.
       raise UserError(
         f'{field}.paths: {name!r} is of the namespace {parsed.namespace!r}: '
         'name the folder that it is prepared in instead.'
@@ -106,11 +106,11 @@ def _folder_of_name(field: str, name: str, data_dir: str) -> str:
   except tfds.core.registered.DatasetNotFoundError:
     known = tfds.core.registered.list_imported_builders()
     raise UserError(
-      f'{field}.paths: {name!r} is no dataset that TFDS knows or that is '
+      f'{field}.paths: {name!r} is neither a dataset that TFDS knows nor '
       f'prepared in {data_dir}.{_near(parsed.name, known)}' + _listed(data_dir)
     ) from None
   except (ValueError, AssertionError, ImportError) as error:
-    # Before it come arguments, in brackets; lines after are part of it.
+    # The reason follows the arguments, which are in brackets.
     reason = ' '.join(str(error).rpartition('}": ')[2].split())
     raise UserError(
       f'{field}.paths: TFDS cannot open {name!r}: {reason[:300].rstrip(".:")}.'
@@ -151,7 +151,7 @@ def _prepared(folder: str) -> list[str]:
 def _shards(
   source: str, config: SourceConfig, builder: Any
 ) -> Iterator[InputFile]:
-  """A unit for what the split takes of each shard."""
+  """A unit for each shard that the split reads, whole or in part."""
   splits = builder.info.splits
   try:
     instructions = splits[config.split].file_instructions
@@ -166,7 +166,7 @@ def _shards(
       f'corpus.sources.{source}.split: {config.split!r} of '
       f'{builder.info.full_name} has no example.'
     )
-  start_of = {}  # Of the file's first example in its split.
+  start_of = {}  # The index of a file's first example in its split.
   for name, split in splits.items():
     start = 0
     for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
@@ -187,10 +187,10 @@ def _shards(
 
 
 def check_ids(units: Mapping[str, Sequence[InputFile]]) -> None:
-  """Refuses datasets whose files have the same names: so have their examples.
+  """Refuses datasets with equal file names: their examples have equal ids.
 
   Raises:
-    UserError: two datasets of TFDS, read without an id_column, are such.
+    UserError: two datasets of TFDS without an id_column have equal file names.
   """
   folders: dict[str, str] = {}
   for source, files in units.items():
@@ -240,7 +240,7 @@ def _document(file: InputFile, example: dict[str, Any]) -> Document:
 
 
 def _keys(features: Any, name: str) -> tuple[str, ...]:
-  """Where a feature is: ('a', 'b') of 'a.b'; () where there is none."""
+  """The path of a feature: ('a', 'b') for 'a.b'; () if there is none."""
   if not _is_nested(features):
     return ()
   if name in features:

@@ -1,9 +1,9 @@
-"""The job that holds scores to what people said of pages.
+"""The job that compares scores with labels that people gave to pages.
 
-Labelled pages are tokenized and scored as a corpus is, by the workdir's
-vocabulary, models and token frequencies, in a folder below it; what is scored
-there is found again. A folder is named after all that decides its scores, so
-that another file of pages, or another model, gets one of its own.
+Labelled pages are tokenized and scored like a corpus, with the vocabulary,
+models and token frequencies of the workdir, in a folder below it. Finished
+scores are used again. The name of the folder depends on all that decides the
+scores, so another file of pages or another model gets a folder of its own.
 """
 
 import dataclasses
@@ -17,7 +17,6 @@ from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import labelled
 from infoprune_jax.corpus.labelled import Pages
-from infoprune_jax.evaluate import auc
 from infoprune_jax.runtime import artifacts, files, hashing, manifests
 from infoprune_jax.runtime.options import recorded
 from infoprune_jax.runtime.progress import logger
@@ -32,7 +31,7 @@ from infoprune_jax.score import references as references_lib, stage
 from infoprune_jax.score.references import Reference
 from infoprune_jax.selection import expressions
 from infoprune_jax.selection.examples import scored_examples
-from infoprune_jax.statistics import statistics
+from infoprune_jax.statistics import auc, statistics
 from infoprune_jax.tokens import (
   folds as folds_lib,
   tables as table_lib,
@@ -42,18 +41,18 @@ from infoprune_jax.tokens.token_store import StoreMarker, TokenStore
 from infoprune_jax.tokens.vocabulary import Vocabulary
 
 JOB = 'labels'
-ALL = ''  # what the group of all pages is called
+ALL = ''  # the name of the group of all pages
 FILE = 'auc.json'
 MEANING = 'above 0.5, pages labelled 1 have the higher score'
 
 
 def check(config: Config) -> None:
-  """Evaluates the expressions over no page.
+  """Checks the expressions, by evaluating them over zero pages.
 
   Raises:
-    UserError: one cannot be evaluated.
+    UserError: an expression cannot be evaluated.
   """
-  schema = table_lib.example_schema(tuple(config.reference.checkpoints))
+  schema = table_lib.example_schema(config.score_columns)
   for name, expression in config.labels.scores.items():
     try:
       expressions.parse(expression, schema)
@@ -64,11 +63,11 @@ def check(config: Config) -> None:
 def run(config: Config, workdir: str) -> None:
   """Prints and writes the AUC of each score against the labels.
 
-  With two reference models the first scores, and its half of the text says how
-  frequent tokens are.
+  With two reference models, the first one scores. Token frequencies are then
+  those of its half of the text.
 
   Raises:
-    UserError: a row is no page with a label, a model is missing, or an
+    UserError: a record is not a page with a label, a model is missing, or an
       expression cannot be evaluated.
   """
   store = TokenStore.open(workdir)
@@ -78,14 +77,7 @@ def run(config: Config, workdir: str) -> None:
     for reference in references_lib.open_all(config, workdir, store)
     if reference.fold == 0
   ]
-  words = Vocabulary.load(vocabulary_dir(workdir))
-  manifests.check_made_from(
-    store.manifest,
-    'token store',
-    'vocabulary',
-    {'fingerprint': words.hash},
-    'vocabulary',
-  )
+  words = _open_vocabulary(workdir, store)
   files.check_writable(workdir)
   home = labels_dir(workdir, _digest(config, store, words, references, pages))
   with files.lock(home):
@@ -106,13 +98,25 @@ def run(config: Config, workdir: str) -> None:
     _write(config, home, result)
   if result['trained_on']:
     logger.warning(
-      'labels: %d of %d pages are in the text that the reference model of this '
-      'workdir trains on: their scores are not those of text it has not seen',
+      'labels: %d of %d pages are in the training text of the reference model: '
+      'it predicts them better than unseen text',
       result['trained_on'],
       len(pages.label),
     )
   print(_text(result), flush=True)
   logger.info('labels: wrote %s', posixpath.join(_auc_dir(home), FILE))
+
+
+def _open_vocabulary(workdir: str, store: TokenStore) -> Vocabulary:
+  words = Vocabulary.load(vocabulary_dir(workdir))
+  manifests.check_made_from(
+    store.manifest,
+    'token store',
+    'vocabulary',
+    {'fingerprint': words.hash},
+    'vocabulary',
+  )
+  return words
 
 
 def _of_one_fold(config: Config) -> Config:
@@ -127,7 +131,7 @@ def _digest(
   references: list[Reference],
   pages: Pages,
 ) -> str:
-  """Of all that decides the scores of the pages."""
+  """A digest of all that decides the scores of the pages."""
   return manifests.fingerprint(
     {
       'format_version': manifests.FORMAT_VERSION,
@@ -195,7 +199,7 @@ def _write_statistics(
 
 
 def _num_trained(config: Config, store: TokenStore, content: np.ndarray) -> int:
-  """How many pages are in the text that the reference model trains on."""
+  """The number of pages in the training text of the reference model."""
   trained = np.zeros(len(content), bool)
   for number in range(store.num_shards):
     shard = store.shard(number)
@@ -238,8 +242,8 @@ def _group(
 ) -> dict[str, Any]:
   """The AUC of each score over the pages at some positions.
 
-  Copies of a text with one label are one page: to draw them apart would
-  pretend to more evidence than there is.
+  Copies of a text with one label count as one page: drawn separately, they
+  would look like more evidence than there is.
   """
   pairs = np.stack([content[inside], label[inside]])
   _, first = np.unique(pairs, axis=1, return_index=True)
@@ -269,7 +273,7 @@ def _auc_dir(home: str) -> str:
 
 
 def _write(config: Config, home: str, result: dict[str, Any]) -> None:
-  """Writes the figures, always anew: it takes seconds."""
+  """Writes the results, always anew: it takes seconds."""
   tables = {
     'scores': scores_dir(home),
     'statistics': statistics_dir(home),
@@ -290,7 +294,7 @@ def _write(config: Config, home: str, result: dict[str, Any]) -> None:
 
 
 def _text(result: dict[str, Any]) -> str:
-  """The figures as a table for a terminal."""
+  """The results as a table for a terminal."""
   groups = len(result['groups']) > 1
   width = max(map(len, result['scores']))
   lines = [f'AUC of each score: {result["meaning"]}.']

@@ -1,4 +1,4 @@
-"""Held-out losses: the scorer, run over documents that nothing trained on."""
+"""Held-out losses: the scorer, run over documents that no model trained on."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from infoprune_jax.config.experiment import Config, EvaluateConfig
+from infoprune_jax.config.evaluate import EvaluateConfig
+from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.model import checkpoints, mesh as mesh_lib
 from infoprune_jax.model.mesh import Mesh
@@ -21,16 +22,16 @@ from infoprune_jax.runtime import (
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import Progress, logger
 from infoprune_jax.runtime.workdir import evaluation_dir, run_dir
-from infoprune_jax.score import scorer as scorer_lib
+from infoprune_jax.score import references, scorer as scorer_lib
 from infoprune_jax.tokens import tables
 from infoprune_jax.tokens.token_store import TokenStore
 
-CURVE_SEED = 1  # Of which held-out documents the curve is over.
+CURVE_SEED = 1  # Of the draw of held-out documents for the curve.
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """The loss on a fixed draw of held-out documents, while training."""
+  """The loss on a fixed draw of held-out documents, during training."""
 
   scorer: scorer_lib.Scorer
   store: TokenStore
@@ -64,11 +65,15 @@ def losses(nll_sum: float, num_tokens: int, num_bytes: int) -> dict[str, float]:
 
 
 def make_curve(
-  config: EvaluateConfig, model: ModelConfig, store: TokenStore, mesh: Mesh
+  config: EvaluateConfig,
+  model: ModelConfig,
+  vocab_size: int,
+  store: TokenStore,
+  mesh: Mesh,
 ) -> Curve:
   """Draws held-out documents, as many as fit into `online_eval_tokens`.
 
-  And the first of each source, whatever its length: all are followed.
+  The first document of each source is always in, whatever its length.
   """
   shard_index, doc_index = heldout_documents(store)
   columns = {
@@ -89,7 +94,7 @@ def make_curve(
   _, first = np.unique(columns['source'][order], return_index=True)
   drawn = np.union1d(order[total <= config.online_eval_tokens], order[first])
   return Curve(
-    scorer_lib.compile_scorer(model, config.scoring, store.vocab_size, mesh),
+    scorer_lib.compile_scorer(model, config.scoring, vocab_size, mesh),
     store,
     shard_index[drawn],
     doc_index[drawn],
@@ -112,27 +117,52 @@ def run(config: Config, workdir: str) -> None:
   """Writes the loss of every held-out document under every trained arm.
 
   Each host packs documents of its own. On another number of hosts a document
-  lies elsewhere in a document, and its loss differs by float32 rounding: by
-  less than 1e-6 of it. On the same number it is the same, byte for byte.
+  has another place in its sequence, and its loss differs by float32 rounding,
+  by less than 1e-6 relative. On the same number the result is the same, byte
+  for byte.
 
   Raises:
     UserError: a run is missing, or was trained on another corpus.
   """
   store = TokenStore.open(workdir)
   mesh = mesh_lib.make_mesh(config.mesh)
-  runs = [(arm, seed) for arm in config.arms for seed in config.train.seeds]
-  progress = Progress(
-    'evaluate',
-    'tokens',
-    len(runs) * store.manifest['splits']['heldout']['tokens'],
-  )
+  runs = config.runs
+  tokens = store.manifest['splits']['heldout']['tokens']
+  progress = Progress('evaluate', 'tokens', len(runs) * tokens)
+  num_skipped = 0
   for arm, seed in runs:
     path = run_dir(workdir, arm, seed)
     trained = manifests.open_finished(path, f'run {arm} seed {seed}', 'train')
     manifests.check_made_from(
       trained, f'run {arm}', 'token_store', store.manifest, 'token store'
     )
-    _evaluate_run(config, workdir, store, mesh, arm, seed, trained, progress)
+    if not _evaluate_run(
+      config, workdir, store, mesh, arm, seed, trained, progress
+    ):
+      progress.skip(tokens)
+      num_skipped += 1
+  if num_skipped:
+    logger.info(
+      'evaluate: %d of %d runs finished before, skipped', num_skipped, len(runs)
+    )
+  if num_skipped < len(runs):
+    progress.finish(f'{len(runs)} runs')
+
+
+def describe(
+  config: Config, workdir: str, arm: str, seed: int, inputs: Mapping[str, str]
+) -> artifacts.Artifact:
+  """The held-out losses of a run, made from these inputs."""
+  options = options_of(config.evaluate.scoring)
+  del options['per_device_batch_size']
+  return artifacts.Artifact(
+    evaluation_dir(workdir, arm, seed),
+    'evaluation',
+    'evaluate',
+    options,
+    inputs,
+    sections={'': 'evaluate.scoring'},
+  )
 
 
 def _evaluate_run(
@@ -144,54 +174,62 @@ def _evaluate_run(
   seed: int,
   trained: Mapping[str, Any],
   progress: Progress,
-) -> None:
-  """Evaluates one arm and seed, unless that is done."""
-  path = evaluation_dir(workdir, arm, seed)
-  options = options_of(config.evaluate.scoring)
-  del options['per_device_batch_size']
-  artifact = artifacts.Artifact(
-    path,
-    'evaluation',
-    'evaluate',
-    options,
-    {'token_store': store.fingerprint, 'run': trained['fingerprint']},
-  )
+) -> bool:
+  """Evaluates one arm and seed; returns False if that was done before."""
+  inputs = {'token_store': store.fingerprint, 'run': trained['fingerprint']}
+  artifact = describe(config, workdir, arm, seed, inputs)
   first = distributed.index() == 0
-  with files.lock(path) if first else contextlib.nullcontext():
+  with files.lock(artifact.path) if first else contextlib.nullcontext():
     name = f'the evaluation of {arm}, seed {seed}'
     if distributed.on_first(name, lambda: artifact.finished() is not None):
-      logger.info('evaluate: %s seed %d finished before, skipped', arm, seed)
-      return
-    if first:  # It alone writes.
+      return False
+    if first:  # Only process 0 writes.
       artifact = artifact.begin()
+    model = references.arm_model(config, store.vocab_size)
     scorer = scorer_lib.compile_scorer(
-      config.model, config.evaluate.scoring, store.vocab_size, mesh
+      model.model, config.evaluate.scoring, model.vocab_size, mesh
     )
     params = checkpoints.load_params(
       run_dir(workdir, arm, seed),
       trained['step'],
-      scorer_lib.abstract_params(config.model, store.vocab_size, mesh),
+      scorer_lib.abstract_params(model.model, model.vocab_size, mesh),
     )
     shard_index, doc_index = heldout_documents(store)
     sums, spent = scorer.document_nll(
-      params, store, shard_index, doc_index, on_batch=progress.add
+      params,
+      store,
+      shard_index,
+      doc_index,
+      on_batch=lambda count: progress.add(count, f'{arm} seed {seed}'),
     )
-    written = {}
-    for shard in range(store.num_shards) if first else ():
-      here = shard_index == shard
-      losses_table = tables.shard_table(
-        tables.LOSS_SCHEMA,
-        shard,
-        doc_index[here],
-        store.shard(shard).table(*scorer_lib.DOCUMENT_COLUMNS),
-        nll_sum=sums[here],
-      )
-      written |= artifact.finish_shard(
-        shard,
-        store.num_shards,
-        tables.shard_file(losses_table, shard, store.num_shards),
-      )['files']
     if first:
-      artifact.finish(written, flops=spent)
+      _write(artifact, store, shard_index, doc_index, sums, spent)
     distributed.barrier(f'the end of {name}')
-    logger.info('evaluate: %s seed %d done', arm, seed)
+    return True
+
+
+def _write(
+  artifact: artifacts.Artifact,
+  store: TokenStore,
+  shard_index: np.ndarray,
+  doc_index: np.ndarray,
+  sums: np.ndarray,
+  spent: float,
+) -> None:
+  """Writes the losses of all documents, and the manifest."""
+  written = {}
+  for shard in range(store.num_shards):
+    here = shard_index == shard
+    losses_table = tables.shard_table(
+      tables.LOSS_SCHEMA,
+      shard,
+      doc_index[here],
+      store.shard(shard).table(*scorer_lib.DOCUMENT_COLUMNS),
+      nll_sum=sums[here],
+    )
+    written |= artifact.finish_shard(
+      shard,
+      store.num_shards,
+      tables.shard_file(losses_table, shard, store.num_shards),
+    )['files']
+  artifact.finish(written, flops=spent)

@@ -1,8 +1,9 @@
-"""The corpus, found again as it was tokenized: file and record of each document.
+"""Finds the file and record of each document of a token store in the corpus.
 
-The token store has the text's hash of each document, but not its other fields.
+The token store has a hash of each text, but not the other fields of its record.
 """
 
+import posixpath
 import re
 
 import numpy as np
@@ -11,7 +12,6 @@ from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import corpus_index
 from infoprune_jax.corpus.corpus_index import CorpusIndex
-from infoprune_jax.runtime import artifacts
 from infoprune_jax.runtime.hashing import text_hash
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.tokens import tokenize
@@ -24,12 +24,9 @@ def read_again(config: Config, store: TokenStore) -> CorpusIndex:
   Raises:
     UserError: the config asks for another corpus, or a file changed.
   """
-  artifacts.Artifact(
-    store.path,
-    'token store',
-    'tokenize',
-    tokenize.store_options(config),
-    store.manifest['inputs'],
+  inputs = store.manifest['inputs']
+  tokenize.store_artifact(
+    config, posixpath.dirname(store.path), inputs
   ).finished()
   logger.info('export: reads the corpus, to find the record of each document')
   index = corpus_index.build(config.corpus, 'export')
@@ -39,7 +36,7 @@ def read_again(config: Config, store: TokenStore) -> CorpusIndex:
 
 
 def _difference(index: CorpusIndex, store: TokenStore) -> str:
-  """Where a corpus is first another than the one that was tokenized."""
+  """A message with the first difference from the corpus that was tokenized."""
   shards = [store.shard(number) for number in range(store.num_shards)]
   same = np.ones(min(len(index.line), sum(store.documents_per_shard)), bool)
   for name in ('num_bytes', 'content_hash'):
@@ -67,7 +64,7 @@ def source_names(index: CorpusIndex) -> dict[str, str]:
   """A name for the files of each source, by the source's name.
 
   Raises:
-    UserError: two sources have the same.
+    UserError: two sources would have the same name.
   """
   names: dict[str, str] = {}
   for source in dict.fromkeys(file.source for file in index.files):

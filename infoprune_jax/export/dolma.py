@@ -1,10 +1,10 @@
 """Scores and decisions as attributes of the Dolma toolkit.
 
 The layout is that of docs/data-format.md and docs/mixer.md of allenai/dolma:
-beside `documents/` of a dataset stands `attributes/NAME/` with the same files,
-and in each a line for each line, with the `id` of the document and spans
-[start, end, value] of its text, in characters. `dolma mix` refuses another
-number or order of lines.
+`attributes/NAME/` is beside `documents/` of a dataset and has the same files.
+For each line of a document file there is a line with the `id` of the document
+and spans [start, end, value] of its text, in characters. `dolma mix` refuses
+another number or order of lines.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from infoprune_jax.config.scoring import PARTIAL_NLL, REFERENCE_COLUMN
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import (
   compressed,
@@ -34,7 +35,6 @@ from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.workdir import DATA
 
 NAME = 'infoprune'
-_SUMS = 'nll_sum'  # what the columns of sums have in their names, in nats
 _DOCUMENTS = '/documents/'
 
 
@@ -48,7 +48,7 @@ class FileTask:
   name: str  # of the file to write
   file: sources.InputFile
   index: CorpusIndex  # of its documents
-  first: int  # where they start in their first shard
+  first: int  # position of the first document in its shard
   tables: decisions.Tables
 
 
@@ -58,7 +58,7 @@ def tasks(
   """A task for each file of the corpus.
 
   Raises:
-    UserError: a source is no JSONL, or two files would get one name.
+    UserError: a source is not JSONL, or two files would get one name.
   """
   names = _names(index)
   starts = np.searchsorted(index.shard, np.arange(index.shard.max() + 1))
@@ -84,16 +84,12 @@ def tasks(
 
 
 def _names(index: CorpusIndex) -> list[str]:
-  """The file of attributes of each file, below a folder for each source."""
+  """The name of the attributes of each file, below a folder for each source."""
   folders = source_names(index)
   names: dict[str, str] = {}
   for file in index.files:
-    if file.config.format != 'jsonl':
-      raise UserError(
-        f'The source {file.source!r} is of format {file.config.format!r}, but '
-        "Dolma's documents are JSONL: leave 'dolma_attributes' out of "
-        "export.formats; 'scores' has the same of all sources."
-      )
+    if problem := not_jsonl(file):
+      raise UserError(problem)
     path = paths.display(file.path)
     relative = (
       path.rpartition(_DOCUMENTS)[2] if _DOCUMENTS in path else file.name
@@ -106,6 +102,17 @@ def _names(index: CorpusIndex) -> list[str]:
       )
     names[name] = file.path
   return list(names)
+
+
+def not_jsonl(file: sources.InputFile) -> str:
+  """Why a source has no attributes; '' if it is JSONL."""
+  if file.config.format == 'jsonl':
+    return ''
+  return (
+    f'The source {file.source!r} is of format {file.config.format!r}, but '
+    "Dolma's documents are JSONL: leave 'dolma_attributes' out of "
+    "export.formats; 'scores' has the same of all sources."
+  )
 
 
 def write_attributes(task: FileTask) -> Marker:
@@ -130,7 +137,7 @@ def _compressed(task: FileTask, file: Any) -> Iterator[Callable[[bytes], Any]]:
   if codec is None:
     yield file.write
     return
-  if codec == 'xz':  # Which Arrow does not write.
+  if codec == 'xz':  # Arrow does not write it.
     with lzma.LZMAFile(file, 'wb') as stream:
       yield stream.write
     return
@@ -142,7 +149,7 @@ def _lines(task: FileTask) -> Iterator[bytes]:
   """The attributes of each record, also of records that are not in the corpus.
 
   Raises:
-    UserError: the file is not what was indexed.
+    UserError: the file has changed since it was indexed.
   """
   index, config = task.index, task.file.config
   places = {line: place for place, line in enumerate(index.line.tolist())}
@@ -154,6 +161,7 @@ def _lines(task: FileTask) -> Iterator[bytes]:
     example_id, attributes = None, {}
     if place is None:
       attributes = {f'{name}_keep': 0.0 for name in task.tables.selections}
+      attributes |= {f'{n}_repeats': 0.0 for n in task.tables.repeats_columns}
     else:
       data = text.encode('utf-8', 'surrogatepass')
       if utf8_hash(data) != index.text_hash[place]:
@@ -174,13 +182,13 @@ def _lines(task: FileTask) -> Iterator[bytes]:
 
 
 def _stored_lines(path: str) -> Iterator[tuple[int, bytes]]:
-  """The lines of a file; none of one that was left out as it is empty."""
+  """The lines of a file; none for an empty file that was left out."""
   with contextlib.suppress(records.Bad):
     yield from sources.read_lines(path)
 
 
 def _parsed(line: bytes) -> Mapping[str, Any]:
-  """The record of a line; of a line that is none, an empty one."""
+  """The record of a line; an empty one if the line is not a record."""
   try:
     record = json.loads(line)
   except (ValueError, RecursionError):
@@ -204,10 +212,17 @@ def _values(task: FileTask) -> Iterator[tuple[str, dict[str, float]]]:
     decisions.shard_table(task.tables, number)
     for number in np.unique(task.index.shard).tolist()
   ).slice(task.first, len(task.index.line))
-  sums = [name for name in table.column_names if _SUMS in name]
+  sums = [
+    name
+    for name in table.column_names
+    if REFERENCE_COLUMN.match(name) or name == 'unigram_nll_sum'
+  ]
   columns = {
     name: table[name].to_pylist()
-    for name in ('example_id', 'num_tokens', *sums, *task.tables.keep_columns)
+    for name in (
+      *('example_id', 'num_tokens', *sums, *task.tables.keep_columns),
+      *task.tables.repeats_columns.values(),
+    )
   }
   for place in range(table.num_rows):
     tokens = columns['num_tokens'][place]
@@ -215,9 +230,13 @@ def _values(task: FileTask) -> Iterator[tuple[str, dict[str, float]]]:
     for name in sums:
       value = columns[name][place]
       if value is not None and tokens:
-        attributes[name.replace('sum', 'per_token')] = value / tokens
+        partial = PARTIAL_NLL.match(name)
+        summed = min(tokens, int(partial[2])) if partial else tokens
+        attributes[name.replace('sum', 'per_token')] = value / summed
     for name, column in zip(
       task.tables.selections, task.tables.keep_columns, strict=True
     ):
       attributes[f'{name}_keep'] = float(columns[column][place])
+    for name, column in task.tables.repeats_columns.items():
+      attributes[f'{name}_repeats'] = float(columns[column][place])
     yield columns['example_id'][place], attributes

@@ -1,11 +1,11 @@
-"""The job that exports what arms keep, and why, for other programs. No JAX.
+"""The job that exports kept documents and scores for other programs. No JAX.
 
-Each arm and format is an artifact of its own, of shards that processes write.
+Each arm and format is an artifact of its own, whose shards processes write.
 """
 
 import dataclasses
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from infoprune_jax.config.experiment import ARM_EXPORTS, Config
 from infoprune_jax.corpus import quiet_tensorflow, sources
 from infoprune_jax.corpus.corpus_index import CorpusIndex
+from infoprune_jax.corpus.records import InputFile
 from infoprune_jax.export import (
   corpus,
   decisions,
@@ -36,8 +37,12 @@ from infoprune_jax.selection import keep_set
 from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.tokens.token_store import TokenStore
 
-# No arm has this name: it is no identifier.
+# No arm has this name: it is not an identifier.
 EVERY_ARM = 'every-arm'
+_TABLES = {
+  'scores': decisions.write_scores,
+  'keep_set': decisions.write_keep_set,
+}
 _WRITERS: dict[str, Callable[[documents.ShardTask], Marker]] = {
   'jsonl': documents.write_jsonl,
   'parquet': documents.write_parquet,
@@ -52,32 +57,33 @@ class _Export:
 
   artifact: Artifact
   format: str
-  selections: tuple[str, ...]  # the keep sets that it is of
+  selections: tuple[str, ...]  # the keep sets that it exports
 
   @property
   def name(self) -> str:
-    """For the log, such as 'export: top/jsonl'."""
+    """The name in the log, such as 'export: top/jsonl'."""
     return 'export: ' + '/'.join(self.artifact.path.split('/')[-2:])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-  """What there is to export."""
+  """The artifacts to export."""
 
   workdir: str
   store: TokenStore
   keep_sets: dict[str, KeepSet]
-  index: CorpusIndex | None  # of the whole corpus, where a format needs it
+  index: CorpusIndex | None  # of the whole corpus, if a format needs it
   num_workers: int
-  include_locations: bool  # of the format 'scores'
+  include_locations: bool  # of the formats in _TABLES
+  joined: tuple[str, ...]  # names of tables of the user's
 
 
 def run(config: Config, workdir: str) -> None:
-  """Writes what `config.export` asks for; what is finished is skipped.
+  """Writes the exports of `config.export`; finished ones are skipped.
 
   Raises:
-    UserError: something to export is missing, changed since it was tokenized,
-      or does not fit a format.
+    UserError: an artifact is missing, the corpus changed since it was
+      tokenized, or a record does not fit a format.
   """
   store = TokenStore.open(workdir)
   names = _selections(config)
@@ -105,6 +111,7 @@ def run(config: Config, workdir: str) -> None:
       index,
       config.corpus.num_workers,
       config.export.include_locations,
+      tuple(config.select.tables),
     )
     planned = [(export, _work(export, source)) for export in todo]
     for export, work in planned:
@@ -112,22 +119,75 @@ def run(config: Config, workdir: str) -> None:
         _write(export, source, work)
 
 
+def refusals(config: Config, inputs: Sequence[InputFile]) -> list[str]:
+  """A sentence for each source that a format of `config.export` cannot hold.
+
+  Args:
+    config: The experiment.
+    inputs: The units of the corpus. The first one of each source is read.
+
+  Raises:
+    UserError: a file cannot be read.
+  """
+  first = {file.source: file for file in reversed(inputs)}
+  files = list(first.values())[::-1]
+  problems = []
+  for format in config.export.formats:
+    if format in ('jsonl', 'parquet'):
+      problems += documents.refusals(files, format)
+  if 'dolma_attributes' in config.export.formats:
+    problems += filter(None, map(dolma.not_jsonl, files))
+  return problems
+
+
 def _folder(config: Config, workdir: str) -> str:
   return filesystems.canonical(config.export.folder or export_dir(workdir))
 
 
 def _selections(config: Config) -> tuple[str, ...]:
-  """The keep sets to export: of arms that draw, one for each seed."""
+  """The keep sets to export; for arms that draw at random, one per seed."""
   names = [
     keep_set.selection_name(config.select.arms[arm], arm, seed)
-    for arm in config.export.arms or config.arms
+    for arm in config.export.arms or config.select.arms
     for seed in config.train.seeds
   ]
   return tuple(dict.fromkeys(names))
 
 
 def _needs_corpus(config: Config, format: str) -> bool:
-  return format != 'scores' or config.export.include_locations
+  return format not in _TABLES or config.export.include_locations
+
+
+def folders(config: Config) -> list[tuple[str, str, tuple[str, ...]]]:
+  """The format, name and keep sets of each export, in the config's order."""
+  names = _selections(config)
+  return [
+    (format, name, selections)
+    for format in dict.fromkeys(config.export.formats)
+    for name, selections in (
+      [(name, (name,)) for name in names]
+      if format in ARM_EXPORTS
+      else [(EVERY_ARM, names)]
+    )
+  ]
+
+
+def describe(
+  config: Config,
+  workdir: str,
+  format: str,
+  name: str,
+  inputs: Mapping[str, str],
+) -> Artifact:
+  """The export of a format, to a folder of this name, made from these inputs."""
+  options: dict[str, Any] = {'format': format}
+  if format in _TABLES:
+    options['include_locations'] = options_of(config.export)[
+      'include_locations'
+    ]
+  path = posixpath.join(_folder(config, workdir), name, format)
+  sections = {'': 'export'}
+  return Artifact(path, 'export', 'export', options, inputs, sections)
 
 
 def _exports(
@@ -136,40 +196,29 @@ def _exports(
   store: TokenStore,
   keep_sets: dict[str, KeepSet],
 ) -> list[_Export]:
-  """What to write, in the order of the config."""
-  folder = _folder(config, workdir)
+  """The exports to write, in the order of the config."""
   made = []
-  for format in dict.fromkeys(config.export.formats):
-    groups: Sequence[tuple[str, tuple[str, ...]]]
-    groups = [(name, (name,)) for name in keep_sets]
+  for format, name, selections in folders(config):
     inputs = {'token_store': store.fingerprint}
-    options: dict[str, Any] = {'format': format}
-    if format not in ARM_EXPORTS:
-      groups = [(EVERY_ARM, tuple(keep_sets))]
-      inputs |= decisions.Tables(workdir, tuple(keep_sets)).inputs()
-    if format == 'scores':
-      options['include_locations'] = options_of(config.export)[
-        'include_locations'
-      ]
-    for name, selections in groups:
-      kept = {
-        f'keep_set/{selection}': keep_sets[selection].manifest['fingerprint']
-        for selection in selections
-      }
-      path = posixpath.join(folder, name, format)
-      artifact = Artifact(path, 'export', 'export', options, inputs | kept)
-      made.append(_Export(artifact, format, selections))
+    if name == EVERY_ARM:
+      joined = tuple(config.select.tables)
+      inputs |= decisions.Tables(workdir, selections, joined).inputs()
+    for selection in selections:
+      kept = keep_sets[selection].manifest['fingerprint']
+      inputs[f'keep_set/{selection}'] = kept
+    artifact = describe(config, workdir, format, name, inputs)
+    made.append(_Export(artifact, format, selections))
   return made
 
 
 def _work(export: _Export, source: _Source) -> ShardWork:
-  """What is written for each shard.
+  """The work for each shard.
 
   Raises:
-    UserError: what is to be written does not fit the format.
+    UserError: a record does not fit the format.
   """
-  if export.format == 'scores':
-    write, tasks = decisions.write_scores, _score_tasks(export, source)
+  if export.format in _TABLES:
+    write, tasks = _TABLES[export.format], _table_tasks(export, source)
     sizes = source.store.documents_per_shard
   else:
     write, tasks = _document_tasks(export, source)
@@ -177,14 +226,12 @@ def _work(export: _Export, source: _Source) -> ShardWork:
   return ShardWork(export.name, write, tasks, 'documents', sizes)
 
 
-def _score_tasks(
-  export: _Export, source: _Source
-) -> list[decisions.ScoresTask]:
-  tables = decisions.Tables(source.workdir, export.selections)
+def _table_tasks(export: _Export, source: _Source) -> list[decisions.TableTask]:
+  tables = decisions.Tables(source.workdir, export.selections, source.joined)
   num_shards = source.store.num_shards
   index = source.index if source.include_locations else None
   return [
-    decisions.ScoresTask(
+    decisions.TableTask(
       export.artifact,
       shard,
       num_shards,
@@ -198,47 +245,67 @@ def _score_tasks(
 def _document_tasks(
   export: _Export, source: _Source
 ) -> tuple[Callable[[Any], Marker], list[Any]]:
-  """What writes a shard from the documents of the corpus, and its tasks."""
+  """The writer of a shard from the documents of the corpus, and its tasks."""
   index = source.index
   assert index is not None  # `_needs_corpus` says so.
   if export.format == 'dolma_attributes':
-    tables = decisions.Tables(source.workdir, export.selections)
+    tables = decisions.Tables(source.workdir, export.selections, source.joined)
     return dolma.write_attributes, dolma.tasks(export.artifact, index, tables)
-  kept = _kept(source.keep_sets[export.selections[0]], source.store, index)
+  chosen = source.keep_sets[export.selections[0]]
+  kept, repeats = _kept(chosen, source.store, index)
   num_shards = source.store.num_shards
   tasks = [
     documents.ShardTask(
-      export.artifact, shard, num_shards, kept.restricted_to(shard), {}
+      export.artifact,
+      shard,
+      num_shards,
+      kept.restricted_to(shard),
+      {},
+      repeats[kept.shard == shard] if chosen.has_repeats else None,
     )
     for shard in range(num_shards)
   ]
-  if export.format == 'jsonl':
-    documents.check_json(kept)
+  if chosen.has_repeats:
+    logger.info(
+      '%s: each example is written once; how often an epoch uses it is in '
+      'its field %r',
+      export.name,
+      documents.REPEATS,
+    )
+  if export.format in ('jsonl', 'parquet'):
+    documents.check_columns(kept, export.format)
+    if chosen.has_repeats:
+      documents.check_repeats(kept)
   if export.format == 'parquet':
     corpus.source_names(kept)
     types = workers.run_all(documents.record_types, tasks, source.num_workers)
-    schemas = documents.schemas_of(kept, types)
+    schemas = documents.schemas_of(kept, types, chosen.has_repeats)
+    if len(set(schemas.values())) > 1:
+      logger.info(
+        '%s: the sources have different columns: read those of one, '
+        'data/*.SOURCE.parquet',
+        export.name,
+      )
     tasks = [dataclasses.replace(task, schemas=schemas) for task in tasks]
   return _WRITERS[export.format], tasks
 
 
 def _kept(
   chosen: KeepSet, store: TokenStore, index: CorpusIndex
-) -> CorpusIndex:
-  """The documents of the corpus that a keep set keeps."""
-  first = np.cumsum([0, *store.documents_per_shard])
-  return index.only(
-    np.concatenate(
-      [
-        first[shard] + chosen.doc_indices(shard)
-        for shard in range(store.num_shards)
-      ]
-    )
+) -> tuple[CorpusIndex, np.ndarray]:
+  """The documents of the corpus that a keep set keeps.
+
+  Also returns how often an epoch uses each, [kept] uint8.
+  """
+  repeats = np.concatenate(
+    [chosen.of_shard(shard) for shard in range(store.num_shards)]
   )
+  kept = np.flatnonzero(repeats)
+  return index.only(kept), repeats[kept]
 
 
 def _write(export: _Export, source: _Source, work: ShardWork) -> None:
-  """Writes the shards that are not done, then the manifest."""
+  """Writes the missing shards, then the manifest."""
   artifact = export.artifact.begin()
   tasks = [dataclasses.replace(t, artifact=artifact) for t in work.tasks]
   work = dataclasses.replace(work, tasks=tasks)
@@ -252,7 +319,8 @@ def _write(export: _Export, source: _Source, work: ShardWork) -> None:
   more_files = {}
   if export.format == 'tfds':
     name = export.selections[0].replace('-', '_')
-    more_files = records.finish_tfds(artifact, name, markers)
+    with_repeats = source.keep_sets[export.selections[0]].has_repeats
+    more_files = records.finish_tfds(artifact, name, markers, with_repeats)
   finish_from_markers(
     artifact, markers, sums=['num_documents'], more_files=more_files
   )

@@ -1,32 +1,22 @@
-"""The types of columns: of what Parquet is to hold, and what JSON can.
+"""The types of columns of records of JSON: their schema for Parquet.
 
-JSON has no schema, so that of a source is found in its records. No value is
-made another to fit: 3 and "3" in one field are refused, 3 and 0.5 are numbers.
+JSON has no schema, so the schema of a source comes from its records. No value
+is converted to fit: 3 and "3" in one field are refused, 3 and 0.5 are numbers.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import io
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
-# Of documents of sources that have no records.
+from infoprune_jax.corpus import parquet
+
+# The schema of documents of sources without records.
 DOCUMENT = pa.schema(
   [('id', pa.string()), ('source', pa.string()), ('text', pa.string())]
 )
 _INT64 = 2**63
-_IN_JSON: tuple[Callable[[pa.DataType], bool], ...] = (
-  pa.types.is_null,
-  pa.types.is_boolean,
-  pa.types.is_integer,
-  pa.types.is_floating,
-  pa.types.is_string,
-  pa.types.is_large_string,
-)
-_LISTS: tuple[Callable[[pa.DataType], bool], ...] = (
-  pa.types.is_list,
-  pa.types.is_large_list,
-  pa.types.is_fixed_size_list,
-)
 
 
 class Unfit(Exception):
@@ -52,7 +42,7 @@ def merged(first: pa.DataType, second: pa.DataType, where: str) -> pa.DataType:
   """The type that holds the values of both.
 
   Raises:
-    Unfit: there is none; `where` is the field.
+    Unfit: there is no such type; `where` is the field.
   """
   if first.equals(second) or pa.types.is_null(second):
     return first
@@ -73,7 +63,7 @@ def merged(first: pa.DataType, second: pa.DataType, where: str) -> pa.DataType:
 
 
 def empty_object(kind: pa.DataType, where: str = '') -> str:
-  """A field that is {} wherever it is, which Parquet cannot hold; '' if none."""
+  """A field that is always {}, which Parquet cannot hold; '' if none."""
   if pa.types.is_struct(kind):
     if not kind.num_fields:
       return where
@@ -82,20 +72,18 @@ def empty_object(kind: pa.DataType, where: str = '') -> str:
   return empty_object(kind.value_type, where) if pa.types.is_list(kind) else ''
 
 
-def not_json(fields: Iterable[pa.Field], where: str = '') -> str:
-  """The first column of a type that JSON has no value for; '' if none."""
-  for field in fields:
-    name, kind = _inside(where, field.name), field.type
-    while any(is_list(kind) for is_list in _LISTS):
-      kind = kind.value_type
-    if pa.types.is_dictionary(kind):
-      kind = kind.value_type
-    if pa.types.is_struct(kind):
-      if column := not_json(kind, name):
-        return column
-    elif not any(fits(kind) for fits in _IN_JSON):
-      return f'{name} ({kind})'
-  return ''
+def not_parquet(fields: Iterable[pa.Field]) -> list[str]:
+  """The columns that Parquet cannot hold, as 'a (month_day_nano_interval)'."""
+
+  def fits(field: pa.Field) -> bool:
+    table = pa.schema([field]).empty_table()
+    try:
+      parquet.write_table(table, io.BytesIO())
+    except pa.ArrowNotImplementedError:
+      return False
+    return True
+
+  return [f'{f.name} ({f.type})' for f in fields if not fits(f)]
 
 
 def _of_value(value: Any, where: str) -> pa.DataType:
@@ -114,7 +102,7 @@ def _of_value(value: Any, where: str) -> pa.DataType:
     try:
       value.encode()
     except UnicodeEncodeError:
-      raise Unfit(where, 'holds text that is no Unicode') from None
+      raise Unfit(where, 'holds text that is not Unicode') from None
     return pa.string()
   if isinstance(value, list):
     kind = pa.null()
@@ -135,7 +123,7 @@ def _said(kind: pa.DataType) -> str:
     (pa.types.is_struct, 'an object'),
     (pa.types.is_list, 'a list'),
     (pa.types.is_string, 'text'),
-    (pa.types.is_boolean, 'a truth value'),
+    (pa.types.is_boolean, 'true or false'),
   ):
     if matches(kind):
       return said

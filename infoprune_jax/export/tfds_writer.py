@@ -1,7 +1,10 @@
-"""Datasets of TFDS: records of id, source and text, and what describes them."""
+"""Datasets of TFDS: records of id, source and text, and their metadata."""
 
 import importlib.util
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import quiet_tensorflow
@@ -13,7 +16,7 @@ _FRAME = 16  # bytes that TFRecord adds to a record
 
 
 def check() -> None:
-  """Raises `UserError` where TFDS is not installed; does not import it."""
+  """Raises `UserError` if TFDS is not installed; does not import it."""
   for package in ('tensorflow', 'tensorflow_datasets'):
     if importlib.util.find_spec(package) is None:
       raise UserError(
@@ -33,23 +36,30 @@ def write_records(path: str, records: Iterable[bytes]) -> None:
 
 
 def metadata_files(
-  name: str, records_per_shard: Sequence[int], num_bytes: int
+  name: str,
+  records_per_shard: Sequence[int],
+  num_bytes: int,
+  with_repeats: bool = False,
 ) -> dict[str, str]:
-  """The files that TFDS opens a folder of shards by, by name.
+  """The files by which TFDS opens a folder of shards, by name.
 
   Args:
-    name: Of the dataset.
-    records_per_shard: As the shards are numbered.
-    num_bytes: Of all shards, as TFRecord.
+    name: Name of the dataset.
+    records_per_shard: Number of records of each shard, in order.
+    num_bytes: Bytes of all shards, as TFRecord.
+    with_repeats: Whether records have an integer `repeats` besides.
   """
-  task = (name, list(records_per_shard), num_bytes)
+  task = (name, list(records_per_shard), num_bytes, with_repeats)
   force_subprocess = quiet_tensorflow.needs_subprocess()
   return next(workers.run_all(_metadata_files, [task], 1, force_subprocess))
 
 
-def _metadata_files(task: tuple[str, list[int], int]) -> dict[str, str]:
-  name, counts, num_bytes = task
+def _metadata_files(task: tuple[str, list[int], int, bool]) -> dict[str, str]:
+  name, counts, num_bytes, with_repeats = task
   tfds = quiet_tensorflow.import_tfds()
+  features: dict[str, Any] = {key: tfds.features.Text() for key in FEATURES}
+  if with_repeats:
+    features['repeats'] = tfds.features.Scalar(np.int64)
   with files.scratch_folder() as folder:
     info = tfds.core.DatasetInfo(
       builder=tfds.core.dataset_info.DatasetIdentity(
@@ -58,9 +68,7 @@ def _metadata_files(task: tuple[str, list[int], int]) -> dict[str, str]:
         data_dir=folder,
         module_name='',
       ),
-      features=tfds.features.FeaturesDict(
-        {feature: tfds.features.Text() for feature in FEATURES}
-      ),
+      features=tfds.features.FeaturesDict(features),
     )
     template = tfds.core.ShardedFileTemplate(
       data_dir=folder,

@@ -1,6 +1,7 @@
-"""Rotary positions, and causal attention within segments, by backend."""
+"""Causal attention within segments, with one of several backends."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,95 +10,56 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from infoprune_jax.model import partitioning
+from infoprune_jax.model.kernels import gpu_attention
 
-# Queries go in blocks, each against the keys up to its end: the products that
-# the causal mask would throw away are mostly never computed.
+# Queries are cut into blocks. A block multiplies only the keys up to its end, so
+# most products that the causal mask hides are never computed.
 MIN_BLOCK = 64
 MAX_BLOCKS = 8
 SPLASH_BLOCKS = (512, 384, 256, 128)  # tokens; one must divide a sequence
 QUERY = ('batch', 'length', 'heads', 'head_dim')
 KEY = ('batch', 'length', 'kv_heads', 'head_dim')
-rows = ('batch', 'length')
+TOKENS = ('batch', 'length')
 WHOLE_KEY = ('batch', None, 'kv_heads', 'head_dim')
-WHOLE_ROWS = ('batch', None)
+WHOLE_TOKENS = ('batch', None)
+TABLE = (WHOLE_TOKENS, WHOLE_TOKENS, ('batch',))  # of cuDNN's segments
 
 
-class Rotation(NamedTuple):
-  """Cosine and sine of the angle of each pair of dimensions, float32."""
+class Logits(NamedTuple):
+  """How the logits of attention are computed."""
 
-  cos: Float[Array, 'B T 1 H/2']
-  sin: Float[Array, 'B T 1 H/2']
-
-
-def rotation(
-  positions: Int[Array, 'B T'], head_dim: int, theta: float
-) -> Rotation:
-  """The angles of rotary positions (arXiv 2104.09864), once for all layers."""
-  half = head_dim // 2
-  frequency = theta ** -(jnp.arange(half, dtype=jnp.float32) / half)
-  # A table of all positions: XLA would fuse the formula into every use.
-  position = jnp.arange(positions.shape[1], dtype=jnp.float32)
-  angle = position[:, None] * frequency
-  cos, sin = (f(angle)[positions][:, :, None] for f in (jnp.cos, jnp.sin))
-  return Rotation(cos, sin)
-
-
-def rotary(
-  x: Float[Array, 'B T N H'], rotation: Rotation
-) -> Float[Array, 'B T N H']:
-  """Rotates pairs of dimensions by an angle that grows with position."""
-  cos, sin = rotation
-  x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  rotated = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
-  return rotated.astype(x.dtype)
+  scale: float  # the factor of the product of query and key
+  softcap: float = 0.0  # the cap in cap * tanh(logits / cap); 0.0 for none
+  window: int = 0  # keys that a query sees, its own included; 0 for all
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Segments:
-  """Which tokens of packed sequences belong together, as a backend wants to know."""
+  """The segments of packed sequences, in the form that a backend takes."""
 
   ids: Int[Array, 'B T']  # from 1 in each sequence; 0 is padding, at its end
-  # Of cuDNN: of each segment, where padding is one as well; -1 for no more.
-  lengths: Int[Array, 'B S'] | None
-  offsets: Int[Array, 'B S+1'] | None
+  # For cuDNN: lengths, starts and whether all fit, from `segment_table`.
+  table: tuple[Array, Array, Array] | None = None
 
 
-def segment_limit(max_segments: int) -> int:
-  """2, 8, 32 and so on: room for sequences of so many segments, and for padding.
-
-  A program has at most four times what it needs, and there are few programs.
-
-  >>> segment_limit(1), segment_limit(2)
-  (2, 8)
-  """
-  limit = 2
-  while limit < max_segments + 1:
-    limit *= 4
-  return limit
-
-
-def segments(
-  ids: Int[Array, 'B T'], backend: str, max_segments: int
-) -> Segments:
-  """What `attention` needs, once for all layers.
+def segments(ids: Int[Array, 'B T'], backend: str, limit: int) -> Segments:
+  """The segments as `attention` takes them, computed once for all layers.
 
   Args:
     ids: Segments count from 1 in each sequence; 0 is padding, at the sequence's
       end.
     backend: As for `attention`.
-    max_segments: At least the segments of any sequence, with padding; of cuDNN.
+    limit: For cuDNN, see `gpu_attention.segment_table`.
   """
   if backend != 'cudnn':
-    return Segments(ids, None, None)
-  last = ids.max(axis=1, keepdims=True) + 1
-  numbered = jnp.where(ids == 0, last, ids)[:, None]
-  number = jnp.arange(1, max_segments + 1)[:, None]
-  lengths = (numbered == number).sum(axis=2, dtype=jnp.int32)
-  ends = jnp.cumsum(lengths, axis=1)
-  starts = jnp.where(lengths > 0, ends - lengths, -1)
-  offsets = jnp.pad(starts, ((0, 0), (0, 1)), constant_values=-1)
-  return Segments(ids, jnp.where(lengths > 0, lengths, -1), offsets)
+    return Segments(ids)
+  table = partitioning.per_device(
+    functools.partial(gpu_attention.segment_table, limit=limit),
+    (WHOLE_TOKENS,),
+    TABLE,
+  )(ids)
+  return Segments(ids, table)
 
 
 def attention(
@@ -106,62 +68,80 @@ def attention(
   value: Float[Array, 'B T K H'],
   segments: Segments,
   backend: str,
+  logits: Logits,
 ) -> Float[Array, 'B T N H']:
-  """Scaled dot-product attention; a token sees its own segment, up to itself.
+  """Dot-product attention. A token sees its own segment, up to itself.
 
-  N query heads share K key and value heads, N / K each. Softmax in float32.
-  Padding (segment 0) attends among itself, so that no row of the softmax is
-  empty; nothing reads the result.
+  N / K query heads share one of the K key and value heads. The softmax is
+  computed in float32. Tokens of padding (segment 0) see each other, so that
+  every token sees one. Nothing reads the result at padding.
 
   Args:
-    query: Of the dtype of the computation, as are the others.
-    key: Likewise.
-    value: Likewise.
-    segments: As `segments` gives them.
-    backend: 'xla', 'cudnn' (packed; NVIDIA), or 'splash' (TPU).
+    query: In the dtype of the computation.
+    key: In the same dtype.
+    value: In the same dtype.
+    segments: From the function `segments`.
+    backend: 'xla', 'cudnn' or 'pallas' (NVIDIA GPUs), or 'splash' (TPUs).
+    logits: Scale, cap and window. 'cudnn' and 'pallas' support no cap and no
+      window.
   """
+  if logits.window >= query.shape[1]:
+    logits = logits._replace(window=0)
   if backend == 'xla':
-    ids = segments.ids
+    xla, ids = functools.partial(_xla, form=logits), segments.ids
     if partitioning.num_shards('length') == 1:
-      return _xla(query, key, value, ids, ids)
-    # Each device has its shard of the queries, and gathers all keys.
+      return xla(query, key, value, ids, ids)
+    # Each device has a shard of the queries, and gathers all keys.
     return partitioning.per_device(
-      _xla, (QUERY, WHOLE_KEY, WHOLE_KEY, rows, WHOLE_ROWS), QUERY
+      xla, (QUERY, WHOLE_KEY, WHOLE_KEY, TOKENS, WHOLE_TOKENS), QUERY
     )(query, key, value, ids, ids)
   if backend == 'splash':
     length, heads = query.shape[1:3]
-    kernel = _splash_kernel(
-      length,
-      heads // partitioning.num_shards('heads'),
-      partitioning.num_shards('length'),
-    )
+    heads //= partitioning.num_shards('heads')
+    num_shards = partitioning.num_shards('length')
+    kernel = _splash_kernel(length, heads, num_shards, logits)
     where = partitioning.mapped(kernel.manual_sharding_spec, (None, 'length'))
-    axes = (QUERY, WHOLE_KEY, WHOLE_KEY, rows, WHOLE_ROWS, where)
+    axes = (QUERY, WHOLE_KEY, WHOLE_KEY, TOKENS, WHOLE_TOKENS, where)
     return partitioning.per_device(_splash, axes, QUERY)(
-      query, key, value, segments.ids, segments.ids, kernel
+      query * logits.scale, key, value, segments.ids, segments.ids, kernel
     )
+  if backend == 'pallas':
+    return partitioning.per_device(
+      functools.partial(gpu_attention.pallas, scale=logits.scale),
+      (QUERY, KEY, KEY, WHOLE_TOKENS),
+      QUERY,
+    )(query, key, value, segments.ids)
+  assert segments.table
   return partitioning.per_device(
-    _cudnn, (QUERY, KEY, KEY, ('batch', None), ('batch', None)), QUERY
-  )(query, key, value, segments.lengths, segments.offsets)
+    functools.partial(gpu_attention.cudnn, scale=logits.scale),
+    (QUERY, KEY, KEY, *TABLE),
+    QUERY,
+  )(query, key, value, *segments.table)
 
 
-def _splash_kernel(length: int, heads: int, num_shards: int) -> Any:
-  """JAX's splash attention, for queries of sequences cut in so many shards.
+def _splash_kernel(
+  length: int, heads: int, num_shards: int, logits: Logits
+) -> Any:
+  """JAX's splash attention, for sequences whose queries are sharded.
 
-  Which blocks of keys a shard needs is in arrays, which go with the queries:
-    all
-  devices run one program.
+  The kernel holds arrays that name the blocks of keys that each shard needs.
+  They are sharded like the queries, so that all devices run one program.
   """
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-  causal = splash.CausalMask((length, length), shard_count=num_shards)
+  shape = (length, length)
+  mask = splash.CausalMask(shape, shard_count=num_shards)
+  if logits.window:
+    before = (logits.window - 1, 0)
+    mask = splash.LocalMask(shape, before, 0, shard_count=num_shards)
   block = next(
     size for size in SPLASH_BLOCKS if length // num_shards % size == 0
   )
   return splash.make_splash_mha(
-    splash.MultiHeadMask([causal] * heads),
+    splash.MultiHeadMask([mask] * heads),
     head_shards=1,
     q_seq_shards=num_shards,
+    attn_logits_soft_cap=logits.softcap or None,
     block_sizes=splash.BlockSizes(
       block_q=block,
       block_kv=block,
@@ -183,40 +163,14 @@ def _splash(
   key_ids: Int[Array, 'B T'],
   kernel: Any,
 ) -> Float[Array, 'B t N H']:
-  """Blocks of other segments and the future are skipped."""
+  """Splash attention, which skips blocks of the future, not of other segments."""
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
   query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
   mixed = jax.vmap(kernel)(
-    query * query.shape[-1] ** -0.5,
-    key,
-    value,
-    splash.SegmentIds(query_ids, key_ids),
+    query, key, value, splash.SegmentIds(query_ids, key_ids)
   )
   return mixed.swapaxes(1, 2)
-
-
-def _cudnn(
-  query: Float[Array, 'B T N H'],
-  key: Float[Array, 'B T K H'],
-  value: Float[Array, 'B T K H'],
-  lengths: Int[Array, 'B S'],
-  offsets: Int[Array, 'B S+1'],
-) -> Float[Array, 'B T N H']:
-  """Packed sequences by cuDNN; JAX's own door to them is private."""
-  from jax._src.cudnn import fused_attention_stablehlo as cudnn
-
-  return cudnn.dot_product_attention(  # pyright: ignore[reportReturnType]
-    query,  # A tuple only with return_residual.
-    key,
-    value,
-    q_seqlen=lengths,
-    kv_seqlen=lengths,
-    q_offsets=offsets,
-    kv_offsets=offsets,
-    scale=query.shape[-1] ** -0.5,
-    mask_type=cudnn.MaskType.PADDING_CAUSAL,
-  )
 
 
 def _xla(
@@ -225,36 +179,45 @@ def _xla(
   value: Float[Array, 'B T K H'],
   query_ids: Int[Array, 'B t'],
   key_ids: Int[Array, 'B T'],
+  form: Logits,
 ) -> Float[Array, 'B t N H']:
-  """Attention of whole sequences, or of this device's shard of their queries."""
+  """XLA's attention, of all queries or of this device's shard of them."""
   batch, length, heads, dim = query.shape
   span, groups = key.shape[1:3]
-  # The queries that share keys go in one product with them: XLA's CPU products
-  # over this layout are the fastest, and keys are not repeated.
-  query = (query * dim**-0.5).reshape(batch, length, groups, -1, dim)
+  # Queries that share keys are in one product with them, so keys are not
+  # repeated. XLA multiplies this layout fastest on a CPU.
+  query = (query * form.scale).reshape(batch, length, groups, -1, dim)
   query = query.transpose(0, 2, 3, 1, 4)
   key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
   first = partitioning.axis_index('length') * length if length < span else 0
   block = max(MIN_BLOCK, -(-length // MAX_BLOCKS))
   out = []
   for start in range(0, length, block):
-    # Every device runs one program, so that a shard cannot leave keys out.
-    end = start + block if length == span else span
+    # All devices run one program, so a shard of the queries takes all keys.
+    seen = slice(0, span)
+    if length == span:
+      seen = _seen_keys(start, start + block, form.window)
     out.append(
       _attend(
         query[:, :, :, start : start + block],
-        key[:, :, :end],
-        value[:, :, :end],
+        key[:, :, seen],
+        value[:, :, seen],
         query_ids[:, start : start + block],
-        key_ids[:, :end],
-        first + start,
+        key_ids[:, seen],
+        first + start - seen.start,
+        form,
       )
     )
   mixed = jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4)
   return mixed.reshape(batch, length, heads, dim)
 
 
-@jax.custom_vjp
+def _seen_keys(start: int, end: int, window: int) -> slice:
+  """The keys that a query in [start, end) sees."""
+  return slice(max(0, start - window + 1) if window else 0, end)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def _attend(
   query: Float[Array, 'B K G t H'],
   key: Float[Array, 'B K S H'],
@@ -262,9 +225,13 @@ def _attend(
   query_ids: Int[Array, 'B t'],
   key_ids: Int[Array, 'B S'],
   first: Int[Array, ''] | int,
+  form: Logits,
 ) -> Float[Array, 'B K G t H']:
-  """Attention of t positions from `first` to the S positions from 0."""
-  return _attend_forward(query, key, value, query_ids, key_ids, first)[0]
+  """Attention of t queries, the first at position `first`, to S keys.
+
+  The first key is at position 0. Queries are scaled already.
+  """
+  return _attend_forward(query, key, value, query_ids, key_ids, first, form)[0]
 
 
 def _attend_forward(
@@ -274,31 +241,40 @@ def _attend_forward(
   query_ids: Array,
   key_ids: Array,
   first: Array | int,
+  form: Logits,
 ) -> tuple[Array, tuple[Array, ...]]:
-  logits = _masked_logits(query, key, query_ids, key_ids, first)
+  logits = _logits(query, key, form.softcap)
+  logits = _masked(logits, query_ids, key_ids, first, form.window)
   weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
   total = weights.sum(axis=-1, keepdims=True)
   weights = weights.astype(value.dtype)
-  # Divided after the product: there are fewer numbers.
+  # Divide after the product, which has fewer numbers.
   mixed = _product('BKMS,BKSH->BKMH', weights, value) / total
   out = mixed.astype(query.dtype).reshape(query.shape)
   return out, (query, key, value, weights, total, out)
 
 
 def _attend_backward(
-  kept: tuple[Array, ...], out_grad: Float[Array, 'B K G t H']
+  form: Logits, kept: tuple[Array, ...], out_grad: Float[Array, 'B K G t H']
 ) -> tuple[Any, ...]:
-  """Each product in the dtype of the computation, and with weights kept once."""
+  """The gradients. Products are in the dtype of the computation.
+
+  The forward pass keeps only one array of weights.
+  """
   query, key, value, weights, total, out = kept
   shape, dtype, float32 = query.shape, query.dtype, jnp.float32
-  merged = (*total.shape[:-1], -1)  # As `_masked_logits` has queries.
+  merged = (*total.shape[:-1], -1)  # The layout of queries in `_logits`.
   query, out, out_grad = (x.reshape(merged) for x in (query, out, out_grad))
   scaled = out_grad.astype(float32) / total
-  # A change of all logits by as much changes nothing.
+  # A constant added to all logits changes no weight.
   common = (scaled * out.astype(float32)).sum(axis=-1, keepdims=True)
   scaled = scaled.astype(dtype)
   logits_grad = _product('BKMH,BKSH->BKMS', scaled, value) - common
-  logits_grad = (weights.astype(float32) * logits_grad).astype(dtype)
+  logits_grad = weights.astype(float32) * logits_grad
+  if form.softcap:  # The derivative of tanh, from logits computed again.
+    capped = _logits(kept[0], key, form.softcap) / form.softcap
+    logits_grad *= 1 - capped * capped
+  logits_grad = logits_grad.astype(dtype)
   query_grad = _product('BKMS,BKSH->BKMH', logits_grad, key)
   key_grad = _product('BKMS,BKMH->BKSH', logits_grad, query)
   value_grad = _product('BKMS,BKMH->BKSH', weights, scaled)
@@ -313,28 +289,37 @@ def _attend_backward(
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _masked_logits(
-  query: Float[Array, 'B K G t H'],
-  key: Float[Array, 'B K S H'],
+def _logits(
+  query: Float[Array, 'B K G t H'], key: Float[Array, 'B K S H'], softcap: float
+) -> Float[Array, 'B K M S']:
+  """Logits in float32 without a mask, M = G x t."""
+  batch, groups, _, _, dim = query.shape
+  query = query.reshape(batch, groups, -1, dim)
+  logits = _product('BKMH,BKSH->BKMS', query, key)
+  return softcap * jnp.tanh(logits / softcap) if softcap else logits
+
+
+def _masked(
+  logits: Float[Array, 'B K M S'],
   query_ids: Int[Array, 'B t'],
   key_ids: Int[Array, 'B S'],
   first: Int[Array, ''] | int,
+  window: int,
 ) -> Float[Array, 'B K M S']:
-  """Logits in float32, M = G x t; those that a query must not see are least."""
-  batch, groups, _, length, dim = query.shape
-  logits = _product(
-    'BKMH,BKSH->BKMS', query.reshape(batch, groups, -1, dim), key
-  )
-  causal = first + jnp.arange(length)[:, None] >= jnp.arange(key.shape[2])
-  same = query_ids[:, :, None] == key_ids[:, None, :]
-  by_query = logits.reshape(batch, groups, -1, *causal.shape)
+  """Logits, set to the least float32 for keys that a query must not see."""
+  shape = (query_ids.shape[1], key_ids.shape[1])
+  distance = first + jnp.arange(shape[0])[:, None] - jnp.arange(shape[1])
+  seen = query_ids[:, :, None] == key_ids[:, None, :]
+  seen &= distance >= 0
+  if window:
+    seen &= distance < window
+  by_query = logits.reshape(*logits.shape[:2], -1, *shape)
   least = jnp.finfo(jnp.float32).min
-  masked = jnp.where((same & causal)[:, None, None], by_query, least)
-  return masked.reshape(logits.shape)
+  return jnp.where(seen[:, None, None], by_query, least).reshape(logits.shape)
 
 
 def _product(subscripts: str, a: Array, b: Array) -> Float[Array, '...']:
-  """An einsum accumulated in float32, as it stays."""
+  """An einsum that is accumulated and returned in float32."""
   return jnp.einsum(
     subscripts,
     a,
@@ -345,9 +330,10 @@ def _product(subscripts: str, a: Array, b: Array) -> Float[Array, '...']:
 
 
 def matmul_precision(dtype: jnp.dtype) -> lax.Precision:
-  """Full float32 products in float32: a TPU's default would round to bfloat16.
+  """The precision of products in a dtype.
 
-  In bfloat16 the default is exact already.
+  By default a TPU rounds float32 to bfloat16 before it multiplies. Products of
+  bfloat16 are exact by default.
   """
   if dtype == jnp.float32:
     return lax.Precision.HIGHEST

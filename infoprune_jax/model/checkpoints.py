@@ -1,38 +1,35 @@
-"""Checkpoints, by Orbax: the only place that knows it.
+"""Checkpoints, written by Orbax, which only this module uses.
 
-Parameters and optimizer state are separate items, so that scoring reads the
-parameters alone. It stands beside the model, below both `train`, which writes,
-and `score` and `evaluate`, which read.
+Parameters and optimizer state are separate items, so that scoring reads only
+the parameters. `train` writes checkpoints; `score` and `evaluate` read them.
 
 Before a checkpoint gets its final name, the checksums of its files are written
-into it; before any of it is read back, they are compared. Orbax is asked to
-delete one at a time, after `deletions` has marked it.
+into it. They are compared before any file is read back. Orbax deletes one
+checkpoint at a time, after `deletions` has marked it.
 """
 
+import contextlib
 import glob
-import hashlib
 import posixpath
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from etils.epath.gpath import PosixGPath
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.model import deletions, parameter_file
+from infoprune_jax.model import deletions, digests, parameter_file
 from infoprune_jax.runtime import distributed, files, filesystems, manifests
 from infoprune_jax.runtime.progress import logger
 
 RECORD = 'checksums.json'
-# Orbax puts the time into it while it gives the checkpoint its name.
+# Orbax writes the time into this file while it renames the checkpoint.
 _TIMED = '_CHECKPOINT_METADATA'
-# Copies of an array write a shard each, unless shards would be of less.
+# Each copy of an array writes one shard of it, unless shards would be smaller.
 _MIN_SHARE = 1 << 20  # bytes
-# Orbax takes the time from the wall clock, which an administrator may set. A
-# save that hangs is for the watchdog.
+# Orbax reads the wall clock, which an administrator may set. The watchdog ends
+# a save that hangs.
 _NEVER = 100 * 365 * 24 * 3600  # seconds
 
 
@@ -54,16 +51,16 @@ class RunManifest(manifests.Manifest):
 
 
 class _Folder(PosixGPath):
-  """A folder for Orbax, which takes '[' in its name for a pattern otherwise."""
+  """A folder for Orbax, which would take '[' in its name for a pattern."""
 
   def glob(self, pattern: str) -> Iterator['_Folder']:
-    """What matches the pattern, in a folder whose name is none."""
+    """The matches of the pattern; the folder's own name is not a pattern."""
     literal = type(self)(glob.escape(str(self)))
     return super(_Folder, literal).glob(pattern)
 
 
 def _handlers() -> Any:
-  """Orbax's own, but for `_MIN_SHARE`."""
+  """Orbax's handlers, with `_MIN_SHARE`."""
   arrays = ocp.type_handlers.ArrayHandler(
     min_slice_bytes_for_replica_parallel=_MIN_SHARE
   )
@@ -90,18 +87,23 @@ class Checkpoints:
     max_to_keep: int,
     keep_every: int = 0,
     writer: files.Writer = files.write_file,
+    keep_step: int = 0,
+    keep_steps: Collection[int] = (),
   ):
     """Opens the checkpoints in the folder of a run.
 
     Args:
       run: The run's folder.
-      max_to_keep: Older ones are deleted.
-      keep_every: But never those of a multiple of so many steps; 0 for none.
-      writer: See `files.write_text`. Where it refuses, a checkpoint does not
-        get its name.
+      max_to_keep: The number of newest checkpoints to keep.
+      keep_every: Also keep multiples of this many steps; 0 for none.
+      writer: See `files.write_text`. If it raises, the checkpoint does not get
+        its final name.
+      keep_step: Also keep this step, until the attribute is set to 0.
+      keep_steps: Also keep these steps.
     """
-    self._run, self._writer = run, writer
+    self._run, self._writer, self.keep_step = run, writer, keep_step
     self._max_to_keep, self._keep_every = max_to_keep, keep_every
+    self._keep_steps = keep_steps
     self._saving: tuple[int, Mapping[str, Any]] = (0, {})
     self._manager = ocp.CheckpointManager(
       _Folder(_directory(run)),
@@ -110,7 +112,7 @@ class Checkpoints:
         cleanup_tmp_directories=True,
         async_options=ocp.options.AsyncOptions(
           timeout_secs=_NEVER,
-          # What makes them beside waits by the wall clock, too.
+          # The alternative also waits by the wall clock.
           create_directories_asynchronously=False,
           post_finalization_callback=self._write_record,
         ),
@@ -126,9 +128,9 @@ class Checkpoints:
     """Starts to write a checkpoint; a step is written once.
 
     Args:
-      step: Its number.
+      step: The step of the checkpoint.
       items: Trees of arrays, by item name.
-      facts: A JSON object to keep with them.
+      facts: A JSON object to store with the items.
     """
     if step in self._manager.all_steps():
       return
@@ -142,7 +144,7 @@ class Checkpoints:
     )
 
   def _write_record(self) -> None:
-    """Adds checksums to a checkpoint that has all but its final name."""
+    """Adds checksums to a checkpoint that lacks only its final name."""
     if distributed.index():
       return
     step, facts = self._saving
@@ -161,20 +163,17 @@ class Checkpoints:
     files.write_record(record, {'facts': facts, 'files': written}, self._writer)
 
   def restore(self, step: int, items: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads items back.
+    """Reads items back, as trees by name.
 
     Args:
-      step: Which checkpoint, a sound one.
-      items: By name, a tree of `jax.ShapeDtypeStruct` with shardings, which
-        may be those of another mesh than the one that saved.
-
-    Returns:
-      The trees by name.
+      step: The step of an undamaged checkpoint.
+      items: By name, a tree of `jax.ShapeDtypeStruct` with shardings, also of
+        another mesh than that of the save.
     """
     return _restore(self._manager, step, items)
 
   def wait(self) -> None:
-    """Waits until everything is written, and deletes what is too old.
+    """Waits until everything is written, and deletes old checkpoints.
 
     Raises:
       UserError: writing took too long by the machine's clock.
@@ -184,13 +183,14 @@ class Checkpoints:
     except TimeoutError as error:
       raise UserError(
         f'The checkpoint of step {self._saving[0]} in {_directory(self._run)} '
-        f'was not written in time ({error}): look whether this '
-        "machine's clock jumped, and run it again; it goes on from the "
-        'checkpoint before.'
+        f'was not written in time ({error}): check whether the clock of this '
+        'machine jumped, and run it again; it continues from the checkpoint '
+        'before.'
       ) from None
     directory = _directory(self._run)
     for step in sorted(self._manager.all_steps())[: -self._max_to_keep]:
-      if self._keep_every and step % self._keep_every == 0:
+      is_multiple = self._keep_every and step % self._keep_every == 0
+      if is_multiple or step in (self.keep_step, *self._keep_steps):
         continue
       if distributed.index() == 0:
         deletions.mark(directory, str(step))
@@ -211,14 +211,14 @@ def _verify(
   folder = f'{_directory(run)}/{step}'
   repair_hint = (
     f'Delete {folder} and {run}/{manifests.MANIFEST} and run --job={job} '
-    'again: it goes on from the checkpoint before, or from the start.'
+    'again: it continues from the checkpoint before, or from the start.'
   )
   record = files.read_record(f'{folder}/{RECORD}', repair_hint)
   if record is None:
     raise UserError(f'{folder}/{RECORD} is missing. {repair_hint}')
   for name, facts in record['files'].items():
     item = name.partition('/')[0]
-    if item in items or item == name:  # Of Orbax itself, at the top.
+    if item in items or item == name:  # Files of Orbax are at the top.
       manifests.verify(folder, name, facts, repair_hint)
   return record['facts']
 
@@ -236,9 +236,9 @@ def _restore(
 
 
 def steps(run: str) -> list[int]:
-  """The steps of which a run has a checkpoint, ascending.
+  """The steps of the checkpoints of a run, ascending.
 
-  Not those of one that is being written or deleted.
+  Checkpoints that are being written or deleted are left out.
   """
   names = {*filesystems.names_in(_directory(run))} - {*leftovers(run)}
   return sorted(
@@ -249,21 +249,21 @@ def steps(run: str) -> list[int]:
 
 
 def _is_complete(folder: str) -> bool:
-  """Whether Orbax finished it: an object store has no name to show that."""
+  """Whether Orbax finished a checkpoint; names do not show it in a store."""
   return filesystems.is_local(folder) or ocp.utils.is_checkpoint_finalized(
     folder
   )
 
 
 def leftovers(run: str) -> list[str]:
-  """What a kill left of checkpoints that were being deleted, by name."""
+  """The names of checkpoints whose deletion was interrupted."""
   return deletions.marked(_directory(run))
 
 
 def delete_leftovers(run: str) -> None:
-  """Deletes what a kill left of checkpoints that were being deleted."""
+  """Finishes interrupted deletions of checkpoints."""
   for name in leftovers(run):
-    logger.info('The rest of %s/%s is deleted', _directory(run), name)
+    logger.info('%s/%s: deleted what a stopped job left', _directory(run), name)
     deletions.finish(_directory(run), name)
 
 
@@ -271,26 +271,26 @@ def check_step(run: str, step: int) -> None:
   """Raises `UserError` unless a run has a checkpoint of this step."""
   if step not in (there := steps(run)):
     raise UserError(
-      f'{_directory(run)} has no checkpoint of step {step}; there are: '
-      f'{there}. training.checkpoint_every and training.max_checkpoints say '
-      'which are kept.'
+      f'{_directory(run)} has no checkpoint of step {step}; it has: '
+      f'{there}. training.checkpoint_every and training.max_checkpoints decide '
+      'which checkpoints are kept.'
     )
 
 
 def newest_sound(
   run: str, items: Collection[str], job: str
 ) -> tuple[int, dict[str, Any]]:
-  """The newest checkpoint whose files are as they were written.
+  """The newest undamaged checkpoint.
 
-  What is damaged is put aside, with an error in the log.
+  Damaged checkpoints are renamed, with an error in the log.
 
   Args:
     run: The run's folder.
-    items: Names of what will be read of it.
+    items: Names of the items to read.
     job: The stage that trains, for the message.
 
   Returns:
-    Its step, 0 for none, and the facts that were saved with it.
+    The step, 0 for none, and the facts that were saved with the checkpoint.
   """
   for step in reversed(steps(run)):
     try:
@@ -298,8 +298,8 @@ def newest_sound(
     except UserError as error:
       aside = f'{_directory(run)}/damaged-{step}'
       logger.error(
-        'The checkpoint of step %d is put aside, as %s, and the one before it '
-        'is used: %s',
+        'The checkpoint of step %d is damaged. It is renamed to %s, and the one '
+        'before is used: %s',
         step,
         aside,
         str(error).partition(' Delete ')[0],
@@ -311,41 +311,59 @@ def newest_sound(
   return 0, {}
 
 
-def load_params(run: str, step: int, abstract: Any) -> Any:
-  """The parameters alone of a finished run, onto `abstract`'s shardings.
+def read(
+  run: str, step: int, items: Mapping[str, Any], job: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads items of a checkpoint of any run, 'params' among them.
 
   Args:
-    run: Its folder.
-    step: One that it has kept.
-    abstract: A tree of `jax.ShapeDtypeStruct` with shardings.
+    run: The run's folder; another process may be training it.
+    step: The step of a kept checkpoint.
+    items: As for `Checkpoints.restore`.
+    job: The stage that trains it.
+
+  Returns:
+    The items, and the facts that were saved with them.
 
   Raises:
-    UserError: there is no such checkpoint, or it is damaged, or holds other
-      parameters than the manifest of the run says, or of other shapes.
+    UserError: the checkpoint is missing or damaged, or has other shapes.
+  """
+  check_step(run, step)
+  # A reader must not touch files that a trainer may be writing.
+  options = ocp.CheckpointManagerOptions(create=False)
+  manager = ocp.CheckpointManager(_Folder(_directory(run)), options=options)
+  with contextlib.closing(manager):
+    facts = distributed.on_first(
+      'the checksums of a checkpoint', lambda: _verify(run, step, items, job)
+    )
+    folder = _Folder(f'{_directory(run)}/{step}/params')
+    _check_shapes(folder, items['params'])
+    return _restore(manager, step, items), facts
+
+
+def load_params(run: str, step: int, abstract: Any) -> Any:
+  """Reads only the parameters of a finished run.
+
+  Args:
+    run: The run's folder.
+    step: The step of a kept checkpoint.
+    abstract: A tree of `jax.ShapeDtypeStruct` with the shardings to read to.
+
+  Raises:
+    UserError: the checkpoint is missing or damaged, or its parameters have
+      other values than in the manifest of the run, or other shapes.
   """
   manifest = cast(
     RunManifest, manifests.open_finished(run, 'training run', 'train')
   )
-  check_step(run, step)
-  # A reader leaves alone what a trainer may be writing there.
-  options = ocp.CheckpointManagerOptions(create=False)
-  manager = ocp.CheckpointManager(_Folder(_directory(run)), options=options)
-  try:
-    distributed.on_first(
-      'the checksums of a checkpoint',
-      lambda: _verify(run, step, {'params'}, manifest['job']),
-    )
-    _check_shapes(_Folder(f'{_directory(run)}/{step}/params'), abstract)
-    params = _restore(manager, step, {'params': abstract})['params']
-  finally:
-    manager.close()
-  if step != manifest['step']:  # The manifest says no more of the others.
+  params = read(run, step, {'params': abstract}, manifest['job'])[0]['params']
+  if step != manifest['step']:  # The manifest has only the hash of the last.
     return params
-  digest = params_hash(params)
+  digest = digests.params_hash(params)
   if digest != manifest['params_hash']:
     raise UserError(
       f'The parameters of step {step} in {_directory(run)} have the hash '
-      f'{digest}, the manifest of {run} says {manifest["params_hash"]}. Delete '
+      f'{digest}, but the manifest of {run} says {manifest["params_hash"]}. Delete '
       f'{run} and run --job={manifest["job"]} again.'
     )
   return params
@@ -360,41 +378,3 @@ def _check_shapes(path: _Folder, abstract: Any) -> None:
     {name: tuple(leaf.shape) for name, leaf in shapes.items()},
     abstract,
   )
-
-
-def params_hash(params: Any) -> str:
-  """A digest of the names, shapes, dtypes and values of a tree of arrays.
-
-  The same on any mesh: each device adds up what it holds, and nothing is
-  gathered.
-  """
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    name = jax.tree_util.keystr(path)
-    digest.update(f'{name} {leaf.shape} {leaf.dtype}\n'.encode())
-    digest.update(np.asarray(_sums(leaf)).tobytes())
-  return digest.hexdigest()[:16]
-
-
-@jax.jit
-def _sums(x: jax.Array) -> jax.Array:
-  """Two sums over mixed bits and places, [2] uint32: in any order the same."""
-  width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-  bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
-  place = jnp.zeros(x.shape, jnp.uint32)
-  for axis, size in enumerate(x.shape):
-    along = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    place = place * jnp.uint32(size) + along
-  return jnp.stack(
-    [
-      jnp.sum(_mix(bits ^ _mix(place + jnp.uint32(seed))), dtype=jnp.uint32)
-      for seed in (1, 2**31)
-    ]
-  )
-
-
-def _mix(x: jax.Array) -> jax.Array:
-  """Spreads each bit of an uint32 over all (MurmurHash3's finalizer)."""
-  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-    x = (x ^ (x >> shift)) * jnp.uint32(factor)
-  return x ^ (x >> 16)

@@ -1,8 +1,9 @@
-"""Deletes folders so that a kill at any moment is told from damage.
+"""Deletes folders so that an interrupted deletion does not look like damage.
 
-The files of a folder go one by one, and an object store cannot rename it first.
-So there is a mark beside it, from before the first file goes until the last one
-is gone. What is marked is not read, and goes with the next start.
+The files of a folder are deleted one by one, and an object store cannot rename
+the folder first. So a mark is beside it, from before the first file is deleted
+until the last one is gone. Marked folders are not read, and the next start
+deletes them.
 """
 
 from infoprune_jax.runtime import files, filesystems
@@ -20,13 +21,13 @@ def marked(parent: str) -> list[str]:
 
 
 def mark(parent: str, name: str) -> None:
-  """Notes that a folder is being deleted, before any of it goes."""
+  """Marks a folder before any of its files is deleted."""
   files.write_text(f'{parent}/{_MARK}{name}', '')
 
 
 def finish(parent: str, name: str) -> None:
-  """Deletes what is left of a marked folder, and then its mark."""
+  """Deletes the rest of a marked folder, and then its mark."""
   filesystem, mark_name = filesystems.filesystem_of(f'{parent}/{_MARK}{name}')
-  filesystem.invalidate_cache()  # Orbax deletes by another way.
+  filesystem.invalidate_cache()  # Orbax deletes without fsspec.
   filesystems.delete_folder(f'{parent}/{name}')
   filesystem.rm_file(mark_name)

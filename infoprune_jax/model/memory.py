@@ -1,13 +1,23 @@
-"""A lack of device memory, told apart from other errors."""
+"""What fits into the memory of a device, and errors that say it lacks."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
+from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model.mesh import Mesh
+from infoprune_jax.runtime import distributed
+
+# A tile of float32 logits takes at most this fraction of a device's memory. Its
+# gradient takes as much again.
+_LOGITS_FRACTION = 1 / 16
+# On an H200, training with 124M parameters was 4 % faster with a tile of 16,384
+# tokens than with one of 1,024. Below the least, products get slow.
+_LEAST_CHUNK, _MOST_CHUNK = 256, 16_384
 
 
 @contextlib.contextmanager
@@ -15,7 +25,7 @@ def oom_as_user_error(explain: Callable[[], str]) -> Iterator[None]:
   """Turns a lack of device memory into a message.
 
   Args:
-    explain: The message, asked for only then.
+    explain: Returns the message; called only if memory ran out.
 
   Raises:
     UserError: device memory ran out in this block.
@@ -34,9 +44,9 @@ def fits(
   """Whether a program compiles and fits a device of the mesh.
 
   Args:
-    compiled: Gives the program, as JAX compiled it.
-    mesh: Its devices say what they have; those that do not (a CPU) have enough.
-    others_bytes: What a device holds beside the program's own arrays.
+    compiled: Returns the compiled program.
+    mesh: The mesh. Devices that do not report their memory have enough.
+    others_bytes: Bytes on a device besides the program's own arrays.
   """
   try:
     need = compiled().memory_analysis()
@@ -48,8 +58,41 @@ def fits(
     need.argument_size_in_bytes
     + need.temp_size_in_bytes
     + need.output_size_in_bytes
-    - need.alias_size_in_bytes  # Donated: the output is where it was.
+    - need.alias_size_in_bytes  # Donated: the output takes its place.
     + others_bytes
   )
-  stats = mesh.local_devices[0].memory_stats() or {}
-  return total <= stats.get('bytes_limit', total)
+  return total <= (_own_limit(mesh) or total)
+
+
+def _own_limit(mesh: Mesh) -> int:
+  """As `limit`, of this process alone."""
+  try:
+    stats = mesh.local_devices[0].memory_stats() or {}
+  except jax.errors.JaxRuntimeError:  # A device that is only compiled for.
+    return 0
+  return stats.get('bytes_limit', 0)
+
+
+def limit(mesh: Mesh) -> int:
+  """Bytes that JAX may use of a device; 0 if it does not say (a CPU).
+
+  All processes call this together: the result is the least of theirs.
+  """
+  return min(distributed.all_gather('memory of a device', _own_limit(mesh)))
+
+
+def with_loss_chunk(
+  model: ModelConfig, vocab_size: int, mesh: Mesh
+) -> ModelConfig:
+  """The model with its `loss_chunk_tokens`, where that is left to the memory.
+
+  All processes call this together.
+  """
+  bytes_limit = 0 if model.loss_chunk_tokens else limit(mesh)
+  if not bytes_limit:
+    return model
+  columns = -(-vocab_size // mesh.num_shards('vocab'))
+  tokens = int(bytes_limit * _LOGITS_FRACTION) // (4 * columns)
+  power = 1 << (max(tokens, 1).bit_length() - 1)
+  chunk = min(max(power, _LEAST_CHUNK), _MOST_CHUNK)
+  return dataclasses.replace(model, loss_chunk_tokens=chunk)

@@ -1,9 +1,9 @@
 """Devices in a mesh, and the rules by which logical axes are spread over it.
 
-Mesh axes, the slowest network first: `data` holds copies of the parameters,
+The mesh axes, the slowest network first: `data` holds copies of the parameters,
 `fsdp` shards of them, `sequence` shards of a sequence's tokens, `tensor` shards
-of a layer's inner axes. Where devices come in slices, the `dcn_` sizes say how
-many slices `data` and `fsdp` go over; no other axis leaves a slice.
+of a layer's inner axes. If devices come in slices, the `dcn_` sizes are the
+numbers of slices along `data` and `fsdp`; other axes stay within a slice.
 """
 
 import dataclasses
@@ -34,8 +34,9 @@ RULES: Mapping[str, tuple[str, ...]] = {
   'head_dim': (),
   'vocab': ('tensor',),
   'layers': (),
+  'positions': (),
 }
-# A kernel runs on one device's shard of an array; it needs these axes whole.
+# A kernel runs on one device's shard of an array, and needs these axes whole.
 WHOLE = ('activation_embed', 'head_dim')
 # The axes of what layers compute. Two axes of one array must not use the same
 # mesh axis: it would mix the tokens of one device with the columns of another.
@@ -76,6 +77,25 @@ class Mesh:
     """The mesh axes of a logical axis; none for None."""
     return self.rules[logical_axis] if logical_axis else ()
 
+  def divided_axes(
+    self, logical_axes: tuple[str | None, ...], shape: tuple[int, ...]
+  ) -> tuple[str | None, ...]:
+    """The axes of an array, without a vocabulary that shards do not divide.
+
+    Every device holds such an axis whole. Only the loss spreads it, which needs
+    a column of it for each shard.
+    """
+
+    def is_whole(axis: str | None, size: int) -> bool:
+      shards = self.num_shards(axis)
+      spread = -(-size // shards) * (shards - 1) < size
+      return axis == 'vocab' and size % shards != 0 and spread
+
+    return tuple(
+      None if is_whole(axis, size) else axis
+      for axis, size in zip(logical_axes, shape, strict=True)
+    )
+
 
 def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
   """The mesh of all devices, in the order that suits their network.
@@ -88,7 +108,7 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
   devices = jax.devices() if devices is None else devices
   slices = _num_slices(config, devices)
   sizes = _sizes(config, devices, slices)
-  # A pod's own axes (4x4x4, say) may have to be cut to come to these sizes.
+  # The physical axes of a pod (such as 4x4x4) may have to be split.
   options = {'devices': devices, 'allow_split_physical_axes': True}
   if slices == 1:
     arranged = mesh_utils.create_device_mesh(sizes, **options)
@@ -107,16 +127,16 @@ def _logical(devices: np.ndarray, rules: Mapping[str, tuple[str, ...]]) -> Mesh:
 
 
 def _num_slices(config: MeshConfig, devices: list[Any]) -> int:
-  """Number of slices that the mesh goes over; 1 where slices do not matter."""
+  """Number of slices of the mesh; 1 if slices do not matter."""
   wanted = config.dcn_data * config.dcn_fsdp
   num_slices = len({getattr(device, 'slice_index', 0) for device in devices})
   platform = devices[0].platform
-  # JAX counts the hosts of GPUs as slices too, and need not be told of them.
+  # JAX also counts hosts with GPUs as slices; they need no `dcn_` sizes.
   if wanted != num_slices and (wanted > 1 or platform == 'tpu'):
     raise UserError(
       f'mesh.dcn_data={config.dcn_data} times mesh.dcn_fsdp={config.dcn_fsdp} '
       f'must be the number of slices: the {len(devices)} {platform} devices '
-      f'are in {num_slices}. mesh.data and mesh.fsdp count within a slice.'
+      f'are in {num_slices}. mesh.data and mesh.fsdp are sizes within a slice.'
     )
   return wanted
 
@@ -156,8 +176,8 @@ def _rules(
   if rules['heads'] != rules['kv_heads']:
     raise UserError(
       f'mesh.rules: heads -> {rules["heads"]} and kv_heads -> '
-      f'{rules["kv_heads"]} must be the same: a device has the keys of its own '
-      'queries.'
+      f'{rules["kv_heads"]} must be the same: each device needs the keys of its '
+      'own queries.'
     )
   for axes in ACTIVATIONS:
     check_used_once(rules, axes, 'Activations')

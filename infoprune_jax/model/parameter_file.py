@@ -1,8 +1,8 @@
-"""A model's parameters in one file, by safetensors, with what they are.
+"""A model's parameters in one safetensors file, with their metadata.
 
-Names are paths of the network joined by dots, values float32; the metadata
-hold the model's config and what training it took, as JSON. Any reader of
-safetensors opens it.
+Names are paths of the network joined by dots, and values are float32. The
+metadata hold the model's config and facts of its training, as JSON. Any reader
+of safetensors can open the file.
 """
 
 import json
@@ -28,7 +28,7 @@ def names_of(tree: Any) -> dict[str, Any]:
 
 
 def write(path: str, params: Any, facts: dict[str, Any]) -> None:
-  """Writes parameters, under another name until all of them are there.
+  """Writes parameters, to a temporary name until the file is complete.
 
   Args:
     path: The file, ending in .safetensors.
@@ -36,9 +36,9 @@ def write(path: str, params: Any, facts: dict[str, Any]) -> None:
     facts: A JSON object, which `read_facts` gives back.
 
   Raises:
-    UserError: safetensors gives back other values; nothing is written then.
+    UserError: safetensors reads back other values; then no file is written.
   """
-  # It writes memory as it lies: a transposed array would come out scrambled.
+  # safetensors writes raw memory: transposed arrays must be copied first.
   arrays = {
     name: np.asarray(leaf, order='C') for name, leaf in names_of(params).items()
   }
@@ -55,14 +55,14 @@ def _check_written(
   for name in sorted(arrays.keys() | written.keys()):
     if not _are_equal(written.get(name), arrays.get(name)):
       raise UserError(
-        f'{path} was not written: safetensors {safetensors.__version__} gives '
-        f'back another {name} than it was given. Install another version of '
-        'safetensors, and run this again.'
+        f'{path} was not written: safetensors {safetensors.__version__} reads '
+        f'back other values of {name} than it was given. Install another '
+        'version of safetensors, and run this again.'
       )
 
 
 def _are_equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-  """Whether two arrays are of one type, shape and content, in any byte order."""
+  """Whether types, shapes and values are equal, in any byte order."""
   if one is None or other is None:
     return False
   types = {array.dtype.newbyteorder('=') for array in (one, other)}
@@ -70,7 +70,7 @@ def _are_equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 
 def read_facts(path: str) -> dict[str, Any]:
-  """What `write` was told of the parameters.
+  """The facts that `write` stored with the parameters.
 
   Raises:
     UserError: there is no such file, or another program wrote it.
@@ -79,7 +79,7 @@ def read_facts(path: str) -> dict[str, Any]:
     facts = (opened.metadata() or {}).get(_FACTS)
   if facts is None:
     raise UserError(
-      f'{path} does not say which model its parameters are of: write it with '
+      f'{path} has no metadata of infoprune_jax: write it with '
       'tools/export_params.py.'
     )
   return json.loads(facts)
@@ -88,7 +88,7 @@ def read_facts(path: str) -> dict[str, Any]:
 def load(path: str, abstract: Any) -> Any:
   """The parameters, spread over devices.
 
-  Each process reads the shards of its own devices alone.
+  Each process reads only the shards of its own devices.
 
   Args:
     path: The file.
@@ -98,7 +98,7 @@ def load(path: str, abstract: Any) -> Any:
     UserError: the file holds other parameters, or of other shapes or dtypes.
   """
   with _open(path) as opened:
-    # Offset keys are no part of the mapping that safe_open gives.
+    # The object of safe_open is not a mapping.
     slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
     check_shapes(
       path,
@@ -127,9 +127,9 @@ def check_shapes(
   """Raises `UserError` unless a checkpoint holds arrays of these shapes.
 
   Args:
-    path: Of the checkpoint, for the message.
-    shapes: The shapes that it holds, by dotted name.
-    abstract: A nested dict of whatever has a `shape`: those expected.
+    path: The checkpoint, for the message.
+    shapes: The shapes in the checkpoint, by dotted name.
+    abstract: The expected shapes: a nested dict of values with a `shape`.
   """
   wanted = {
     name: tuple(leaf.shape) for name, leaf in names_of(abstract).items()
@@ -137,9 +137,9 @@ def check_shapes(
   for name in sorted(shapes.keys() | wanted.keys()):
     if shapes.get(name) != wanted.get(name):
       raise UserError(
-        f'The checkpoint {path} has {_shaped(name, shapes)}, the model of this '
-        f'config {_shaped(name, wanted)}: give the config that it was trained '
-        'with.'
+        f'The checkpoint {path} has {_shaped(name, shapes)}, but the model of '
+        f'this config has {_shaped(name, wanted)}: use the config that it was '
+        'trained with.'
       )
 
 
@@ -154,6 +154,6 @@ def _open(path: str) -> Any:
     )
   except (FileNotFoundError, safetensors.SafetensorError) as error:
     raise UserError(
-      f'{path} is no file of parameters ({error}): write one with '
+      f'{path} is not a file of parameters ({error}): write one with '
       'tools/export_params.py.'
     ) from None

@@ -1,8 +1,8 @@
-"""Arrays over a mesh: the only place that knows how logical axes map to it.
+"""Arrays over a mesh: maps logical axes to mesh axes, only in this module.
 
-Model code names logical axes; the rules of the mesh map each to mesh axes, in
-the manner of T5X's logical axis rules. The mapping is checked against the mesh
-and every parameter's shape before anything compiles.
+Model code names logical axes. The rules of the mesh map each to mesh axes, like
+the logical axis rules of T5X. The mapping is checked against the mesh and every
+parameter's shape before anything compiles.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def spec(
 
   Args:
     mesh: The mesh.
-    logical_axes: One for each axis of the array; None for one that is whole.
+    logical_axes: One for each axis of the array; None for an unsharded axis.
     what: What the array is, for the message.
 
   Raises:
@@ -59,7 +59,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The sharding of a [B, T] batch as it comes and goes, with whole sequences.
+  """The sharding of a [B, T] batch at the input and output: whole sequences.
 
   Within a step its activations are spread along `length` as well.
   """
@@ -84,6 +84,7 @@ def shardings(mesh: Mesh, shapes: Any, logical_axes: Any, what: str) -> Any:
     path: Any, leaf: Any, axes: tuple[str | None, ...]
   ) -> NamedSharding:
     name = f'{what} {jax.tree_util.keystr(path)} of shape {leaf.shape}'
+    axes = mesh.divided_axes(axes, leaf.shape)
     target = NamedSharding(mesh.physical, spec(mesh, axes, name))
     for axis, size in zip(axes, leaf.shape, strict=True):
       if size % mesh.num_shards(axis):
@@ -103,7 +104,7 @@ def num_batch_shards(mesh: Mesh) -> int:
 
 
 def process_groups(mesh: Mesh) -> list[tuple[list[int], list[int]]]:
-  """Which processes hold which sequences of a batch.
+  """The groups of processes that hold the same sequences of a batch.
 
   Processes whose devices hold the same sequences, as with `tensor` across
   hosts, are one group: they feed the same sequences.
@@ -113,7 +114,7 @@ def process_groups(mesh: Mesh) -> list[tuple[list[int], list[int]]]:
     groups are in the order of their first processes.
 
   Raises:
-    UserError: two processes share some of their sequences, not all.
+    UserError: two processes share some, but not all, of their sequences.
   """
   shards: dict[int, set[int]] = {}
   for device, shard in _shard_of_device(mesh).items():
@@ -127,16 +128,16 @@ def process_groups(mesh: Mesh) -> list[tuple[list[int], list[int]]]:
       other = owner.setdefault(shard, processes)
       if other is not processes:
         raise UserError(
-          f'The mesh {dict(mesh.shape)} gives processes {other[0]} and '
-          f'{processes[0]} some sequences of the batch in common, and others not: '
-          'choose mesh.tensor times mesh.sequence so that it divides the devices '
-          'of a host or is a multiple of them.'
+          f'With the mesh {dict(mesh.shape)} the processes {other[0]} and '
+          f'{processes[0]} share some, but not all, of their sequences: choose '
+          'mesh.tensor times mesh.sequence so that it divides the devices of a '
+          'host or is a multiple of them.'
         )
   return [(processes, sorted(held)) for held, processes in groups.items()]
 
 
 def _shard_of_device(mesh: Mesh) -> dict[Any, int]:
-  """Which shard of a batch each device of the mesh holds."""
+  """The shard of a batch that each device of the mesh holds."""
   num_shards = num_batch_shards(mesh)
   indices = batch_sharding(mesh).devices_indices_map((num_shards, 1))
   return {device: index[0].start or 0 for device, index in indices.items()}
@@ -155,9 +156,9 @@ def _own_shards(mesh: Mesh) -> list[int]:
 
 
 def local_batch_indices(mesh: Mesh, batch_size: int) -> np.ndarray:
-  """Which sequences of a batch this process feeds to `global_batch`.
+  """The sequences of a batch that this process feeds to `global_batch`.
 
-  Processes of one group, see `process_groups`, feed the same.
+  Processes of one group feed the same sequences, see `process_groups`.
 
   Returns:
     [sequences] int64, ascending.
@@ -190,16 +191,21 @@ def constrain(x: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
   """Pins an activation's sharding, inside `use_mesh` and `jit`."""
   mesh = _mesh.get()
   if mesh is None:
-    raise ValueError(
-      'constrain must run inside use_mesh, which names the mesh.'
-    )
-  return jax.lax.with_sharding_constraint(x, spec(mesh, logical_axes))
+    raise ValueError('constrain must run inside use_mesh: it names the mesh.')
+  axes = mesh.divided_axes(logical_axes, x.shape)
+  return jax.lax.with_sharding_constraint(x, spec(mesh, axes))
 
 
 def one_device() -> bool:
-  """Whether arrays are whole: outside `use_mesh`, or on a mesh of one device."""
+  """Whether arrays are unsharded: outside `use_mesh`, or on one device."""
   mesh = _mesh.get()
   return mesh is None or mesh.devices.size == 1
+
+
+def platform() -> str:
+  """The kind of the devices, such as 'gpu'; outside `use_mesh`, JAX's own."""
+  mesh = _mesh.get()
+  return mesh.devices.flat[0].platform if mesh else jax.default_backend()
 
 
 def per_device(
@@ -214,10 +220,10 @@ def per_device(
   `use_mesh` the result is the function itself, on whole arrays.
 
   Args:
-    function: Of as many arrays as `in_axes`; `axis_index` and `reduce_axis`
-      tell it of the other devices.
-    in_axes: Logical axes of each argument, or what `mapped` gives for one.
-    out_axes: Logical axes of the result; of several results, of each.
+    function: A function of arrays, one for each of `in_axes`. It may call
+      `axis_index`, `reduce_axis` and `all_gather_axis`.
+    in_axes: Logical axes of each argument, or a result of `mapped`.
+    out_axes: Logical axes of the result, or of each of several results.
   """
   mesh = _mesh.get()
   if mesh is None:
@@ -231,31 +237,31 @@ def per_device(
     out_specs=tuple(spec(mesh, axes) for axes in out_axes)
     if several
     else spec(mesh, out_axes),
-    check_vma=False,  # A kernel does not tell how its results vary.
+    check_vma=False,  # Kernels do not declare how their results vary.
   )
 
 
 def mapped(
   spec_of: Callable[[NamedSharding], Any], logical_axes: tuple[str | None, ...]
 ) -> Any:
-  """The partition specs of a tree that makes them itself, for `per_device`.
+  """The partition specs of an argument that is a tree, for `per_device`.
 
   Args:
-    spec_of: From a sharding to a tree of partition specs.
-    logical_axes: Of the sharding.
+    spec_of: Returns the tree of partition specs for a sharding.
+    logical_axes: The logical axes of the sharding.
   """
   mesh = _mesh.get()
   return spec_of(sharding(mesh, logical_axes)) if mesh else None
 
 
 def num_shards(logical_axis: str) -> int:
-  """Into how many shards a logical axis is split; 1 outside `use_mesh`."""
+  """The number of shards of a logical axis; 1 outside `use_mesh`."""
   mesh = _mesh.get()
   return mesh.num_shards(logical_axis) if mesh else 1
 
 
 def axis_index(logical_axis: str) -> jax.Array | int:
-  """Within `per_device`: which shard of a logical axis this device has."""
+  """Within `per_device`: the index of this device's shard of a logical axis."""
   mesh = _mesh.get()
   if mesh is None or not mesh.axes(logical_axis):
     return 0
@@ -273,10 +279,10 @@ def reduce_axis(
 
 
 def all_gather_axis(x: jax.Array, logical_axis: str, axis: int) -> jax.Array:
-  """Within `per_device`: an array whole along an axis that is spread.
+  """Within `per_device`: gathers an array along an axis that is spread.
 
-  Its gradient goes to each device's shard, summed in float32, and is never
-  all-reduced: that of an array which comes whole into `per_device` would be.
+  The gradient is reduce-scattered in float32: each device gets its own shard.
+  If the array came whole into `per_device`, it would be all-reduced.
   """
   mesh = _mesh.get()
   if mesh is None or mesh.num_shards(logical_axis) == 1:
@@ -303,8 +309,8 @@ def _all_gather_forward(
 def _all_gather_backward(
   names: tuple[str, ...], num_shards: int, axis: int, _: None, grad: jax.Array
 ) -> tuple[jax.Array]:
-  # The compiler of TPUs makes an all-reduce of a reduce-scatter over both axes
-  # of a pod.
+  # The TPU compiler turns a reduce-scatter over both axes of a pod into an
+  # all-reduce.
   blocks = grad.reshape(
     *grad.shape[:axis], num_shards, -1, *grad.shape[axis + 1 :]
   )
@@ -335,11 +341,8 @@ def global_batch(
     mesh: The mesh.
     batch: The sequences of the shards that this process holds, in their order.
   """
-  target, num_shards, own = (
-    batch_sharding(mesh),
-    num_batch_shards(mesh),
-    _own_shards(mesh),
-  )
+  target, own = batch_sharding(mesh), _own_shards(mesh)
+  num_shards = num_batch_shards(mesh)
 
   def put(values: np.ndarray) -> jax.Array:
     sequences = len(values) // len(own)  # of a shard
@@ -355,10 +358,10 @@ def global_batch(
 
 
 def flags(mesh: Mesh, values: Sequence[bool]) -> jax.Array:
-  """The flags of this process, one line for each of its shards of the batch.
+  """The flags of this process, repeated for each of its shards of the batch.
 
   Returns:
-    [shards, values] bool; `flags_shape` tells a compiler of it.
+    [shards, values] bool; `flags_shape` describes it to a compiler.
   """
   shape = flags_shape(mesh, len(values))
   line = np.array([values], bool)

@@ -1,16 +1,22 @@
-"""What all figures fraction: inline SVG, colours, dashes and markers.
+"""Helpers of all figures: colours, dashes, markers, SVG and PDF.
 
-Figures are drawn without pyplot: they need no display and leave no state.
-Colours stand for arms, everywhere on a page; dashes and markers stand for
-seeds.
+Figures are drawn without pyplot: they need no display and leave no state. All
+are as wide as a column of a paper, which is also as wide as a phone: on a page
+they scale and stand side by side, and nothing is drawn twice. An arm has a
+colour, a dash and a marker, everywhere on a page.
 """
 
+import dataclasses
+import html
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+WIDTH = 4.2  # inches
+INK, AXIS, GRID = '#333333', '#555555', '#e4e4e4'
+BARS, BAND, PAPER = '#b9c0c9', '#f2f2f2', '#ffffff'
 # Okabe and Ito's colours, which readers with any colour vision can tell apart,
 # without the yellow that is invisible on white; then three more.
 _COLOURS = (
@@ -20,89 +26,169 @@ _COLOURS = (
   '#cc79a7',
   '#56b4e9',
   '#e69f00',
-  '#000000',
+  '#111111',
   '#7a3fa0',
   '#8c6239',
   '#777777',
 )
-DASHES = (
-  ('solid', '-'),
-  ('dashed', (0, (4, 2))),
-  ('dotted', (0, (1, 1.5))),
-  ('dash-dotted', (0, (6, 2, 1, 2))),
+_DASHES = ('-', (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+MARKERS = (
+  *(('circle', 'o'), ('square', 's'), ('triangle', '^'), ('rhomb', 'D')),
+  ('inverted triangle', 'v'),
 )
-MARKERS = (('circle', 'o'), ('square', 's'), ('triangle', '^'), ('rhomb', 'D'))
+# Colours of the page's theme, by their name in style.css.jinja.
+_THEMED = {
+  **{INK: 'ink', AXIS: 'axis', GRID: 'grid', BARS: 'bars', BAND: 'band'},
+  PAPER: 'paper',
+  **{colour: f'arm-{c}' for c, colour in enumerate(_COLOURS)},
+}
 _MAX_NAME = 26  # characters
 _STYLE = {
   'svg.fonttype': 'none',  # text stays text, in the page's own font
+  'pdf.fonttype': 42,  # TrueType: text stays text
   'text.parse_math': False,  # an arm's name is no formula
+  'text.color': INK,
   'font.family': 'sans-serif',
   'font.sans-serif': ['DejaVu Sans'],
   'font.size': 9.0,
   'axes.spines.top': False,
   'axes.spines.right': False,
   'axes.linewidth': 0.6,
-  'axes.edgecolor': '#555555',
-  'axes.labelcolor': '#333333',
-  'xtick.color': '#555555',
-  'ytick.color': '#555555',
+  'axes.edgecolor': AXIS,
+  'axes.labelcolor': INK,
+  'xtick.color': AXIS,
+  'ytick.color': AXIS,
   'xtick.major.width': 0.6,
   'ytick.major.width': 0.6,
   'axes.grid': True,
-  'grid.color': '#e4e4e4',
+  'grid.color': GRID,
   'grid.linewidth': 0.6,
   'axes.axisbelow': True,
+  'legend.frameon': False,
+  'legend.fontsize': 8.0,
 }
 
 
-def arm_colours(arms: Sequence[str]) -> dict[str, str]:
-  """A colour for each arm, in the config's order; the eleventh repeats."""
-  return {arm: _COLOURS[a % len(_COLOURS)] for a, arm in enumerate(arms)}
+class Style(NamedTuple):
+  """How an arm is drawn."""
+
+  colour: str
+  dash: Any  # matplotlib's linestyle
+  marker: str
 
 
-def seed_marks(seeds: Sequence[int]) -> list[dict[str, Any]]:
-  """The name of each seed's marker and dash; the fifth seed repeats."""
-  return [
-    {
-      'seed': seed,
-      'marker': MARKERS[s % len(MARKERS)][0],
-      'dash': DASHES[s % len(DASHES)][0],
-    }
-    for s, seed in enumerate(seeds)
-  ]
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """A figure as files: its name, and what is in them."""
+
+  name: str
+  title: str
+  svg: str
+  pdf: bytes
+
+  @property
+  def inline(self) -> str:
+    """The SVG for a page, in the colours of the page's theme."""
+    svg = self.svg[self.svg.index('<svg') :]
+    for colour, name in _THEMED.items():
+      svg = svg.replace(f': {colour}', f': var(--{name})')
+    return svg
 
 
-def svg(
-  name: str, draw: Callable[[Any], None], size: tuple[float, float]
-) -> str:
-  """A figure of `size` inches; every id in it starts with `name`."""
+def arm_styles(arms: Sequence[str]) -> dict[str, Style]:
+  """The style of each arm, in the config's order; the 21st repeats."""
+  return {
+    arm: Style(
+      _COLOURS[a % len(_COLOURS)],
+      _DASHES[a % len(_DASHES)],
+      MARKERS[a % len(MARKERS)][1],
+    )
+    for a, arm in enumerate(arms)
+  }
+
+
+def draw(
+  name: str,
+  title: str,
+  paint: Callable[[Any], None],
+  height: float,
+) -> Figure:
+  """Draws a figure.
+
+  Args:
+    name: Of its files; every id in the SVG starts with it.
+    title: For readers who do not see the figure.
+    paint: Called with a figure of matplotlib.
+    height: Inches.
+  """
   import matplotlib
-  from matplotlib.figure import Figure
+  from matplotlib.figure import Figure as Canvas
 
   style: dict[Any, Any] = {**_STYLE, 'svg.hashsalt': name}
-  with matplotlib.rc_context(style):
-    figure = Figure(figsize=size, layout='constrained')
-    draw(figure)
-    buffer = io.StringIO()
-    with warnings.catch_warnings():
-      # Only the layout reads this font; the browser has the glyphs.
-      warnings.filterwarnings('ignore', message='Glyph')
-      figure.savefig(
-        buffer,
-        format='svg',
-        transparent=True,
-        metadata={key: None for key in ('Creator', 'Date', 'Format', 'Type')},
-      )
-  text = buffer.getvalue()
-  text = text[text.index('<svg') :]
-  text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
+  with matplotlib.rc_context(style), warnings.catch_warnings():
+    # A name may have glyphs that this font lacks. A browser has them.
+    warnings.filterwarnings('ignore', message='Glyph')
+    figure = Canvas(figsize=(WIDTH, height), layout='constrained')
+    paint(figure)
+    svg = _saved(figure, 'svg', Creator=None, Date=None, Format=None, Type=None)
+    pdf = _saved(figure, 'pdf', Title=title, Creator=None, CreationDate=None)
+  return Figure(name, title, _titled(name, title, svg.decode()), pdf)
+
+
+def _saved(figure: Any, kind: str, **metadata: str | None) -> bytes:
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format=kind, transparent=True, metadata=metadata)
+  return buffer.getvalue()
+
+
+def _titled(name: str, title: str, svg: str) -> str:
+  """The SVG with a title, without metadata, with ids of its own."""
+  svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
   # Figures share a page: ids such as 'axes_1' must differ.
-  return re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{name}-', text)
+  svg = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{name}-', svg)
+  start = svg.index('<svg')
+  inside = svg.index('>', start) + 1
+  return (
+    f'{svg[:start]}<svg role="img" aria-labelledby="{name}-title"'
+    f'{svg[start + len("<svg") : inside]}\n'
+    f'<title id="{name}-title">{html.escape(title)}</title>{svg[inside:]}'
+  )
+
+
+def legend(
+  figure: Any, styles: Mapping[str, Style], lines: bool = True
+) -> None:
+  """A legend of the arms above the plot, in as many columns as fit.
+
+  Args:
+    figure: Of matplotlib.
+    styles: By arm.
+    lines: Whether arms are lines, and not points alone.
+  """
+  from matplotlib.lines import Line2D
+
+  names = [short_name(arm) for arm in styles]
+  columns = max(1, min(4, int(58 / (7 + max(map(len, names))))))
+  handles = [
+    Line2D(
+      [],
+      [],
+      color=style.colour,
+      linestyle=style.dash if lines else 'none',
+      marker=style.marker,
+      markersize=4,
+      label=name,
+    )
+    for name, style in zip(names, styles.values(), strict=True)
+  ]
+  figure.legend(
+    handles=handles, loc='outside upper left', ncols=columns, handlelength=3
+  )
 
 
 def zero_line(axes: Any) -> None:
   """A vertical line where an arm equals what it is compared with."""
-  axes.axvline(0.0, color='#555555', linewidth=0.8)
+  axes.axvline(0.0, color=AXIS, linewidth=0.8)
 
 
 def tokens_formatter() -> Any:

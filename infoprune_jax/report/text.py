@@ -24,7 +24,7 @@ def percent(fraction: float) -> str:
 
 
 def interval(difference: Mapping[str, float]) -> str:
-  """'+0.0120 [+0.0090, +0.0150]', of an estimate and its bounds."""
+  """An estimate and its bounds: '+0.0120 [+0.0090, +0.0150]'."""
   low, high = signed(difference['low']), signed(difference['high'])
   return f'{signed(difference["estimate"])} [{low}, {high}]'
 

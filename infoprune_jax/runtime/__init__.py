@@ -1,1 +1,1 @@
-"""What every stage stands on: files, artifacts, processes, progress."""
+"""The base of every stage: files, artifacts, processes, progress."""

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from infoprune_jax.runtime import files
 
 # An object store cannot append: each upload writes the whole file again.
-# Between calls of `sync` there is one a minute, or fewer, so that uploads take
-# at most this fraction of the time.
+# Between calls of `sync` there is at most one upload per minute, and uploads
+# take at most this fraction of the time.
 _UPLOAD_SECONDS, _UPLOAD_FRACTION = 60.0, 0.01
 
 
 class AppendLog:
   """Appends bytes to a file.
 
-  On a local file system each append is handed to the system at once, so that a
-  killed process loses nothing of it. On an object store a killed process loses
-  what came after the last upload: at most what was appended since `sync`.
+  On a local file system each append goes to the system at once, so a killed
+  process loses nothing. On an object store a killed process loses the bytes
+  after the last upload, at most those since `sync`.
   """
 
   def __init__(
@@ -27,19 +27,19 @@ class AppendLog:
     writer: files.Writer = files.write_file,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """Makes `beginning` the whole content of the file.
+    """Opens the file, and makes `beginning` its whole content.
 
     Args:
       path: The file.
-      beginning: What is kept of an earlier process's.
-      writer: How whole files are written, see `files.write_text`.
+      beginning: The bytes to keep of an earlier process.
+      writer: Writes whole files, see `files.write_text`.
       clock: Seconds.
     """
     self._path, self._writer, self._clock = path, writer, clock
     self._write_whole(beginning)
     self._next_upload = clock() + _UPLOAD_SECONDS
     self._is_synced = True
-    # An open file stays that of this process when another replaces it.
+    # An open file stays that of this process if another one replaces it.
     self._file, self._content = None, bytearray()
     if files.is_local(path):
       self._file = open(files.canonical(path), 'ab')  # noqa: SIM115
@@ -58,7 +58,7 @@ class AppendLog:
       self.sync()
 
   def sync(self) -> None:
-    """Returns when the file has what was appended, whatever happens then."""
+    """Returns when all that was appended is stored on disk."""
     if self._is_synced:
       return
     if self._file:

@@ -3,17 +3,17 @@
 A file is written to a temporary name, synced and renamed. A marker is written
 when all files of its shard are there, and the manifest comes last.
 
-Of all attempts to write an artifact, only the newest may write. A process that
-was stopped and goes on, a host that was taken for lost, a worker of Beam whose
-job was killed: each may still hold what it was about to write. So an attempt
-puts a token of its own into the folder when it begins. Each file that is
-written for an attempt has the token in its temporary name. The token is
-compared with the folder's right before a file gets its final name.
+Only the newest attempt to write an artifact may write. Older attempts may still
+be alive: a process that was stopped and continues, a host that was taken for
+lost, a worker of Beam whose job was killed. So an attempt puts a token of its
+own into the folder when it begins. Each file that is written for an attempt has
+the token in its temporary name. The token is compared with that of the folder
+right before a file gets its final name.
 
-On a local file system, no file of an older attempt can slip in between. When an
-attempt has put its token there, it deletes the temporary files of all others,
-and a deleted file cannot be renamed. On an object store this can happen, for as
-long as the upload of a file takes.
+On a local file system, no file of an older attempt can appear after that. When
+an attempt has put its token there, it deletes the temporary files of all
+others, and a deleted file cannot be renamed. On an object store such a file can
+still appear, for as long as its upload takes.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import files
+from infoprune_jax.runtime import files, filesystems, hub
 from infoprune_jax.runtime.files import (
   ContentHash,
   FileFacts,
@@ -39,6 +39,7 @@ from infoprune_jax.runtime.manifests import (
   Begun,
   Manifest,
   Marker,
+  causes,
   content_fingerprint,
   how_to_repair,
   read_begun,
@@ -57,20 +58,26 @@ class Artifact:
   """A folder being written by one stage or read by the next."""
 
   path: str
-  kind: str  # as a user would call it: 'token store', 'score table'
+  kind: str  # for the user: 'token store', 'score table'
   job: str  # the stage that writes it
-  # What decides its bytes: sections of the config, or `options_of` them, by
-  # name. Records leave out what is at its default.
+  # The options that decide its bytes: sections of the config, or `options_of`
+  # them, by name. Records leave out defaults.
   options: Any
   inputs: Mapping[str, str]  # the fingerprints of what it is made from
-  # The token of who writes it; '' where nobody else can.
+  # Where options come from, for messages: the section of the config by the
+  # first part of an option's name, '' for all others. With {'': 'score',
+  # 'folds': 'reference.folds'} the option 'dtype' is score.dtype.
+  sections: Mapping[str, str] = dataclasses.field(
+    default_factory=dict, compare=False
+  )
+  # The token of the attempt that writes it; '' if there is only one writer.
   attempt: str = dataclasses.field(default='', compare=False)
 
   def finished(self) -> Manifest | None:
-    """The manifest, or None where the artifact is not finished.
+    """The manifest, or None if the artifact is not finished.
 
     Raises:
-      UserError: what is there was made from something else.
+      UserError: it was made under other options or from other inputs.
     """
     manifest = read_manifest(self.path, self.job)
     if manifest is not None:
@@ -78,16 +85,17 @@ class Artifact:
     return manifest
 
   def _refuse_mismatch(self, record: Begun) -> None:
-    for section in ('options', 'inputs'):
-      difference = first_difference(
-        record[section], getattr(self, section), section
+    changed = causes(record, self.options, self.inputs, self.sections)
+    changed += [
+      f'it was made from {name}, too'
+      for name in sorted(record['inputs'].keys() - self.inputs.keys())
+    ]
+    if changed:
+      raise UserError(
+        f'The {self.kind} in {self.path} does not belong to this config: '
+        f'{"; ".join(changed)}. Use another --workdir, or delete {self.path} and '
+        f'run --job={self.job} again.'
       )
-      if difference:
-        raise UserError(
-          f'The {self.kind} in {self.path} does not belong to this config: '
-          f'{difference}. Use another --workdir, or delete {self.path} and '
-          f'run --job={self.job} again.'
-        )
 
   def take_over(self) -> 'Artifact':
     """The artifact for a new attempt: all others may write no more."""
@@ -101,10 +109,10 @@ class Artifact:
     return f'{name}.{self.attempt}.tmp'
 
   def write_file(self, path: str, write: Callable[[Any], None]) -> FileFacts:
-    """As `files.write_file`, unless another has taken over.
+    """As `files.write_file`, unless another attempt has taken over.
 
     Raises:
-      UserError: another has; the file is as it was.
+      UserError: another attempt has; the file is unchanged.
     """
     return self._write(path, write, self._check_newest)
 
@@ -115,8 +123,8 @@ class Artifact:
     check: Callable[[], None],
   ) -> FileFacts:
     suffix = self.temporary('') if self.attempt else '.tmp'
-    # Also before a temporary file is made: an older attempt may be ended while
-    # it writes, and nobody would delete that file from a finished folder.
+    # Check also before a temporary file is made: if an older attempt is killed
+    # while it writes, nobody deletes that file from a finished folder.
     self._check_newest()
     try:
       return files.write_file(path, write, suffix, check)
@@ -135,11 +143,11 @@ class Artifact:
       raise UserError(
         f'{self.path} was deleted, or another job that began later writes it. '
         'This job stops, and changes nothing more there. If no other job runs, '
-        'run it again: what is finished is kept.'
+        'run it again: finished shards are kept.'
       )
 
   def begin(self) -> 'Artifact':
-    """Notes what the artifact is made from, before any of it is there.
+    """Records the options and inputs of the artifact, before any of its files.
 
     Returns:
       The artifact as `take_over` gives it.
@@ -162,10 +170,29 @@ class Artifact:
       write_record(name, made, taken.write_file)
     return taken
 
-  def _recorded_options(self) -> Any:
-    """The options as they were begun, so that the fingerprint stays.
+  def delete(self) -> None:
+    """Deletes the artifact, so that a killed deletion leaves no wrong one.
 
-    A path may have been spelled in another way then.
+    The manifest goes first, and `begun.json` last: until then the shards that
+    are left have their old options beside them. Other attempts may write no
+    more.
+
+    Raises:
+      UserError: another process writes it.
+    """
+    with files.lock(self.path):
+      files.remove(posixpath.join(self.path, MANIFEST))
+      files.remove(posixpath.join(self.path, ATTEMPT))
+      for name in filesystems.names_in(self.path):
+        if name not in (BEGUN, files.LOCK):
+          filesystems.delete_folder(posixpath.join(self.path, name))
+      files.remove(posixpath.join(self.path, BEGUN))
+    filesystems.delete_folder(self.path)
+
+  def _recorded_options(self) -> Any:
+    """The recorded options, so that the fingerprint does not change.
+
+    The config may spell a path in another way now.
     """
     begun = read_begun(self.path, self.job)
     if begun and not first_difference(
@@ -175,7 +202,7 @@ class Artifact:
     return recorded(self.options)
 
   def finished_shard(self, shard: int, num_shards: int) -> Marker | None:
-    """The marker of a shard that is done, or None.
+    """The marker of a finished shard, or None.
 
     Raises:
       UserError: the marker or a file of the shard is damaged.
@@ -200,11 +227,11 @@ class Artifact:
     """Writes the files of a shard, and then its marker.
 
     Args:
-      shard: Which shard.
-      num_shards: Of how many.
-      files: What writes each file, by its path in the artifact, see
-        `data_file`.
-      **counts: What else the marker holds.
+      shard: Index of the shard.
+      num_shards: Number of shards.
+      files: The function that writes each file, by the path of the file in the
+        artifact, see `data_file`.
+      **counts: Further entries of the marker.
 
     Returns:
       The marker.
@@ -223,7 +250,7 @@ class Artifact:
 
     Args:
       files: Checksums by path in the artifact, as `write_file` returns them.
-      **facts: Whatever else a reader should know: counts, versions.
+      **facts: Further entries of the manifest: counts, versions.
     """
     manifest = cast(
       Manifest,
@@ -235,6 +262,7 @@ class Artifact:
         'files': {name: dict(files[name]) for name in sorted(files)},
         'job': self.job,
         'fingerprint': '',
+        **hub.facts(),
         **facts,
       },
     )
@@ -244,7 +272,7 @@ class Artifact:
     return manifest
 
   def _write_last(self, path: str, write: Callable[[Any], None]) -> FileFacts:
-    """As `write_file`, and ends the attempt: nobody may write then."""
+    """As `write_file`, and ends the attempt, so that nobody may write after."""
 
     def end() -> None:
       self._check_newest()

@@ -1,8 +1,7 @@
 """Work as Apache Beam pipelines, for corpora that outgrow one machine.
 
-A task is a file, and so is its result, in a folder that all workers see:
-  runners
-limit what a pipeline may hold, and hand nothing back to who launched it.
+Tasks and results are files in a folder that all workers see: runners limit the
+size of elements, and return nothing to the process that launched a pipeline.
 """
 
 import functools
@@ -24,26 +23,26 @@ _PYTHON_RUNNERS = (
   'BundleBasedDirectRunner',
   'FnApiRunner',
 )
-# Before those of the user: workers tell in dozens of lines how they start.
+# Come before the user's options: workers log dozens of lines when they start.
 _QUIET = (
   '--default_sdk_harness_log_level=WARNING',
   '--sdk_harness_log_level_overrides={"apache_beam": "ERROR", '
   '"__main__": "ERROR"}',
 )
 _POLL_SECONDS = 0.2
-_STOP = 'stop'  # Where this file is, no task is begun.
+_STOP = 'stop'  # No task begins while this file exists.
 
 
 def check(options: Sequence[str], folder: str) -> None:
-  """Finds what can be wrong with options of Beam before any work starts.
+  """Checks options of Beam before any work starts.
 
   Args:
-    options: As on the command line of a pipeline.
-    folder: Of the work.
+    options: Options of the pipeline, as on its command line.
+    folder: The folder of tasks and results.
 
   Raises:
-    UserError: Beam is missing, has no such runner, or does not take an option;
-      or the workers would not see the folder.
+    UserError: Beam is missing, has no such runner, or rejects an option; or the
+      workers would not see the folder.
   """
   from apache_beam.options.pipeline_options_validator import (
     PipelineOptionsValidator,
@@ -66,7 +65,7 @@ def _parsed(options: Sequence[str]) -> Any:
   """PipelineOptions.
 
   Raises:
-    UserError: Beam is missing, or an option has a value that is none.
+    UserError: Beam is missing, or rejects the value of an option.
   """
   try:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -80,8 +79,8 @@ def _parsed(options: Sequence[str]) -> Any:
     parsed.get_all_options(retain_unknown_options=True)
   except SystemExit:
     raise UserError(
-      f'{_WHERE} is {tuple(options)}, which Beam does not take; it says why '
-      'above.'
+      f'{_WHERE} is {tuple(options)}, which Beam rejects; the reason is in the '
+      'lines above.'
     ) from None
   return parsed
 
@@ -90,7 +89,7 @@ def _runner(parsed: Any, options: Sequence[str]) -> Any:
   """The runner that is asked for.
 
   Raises:
-    UserError: there is none, or it would leave out an option.
+    UserError: no runner is named, or it has no such option.
   """
   from apache_beam.options.pipeline_options import (
     PipelineOptions,
@@ -110,10 +109,10 @@ def _runner(parsed: Any, options: Sequence[str]) -> Any:
     raise UserError(f'{_WHERE} asks for the runner {name!r}: {error}') from None
   known = PipelineOptions([]).get_all_options()
   others = set(parsed.get_all_options(retain_unknown_options=True)) - {*known}
-  # Of a runner in another language, Python does not know the options.
+  # Python does not know the options of a runner in another language.
   if type(runner).__name__ in _PYTHON_RUNNERS and others:
     raise UserError(
-      f'{_WHERE} has --{min(others)}, which is no option of {name}.'
+      f'{_WHERE} has --{min(others)}, which is not an option of {name}.'
     )
   return runner
 
@@ -124,18 +123,18 @@ def run_all(
   options: Sequence[str],
   folder: str,
 ) -> Iterator[Any]:
-  """The result of each task, in the tasks' order, as soon as it is there.
+  """Yields the result of each task, in order, as soon as it is there.
 
   Args:
-    function: A module-level function of one argument, of a package that the
+    function: A module-level function of one argument, from a package that the
       workers have.
     tasks: Its arguments; they and the results must pickle.
-    options: Of the pipeline, as on its command line.
+    options: Options of the pipeline, as on its command line.
     folder: For tasks and results; its content is deleted.
 
   Raises:
-    UserError: as the function does, and no further task is begun; or the
-      runner could not be reached, or gave up.
+    UserError: the function raised it, and no further task begins; or the runner
+      could not be reached, or gave up.
   """
   if not tasks:
     return
@@ -177,18 +176,18 @@ class _Pipeline:
     try:
       pipeline = beam.Pipeline(options=_parsed(options))
       numbers = pipeline | 'Tasks' >> beam.Create(range(num_tasks))
-      # Or a runner would fuse both steps, and one worker do all.
+      # Otherwise a runner fuses both steps, and one worker does all tasks.
       spread = numbers | 'Spread' >> beam.Reshuffle()
       _ = spread | 'Work' >> beam.Map(functools.partial(_work, folder))
       self._state = pipeline.run().wait_until_finish()
-    except BaseException as error:  # Raised where it is waited for.
+    except BaseException as error:  # Raised in the thread that waits for it.
       self._error = error
 
   def check_alive(self, result: str) -> None:
-    """Raises what the pipeline died of, if it ended without this result."""
+    """Raises the error of the pipeline if it ended without this result."""
     if self.thread.is_alive() or _exists(result):
       return
-    # So Beam marks what a function of ours raised.
+    # Beam marks errors of our functions this way.
     if self._error is not None and '[while running' in str(self._error):
       raise self._error
     raise UserError(
@@ -198,14 +197,14 @@ class _Pipeline:
 
 
 def _work(folder: str, number: int) -> None:
-  """Does one task, in a worker; once, even where a runner repeats it."""
+  """Does one task in a worker; only once, even if a runner repeats it."""
   result = _name(folder, 'result', number)
   if _exists(posixpath.join(folder, _STOP)) or _exists(result):
     return
   function, task = pickle.loads(files.read_bytes(_name(folder, 'task', number)))
   try:
     done = (function(task), None)
-  except UserError as error:  # Nothing that another try would fix.
+  except UserError as error:  # Another try would not fix it.
     done = (None, error)
   _dump(result, done)
 

@@ -1,17 +1,17 @@
-"""The processes of one job: who they are, and how they agree.
+"""The processes of one job: their indices, and how they agree.
 
-What hosts tell each other is small, and goes through the key-value store of
-JAX's coordination service, never through the devices. Every process shows a
-sign of life there each second; process 0 looks after them, and whoever is late
-or has failed is named by all the others, which then stop. The service is in
-process 0: if it does not answer, process 0 is the one that is late.
+Messages between hosts are small, and go through the key-value store of JAX's
+coordination service, never through the devices. Every process writes a
+heartbeat there each second, and process 0 checks them. If a process is late or
+has failed, all others name it and stop. The service runs in process 0: if it
+does not answer, process 0 is the one that is late.
 
-A thread gives the signs, so a compilation of minutes is no silence. A process
-whose threads do not run for the whole timeout counts as lost, and ends by
-itself when it goes on: by then the others have ended.
+A thread writes the heartbeats, so they continue during a long compilation. A
+process whose threads do not run for the whole timeout counts as lost. It ends
+by itself when it continues: by then the others have ended.
 
-The one place that knows `jax._src.distributed`. With one process nothing here
-starts anything, and no JAX backend is touched.
+Only this module uses `jax._src.distributed`. With one process it starts
+nothing, and touches no JAX backend.
 """
 
 import contextlib
@@ -36,8 +36,8 @@ from infoprune_jax.runtime import preemption
 from infoprune_jax.runtime.peers import AGAIN, FOLDER, Watch
 from infoprune_jax.runtime.progress import logger
 
-PROCESS_TIMEOUT = 60  # seconds without a sign of life
-# For work of one process that the others wait for, such as reading checksums.
+PROCESS_TIMEOUT = 60  # seconds without a heartbeat
+# For work that the other processes wait for, such as reading checksums.
 BARRIER_TIMEOUT = 1800  # seconds
 _START_TIMEOUT = 300  # seconds: hosts of a large job do not start at once
 EXIT_CODE = 2
@@ -53,7 +53,7 @@ def count() -> int:
 
 
 def index() -> int:
-  """Which of them this is."""
+  """Index of this process."""
   return distributed.global_state.process_id or 0
 
 
@@ -63,30 +63,30 @@ def initialize(
   process_index: int | None = None,
   timeout: float = PROCESS_TIMEOUT,
 ) -> None:
-  """Joins the job; before any other use of JAX.
+  """Joins the job; call it before any other use of JAX.
 
-  Without arguments the cluster says who is who: a TPU pod, SLURM, Open MPI.
+  Without arguments the cluster gives them: a TPU pod, SLURM or Open MPI.
 
   Args:
     coordinator_address: HOST:PORT, where process 0 can be reached.
     process_count: Number of processes.
-    process_index: Which of them this is.
-    timeout: Seconds without a sign of life after which a process is lost.
+    process_index: Index of this process.
+    timeout: Seconds without a heartbeat after which a process counts as lost.
 
   Raises:
-    UserError: there is no such cluster, or the others do not come.
+    UserError: there is no such cluster, or the other processes do not join.
   """
   # Gloo is the only backend of collectives between CPUs that needs no launcher.
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  # Its thread complains in several lines when a process ends.
+  # Its thread logs several lines when a process ends.
   with contextlib.suppress(AttributeError):  # Not every version has it.
     jax.config.update('jax_enable_preemption_service', False)
   if coordinator_address is not None:
     _on_abort(
       lambda: (
         f'did not meet the other {(process_count or 1) - 1} at '
-        f'{coordinator_address} within {_START_TIMEOUT} s: start all of them, with one address and '
-        'one count, and each index once.'
+        f'{coordinator_address} within {_START_TIMEOUT} s: start all of them, '
+        'with the same address and count, and each index once.'
       )
     )
   try:
@@ -108,8 +108,13 @@ def initialize(
       f'Process {process_index} cannot join the others at '
       f'{coordinator_address}: {reason}.'
     ) from None
-  _stop.clear()
+  _watch_others(timeout)
+
+
+def _watch_others(timeout: float) -> None:
+  """Starts the threads that write the heartbeat and find lost processes."""
   global _watch
+  _stop.clear()
   client, error = _client(), jax.errors.JaxRuntimeError
   _watch = watch = Watch(client, index(), count(), timeout, stop_process, error)
   address = distributed.global_state.coordinator_address
@@ -120,9 +125,9 @@ def initialize(
 
 
 def _jax_timeout(timeout: float) -> dict[str, Any]:
-  """JAX's own limit, where it can be set: it must not act before ours.
+  """Raises the limit of JAX, if possible, so that it does not act before ours.
 
-  It ends a process with a C++ stack trace, and blames no one.
+  JAX ends a process with a C++ stack trace that does not name the lost process.
   """
   known = inspect.signature(jax.distributed.initialize).parameters
   name = 'heartbeat_timeout_seconds'
@@ -134,14 +139,14 @@ def _client() -> Any:
 
 
 def barrier(name: str, timeout: float = BARRIER_TIMEOUT) -> None:
-  """Waits until every process is here.
+  """Waits until every process calls it.
 
   Args:
-    name: For the message; it may be used again.
+    name: For the message; a name may be used again.
     timeout: In seconds.
 
   Raises:
-    UserError: some do not come; they are named.
+    UserError: some processes do not call it; they are named.
   """
   if count() == 1:
     return
@@ -155,10 +160,10 @@ def barrier(name: str, timeout: float = BARRIER_TIMEOUT) -> None:
 
 
 def broadcast(name: str, value: Any, timeout: float = BARRIER_TIMEOUT) -> Any:
-  """Process 0's value, a JSON one, on every process.
+  """Returns the JSON value of process 0 on every process.
 
   Raises:
-    UserError: it does not come in time.
+    UserError: the value does not arrive in time.
   """
   if count() == 1:
     return value
@@ -172,9 +177,9 @@ def broadcast(name: str, value: Any, timeout: float = BARRIER_TIMEOUT) -> Any:
 def on_first(
   name: str, function: Callable[[], Any], timeout: float = BARRIER_TIMEOUT
 ) -> Any:
-  """What process 0 gets from a function, a JSON value, on every process.
+  """Calls a function on process 0; returns its JSON value on every process.
 
-  Only process 0 calls it; an error there ends the job.
+  An error of the function ends the job.
   """
   return broadcast(name, function() if index() == 0 else None, timeout)
 
@@ -182,10 +187,10 @@ def on_first(
 def all_gather(
   name: str, value: Any, timeout: float = BARRIER_TIMEOUT
 ) -> list[Any]:
-  """Every process's value, JSON ones, in the order of processes.
+  """The JSON values of all processes, in the order of processes.
 
   Raises:
-    UserError: some do not come in time; the first is named.
+    UserError: some do not arrive in time; the first process is named.
   """
   if count() == 1:
     return [value]
@@ -199,7 +204,7 @@ def all_gather(
 
 
 def _key(kind: str, name: str) -> str:
-  """A key of its own for each call: all processes make the same calls."""
+  """A key that is new for each call; all processes make the same calls."""
   what = f'{kind}/{name}'
   _calls[what] = _calls.get(what, 0) + 1
   return f'{FOLDER}/{what}/{_calls[what]}'
@@ -225,19 +230,19 @@ def _late(processes: list[str], name: str, timeout: float) -> UserError:
 
 
 def leave() -> None:
-  """Waits for the others at the end of the job, and stops watching them."""
+  """Waits for the others at the end of the job, then stops watching them."""
   if count() > 1:
     barrier('the end')
     _stop.set()
-    # It waits once more: who leaves early takes the store from the others.
+    # Waits again: if process 0 leaves early, the others lose the store.
     jax.distributed.shutdown()
 
 
 def abandon(reason: str | Exception) -> NoReturn:
-  """Ends this process with a message, after it has told the others.
+  """Ends this process with a message, after telling the other processes.
 
-  An error of the devices is most often another process's end: its name is
-  waited for first.
+  An error of the devices most often means that another process has ended: this
+  process first waits to learn which one.
   """
   if isinstance(reason, jax.errors.JaxRuntimeError):
     watch = _watching()
@@ -256,7 +261,7 @@ def abandon(reason: str | Exception) -> NoReturn:
 
 def _tell(number: int) -> None:
   """Tells the others that a signal ends this process."""
-  if _stop.is_set():  # At the end of the job there is no one to tell.
+  if _stop.is_set():  # At the end of the job no process listens.
     return
   _stop.set()
   name = signal.Signals(number).name
@@ -264,41 +269,41 @@ def _tell(number: int) -> None:
 
 
 def _watching() -> Watch:
-  assert _watch is not None  # `join` has set it.
+  assert _watch is not None  # `initialize` has set it.
   return _watch
 
 
 def _announce(folder: str, message: str) -> None:
-  """Says why this process ends, and lets the others look."""
+  """Tells the others why this process ends, and gives them time to read it."""
 
   def announce() -> None:
-    # Another may have been first, or process 0 may be gone: all know by now.
+    # Another process was first, or process 0 is gone: all know by now.
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       _client().key_value_set(f'{FOLDER}/{folder}/{index()}', message)
-    if index() == 0:  # The store goes with it.
+    if index() == 0:  # The store ends with process 0.
       time.sleep(3 * _watching().interval)
 
-  # A store that is frozen is not waited for.
+  # Does not wait for a frozen store.
   thread = threading.Thread(target=announce, daemon=True)
   thread.start()
   thread.join(5 * _watching().interval)
 
 
 def stop_process(message: str, code: int = EXIT_CODE) -> NoReturn:
-  """Ends this process at once, whatever its other threads wait for."""
+  """Ends this process at once, even if other threads are waiting."""
   text = f'infoprune_jax: process {index()}: {message}\n'
   os.write(sys.stderr.fileno(), text.encode())
   os._exit(code)
 
 
 def _on_abort(blame: Callable[[], str]) -> None:
-  """Says who is missing when JAX aborts this process for want of the others.
+  """Names the missing process when JAX aborts this one because of it.
 
-  JAX's client does so by itself, with a stack trace, and can be given no
-  callback of Python; so it is caught where it ends the process.
+  The client of JAX aborts with a stack trace and takes no Python callback, so
+  its signal is caught.
 
   Args:
-    blame: Gives the message; '' where the cause is another.
+    blame: Returns the message; '' if the cause is another one.
   """
 
   def handler(number: int) -> None:
@@ -307,13 +312,13 @@ def _on_abort(blame: Callable[[], str]) -> None:
       stop_process(message)
     os._exit(128 + number)
 
-  # Python's own handlers run in the main thread, which would be too late.
+  # Handlers of Python run in the main thread, which would be too late.
   _on_abort.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
   ctypes.CDLL(None).signal(int(signal.SIGABRT), _on_abort.handler)
 
 
 def check_devices() -> None:
-  """Raises `UserError` where JAX sees a pod that the job has not joined."""
+  """Raises `UserError` if JAX sees a pod that the job has not joined."""
   if jax.process_count() != count():
     raise UserError(
       f'The devices here belong to {jax.process_count()} processes: start the '

@@ -1,24 +1,24 @@
-"""Drivers: the packages behind URLs, and what a store of each can hold."""
+"""Drivers: the packages behind URLs, and what each kind of store can hold."""
 
 import contextlib
 from collections.abc import Iterator
 
 from infoprune_jax.config.validation import UserError
 
-# TensorStore, by which Orbax writes, has no other driver of a store.
+# Orbax writes by TensorStore, which has no driver for other stores.
 _WITH_CHECKPOINTS = ('gs', 'gcs')
 _LOST = ('memory',)
 
 
 def protocol_of(path: str) -> str:
-  """What is before '://'; '' for a path without."""
+  """The part of a URL before '://'; '' for a path."""
   protocol, url, _ = path.partition('://')
   return protocol if url else ''
 
 
 @contextlib.contextmanager
 def missing_driver_as_user_error(path: str) -> Iterator[None]:
-  """Raises `UserError` where fsspec has no file system for a URL.
+  """Raises `UserError` if fsspec has no file system for a URL.
 
   Args:
     path: The URL.
@@ -35,7 +35,7 @@ def missing_driver_as_user_error(path: str) -> Iterator[None]:
     ) from None
   except ValueError as error:
     raise UserError(
-      f'{path!r} is no path or URL that fsspec knows ({error}). URLs start with '
+      f'{path!r} is not a path or URL that fsspec knows ({error}). URLs start with '
       'file://, gs://, s3://, https://, zip:// and the like; another scheme '
       'needs the package of its driver.'
     ) from None
@@ -55,15 +55,15 @@ def check_holds_checkpoints(path: str, option: str, job: str) -> None:
 
   Args:
     path: A URL.
-    option: What names it.
-    job: What needs checkpoints there, for the message.
+    option: The option that names it.
+    job: The jobs that need checkpoints there, for the message.
   """
   protocol = protocol_of(path)
   if protocol in _WITH_CHECKPOINTS:
     return
   raise UserError(
-    f'{job} needs checkpoints in {option}={path}, and Orbax, which writes and '
-    f'reads them, does not know {protocol}://, only folders and gs://. Mount the '
+    f'{job} needs checkpoints in {option}={path}, but Orbax, which writes and '
+    f'reads them, supports only folders and gs://, not {protocol}://. Mount the '
     'bucket as a folder and name that, or copy it to a disk, run there, and '
-    'copy it back. The other stages run there as it is, one --job at a time.'
+    'copy it back. The other stages can use the bucket, one --job at a time.'
   )

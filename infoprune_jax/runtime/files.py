@@ -1,6 +1,6 @@
-"""Files, on local disks and object stores alike: whole or not at all.
+"""Writes files whole or not at all, on local disks and object stores alike.
 
-Through `filesystems`; the kernel's locks where there are any.
+Uses `filesystems`, and the locks of the kernel if there are any.
 """
 
 import contextlib
@@ -26,6 +26,8 @@ from infoprune_jax.runtime.filesystems import (
   make_folder,
   open_file,
 )
+
+LOCK = '.lock'  # the file by which a process holds a folder
 
 
 class ContentHash(TypedDict):
@@ -66,7 +68,7 @@ class _HashingWriter:
     return self.size
 
   def close(self) -> None:
-    """Nothing: what wraps this file is done, who opened it is not."""
+    """Does nothing: a wrapper closes this file before its owner is done."""
 
 
 def write_file(
@@ -80,12 +82,12 @@ def write_file(
   Args:
     path: Its final name; the folder is created.
     write: Called with a binary file to write to.
-    suffix: Of the temporary name, on a local file system.
+    suffix: Suffix of the temporary name, on a local file system.
     check: Called when the file is complete, right before others see it. If it
-      raises, the file stays as it was.
+      raises, the file does not change.
 
   Returns:
-    The checksum and size of what was written.
+    The checksum and size of the content.
   """
   filesystem, name = filesystem_of(path)
   make_folder(os.path.dirname(path))
@@ -119,7 +121,7 @@ Writer = Callable[[str, Callable[[Any], None]], FileFacts]
 def sweep(folder: str, names: re.Pattern[str]) -> None:
   """Deletes files and folders below a local folder whose name matches.
 
-  An object store shows nothing until it is complete.
+  An object store shows no incomplete files.
   """
   if not is_local(folder):
     return
@@ -127,7 +129,7 @@ def sweep(folder: str, names: re.Pattern[str]) -> None:
     for name in filter(names.search, files):
       remove(os.path.join(parent, name))
     for name in filter(names.search, folders):
-      # Its owner may still be writing there.
+      # The owner of the folder may still be writing there.
       shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
 
 
@@ -144,7 +146,7 @@ def write_text(path: str, text: str, writer: Writer = write_file) -> FileFacts:
   Args:
     path: The file.
     text: Its content.
-    writer: `write_file`, or the one of an artifact.
+    writer: `write_file`, or that of an artifact.
   """
   return writer(path, lambda file: file.write(text.encode()))
 
@@ -162,7 +164,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def read_json(path: str) -> Any | None:
-  """The content of a JSON file, or None where there is no such file.
+  """The content of a JSON file, or None if there is no such file.
 
   Raises:
     UserError: the file is not JSON.
@@ -185,14 +187,14 @@ def write_record(
 
 
 def read_record(path: str, repair_hint: str) -> dict[str, Any] | None:
-  """What `write_record` wrote, or None where there is no such file.
+  """The object that `write_record` wrote, or None if there is no such file.
 
   Args:
     path: The file.
-    repair_hint: What the user should do when it is damaged, as a sentence.
+    repair_hint: What the user should do if it is damaged, as a sentence.
 
   Raises:
-    UserError: a byte of it is not what was written.
+    UserError: a byte of the file has changed.
   """
   try:
     data = read_bytes(path)
@@ -204,13 +206,13 @@ def read_record(path: str, repair_hint: str) -> dict[str, Any] | None:
     text, checksum = _sealed(value)
   except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
     raise UserError(
-      f'{path} is damaged: {len(data)} bytes that are no JSON object with a '
+      f'{path} is damaged: its {len(data)} bytes are not a JSON object with a '
       f'checksum. {repair_hint}'
     ) from None
-  # To the byte: what JSON does not tell apart is damage as well.
+  # Compares bytes: a change that JSON ignores is damage, too.
   if text.encode() != data:
     raise UserError(
-      f'{path} is damaged: its content has checksum {checksum}, it says '
+      f'{path} is damaged: its content has checksum {checksum}, expected '
       f'{said}. {repair_hint}'
     )
   return value
@@ -229,10 +231,10 @@ def _sealed(value: Mapping[str, object]) -> tuple[str, str]:
 def facts_of(path: str) -> FileFacts:
   """Size and checksum of a local file, as `write_file` returns them.
 
-  A file is read once a process, in pieces, until it changes.
+  A process reads a file once, in blocks, until it changes.
 
   Raises:
-    FileNotFoundError: there is none.
+    FileNotFoundError: there is no such file.
   """
   status = os.stat(path)
   digest = _sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
@@ -241,7 +243,7 @@ def facts_of(path: str) -> FileFacts:
 
 @functools.cache
 def _sha256(path: str, *version: int) -> str:
-  del version  # Part of the key alone.
+  del version  # Only a key of the cache.
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
@@ -250,8 +252,8 @@ def _sha256(path: str, *version: int) -> str:
 def lock(path: str) -> Iterator[None]:
   """Holds the folder `path` for this process, until the process ends.
 
-  The lock is the kernel's, so that a killed process leaves none behind. Object
-  stores have no locks; there, one job an artifact is the user's to keep.
+  The lock is the kernel's, so a killed process leaves none behind. Object
+  stores have no locks: there, the user must run one job per artifact.
 
   Raises:
     UserError: another process holds it.
@@ -260,7 +262,7 @@ def lock(path: str) -> Iterator[None]:
     yield
     return
   make_folder(path)
-  name = os.path.join(canonical(path), '.lock')
+  name = os.path.join(canonical(path), LOCK)
   with open(name, 'a+', errors='replace') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -280,12 +282,12 @@ def lock(path: str) -> Iterator[None]:
 def check_writable(
   path: str, what: str = 'workdir', option: str = '--workdir'
 ) -> None:
-  """Creates the folder `path`, and tries it, before work starts on it.
+  """Creates the folder `path`, and checks that it can be written.
 
   Args:
     path: The folder.
-    what: As a user would call it.
-    option: What names it.
+    what: A name of it for the user.
+    option: The option that names it.
 
   Raises:
     UserError: it cannot be written.
@@ -328,8 +330,8 @@ def scratch_folder(path: str = '') -> Iterator[str]:
   It is for libraries that write to a path of their own.
 
   Args:
-    path: Where to make it; elsewhere if that is in an object store, or ''. What
-      is there is deleted first.
+    path: Where to make it; its old content is deleted. If '' or in an object
+      store, the folder is made elsewhere.
   """
   if not path or not is_local(path):
     with tempfile.TemporaryDirectory() as made:
@@ -359,7 +361,7 @@ def upload_folder(made: str, path: str, writer: Writer = write_file) -> None:
       writer(target, lambda file, s=source: copy_into(s, file))
 
 
-# What a file system refuses, and what the user can do about it.
+# Errors of a file system, and what the user can do about them.
 _REFUSALS = {
   errno.ENOSPC: 'Free some space',
   errno.EDQUOT: 'Free some space, or raise the quota',
@@ -367,14 +369,14 @@ _REFUSALS = {
   errno.EROFS: 'Make it writable',
   errno.EACCES: 'Make it accessible',
   errno.EPERM: 'Make it accessible',
-  errno.EIO: 'Look after the device',
+  errno.EIO: 'Check the device',
 }
-# Libraries put these into errors of their own, in the system's words.
+# Libraries quote these messages of the system in errors of their own.
 _QUOTED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def refusal(error: BaseException | None) -> str:
-  """What the file system refused, and what to do; '' for any other error."""
+  """The error of a file system and what to do; '' for any other error."""
   if isinstance(error, OSError) and error.errno is not None:
     numbers = [number for number in _REFUSALS if number == error.errno]
   else:

@@ -1,9 +1,9 @@
-"""Which file system a path or URL is on, and the one name that it has there.
+"""The file system of a path or URL, and its canonical name there.
 
-The only module that knows fsspec. `~/x`, `file:///x`, `./x`, `x/`, `a//x` and
-`a/../x` are spellings of local names. `::` is part of a name, except behind a
-protocol that reads what others store: `zip://*.txt::/b.zip`. Symbolic links
-are followed.
+This is the only module that uses fsspec. `~/x`, `file:///x`, `./x`, `x/`,
+`a//x` and `a/../x` are spellings of local names. `::` is part of a name, except
+after a protocol that reads files of another store: `zip://*.txt::/b.zip`.
+Symbolic links are followed.
 """
 
 import contextlib
@@ -39,9 +39,9 @@ def is_local(path: str) -> bool:
 
 
 def canonical(path: str) -> str:
-  """The one spelling of a path: absolute where it is local, no '/' at the end.
+  """The canonical spelling of a path: absolute if local, without a last '/'.
 
-  Of links, only those before '..' are resolved, as the system does.
+  Only links before '..' are resolved, as the system does.
 
   >>> canonical('file:///runs//lr[3e-4]/../a::1/')
   '/runs/a::1'
@@ -49,7 +49,7 @@ def canonical(path: str) -> str:
   if not is_local(path):
     return path if split_chain(path)[1] else path.rstrip('/')
   name = os.path.expanduser(_FILE_URL.sub('', path))
-  # Where the locale is not of UTF-8, Python spells such names in its own way.
+  # If the locale is not UTF-8, Python spells such names in its own way.
   name = os.fsdecode(name.encode('utf-8', 'surrogateescape'))
   folder = '/' if name.startswith('/') else os.getcwd()
   for part in name.split('/'):
@@ -70,8 +70,8 @@ def check_utf8(path: str, option: str) -> None:
   """Raises `UserError` for a name that Orbax, TensorFlow or Arrow cannot open.
 
   Args:
-    path: As `canonical` gives it.
-    option: Where it was given.
+    path: A path from `canonical`.
+    option: The option that names it.
   """
   try:
     path.encode('utf-8')
@@ -89,7 +89,7 @@ def check_utf8(path: str, option: str) -> None:
 
 
 def split_chain(path: str) -> tuple[str, str]:
-  """What a path names, and the container that it is in; '' for none.
+  """The path in a container, and the container; '' for none.
 
   >>> split_chain('zip://*.jsonl::/b.zip')
   ('zip://*.jsonl', '/b.zip')
@@ -101,7 +101,7 @@ def split_chain(path: str) -> tuple[str, str]:
 
 
 def _reads_others(path: str) -> bool:
-  """Whether a file system is made of files that another stores."""
+  """Whether a file system reads files of another file system."""
   with drivers.missing_driver_as_user_error(path):
     system = fsspec.get_filesystem_class(path.partition(':')[0])
   takes = {
@@ -116,7 +116,7 @@ def filesystem_of(path: str) -> tuple[Any, str]:
   """The fsspec file system of a path or URL, and its name there.
 
   Raises:
-    UserError: there is no driver for it, or it is no URL that fsspec knows.
+    UserError: there is no driver for it, or fsspec does not know the URL.
   """
   if is_local(path):
     return _LOCAL, canonical(path)
@@ -134,11 +134,11 @@ def open_file(path: str) -> Iterator[BinaryIO]:
   """Opens a file to read bytes.
 
   Raises:
-    FileNotFoundError: there is none.
+    FileNotFoundError: there is no such file.
     UserError: a link on the way to it leads nowhere.
   """
   filesystem, name = filesystem_of(path)
-  # Not without its file system: a zip is closed when that is forgotten.
+  # Keep the file system: a zip is closed when its file system is deleted.
   with filesystem.open(name, 'rb') as file:
     yield file
 
@@ -164,7 +164,7 @@ def _downloads(filesystem: Any) -> Any:
 
 
 def make_folder(path: str) -> None:
-  """Creates a folder, and those that it is in, where they are missing.
+  """Creates a folder and its parents if they are missing.
 
   Raises:
     UserError: a link on the way to it leads nowhere.
@@ -178,7 +178,7 @@ def make_folder(path: str) -> None:
 
 
 def delete_folder(path: str) -> None:
-  """Deletes a folder, if it is there; of a link to one, its target as well."""
+  """Deletes a folder, if it is there; for a link, also the target."""
   filesystem, name = filesystem_of(path)
   if not filesystem.exists(name):
     return
@@ -187,13 +187,13 @@ def delete_folder(path: str) -> None:
     os.unlink(name)
   elif filesystem is _LOCAL or not is_glob(name):
     filesystem.rm(name, recursive=True)
-  else:  # Which `rm` would take for a pattern.
+  else:  # `rm` would take the name for a pattern.
     for file in filesystem.find(name):
       filesystem.rm_file(file)
 
 
 def names_in(folder: str) -> list[str]:
-  """The sorted names of what is in a folder; [] where there is none.
+  """The sorted names in a folder; [] if there is no such folder.
 
   Raises:
     UserError: a link on the way to it leads nowhere.
@@ -210,11 +210,11 @@ def names_in(folder: str) -> list[str]:
 
 
 def matching(folder: str, pattern: str) -> list[str]:
-  """The paths below a folder that a pattern names, whatever its own name is.
+  """The paths below a folder that match a pattern.
 
   Args:
-    folder: Taken as it is, with '[' and '*'.
-    pattern: Of names below it, such as 'train/*/seed-*'.
+    folder: A name, not a pattern; it may hold '[' and '*'.
+    pattern: A pattern of names below it, such as 'train/*/seed-*'.
 
   Raises:
     UserError: a link that matches leads nowhere.
@@ -232,18 +232,18 @@ def matching(folder: str, pattern: str) -> list[str]:
 
 
 def expand(filesystem: Any, name: str) -> tuple[str, dict[str, Any]]:
-  """What a file, a folder or a glob names; hidden local files are left out.
+  """The files of a path, a folder or a glob, without hidden local files.
 
-  What is there as it is spelled is no glob.
+  The name of an existing file is not a glob.
 
   Returns:
-    The folder, and what is known of each file below it (of a glob: of each
-    file or folder that matches) by name.
+    The folder, and details of each file below it (for a glob: of each file or
+    folder that matches), by name.
 
   Raises:
     FileNotFoundError: there is no such file.
-    UserError: a link leads nowhere, or back to a folder that it is in; or '**'
-      is a part of a name.
+    UserError: a link leads nowhere, or to a folder that holds it; or '**' is
+      not a whole name.
   """
   if filesystem is _LOCAL:
     _check_links(name)
@@ -251,7 +251,7 @@ def expand(filesystem: Any, name: str) -> tuple[str, dict[str, Any]]:
     for part in name.split('/'):
       if '**' in part and part != '**':
         raise UserError(
-          f"{name}: '**' stands for folders, so it is all of a name: write "
+          f"{name}: '**' stands for folders, so it must be a whole name: write "
           f'{part.replace("**", "*")!r}, or put a / beside it.'
         )
     root, _ = _split_glob(filesystem, name)
@@ -269,12 +269,12 @@ def expand(filesystem: Any, name: str) -> tuple[str, dict[str, Any]]:
 
 
 def is_glob(path: str) -> bool:
-  """Whether a path names what matches it, rather than itself."""
+  """Whether a path is a pattern rather than a name."""
   return bool(_MAGIC.search(path))
 
 
 def check_links(path: str) -> None:
-  """Raises `UserError` where a link on the way to a path leads nowhere."""
+  """Raises `UserError` if a link on the way to a path leads nowhere."""
   if is_local(path):
     _check_links(canonical(path))
 
@@ -284,8 +284,8 @@ def _check_links(name: str) -> None:
     if os.path.islink(name) and not os.path.exists(name):
       raise UserError(
         f'{printable(name)} is a symbolic link to '
-        f'{printable(os.readlink(name))}, which leads nowhere. Restore what it '
-        'names, or delete the link.'
+        f'{printable(os.readlink(name))}, which does not exist. Restore the '
+        'target, or delete the link.'
       )
     name = os.path.dirname(name)
 
@@ -293,7 +293,7 @@ def _check_links(name: str) -> None:
 class _Local(LocalFileSystem):
   """Follows links, and refuses folders that may not be listed.
 
-  Where fsspec leaves both out. Names are as `canonical` gives them.
+  fsspec skips both silently. Names are those of `canonical`.
   """
 
   def exists(self, path: str, **kwargs: Any) -> bool:
@@ -308,7 +308,7 @@ class _Local(LocalFileSystem):
     return super().info(path, **kwargs)
 
   def ls(self, path: str, detail: bool = False, **kwargs: Any) -> list[Any]:
-    """As fsspec's, with what links name; of those to nowhere, type 'link'."""
+    """As fsspec's, with the targets of links; broken links have type 'link'."""
     _check_links(path)
     hidden = kwargs.get('hidden', True)
     with os.scandir(path) as entries:
@@ -322,7 +322,7 @@ class _Local(LocalFileSystem):
     return super()._open(path, *args, **kwargs)
 
   def _info(self, name: str) -> dict[str, Any] | None:
-    """What is known of a file; None for one that vanished meanwhile."""
+    """Details of a file; None if it is gone by now."""
     try:
       return super().info(name)
     except OSError as error:
@@ -335,10 +335,10 @@ class _Local(LocalFileSystem):
   def walk(
     self, path: str, *args: Any, inside: tuple[str, ...] = (), **kwargs: Any
   ) -> Iterator[Any]:
-    """As fsspec's, of which `find` is made.
+    """As fsspec's; `find` uses it.
 
     Raises:
-      UserError: a link leads back to a folder that it is in.
+      UserError: a link leads to a folder that holds it.
     """
     real = os.path.realpath(path)
     if real in inside:
@@ -347,20 +347,20 @@ class _Local(LocalFileSystem):
         link = os.path.dirname(link)
       raise UserError(
         f'{printable(link)} is a symbolic link to '
-        f'{printable(os.readlink(link))}, a folder that it is in: such a cycle '
-        'has no end. Delete the link, or name the folders beside it.'
+        f'{printable(os.readlink(link))}, a folder that holds it: a cycle '
+        'without end. Delete the link, or name the folders beside it.'
       )
     kwargs |= {'on_error': _refuse, 'inside': (*inside, real)}
     return super().walk(path, *args, **kwargs)
 
   def glob(self, path: str, **kwargs: Any) -> dict[str, Any]:
-    """What matches, without what is hidden, as `find` tells of it.
+    """The matches of a pattern that are not hidden, in the form of `find`.
 
-    Parts of a path that are there as they are spelled are names, not patterns.
+    A part of the path that exists as it is spelled is a name, not a pattern.
     """
     del kwargs
     root, parts = _split_glob(self, path)
-    # The last names files, those before it folders on the way to them.
+    # The last part names files, the parts before it name folders.
     patterns = [
       re.compile(glob_translate('/'.join(parts[: number + 1])))
       for number in range(len(parts))

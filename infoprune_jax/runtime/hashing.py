@@ -40,12 +40,12 @@ def mix(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def offset(seed: int) -> np.uint64:
-  """What a seed adds to values before they are scrambled."""
+  """The offset that a seed adds to values before they are scrambled."""
   return np.uint64(0x9E3779B97F4A7C15 * (2 * seed + 1) % 2**64)
 
 
 def scramble(x: Any) -> Any:
-  """The finaliser itself, of uint64: arrays, or scalars in compiled code."""
+  """The finaliser, for uint64 arrays, or scalars in compiled code."""
   x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
   return x ^ (x >> np.uint64(31))

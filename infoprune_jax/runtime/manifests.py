@@ -1,13 +1,13 @@
-"""Manifests: what an artifact holds, and what it was made from.
+"""Manifests: the content of an artifact, and its options and inputs.
 
-Stages meet only on artifacts. `begun.json` says what an artifact is being made
-from, a marker says that a shard is done, and `manifest.json` comes last. A
-manifest says what decided the artifact's bytes (`options`, and `inputs` by
-fingerprint), and has a fingerprint of its own, which the next stage names.
+Stages exchange data only through artifacts. `begun.json` names the options and
+inputs of an artifact, a marker says that a shard is finished, and
+`manifest.json` comes last. A manifest names all that decided the artifact's
+bytes (`options`, and `inputs` by fingerprint), and has a fingerprint of its
+own, which the next stage names.
 
-Each of these records carries a checksum of its own content. It also names the
-checksums of data files. A file is compared with its checksum before a process
-first uses it.
+Each of these records holds a checksum of its own content, and the checksums of
+data files. A file is compared with its checksum before a process first uses it.
 """
 
 import contextlib
@@ -30,33 +30,34 @@ from infoprune_jax.runtime.filesystems import (
   local_copy,
   matching,
 )
+from infoprune_jax.runtime.options import ABSENT, changes
 
 MANIFEST = 'manifest.json'
 BEGUN = 'begun.json'
-DONE = '.done'  # ends the name of a part's marker
-# 1 had statistics among the scores; 2 had data files beside the manifest.
+DONE = '.done'  # ends the name of a shard's marker
+# Format 1 had statistics in the score table, 2 data files beside the manifest.
 FORMAT_VERSION = 3
 
 
 class Begun(TypedDict):
-  """What an artifact is made from; written before any of it is there."""
+  """The options and inputs of an artifact, written before its files."""
 
   job: str  # the stage that writes it
   format_version: int
-  options: Any  # what of the config decides its bytes, less defaults
-  inputs: dict[str, str]  # fingerprints of artifacts, by what they are
+  options: Any  # the options that decide its bytes, without defaults
+  inputs: dict[str, str]  # fingerprints of artifacts, by name
 
 
 class Manifest(Begun):
   """A finished artifact. The stage that writes it may add facts of its own."""
 
-  kind: str  # as a user would call it: 'token store', 'score table'
+  kind: str  # for the user: 'token store', 'score table'
   files: dict[str, FileFacts]  # by path in the artifact
   fingerprint: str
 
 
 class Marker(TypedDict):
-  """A shard that is done. The stage that writes it may add counts of its own."""
+  """A finished shard. The stage that writes it may add counts of its own."""
 
   files: dict[str, FileFacts]  # by path in the artifact
 
@@ -68,7 +69,7 @@ def fingerprint(value: Any) -> str:
 
 
 def content_fingerprint(manifest: Manifest) -> str:
-  """The fingerprint of what decides the bytes of an artifact, and of the bytes."""
+  """The fingerprint of an artifact: of its options, inputs and bytes."""
   return fingerprint(
     {
       'kind': manifest['kind'],
@@ -83,7 +84,7 @@ def content_fingerprint(manifest: Manifest) -> str:
 
 
 def read_manifest(path: str, job: str) -> Manifest | None:
-  """The manifest of the artifact in `path`, or None where it is not finished.
+  """The manifest of the artifact in `path`, or None if it is not finished.
 
   Raises:
     UserError: it is damaged.
@@ -98,10 +99,10 @@ def read_manifest(path: str, job: str) -> Manifest | None:
 
 
 def read_begun(path: str, job: str) -> Begun | None:
-  """What the artifact in `path` was begun as, or None where nothing says so.
+  """The options and inputs of the artifact in `path`; None if not recorded.
 
   Raises:
-    UserError: the note is damaged, or of another format.
+    UserError: `begun.json` is damaged, or of another format.
   """
   record = read_record(posixpath.join(path, BEGUN), _begun_hint(path, job))
   if record is None:
@@ -111,7 +112,7 @@ def read_begun(path: str, job: str) -> Begun | None:
 
 
 def _check_format(path: str, record: Mapping[str, Any], job: str) -> None:
-  # The notes of formats 1 and 2 do not say which they are of.
+  # Formats 1 and 2 did not record their version.
   version = record.get('format_version', '2 or older')
   if version != FORMAT_VERSION:
     raise UserError(
@@ -124,7 +125,7 @@ def open_finished(path: str, kind: str, job: str) -> Manifest:
   """The manifest of an artifact that an earlier stage must have finished.
 
   Raises:
-    UserError: it is not there, or only some of its shards are.
+    UserError: it is missing or not finished.
   """
   manifest = read_manifest(path, job)
   if manifest is not None:
@@ -141,6 +142,67 @@ def open_finished(path: str, kind: str, job: str) -> Manifest:
   )
 
 
+def causes(
+  record: Begun,
+  options: Any,
+  inputs: Mapping[str, str],
+  sections: Mapping[str, str],
+) -> list[str]:
+  """What has changed since an artifact was begun, for the user.
+
+  Args:
+    record: The manifest of the artifact, or its `begun.json`.
+    options: Those of the config now, as `Artifact.options`.
+    inputs: The fingerprints of inputs now. Others are not compared.
+    sections: See `Artifact.sections`.
+
+  Returns:
+    Texts such as 'select.arms.top: fraction 0.8 -> 0.7'; none if nothing has
+    changed.
+  """
+  texts = []
+  for name, old, new in changes(record['options'], options, 'options'):
+    section, _, option = _config_name(name, sections).rpartition('.')
+    texts.append(
+      f'{section or "options"}: {option} {_value(old)} -> {_value(new)}'
+    )
+  for name, digest in inputs.items():
+    if record['inputs'].get(name) != digest:
+      where = sections.get(f'inputs.{name}')
+      if where and where.endswith('.paths'):
+        texts.append(f'{where}: the files have changed')
+      elif where:
+        texts.append(f'{where} names another model')
+      else:
+        texts.append(f'it was made from another version of {name}')
+  return texts
+
+
+def _config_name(name: str, sections: Mapping[str, str]) -> str:
+  """The name in the config of an option of an artifact, 'options.a.b'."""
+  name = name.removeprefix('options.')
+  heads = [
+    head
+    for head in sections
+    if not head or name == head or name.startswith((f'{head}.', f'{head}['))
+  ]
+  if not heads:
+    return name
+  head = max(heads, key=len)
+  rest = name[len(head) :].removeprefix('.')
+  dot = '.' if sections[head] and rest and rest[0] != '[' else ''
+  return f'{sections[head]}{dot}{rest}'
+
+
+def _value(value: Any) -> str:
+  """A value of an option; a long one in a few words."""
+  if value is ABSENT:
+    return 'absent'
+  text = repr(value)
+  is_long = len(text) > 80 and isinstance(value, Mapping | list)
+  return f'({len(value)} entries)' if is_long else text
+
+
 def check_made_from(
   manifest: Mapping[str, Any],
   kind: str,
@@ -148,17 +210,17 @@ def check_made_from(
   source: Mapping[str, object],
   source_kind: str,
 ) -> None:
-  """Compares what an artifact was made from with what is there.
+  """Checks that an artifact was made from the input that is there now.
 
   Args:
-    manifest: Of the artifact.
-    kind: What it is, for the message.
-    name: The input to compare, a key of its `inputs`.
+    manifest: The manifest of the artifact.
+    kind: The kind of the artifact, for the message.
+    name: The input to compare, a key of `inputs`.
     source: The manifest of that input, as it is now.
-    source_kind: What the input is.
+    source_kind: The kind of the input, for the message.
 
   Raises:
-    UserError: they differ; both fingerprints are named.
+    UserError: it was made from another; both fingerprints are named.
   """
   if manifest['inputs'][name] != source['fingerprint']:
     raise UserError(
@@ -169,7 +231,7 @@ def check_made_from(
 
 
 def _begun_hint(path: str, job: str) -> str:
-  """What to do about a damaged note of what an artifact is made from.
+  """What to do about a damaged `begun.json`.
 
   Args:
     path: The artifact.
@@ -178,20 +240,20 @@ def _begun_hint(path: str, job: str) -> str:
   if matching(path, MANIFEST):
     return (
       f'Delete {posixpath.join(path, BEGUN)} and run --job={job} again: '
-      f'{MANIFEST} says the same.'
+      f'{MANIFEST} has the same content.'
     )
   return (
-    f'Delete {path} and run --job={job} again: nothing else says what the shards '
-    'there are made from.'
+    f'Delete {path} and run --job={job} again: nothing else records the options '
+    'and inputs of the shards there.'
   )
 
 
 def how_to_repair(path: str, name: str, job: str) -> str:
-  """What to do about a damaged file: as little as possible is made again.
+  """What to do about a damaged file, so that little is made again.
 
   Args:
     path: The artifact.
-    name: The file's, in it.
+    name: The file in the artifact.
     job: The stage that writes it.
   """
   manifest = posixpath.join(path, MANIFEST)
@@ -210,13 +272,13 @@ def how_to_repair(path: str, name: str, job: str) -> str:
 def verify(path: str, name: str, facts: FileFacts, repair_hint: str) -> str:
   """A local copy of a file, compared with its checksum.
 
-  A file is read once a process for this, about a second a gigabyte.
+  Each process reads a file once for this, about a second per gigabyte.
 
   Args:
     path: The folder.
-    name: The file's, in it.
-    facts: As `write_file` returned them.
-    repair_hint: What the user should do when they differ, as a sentence.
+    name: The file in the folder.
+    facts: The result of `write_file`.
+    repair_hint: What the user should do if they differ, as a sentence.
 
   Raises:
     UserError: the file is missing or damaged.
@@ -281,6 +343,6 @@ def check_sizes(
       check_links(file)
       state = f'has {sizes[name]} bytes' if name in sizes else 'is missing'
       raise UserError(
-        f'{file} {state}, the manifest of the {kind} says '
+        f'{file} {state}, but the manifest of the {kind} says '
         f'{facts["bytes"]} bytes. {how_to_repair(path, name, job)}'
       )

@@ -1,31 +1,45 @@
-"""What of a config decides an artifact, as its records hold it.
+"""The options that decide an artifact, as its records hold them.
 
 A record leaves out each option that is at its default. A record without an
-option was therefore made at the option's default, by this version or by one
-that did not have the option yet, and a new option never refuses what is
-finished. So a default is part of the format once it is released.
+option was therefore made at that option's default, by this version or by one
+without the option, and a new option invalidates no finished artifact. So a
+default is part of the format once it is released.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from infoprune_jax.config.validation import default_of, to_plain
 from infoprune_jax.runtime.filesystems import canonical
 
-# What `x`, `./x`, `~/x` or `file:///x` may spell, by name in a manifest.
+# Options that hold paths, which `x`, `./x`, `~/x` or `file:///x` may spell.
 _PATH_OPTIONS = re.compile(
-  r'options\.((vocabulary\.)?path|corpus\.sources\..*\.(paths|data_dir))'
+  r'options\.((vocabulary\.)?path|'
+  r'(corpus\.sources\..*|(good|bad)\[\d+\])\.(paths|data_dir))'
 )
+
+
+# An expected value that equals whatever a record holds.
+UNKNOWN = object()
+ABSENT = object()  # the value of an option that one side lacks
+
+
+class Change(NamedTuple):
+  """An option of which a record holds another value than is expected."""
+
+  name: str
+  old: Any  # a JSON value, or `ABSENT`
+  new: Any  # the same
 
 
 @dataclasses.dataclass(frozen=True)
 class Defaulted:
   """The value of an option that has a default."""
 
-  value: Any  # as `options_of` gives it
-  default: Any  # as JSON holds it, in full
+  value: Any  # a result of `options_of`
+  default: Any  # a JSON value, in full
   is_default: bool
 
 
@@ -33,10 +47,10 @@ def options_of(value: Any) -> Any:
   """The options in a section, or in mappings and tuples of sections.
 
   Returns:
-    Dicts, lists and what JSON can hold; each field of a dataclass that has a
-    default is a `Defaulted`.
+    Dicts, lists and JSON values; a `Defaulted` for each field of a dataclass
+    that has a default.
   """
-  if isinstance(value, Defaulted):
+  if isinstance(value, Defaulted) or value is UNKNOWN:
     return value
   if dataclasses.is_dataclass(value):
     return {
@@ -59,7 +73,7 @@ def _option(field: dataclasses.Field, value: Any) -> Any:
 
 
 def recorded(value: Any) -> Any:
-  """What a record holds of a section, or of `options_of` it, ready for JSON."""
+  """The JSON value that a record holds of a section, or of its `options_of`."""
   options = options_of(value)
   if isinstance(options, Defaulted):
     return recorded(options.value)
@@ -75,23 +89,32 @@ def recorded(value: Any) -> Any:
 
 
 def first_difference(old: Any, expected: Any, where: str) -> str:
-  """Where a record first differs from what is expected; '' if nowhere.
+  """The first of `changes`, as a text; '' if there is none."""
+  for name, there, here in changes(old, expected, where):
+    if here is ABSENT:
+      return f'{name} is only there, as {there!r}'
+    if there is ABSENT:
+      return f'{name} is only in this config, as {here!r}'
+    return f'{name} is {there!r}, not {here!r}'
+  return ''
+
+
+def changes(old: Any, expected: Any, where: str) -> Iterator[Change]:
+  """Yields the differences of a record from an expected value.
 
   Args:
-    old: A JSON value. It may leave out options at their default, or hold
-      them, as older versions wrote them.
-    expected: A JSON value, a section, or `options_of` one.
-    where: What the values are called.
-
-  Returns:
-    The name of the option, and both values.
+    old: A JSON value, with or without the options at their defaults.
+    expected: A JSON value, a section, or its `options_of`.
+    where: The name of the values.
   """
-  return _difference(old, options_of(expected), where)
+  yield from _changes(old, options_of(expected), where)
 
 
-def _difference(old: Any, expected: Any, where: str) -> str:
+def _changes(old: Any, expected: Any, where: str) -> Iterator[Change]:
   if isinstance(expected, Defaulted):
     expected = expected.value
+  if expected is UNKNOWN:
+    return
   if isinstance(old, Mapping) and isinstance(expected, Mapping):
     defaults = {
       key: option.default
@@ -102,29 +125,27 @@ def _difference(old: Any, expected: Any, where: str) -> str:
     for key in sorted(old.keys() | expected.keys()):
       name = f'{where}.{key}'
       if key not in expected:
-        return f'{name} is only there, as {old[key]!r}'
-      if key not in old:
-        return f'{name} is only in this config, as {recorded(expected[key])!r}'
-      difference = _difference(old[key], expected[key], name)
-      if difference:
-        return difference
-    return ''
+        yield Change(name, old[key], ABSENT)
+      elif key not in old:
+        if expected[key] is not UNKNOWN:
+          yield Change(name, ABSENT, recorded(expected[key]))
+      else:
+        yield from _changes(old[key], expected[key], name)
+    return
   if _are_one_place(old, expected, where):
-    return ''
+    return
   lists = isinstance(old, list) and isinstance(expected, list)
   if lists and len(old) == len(expected):
-    pairs = enumerate(zip(old, expected, strict=True))
-    differences = (
-      _difference(item, other, f'{where}[{number}]')
-      for number, (item, other) in pairs
-    )
-    return next(filter(None, differences), '')
+    for number, (item, other) in enumerate(zip(old, expected, strict=True)):
+      yield from _changes(item, other, f'{where}[{number}]')
+    return
   expected = recorded(expected)
-  return '' if old == expected else f'{where} is {old!r}, not {expected!r}'
+  if old != expected:
+    yield Change(where, old, expected)
 
 
 def _are_one_place(old: Any, expected: Any, where: str) -> bool:
-  """Whether two options are paths, and spellings of the same."""
+  """Whether two options are spellings of the same path."""
   if not _PATH_OPTIONS.fullmatch(where):
     return False
   sides = [[s] if isinstance(s, str) else s for s in (old, expected)]

@@ -1,7 +1,8 @@
-"""Whether the other processes of a job live, and why they ended.
+"""Checks whether the other processes of a job live, and why they ended.
 
-Every process shows a sign of life in a key-value store. Process 0 looks after
-the others. It holds the store: one that does not answer is its silence.
+Every process writes a heartbeat to a key-value store, and process 0 checks
+those of the others. The store is in process 0: if the store does not answer,
+process 0 is late.
 """
 
 import contextlib
@@ -13,11 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 FOLDER = 'infoprune_jax'  # in the store
-AGAIN = 'Start the job again, on any number of hosts: what is finished is kept.'
+AGAIN = 'Start the job again, on any number of hosts: finished work is kept.'
 
 
 class Watch:
-  """Shows that this process lives, and finds out who does not."""
+  """Writes the heartbeat of this process, and finds processes without one."""
 
   def __init__(
     self,
@@ -29,40 +30,40 @@ class Watch:
     store_error: type[Exception] = RuntimeError,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """Calls `stop` with what is wrong, and with the exit code if not 2.
+    """Prepares to call `stop` with a message, and the exit code if it is not 2.
 
     Args:
-      client: Of the store.
-      process: Which process this is.
-      processes: How many there are.
-      timeout: Seconds without a sign of life after which one counts as lost.
+      client: The client of the store.
+      process: Index of this process.
+      processes: Number of processes.
+      timeout: Seconds without a heartbeat after which one counts as lost.
       stop: Ends this process.
-      store_error: What the client raises if the store is gone.
+      store_error: The error of the client if the store is gone.
       clock: In seconds.
     """
     self._store_error = store_error
     self._client, self._process = client, process
     self._stop, self._clock = stop, clock
     self.timeout = timeout  # seconds
-    self.interval = min(1.0, timeout / 20)  # seconds between signs of life
+    self.interval = min(1.0, timeout / 20)  # seconds between heartbeats
     self._beat = 0
     now = clock()
-    # The last sign of each process, and when it came.
+    # The last heartbeat of each process, and the time of it.
     self._seen = {str(other): ('', now) for other in range(processes)}
-    self.answered = now  # When the store last did.
-    self._awake = now  # When this process last was.
+    self.answered = now  # When the store last answered.
+    self._awake = now  # When this process last ran.
 
   def run(self, stop: threading.Event) -> None:
-    """Looks again and again, until it is told to stop."""
+    """Calls `look` at every interval, until it is told to stop."""
     while not stop.wait(self.interval):
       # Without the store JAX ends the process, see `distributed`.
       with contextlib.suppress(self._store_error):
         self.look(stop)
 
   def guard(self, stop: threading.Event) -> None:
-    """Looks whether the store answers; a call to a frozen one never returns.
+    """Checks whether the store answers; a call to a frozen one never returns.
 
-    Time in which this process itself stands still is no silence of another's.
+    The time while this process itself stands still does not count.
     """
     answered, silent = self.answered, 0.0
     while not stop.wait(self.interval):
@@ -83,7 +84,7 @@ class Watch:
     return f'it stood still for {passed:.0f} s, and counts as lost. {AGAIN}'
 
   def look(self, stop: threading.Event) -> None:
-    """One sign of life, and one look at the others."""
+    """Writes one heartbeat, and checks the others once."""
     self._beat += 1
     self._client.key_value_set(
       f'{FOLDER}/alive/{self._process}', str(self._beat), allow_overwrite=True
@@ -95,7 +96,7 @@ class Watch:
       failed = self._late()
     if not (failed or told) or stop.is_set():
       return
-    if self._process == 0:  # The store goes with it: the others look first.
+    if self._process == 0:  # The store ends with process 0: others read first.
       time.sleep(3 * self.interval)
     if told:
       self._stop(next(iter(told.values())), 128 + signal.SIGTERM)
@@ -103,9 +104,9 @@ class Watch:
       self._stop(next(iter(failed.values())))
 
   def blame(self, address: str) -> str:
-    """Whether process 0, at this address, is gone, as a message; '' if not.
+    """A message if process 0, at this address, is gone; '' if not.
 
-    To a process that stood still, it is.
+    For a process that stood still, the message is about itself.
     """
     if message := self._stood_still():
       return message
@@ -115,7 +116,7 @@ class Watch:
     return f'process 0, at {address}, is gone: look at its log. {AGAIN}'
 
   def _late(self) -> dict[str, str]:
-    """Notes new signs of life; says whose are overdue, to all the others."""
+    """Notes new heartbeats; tells all processes which ones are overdue."""
     now = self._clock()
     for key, beat in self._client.key_value_dir_get(f'{FOLDER}/alive'):
       name = key.rsplit('/', 1)[1]
@@ -132,7 +133,7 @@ class Watch:
 
   def _silence(self, late: list[str]) -> str:
     return (
-      f'process {", ".join(late)} of {len(self._seen)} gave no sign of life '
+      f'process {", ".join(late)} of {len(self._seen)} sent no heartbeat '
       f'for {self.timeout:.0f} s: look at its log. {AGAIN}'
     )
 

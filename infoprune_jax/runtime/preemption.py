@@ -1,6 +1,6 @@
-"""SIGTERM and SIGINT as requests: who can save first does so, and ends by itself.
+"""SIGTERM and SIGINT as requests to save first and then stop.
 
-The second one ends the process at once, and so does the first where nothing
+A second signal ends the process at once, and so does the first if nothing
 listens.
 """
 
@@ -19,17 +19,17 @@ _at_exit: list[Callable[[int], None]] = []
 
 
 class Stopped(Exception):
-  """What was asked to stop has saved, and can go on from there."""
+  """Work that was asked to stop has saved its state, and can continue later."""
 
   def __init__(self, message: str):
-    """Notes the signal that asked: SIGTERM, if another process was asked."""
+    """Notes the signal: SIGTERM if another process received it."""
     super().__init__(message)
     self.number = _number
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-  """In this block `ask` is heard: the work looks at `is_asked` often."""
+  """In this block requests are accepted: the work checks `is_asked` often."""
   _listening.set()
   try:
     yield
@@ -39,9 +39,9 @@ def listening() -> Iterator[None]:
 
 
 def ask(number: int = signal.SIGTERM) -> bool:
-  """Asks the work, because of a signal, to save and stop; whether it will.
+  """Asks the work, because of a signal, to save and stop.
 
-  It will not if it does not listen, or was asked before.
+  Returns False if nothing listens, or if the work was asked before.
   """
   heard = _listening.is_set() and not _asked.is_set()
   if heard:
@@ -57,7 +57,7 @@ def is_asked() -> bool:
 
 
 def at_exit(function: Callable[[int], None]) -> None:
-  """Has a function called, with the signal, before one ends the process.
+  """Registers a function to call with a signal that ends the process.
 
   It is called in a thread, at any moment, and must return soon.
   """
@@ -69,6 +69,6 @@ def exit_for(number: int) -> NoReturn:
   """Ends the process at once, as a signal asks for."""
   for function in _at_exit:
     function(number)
-  message = 'infoprune_jax: stopped; run it again to go on.\n'
+  message = 'infoprune_jax: stopped; run it again to continue.\n'
   os.write(sys.stderr.fileno(), message.encode())
   os._exit(128 + number)

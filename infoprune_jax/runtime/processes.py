@@ -35,7 +35,7 @@ class _Worker(multiprocessing.context.SpawnProcess):
   """A process that never gets Ctrl-C, which a terminal sends to all."""
 
   def start(self) -> None:
-    """Starts it with SIGINT blocked, so that it is from the first line on."""
+    """Starts the process with SIGINT blocked from its first line on."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
       with _starting:
@@ -44,7 +44,7 @@ class _Worker(multiprocessing.context.SpawnProcess):
       signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-# It spawns: a fork of a process with JAX would inherit locks without owners.
+# Spawns, because a fork of a process with JAX inherits locks without owners.
 class _Context(multiprocessing.context.SpawnContext):
   """Starts workers and keeps them, because the executor drops dead ones."""
 
@@ -62,7 +62,7 @@ class Pool:
   """Processes that start when there is work for them."""
 
   def __init__(self, num_workers: int):
-    """Starts none yet."""
+    """Sets the number of processes; none starts yet."""
     _start_tracker()
     self._num_workers = num_workers
     self._context = _Context()
@@ -94,11 +94,11 @@ class Pool:
     try:
       yield from self._executor.map(work, enumerate(tasks), chunksize=chunk)
     except concurrent.futures.process.BrokenProcessPool:
-      with _starting:  # Never, where they were killed because this one ends.
+      with _starting:  # Waits forever if this process is ending.
         raise UserError(self._post_mortem(tasks)) from None
 
   def _post_mortem(self, tasks: Sequence[Any]) -> str:
-    """A message: which worker died, why, at which task, and what to do."""
+    """A message on a dead worker: its number, cause, task, and what to do."""
     workers = self._context.workers
     for worker in workers:
       _wait_for_code(worker)  # The executor ends the others, by SIGTERM.
@@ -121,7 +121,7 @@ class Pool:
 def _wait_for_code(worker: _Worker) -> None:
   """Waits at most 10 seconds for the exit code of a process.
 
-  Where the executor's thread waits for it too, `join` may return before that
+  If the executor's thread waits for it too, `join` may return before that
   thread has stored the code.
   """
   last = time.monotonic() + 10
@@ -143,20 +143,20 @@ def _start_tracker() -> None:
 
 
 def _advice(code: int, num_workers: int) -> str:
-  again = 'Run it again: what is finished is kept.'
+  again = 'Run it again: finished shards are kept.'
   if code != -signal.SIGKILL:
-    return f'{again} If it ends there again, look at what is read there.'
+    return f'{again} If it ends at the same task again, check the data there.'
   most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
   return (
-    'That is most often the kernel, out of memory: the largest worker had '
-    f'{quantity(most)}B, all of this machine is {quantity(_memory())}B. Run it '
-    f'again with fewer corpus.num_workers (here {num_workers}): what is '
-    'finished is kept.'
+    'Most often the kernel does this when memory is short: the largest worker '
+    f'had {quantity(most, "B")}, and this machine has '
+    f'{quantity(_memory(), "B")}. Run it again with fewer corpus.num_workers '
+    f'(here {num_workers}): finished shards are kept.'
   )
 
 
 def _memory() -> int:
-  """Bytes of memory that this process may have: of the machine, or less."""
+  """Bytes of memory that this process may use: those of the machine or less."""
   total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   if not os.path.exists(_CGROUP_LIMIT):
     return total
@@ -175,7 +175,7 @@ def _begin(doing: Any) -> None:
   """Prepares a worker, which from now on ends when its parent does."""
   global _doing
   _doing = doing
-  # Taking an interpreter down takes 0.2 s, for which its parent would wait.
+  # A normal exit of an interpreter takes 0.2 s, for which its parent waits.
   atexit.register(os._exit, 0)
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
@@ -198,7 +198,7 @@ def _work(function: Callable[[Any], Any], numbered: tuple[int, Any]) -> Any:
 def _kill_all(number: int) -> None:
   """Kills the workers before this process ends."""
   del number
-  # Never released: no worker starts from now on.
+  # The lock is never released, so no worker starts from now on.
   _starting.acquire(timeout=5)
   for child in multiprocessing.active_children():
     child.kill()

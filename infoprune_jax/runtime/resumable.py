@@ -1,7 +1,7 @@
-"""Artifacts written shard by shard, in parallel, so that a killed job goes on.
+"""Artifacts written shard by shard, in parallel, so that a job can resume.
 
-A shard is done once it has a marker, see `artifacts`. A later job writes the
-missing shards only, and makes the manifest from the markers of all shards.
+A shard is finished once it has a marker, see `artifacts`. A later job writes
+only the missing shards, and makes the manifest from the markers of all shards.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from infoprune_jax.runtime.progress import Progress, logger
 
 @dataclasses.dataclass(frozen=True)
 class ShardWork:
-  """What is written for each shard of an artifact."""
+  """The work of writing each shard of an artifact."""
 
   name: str  # in the log, such as 'tokenize'
   write: Callable[[Any], Marker]  # of a task; returns the marker
@@ -38,15 +38,15 @@ def write_missing_shards(
     artifact: An artifact that has begun.
     work: What to write. `work.write` is a function of a module, because
       processes or Beam call it, see `workers.run_all`.
-    num_workers: As for `workers.run_all`.
-    force_subprocess: As for `workers.run_all`.
+    num_workers: See `workers.run_all`.
+    force_subprocess: See `workers.run_all`.
 
   Returns:
     The markers of all shards, in order.
 
   Raises:
-    UserError: a shard that was done before is damaged; or as `work.write` and
-      `workers.run_all` do.
+    UserError: a shard that was finished before is damaged; or an error of
+      `work.write` or `workers.run_all`.
   """
   num_shards = len(work.tasks)
   markers = finished_shards(artifact, num_shards, work.name)
@@ -73,12 +73,12 @@ def write_missing_shards(
 def finished_shards(
   artifact: Artifact, num_shards: int, name: str = ''
 ) -> dict[int, Any]:
-  """The marker of each shard that is done, by the shard's number.
+  """The marker of each finished shard, by the shard's number.
 
   Args:
-    artifact: What the shards are of.
+    artifact: The artifact.
     num_shards: How many shards the artifact gets.
-    name: Of the work, for a log line of how many are done; '' for no line.
+    name: Name of the work, to log how many are finished; '' for no line.
 
   Raises:
     UserError: a marker is damaged, or a file that it names.
@@ -90,7 +90,7 @@ def finished_shards(
   }
   if markers and name:
     logger.info(
-      '%s: %d of %d shards were done before', name, len(markers), num_shards
+      '%s: %d of %d shards were finished before', name, len(markers), num_shards
     )
   return markers
 
@@ -102,14 +102,14 @@ def finish_from_markers(
   more_files: Mapping[str, FileFacts] | None = None,
   **facts: Any,
 ) -> Any:
-  """Writes the manifest of an artifact whose shards are all done.
+  """Writes the manifest of an artifact whose shards are all finished.
 
   Args:
     artifact: An artifact that has begun.
     markers: The markers of all shards, in order.
     sums: Counts of a marker whose sums over all shards go into the manifest.
-    more_files: Checksums of files that are of no shard, by name.
-    **facts: What else the manifest says.
+    more_files: Checksums of files that belong to no shard, by name.
+    **facts: Further entries of the manifest.
 
   Returns:
     The manifest, see `Artifact.finish`: with 'num_shards', the facts and sums.

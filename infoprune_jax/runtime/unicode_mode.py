@@ -1,4 +1,4 @@
-"""UTF-8 for names of files and for what is printed, whatever the locale says."""
+"""UTF-8 for names of files and for output, in any locale."""
 
 import io
 import os
@@ -10,12 +10,11 @@ _VARIABLE = 'PYTHONUTF8'
 def enter() -> None:
   """Runs the program again in Python's UTF-8 mode, unless it is UTF-8 already.
 
-  Under LC_ALL=C Python cannot open a file whose name is not ASCII, and nothing
-  that a running program does changes that. Processes that it starts inherit the
-  mode.
+  Under LC_ALL=C Python cannot open a file whose name is not ASCII. A running
+  program cannot change that. Child processes inherit the mode.
   """
   if sys.getfilesystemencoding() != 'utf-8' and (
-    os.environ.get(_VARIABLE) != '1'  # It would not help again.
+    os.environ.get(_VARIABLE) != '1'  # A second try would not help.
   ):
     os.environ[_VARIABLE] = '1'
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -23,7 +22,7 @@ def enter() -> None:
 
 
 def print_anything() -> None:
-  """Output is UTF-8; a name of a file that is not is printed with escapes."""
+  """Makes output UTF-8; file names that are not UTF-8 are printed escaped."""
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(encoding='utf-8', errors='backslashreplace')

@@ -33,12 +33,12 @@ def shared_pool(config: CorpusConfig, workdir: str, job: str) -> Iterator[None]:
   A process takes half a second to start, and ten where it needs TensorFlow.
 
   Args:
-    config: Has the number of processes, or the options of Beam.
+    config: The number of processes, or the options of Beam.
     workdir: A folder that workers of Beam can read and write.
     job: The stage that the work is for.
 
   Raises:
-    UserError: as `beam_work.check` does, or another process is at this job.
+    UserError: `beam_work.check` raises it, or another process does this job.
   """
   global _shared_pool
   with contextlib.ExitStack() as stack:
@@ -81,13 +81,13 @@ def run_all(
   Args:
     function: A module-level function of one argument.
     tasks: Its arguments; they and the results must pickle.
-    num_workers: Processes; 0 for one a core. With one, or one task, the work is
-      done in this process. In a block of `shared_pool` its workers count
+    num_workers: Processes; 0 for one per core. With one process or one task,
+      this process does the work. A block of `shared_pool` sets the number
       instead.
     force_subprocess: Whether to use another process even then.
 
   Raises:
-    UserError: as the function does; or a worker was killed.
+    UserError: the function raises it, or a worker was killed.
   """
   number = (
     _shared_pool.number if _shared_pool else num_workers or os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""How many FLOPs per second a device gives a matrix product: what MFU is of."""
+"""The FLOP/s of a matrix product on a device. MFU is a fraction of them."""
 
 import functools
 import time
@@ -6,31 +6,30 @@ import time
 import jax
 import jax.numpy as jnp
 
-# 1.1 TFLOPs a product, milliseconds on a device that counts; 17 GFLOPs a CPU.
+# A product takes 1.1 TFLOPs, milliseconds on an accelerator, or 17 GFLOPs on a CPU.
 _WIDTH, _CPU_WIDTH = 8192, 2048
 _PRODUCTS = 8
 
 
 @functools.cache
 def matmul_flops_per_second(dtype: str) -> float:
-  """What `measured` gives; 0.0 on CPUs, where it would take seconds.
-
-  Returns:
-    FLOP/s of a square product in `dtype`, on one device of this process.
-  """
+  """The result of `measured`; 0.0 on CPUs, where measuring takes seconds."""
   if jax.local_devices()[0].platform == 'cpu':
     return 0.0
   return measured(dtype)
 
 
 def measured(dtype: str) -> float:
-  """FLOP/s of a square product, in under a second on an accelerator."""
+  """Measures the FLOP/s of a square product on one device of this process.
+
+  It takes less than a second on an accelerator.
+  """
   device = jax.local_devices()[0]
   width = _CPU_WIDTH if device.platform == 'cpu' else _WIDTH
-  # Random: a GPU multiplies equal numbers faster, as fewer bits change.
+  # Random numbers: a GPU multiplies equal ones faster, because fewer bits change.
   x = jax.random.normal(jax.random.key(0), (width, width)) * width**-0.5
   x = jax.device_put(x.astype(dtype), device)
-  # As the model multiplies: in float32, where that is what was asked for.
+  # The precision of the model's own products.
   precision = 'highest' if dtype == 'float32' else 'default'
 
   @jax.jit

@@ -1,4 +1,4 @@
-"""What is said when a scoring program does not fit its devices."""
+"""The message for a scoring program that does not fit into device memory."""
 
 import contextlib
 import dataclasses
@@ -10,11 +10,11 @@ from infoprune_jax.model import memory
 def oom_as_user_error(
   scorer: Any, others_bytes: int = 0
 ) -> contextlib.AbstractContextManager[None]:
-  """Turns a lack of device memory into a message with a batch that fits.
+  """Turns a lack of device memory into a message that names a batch that fits.
 
   Args:
-    scorer: A `scorer.Scorer`, whose program is compiled or run in this block.
-    others_bytes: What a device holds beside that.
+    scorer: The `scorer.Scorer` whose program is compiled or run in this block.
+    others_bytes: Bytes of the other arrays on a device.
 
   Raises:
     UserError: device memory ran out.
@@ -39,7 +39,7 @@ def oom_as_user_error(
 
 
 def _fitting(scorer: Any, others_bytes: int) -> int:
-  """The largest half, quarter and so on of the batch that fits; 0 for none."""
+  """The largest of a half, a quarter and so on of the batch that fits; or 0."""
   sequences = scorer.scoring.per_device_batch_size // 2
   while sequences:
     scoring = dataclasses.replace(

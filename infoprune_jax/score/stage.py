@@ -1,38 +1,50 @@
 """The stage that scores a corpus, on one host or many.
 
-Shards of the token store go round the groups of hosts that feed the same
-sequences of a batch (one host alone is a group of one). A batch holds sequences
-of one shard, so that a shard's table does not depend on who else scores; groups
-out of work feed padding, so that all run equally many steps. Nothing is
-gathered: the first host of a group writes its shards, and process 0 reads the
-markers of all of them.
+Hosts that feed the same sequences of a batch are a group. A single host is a
+group of its own. The groups take the shards of the token store in turn. A batch
+holds sequences of one shard, so that the table of a shard does not depend on the
+number of groups. A group that is out of work feeds padding, so that all groups
+run equally many steps. No scores are gathered: the first host of a group writes
+its shards, and process 0 reads the markers of all shards.
 """
 
 import contextlib
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
 
 from infoprune_jax.config import validation
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import memory, mesh as mesh_lib
 from infoprune_jax.model.mesh import Mesh
-from infoprune_jax.runtime import artifacts, distributed, files, resumable
+from infoprune_jax.runtime import (
+  artifacts,
+  distributed,
+  files,
+  filesystems,
+  resumable,
+)
 from infoprune_jax.runtime.options import first_difference, options_of, recorded
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.runtime.workdir import scores_dir
 from infoprune_jax.score import (
   ceiling,
+  losses,
   references as references_lib,
   scorer as scorer_lib,
+  shard_scores,
   shards,
 )
 from infoprune_jax.score.references import Reference
+from infoprune_jax.tokens.tables import ScoreManifest
 from infoprune_jax.tokens.token_store import TokenStore
 
 
 def score_options(config: Config) -> dict[str, Any]:
-  """What of the config decides the scores; the mesh and the batch do not."""
+  """The options that decide the scores. The mesh and the batch are not among them."""
   options = options_of(config.score)
   del options['per_device_batch_size']
   return {
@@ -44,14 +56,54 @@ def score_options(config: Config) -> dict[str, Any]:
   }
 
 
+def given_paths(config: Config) -> dict[str, Any]:
+  """Where the models lie that were trained elsewhere, by column."""
+  return {
+    column: [filesystems.canonical(checkpoint.path), checkpoint.step]
+    for column, checkpoint in config.reference.checkpoints.items()
+    if checkpoint.path
+  }
+
+
+def describe(
+  config: Config,
+  workdir: str,
+  steps: Any,
+  inputs: Mapping[str, str],
+  job: str = 'score',
+) -> artifacts.Artifact:
+  """The score table, made by these steps of models and from these inputs."""
+  return artifacts.Artifact(
+    scores_dir(workdir),
+    'score table',
+    job,
+    {**score_options(config), 'steps': steps},
+    inputs,
+    sections={
+      '': 'score',
+      'folds': 'reference.folds',
+      'steps': 'reference.checkpoint',
+      'inputs.given_nll_sum': 'reference.checkpoint.path',
+      **{
+        f'inputs.given_nll_sum_{name}': f'reference.extra_models.{name}.path'
+        for name in config.reference.extra_models
+      },
+    },
+  )
+
+
 def run(config: Config, workdir: str) -> None:
-  """Writes the score table: of the scored split, or of both halves.
+  """Writes the score table of the scored split, or with two folds of both halves.
 
   Raises:
-    UserError: an input is missing, or what is there belongs to another.
+    UserError: an input is missing, or the table there has other inputs or
+      options.
   """
   store = TokenStore.open(workdir)
-  write(config, workdir, store, references_lib.open_all(config, workdir, store))
+  references = references_lib.open_all(config, workdir, store)
+  written = write(config, workdir, store, references)
+  if written and 'losses' in written:
+    print(losses.text(cast(losses.Summary, written['losses'])), flush=True)
 
 
 def write(
@@ -60,31 +112,31 @@ def write(
   store: TokenStore,
   references: list[Reference],
   job: str = 'score',
-) -> None:
+) -> ScoreManifest | None:
   """Writes the score table of a store, unless it is done.
 
   Args:
-    config: How to score, over which mesh and in how many folds.
-    workdir: Where the table goes.
-    store: What is scored.
+    config: The experiment.
+    workdir: The workdir of the table.
+    store: The token store to score.
     references: The models.
-    job: The stage that this is part of.
+    job: The job that this is part of.
+
+  Returns:
+    The manifest on process 0; None on other processes, or if the table was
+    finished before.
 
   Raises:
     UserError: as `run`.
   """
   distributed.check_devices()
   path = scores_dir(workdir)
-  scores = artifacts.Artifact(
-    path,
-    'score table',
-    job,
-    {**score_options(config), 'steps': references_lib.steps(references)},
-    {
-      'token_store': store.fingerprint,
-      **references_lib.made_from(references),
-    },
-  )
+  inputs = {
+    'token_store': store.fingerprint,
+    **references_lib.made_from(references),
+  }
+  steps = references_lib.steps(references)
+  scores = describe(config, workdir, steps, inputs, job)
   first = distributed.index() == 0
   with files.lock(path) if first else contextlib.nullcontext():
     begun = distributed.broadcast(
@@ -92,24 +144,27 @@ def write(
     )
     if begun['to_do'] is None:
       logger.info('score: finished before, skipped')
-      return
+      return None
     _check_same(begun['made_from'], _made_from(config, scores), workdir)
     scores = dataclasses.replace(scores, attempt=begun['attempt'])
     if begun['to_do']:
       _score(config, store, references, scores, begun['to_do'])
+    written = None
     if first:
-      _finish(store, references, scores)
+      written = _finish(config, store, references, scores)
     distributed.barrier('the manifest of the scores')
+    return written
 
 
 def _begin(
   config: Config, store: TokenStore, scores: artifacts.Artifact
 ) -> dict[str, Any]:
-  """What all hosts need to know.
+  """The state of the table, for all hosts.
 
   Returns:
-    'to_do': which shards, None for a finished table; 'made_from': see
-    `_made_from`; 'attempt': that of the table, if it is not finished.
+    'to_do': the numbers of the shards to score, None for a finished table;
+    'made_from': the result of `_made_from`; 'attempt': the attempt that writes
+    the table, if it is not finished.
   """
   made_from = _made_from(config, scores)
   if scores.finished():
@@ -121,7 +176,7 @@ def _begin(
 
 
 def _made_from(config: Config, scores: artifacts.Artifact) -> dict[str, Any]:
-  """What all hosts must agree on."""
+  """The options and inputs that must be equal on all hosts."""
   return {
     'mesh': validation.to_plain(config.mesh),
     'score': validation.to_plain(config.score),
@@ -148,13 +203,13 @@ def _score(
   scores: artifacts.Artifact,
   to_do: list[int],
 ) -> None:
-  """Scores the shards that are not done, until all hosts have done theirs."""
+  """Scores the shards that are not finished, and waits for all hosts."""
   mesh = mesh_lib.make_mesh(config.mesh)
   folds = [
-    shards.Fold(
+    shard_scores.Fold(
       number,
       tuple(
-        _model(config, store, mesh, reference)
+        _model(config, mesh, reference)
         for reference in references
         if reference.fold == number
       ),
@@ -163,7 +218,8 @@ def _score(
   ]
   peak = ceiling.matmul_flops_per_second(config.score.dtype)
   done = shards.ShardScorer(store, folds, scores, to_do).run()
-  # Where nothing else holds hosts together, a slow one may be far behind.
+  # Hosts that share no parameters do not wait for each other before, so a slow
+  # one may be far behind.
   by_process = distributed.all_gather(
     'the end of scoring',
     done,
@@ -173,30 +229,33 @@ def _score(
 
 
 def _model(
-  config: Config, store: TokenStore, mesh: Mesh, reference: Reference
-) -> shards.Model:
+  config: Config, mesh: Mesh, reference: Reference
+) -> shard_scores.Model:
   """Compiles a model's program, and loads its parameters."""
   scorer = scorer_lib.compile_scorer(
-    reference.model, config.score, store.vocab_size, mesh
+    reference.model, config.score, reference.vocab_size, mesh
   )
   with memory.oom_as_user_error(
     lambda: (
-      f'The parameters of the model for {reference.column}, beside those of the '
-      'columns before it, need more memory than a device has: spread them over '
+      f'The parameters of the model for {reference.column}, with those of the '
+      'columns before it, need more memory than a device has: shard them over '
       'more devices, with mesh.fsdp or mesh.tensor.'
     )
   ):
-    params = references_lib.load(reference, store.vocab_size, mesh)
-    return shards.Model(reference.column, scorer, scorer.prepare(params))
+    params = references_lib.load(reference, mesh)
+    return shard_scores.Model(reference.column, scorer, scorer.prepare(params))
 
 
 def _finish(
-  store: TokenStore, references: list[Reference], scores: artifacts.Artifact
-) -> None:
-  """Reads back the marker of every shard, and writes the manifest.
+  config: Config,
+  store: TokenStore,
+  references: list[Reference],
+  scores: artifacts.Artifact,
+) -> ScoreManifest:
+  """Reads back the marker of every shard, writes the manifest and returns it.
 
   Raises:
-    UserError: a shard is not where its host has written it, or damaged.
+    UserError: the files of a shard are missing or damaged.
   """
   markers = resumable.finished_shards(scores, store.num_shards)
   for shard in range(store.num_shards):
@@ -205,10 +264,25 @@ def _finish(
         f'Shard {shard} is done, but process 0 does not find it in '
         f'{scores.path}: give a --workdir that all hosts see.'
       )
-  resumable.finish_from_markers(
+  of_shards = [markers[shard] for shard in range(store.num_shards)]
+  facts: dict[str, Any] = {}
+  # Markers of older versions have no losses.
+  if all('losses' in marker for marker in of_shards):
+    sums = losses.total(marker['losses'] for marker in of_shards)
+    facts['losses'] = losses.summary(sums)
+  if config.score.token_excess:
+    counts = np.sum([marker['excess_counts'] for marker in of_shards], axis=0)
+    facts['excess_counts'] = counts.tolist()
+  given = given_paths(config)
+  if given:
+    facts['given_paths'] = given
+  return resumable.finish_from_markers(
     scores,
-    [markers[shard] for shard in range(store.num_shards)],
+    of_shards,
     sums=('num_examples', 'num_tokens', 'num_bytes', 'flops'),
-    columns=list(dict.fromkeys(one.column for one in references)),
+    columns=config.score.columns(
+      dict.fromkeys(one.column for one in references)
+    ),
     reference=references_lib.training_facts(references),
+    **facts,
   )

@@ -1,8 +1,8 @@
-"""Batches through a compiled program; the device never waits for the host.
+"""Runs batches through a compiled program, so that the device never waits.
 
-One thread makes batches and puts them on the device, some ahead of it; one
-waits for results and copies them back; the caller's thread starts the program
-and gets the results while the device goes on.
+One thread makes batches and puts them on the device, before it needs them. One
+thread waits for results and copies them to the host. The caller's thread starts
+the program, and takes the results while the device computes the next ones.
 """
 
 import collections
@@ -10,7 +10,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,18 +20,34 @@ from infoprune_jax.model.mesh import Mesh
 AHEAD = 4  # batches made before the device asks for them
 RUNNING = 4  # batches given to the device whose results are not read yet
 
-# What to call with the results, the programs, each of a batch on the mesh, and
-# the [sequences, T] arrays of this host's shard of it; without arrays nothing
-# runs, and the call is made in its turn.
-Program = Callable[[dict[str, jax.Array]], jax.Array]
-Item = tuple[
-  Callable[[Any], None], Sequence[Program], Mapping[str, np.ndarray] | None
-]
+# From a batch on the mesh to [B, T] arrays by name.
+Program = Callable[[dict[str, jax.Array]], Mapping[str, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """A batch with a function for its results, or a function to call in its turn.
+
+  Attributes:
+    on_result: Called with the results of each program for this host's
+      sequences, or with an empty list if there is no batch.
+    programs: The programs that take the batch.
+    batch: [sequences, T] arrays by name, this host's shard of the batch; None
+      for a call without a batch.
+  """
+
+  on_result: Callable[[list[dict[str, np.ndarray]]], None]
+  programs: Sequence[Program] = ()
+  batch: Mapping[str, np.ndarray] | None = None
+
+
+def ignore(results: list[dict[str, np.ndarray]]) -> None:
+  """Does nothing with the results of a batch of padding."""
 
 
 @dataclasses.dataclass
 class Times:
-  """What the device did with its time, in seconds."""
+  """The times that the device computed and waited, in seconds."""
 
   computing: float = 0.0
   waiting: float = 0.0  # for the host
@@ -40,7 +55,7 @@ class Times:
   free_since: float = dataclasses.field(default_factory=time.monotonic)
 
   def note(self, started: float, ready: float) -> None:
-    """Counts one batch, started and ready at these times."""
+    """Counts one batch, by the times when it started and was ready."""
     self.waiting += max(started - self.free_since, 0.0)
     self.computing += ready - max(started, self.free_since)
     self.free_since = ready
@@ -48,49 +63,71 @@ class Times:
 
 
 def run(mesh: Mesh, items: Iterator[Item], times: Times) -> None:
-  """Runs batches in order, and makes each item's call with its result.
+  """Runs batches in order, and calls `on_result` of each item with its results.
 
   Args:
-    mesh: Where the batches go.
-    items: The batches. It is advanced in a thread of its own; the calls are
-      made in the caller's, with this host's sequences of each result, or None.
-    times: Is added to.
+    mesh: The devices of the batches.
+    items: The batches. They are made in a thread of their own. `on_result` is
+      called in the caller's thread.
+    times: The times of these batches are added to it.
   """
-
-  def advance() -> tuple[Callable[[Any], None], Any, Any] | None:
-    item = next(items, None)
-    if item is None or item[2] is None:
-      return item
-    return *item[:2], partitioning.global_batch(mesh, item[2])
-
-  def read(results: list[jax.Array], started: float) -> list[np.ndarray]:
-    jax.block_until_ready(results)
-    times.note(started, time.monotonic())
-    return [partitioning.local_sequences(result) for result in results]
-
   feeder = futures.ThreadPoolExecutor(1, 'feeder')
   reader = futures.ThreadPoolExecutor(1, 'reader')
+  running: collections.deque[_Running] = collections.deque()
   try:
-    fed = collections.deque(feeder.submit(advance) for _ in range(AHEAD))
-    running: collections.deque[tuple[Any, futures.Future | None]]
-    running = collections.deque()
-    while (item := fed.popleft().result()) is not None:
-      fed.append(feeder.submit(advance))
-      then, programs, batch = item
-      if batch is None:
-        running.append((then, None))
-      else:
-        started = time.monotonic()
-        results = [program(batch) for program in programs]
-        running.append((then, reader.submit(read, results, started)))
+    fed = collections.deque(
+      feeder.submit(_next_on_mesh, mesh, items) for _ in range(AHEAD)
+    )
+    while (fed_item := fed.popleft().result()) is not None:
+      fed.append(feeder.submit(_next_on_mesh, mesh, items))
+      running.append(_start(*fed_item, reader, times))
       if len(running) > RUNNING:
-        _call(*running.popleft())
+        _finish(running.popleft())
     while running:
-      _call(*running.popleft())
+      _finish(running.popleft())
   finally:
     feeder.shutdown(cancel_futures=True)
     reader.shutdown(cancel_futures=True)
 
 
-def _call(then: Callable[[Any], None], result: futures.Future | None) -> None:
-  then(None if result is None else result.result())
+_Batch = dict[str, jax.Array] | None
+_Running = tuple[Item, futures.Future | None]
+
+
+def _next_on_mesh(
+  mesh: Mesh, items: Iterator[Item]
+) -> tuple[Item, _Batch] | None:
+  """The next item, and its batch on the mesh; None after the last item."""
+  item = next(items, None)
+  if item is None:
+    return None
+  if item.batch is None:
+    return item, None
+  return item, partitioning.global_batch(mesh, item.batch)
+
+
+def _start(
+  item: Item, batch: _Batch, reader: futures.Executor, times: Times
+) -> _Running:
+  """Starts the programs of a batch. The reader then waits for the results."""
+  if batch is None:
+    return item, None
+  started = time.monotonic()
+  results = [program(batch) for program in item.programs]
+  return item, reader.submit(_read, results, started, times)
+
+
+def _read(
+  results: list[Mapping[str, jax.Array]], started: float, times: Times
+) -> list[dict[str, np.ndarray]]:
+  jax.block_until_ready(results)
+  times.note(started, time.monotonic())
+  return [
+    {name: partitioning.local_sequences(x) for name, x in result.items()}
+    for result in results
+  ]
+
+
+def _finish(running: _Running) -> None:
+  item, results = running
+  item.on_result(results.result() if results else [])

@@ -1,4 +1,4 @@
-"""Arrays of a number for each example, of more than memory may have room for."""
+"""Arrays with a number per example, which may be larger than memory."""
 
 import itertools
 import mmap
@@ -53,7 +53,7 @@ def slices(size: int, table: int = 1) -> list[slice]:
 def side_by_side(
   function: Callable[[Item], Result], items: Iterable[Item]
 ) -> list[Result]:
-  """What a function gives of each item, in their order, by threads.
+  """The results of a function on each item, in order, computed by threads.
 
   It should spend its time where Python's lock is not held, as array programs
   and compiled functions that say so do.

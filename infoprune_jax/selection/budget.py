@@ -1,13 +1,15 @@
-"""Which examples a budget takes, without a sort.
+"""Selects the examples that fit a budget, without a sort.
 
-A radix selection: each pass over keys adds up weights by the next digit of the
-keys, and finds the digit at which the budget runs out. What ties is told apart
-by a seeded hash, in the same way. Of all budgets at once, one for each group.
+This is a radix selection: each pass over the keys adds up weights by the next
+digit of the keys, and finds the digit at which the budget runs out. A seeded
+hash orders equal keys in the same way. All groups are selected at once, each
+with its own budget.
 """
 
 import functools
+import itertools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -41,55 +43,14 @@ def add_up(
   )
 
 
-def lowest(
-  key: np.ndarray,
-  index: np.ndarray,
-  weight: np.ndarray,
-  group: np.ndarray,
-  candidate: np.ndarray,
-  budget: np.ndarray,
-  seed: int,
-) -> np.ndarray:
-  """The longest prefix of each group, in the order of keys, that its budget takes.
+class Ranking(NamedTuple):
+  """Examples, ascending by key; a seeded hash of the index decides ties."""
 
-  Args:
-    key: [examples] uint64.
-    index: [examples] int64, unlike; its hash decides between equal keys.
-    weight: [examples] int32, not negative.
-    group: [examples] int32, below G.
-    candidate: [examples] bool, what may be taken.
-    budget: [G] int64, the most that a prefix may weigh.
-    seed: Of the hash.
-
-  Returns:
-    [examples] bool.
-  """
-  bits = _BITS if len(budget) <= _MANY else _BITS // 2
-  left = budget.astype(np.int64)
-  zeros = np.zeros(len(left), np.uint64)
-  last = _Last(zeros, zeros.copy(), np.zeros(len(left), bool))
-  salt = hashing.offset(seed)
-  for of_key in (True, False):
-    for shift in range(64 - bits, -1, -bits):
-      if not last.complete.all():
-        place = (of_key, np.uint64(shift), np.uint64(bits))
-        sums = _sums_of_digits(
-          (key, index, weight, group, candidate), (*last, salt, *place)
-        )
-        _narrow(last, left, sums, *place)
-  # What a budget ran out at is not taken: the last is the one before.
-  ran_out = ~last.complete
-  none = ran_out & (last.key == 0) & (last.tie == 0)
-  last.key[ran_out & (last.tie == 0)] -= np.uint64(1)
-  last.tie[ran_out] -= np.uint64(1)
-  taken = scratch(len(key), np.bool_)
-
-  def take(some: slice) -> None:
-    arrays = (key[some], index[some], group[some], candidate[some])
-    _take(*arrays, *last, none, salt, taken[some])
-
-  side_by_side(take, slices(len(key)))
-  return taken
+  key: np.ndarray  # [examples] uint64
+  index: np.ndarray  # [examples] int64, unlike
+  weight: np.ndarray  # [examples] int32, not negative
+  group: np.ndarray  # [examples] int32, below G
+  seed: int
 
 
 class _Last(NamedTuple):
@@ -100,11 +61,71 @@ class _Last(NamedTuple):
   complete: np.ndarray  # [G] bool: all that begins with these digits is taken
 
 
+class _Digit(NamedTuple):
+  """Which bits of an example's key, or of its hash, a pass looks at."""
+
+  of_key: bool
+  shift: np.uint64
+  bits: np.uint64
+
+
+def lowest(
+  ranking: Ranking, candidate: np.ndarray, budget: np.ndarray
+) -> np.ndarray:
+  """The longest prefix of each group, in the order of keys, that its budget takes.
+
+  Args:
+    ranking: The examples.
+    candidate: [examples] bool, what may be taken.
+    budget: [G] int64, the most that a prefix may weigh.
+
+  Returns:
+    [examples] bool.
+  """
+  last = _run_out_at(ranking, candidate, budget)
+  # What a budget ran out at is not taken: the last is the one before.
+  ran_out = ~last.complete
+  none = ran_out & (last.key == 0) & (last.tie == 0)
+  last.key[ran_out & (last.tie == 0)] -= np.uint64(1)
+  last.tie[ran_out] -= np.uint64(1)
+  key, index, _, group, seed = ranking
+  salt = hashing.offset(seed)
+  taken = scratch(len(key), np.bool_)
+
+  def take(some: slice) -> None:
+    arrays = (key[some], index[some], group[some], candidate[some])
+    _take(*arrays, *last, none, salt, taken[some])
+
+  side_by_side(take, slices(len(key)))
+  return taken
+
+
+def _run_out_at(
+  ranking: Ranking, candidate: np.ndarray, budget: np.ndarray
+) -> _Last:
+  """The example at which each budget runs out; the largest where none does."""
+  bits = _BITS if len(budget) <= _MANY else _BITS // 2
+  left = budget.astype(np.int64)
+  zeros = np.zeros(len(left), np.uint64)
+  last = _Last(zeros, zeros.copy(), np.zeros(len(left), bool))
+  shifts = range(64 - bits, -1, -bits)
+  for of_key, shift in itertools.product((True, False), shifts):
+    if last.complete.all():
+      break
+    digit = _Digit(of_key, np.uint64(shift), np.uint64(bits))
+    sums = _sums_of_digits(ranking, candidate, last, digit)
+    _narrow(last, left, sums, digit)
+  return last
+
+
 def _sums_of_digits(
-  arrays: tuple[np.ndarray, ...], options: tuple[Any, ...]
+  ranking: Ranking, candidate: np.ndarray, last: _Last, digit: _Digit
 ) -> np.ndarray:
   """`_add_up_digits` by threads, [G, digits]."""
-  shape = len(options[0]), 1 << int(options[-1])
+  *columns, seed = ranking
+  arrays = (*columns, candidate)
+  shape = len(last.key), 1 << int(digit.bits)
+  options = (*last, hashing.offset(seed), *digit)
 
   def add(some: slice) -> np.ndarray:
     sums = np.zeros(shape, np.int64)
@@ -113,33 +134,34 @@ def _sums_of_digits(
     return sums
 
   return functools.reduce(
-    np.add, side_by_side(add, slices(len(arrays[0]), math.prod(shape)))
+    np.add, side_by_side(add, slices(len(candidate), math.prod(shape)))
   )
 
 
 def _narrow(
-  last: _Last,
-  left: np.ndarray,
-  sums: np.ndarray,
-  of_key: bool,
-  shift: np.uint64,
-  bits: np.uint64,
+  last: _Last, left: np.ndarray, sums: np.ndarray, digit: _Digit
 ) -> None:
-  """Finds the digit of each group at which its budget runs out."""
-  rest = np.uint64((1 << int(shift)) - 1)  # the digits after this one
-  ones = np.uint64(2**64 - 1)
+  """Finds the digit of each group at which its budget runs out.
+
+  Args:
+    last: The digits before; this one is added to them.
+    left: [G] int64, of each budget; what smaller digits weigh is taken off.
+    sums: [G, digits] int64, what each digit weighs.
+    digit: Which one.
+  """
+  value = last.key if digit.of_key else last.tie
   for group in np.flatnonzero(~last.complete):
     total = np.cumsum(sums[group])
-    digit = int(np.searchsorted(total, left[group], side='right'))
-    value = last.key if of_key else last.tie
-    if digit == len(total):
-      digits = np.uint64((1 << int(bits)) - 1) << shift
-      value[group] |= digits | rest
-      last.tie[group] = ones if of_key else last.tie[group]
-      last.complete[group] = True
+    position = int(np.searchsorted(total, left[group], side='right'))
+    if position < len(total):
+      left[group] -= total[position - 1] if position else 0
+      value[group] |= np.uint64(position) << digit.shift
       continue
-    left[group] -= total[digit - 1] if digit else 0
-    value[group] |= np.uint64(digit) << shift
+    # All is taken that begins so: this digit and those after are the largest.
+    value[group] |= np.uint64((1 << int(digit.shift + digit.bits)) - 1)
+    if digit.of_key:
+      last.tie[group] = np.uint64(2**64 - 1)
+    last.complete[group] = True
 
 
 _scramble = numba.njit(hashing.scramble, inline='always')

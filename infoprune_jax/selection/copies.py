@@ -1,75 +1,40 @@
-"""Which examples are equal to another, by a hash, without sorting all of them."""
+"""Finds equal examples by a hash."""
 
 from collections.abc import Iterator
 
-import numba
 import numpy as np
 
-from infoprune_jax.selection.arrays import scratch, steps
+from infoprune_jax.selection.arrays import steps
 
-# Bits for each example, to find the few whose hashes are worth comparing.
-_SLOTS = 8
-# Examples whose hashes are sorted at once.
+# Hashes that are sorted at once: those of all examples may not fit in memory.
 _SORTED = 1 << 24
 
 
 def groups(
   content: np.ndarray, candidates: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Candidates that may be equal to another, each with all that are.
-
-  Those left out are equal to none; some that are yielded are alone, too.
+  """Groups the candidates whose hashes are equal.
 
   Args:
-    content: [examples] uint64, hashes: all of their bits differ.
-    candidates: [examples] bool, which to compare.
+    content: [examples] uint64, hashes.
+    candidates: [examples] bool, which examples to group.
 
   Yields:
-    Positions, equal ones next to each other, and at which of these each group
-    begins.
+    [n] int64, the positions of some candidates, those of one group next to each
+    other; and [groups] int64, where in this array each group begins.
   """
-  bits = 1 << max(20, (_SLOTS * len(content)).bit_length())
-  seen, again = scratch(bits // 8, np.uint8), scratch(bits // 8, np.uint8)
-  _mark(content, candidates, seen, again)
-  worth = scratch(len(content), np.bool_)
-  turns = 1 + _marked(content, candidates, again, worth) // _SORTED
-  del seen, again
+  turns = 1 + len(content) // _SORTED
   for turn in range(turns):
-    here = np.concatenate(
-      [np.zeros(0, np.int64)]
-      + [
-        some.start
-        + np.flatnonzero(
-          worth[some] & (content[some] // np.uint64(bits) % turns == turn)
-        )
-        for some in steps(len(content))
-      ]
-    )
+    positions = [
+      some.start
+      + np.flatnonzero(
+        candidates[some] & (content[some] % np.uint64(turns) == turn)
+      )
+      for some in steps(len(content))
+    ]
+    here = np.concatenate([np.zeros(0, np.int64), *positions])
     if len(here):
-      order = here[np.argsort(content[here])]
-      differs = np.diff(content[order]) != 0
-      yield order, np.append(0, 1 + np.flatnonzero(differs))
-
-
-@numba.njit(cache=True)
-def _mark(content, candidates, seen, again):
-  """Sets the bit of each hash in `seen`, and in `again` where it was set."""
-  for n in range(len(content)):
-    if candidates[n]:
-      slot = content[n] & np.uint64(8 * len(seen) - 1)
-      bit = np.uint8(1 << (slot & np.uint64(7)))
-      place = slot >> np.uint64(3)
-      again[place] |= seen[place] & bit
-      seen[place] |= bit
-
-
-@numba.njit(cache=True)
-def _marked(content, candidates, again, worth):
-  """Whether the bit of each hash is set in `again`; how many are."""
-  count = 0
-  for n in range(len(content)):
-    if candidates[n]:
-      slot = content[n] & np.uint64(8 * len(again) - 1)
-      worth[n] = (again[slot >> np.uint64(3)] >> (slot & np.uint64(7))) & 1
-      count += worth[n]
-  return count
+      hashes = content[here]
+      order = np.argsort(hashes)
+      differs = np.diff(hashes[order]) != 0
+      yield here[order], np.append(0, 1 + np.flatnonzero(differs))

@@ -71,9 +71,9 @@ def write_expression(connection: Any, node: Any) -> str:
   return write(connection, tree).removeprefix('SELECT ')
 
 
-def column(connection: Any, name: str) -> dict[str, Any]:
-  """An expression that is a column, as `parse` gives it."""
-  tree = parse(connection, f'SELECT {name}')
+def expression(connection: Any, sql: str) -> dict[str, Any]:
+  """An expression of known form, such as a column, as `parse` gives it."""
+  tree = parse(connection, f'SELECT {sql}')
   return tree['statements'][0]['node']['select_list'][0]
 
 

@@ -1,13 +1,13 @@
-"""The scored split, as rules and summaries see it: a shard at a time.
+"""The scored split, which rules and summaries read one shard at a time.
 
-A corpus has more examples than memory has room for what is known of them. What
-a pass needs of all of them at once, a number each, is in scratch files, which
-the system keeps in memory while there is room.
+The columns of all examples may not fit in memory. If a pass needs a number of
+every example at once, the numbers are in scratch files, which the system keeps
+in memory while there is room.
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -17,13 +17,16 @@ import pyarrow.parquet as pq
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import parquet
-from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime import filesystems, manifests
 from infoprune_jax.runtime.workdir import (
+  classifier_dir,
   near_duplicates_dir,
   scores_dir,
   statistics_dir,
+  user_table_dir,
 )
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
+from infoprune_jax.tokens import tables
 from infoprune_jax.tokens.token_store import TokenStore
 
 WEIGHTS = {'tokens': 'num_tokens', 'bytes': 'num_bytes', 'examples': None}
@@ -36,10 +39,12 @@ class Examples:
   Attributes:
     schema: Of their columns.
     starts: Positions at which shards begin, and the end, [shards + 1] int64.
+    users: The columns that the user added: kept ones, and those of tables.
   """
 
   schema: pa.Schema
   starts: np.ndarray
+  users: Sequence[str] = ()
 
   def __len__(self) -> int:
     return int(self.starts[-1])
@@ -82,14 +87,14 @@ class Examples:
     return values
 
   def weight(self, unit: str) -> np.ndarray:
-    """What each example takes of a budget, [examples] int32."""
+    """The weight of each example in a budget, [examples] int32."""
     name = WEIGHTS[unit]
     if name is None:
       return np.broadcast_to(np.int32(1), len(self))
     return self.once(name, lambda: self.column(name, np.int32))
 
   def once(self, what: Hashable, compute: Callable[[], Any]) -> Any:
-    """What is computed of all examples, computed once; not to be changed."""
+    """The result of `compute`, which is computed once; do not change it."""
     if what not in self._computed:
       self._computed[what] = compute()
     return self._computed[what]
@@ -113,16 +118,9 @@ class Examples:
       codes[where] = np.array(known, np.int32)[local]
     return list(names), codes
 
-  def groups(self, per: str) -> tuple[int, np.ndarray]:
-    """How many budgets there are, and which each example shares, int32."""
-    if not per:
-      return 1, np.broadcast_to(np.int32(0), len(self))
-    names, codes = self.sources
-    return len(names), codes
-
   @functools.cached_property
   def folds(self) -> tuple[list[int], np.ndarray]:
-    """Which folds there are, and each example's, int8."""
+    """The folds, and the fold of each example, int8."""
     fold = self.column('fold', np.int8)
     numbers = side_by_side(lambda s: np.unique(fold[s]), steps(len(fold)))
     return np.unique(np.concatenate([*numbers, fold[:0]])).tolist(), fold
@@ -158,12 +156,17 @@ class ExampleTable(Examples):
 class ExampleShards(Examples):
   """Examples on disk: the tables of a workdir, side by side."""
 
-  def __init__(self, workdir: str, documents_per_shard: Sequence[int]):
-    """Opens scores, statistics, and groups of near-duplicates if there are any.
+  def __init__(
+    self, workdir: str, store: TokenStore, tables: Iterable[str] = ()
+  ):
+    """Opens scores and statistics, and what there is of optional tables.
+
+    These are groups of near-duplicates, and log odds of classifiers.
 
     Args:
       workdir: Where they are.
-      documents_per_shard: Of the token store.
+      store: The token store, whose kept columns are columns, too.
+      tables: Names of joined tables to open.
 
     Raises:
       UserError: one is missing or damaged, or they hold other examples.
@@ -173,13 +176,27 @@ class ExampleShards(Examples):
     groups = near_duplicates_dir(workdir)
     if manifests.read_manifest(groups, 'near_duplicates') is not None:
       self._others.append(_Table(groups, 'near_duplicates'))
+    self._others += [
+      _Table(user_table_dir(workdir, name), 'join', f'{name}.')
+      for name in tables
+    ]
+    self._others += [
+      _Table(path, 'classify')
+      for path in filesystems.matching(classifier_dir(workdir, ''), '*')
+      if manifests.read_manifest(path, 'classify') is not None
+    ]
     for other in self._others:
       if other.sizes != self._scores.sizes:
         raise _differ(other, self._scores)
     self.starts = np.cumsum([0, *self._scores.sizes])
-    self._table_of = {
+    kept = _KeptColumns(store, self._scores)
+    self.users = [
+      *(name for t in self._others for name in t.schema.names if '.' in name),
+      *kept.schema.names,
+    ]
+    self._table_of: dict[str, _Table | _KeptColumns] = {
       field.name: table
-      for table in self._others
+      for table in (*self._others, kept)
       for field in table.schema
       if field.name not in _KEY
     }
@@ -189,7 +206,7 @@ class ExampleShards(Examples):
         *(table.schema.field(name) for name, table in self._table_of.items()),
       ]
     )
-    self._offsets = np.cumsum([0, *documents_per_shard])
+    self._offsets = np.cumsum([0, *store.documents_per_shard])
 
   def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
     """These columns of one shard."""
@@ -206,17 +223,19 @@ class ExampleShards(Examples):
   def _joined(
     self,
     columns: Sequence[str],
-    read: Callable[['_Table', list[str]], pa.Table],
+    read: Callable[[Any, list[str]], pa.Table],
   ) -> pa.Table:
     """Columns side by side, each from the table that has it."""
-    table = read(
-      self._scores, [name for name in columns if name not in self._table_of]
-    )
+    of_tables: dict[Any, list[str]] = {}
     for name in columns:
-      if name in self._table_of:
-        column = read(self._table_of[name], [name])[name]
-        table = table.append_column(name, column)
-    return table.select(list(columns))
+      table = self._table_of.get(name, self._scores)
+      of_tables.setdefault(table, []).append(name)
+    arrays = {
+      name: column
+      for table, names in of_tables.items()
+      for name, column in zip(names, read(table, names).columns, strict=True)
+    }
+    return pa.table({name: arrays[name] for name in columns})
 
   @functools.cached_property
   def index(self) -> np.ndarray:
@@ -245,19 +264,30 @@ class ExampleShards(Examples):
 class _Table:
   """The Parquet parts of a finished table."""
 
-  def __init__(self, path: str, job: str):
-    self.path, self.job = path, job
+  def __init__(self, path: str, job: str, prefix: str = ''):
+    # What stands before the names of columns, except those of the key.
+    self.path, self.job, self._prefix = path, job, prefix
     manifest = manifests.open_finished(path, 'table', job)
     self._files = side_by_side(
       lambda name: manifests.verified(path, manifest, name),
-      sorted(manifest['files']),
+      tables.data_files(manifest),
     )
     self.sizes = [pq.read_metadata(file).num_rows for file in self._files]
-    self.schema = pq.read_schema(self._files[0])
+    stored = pq.read_schema(self._files[0])
+    self.schema = pa.schema(
+      [
+        field if field.name in _KEY else field.with_name(prefix + field.name)
+        for field in stored
+      ]
+    )
+
+  def _stored(self, columns: Sequence[str]) -> list[str]:
+    return [name.removeprefix(self._prefix) for name in columns]
 
   def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
     with parquet.open_file(self._files[shard], memory_map=True) as file:
-      return file.read(columns=list(columns))
+      read = file.read(columns=self._stored(columns))
+    return read.select(self._stored(columns))
 
   def pick(
     self, shard: int, doc_indices: np.ndarray, columns: Sequence[str]
@@ -270,11 +300,32 @@ class _Table:
       ends = np.cumsum(sizes)
       group = np.searchsorted(ends, doc_indices, 'right')
       needed = np.unique(group)
-      read = file.read_row_groups(needed.tolist(), columns=list(columns))
+      stored = self._stored(columns)
+      read = file.read_row_groups(needed.tolist(), columns=stored)
+      read = read.select(stored)
     # Where each group begins in the shard, and in what was read.
     first = (ends - sizes)[group]
     here = np.cumsum([0, *np.array(sizes)[needed]])
     return read.take(doc_indices - first + here[np.searchsorted(needed, group)])
+
+
+class _KeptColumns:
+  """The columns that a token store keeps of its sources, of scored documents."""
+
+  def __init__(self, store: TokenStore, scores: _Table):
+    self._store, self._scores = store, scores
+    self.schema = pa.schema([*store.kept_columns])
+
+  def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
+    scored = self._scores.read(shard, _KEY)
+    [number] = set(scored['shard'].unique().to_pylist()) or {0}
+    table = self._store.shard(number).table(*columns)
+    return table.take(scored['doc_index'])
+
+  def pick(
+    self, shard: int, doc_indices: np.ndarray, columns: Sequence[str]
+  ) -> pa.Table:
+    return self.read(shard, columns).take(doc_indices)
 
 
 def _differ(table: _Table, scores: _Table) -> UserError:
@@ -290,5 +341,5 @@ def scored_examples(workdir: str, store: TokenStore) -> ExampleTable:
   Raises:
     UserError: a table is missing or damaged, or they hold other examples.
   """
-  shards = ExampleShards(workdir, store.documents_per_shard)
+  shards = ExampleShards(workdir, store)
   return ExampleTable(shards.table(), shards.index)

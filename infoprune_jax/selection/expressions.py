@@ -1,9 +1,10 @@
 """Rule expressions: SQL over the columns of an example that gives a number.
 
-DuckDB parses and evaluates them, shard by shard. Beside its own functions there
-are `rank(x)`, the fraction of examples whose x is lower, and `zscore(x)`, both
-over all examples of a reference model; an expression with a window or a
-subquery is evaluated over all examples at once, in memory.
+DuckDB parses and evaluates them, shard by shard. There are two functions more
+than in DuckDB: `rank(x)`, the fraction of examples whose x is lower, or with
+`rank(x, w)` of all w, and `zscore(x)`, both over all examples of a reference
+model. An expression with a
+window or a subquery is evaluated over all examples at once, in memory.
 """
 
 import re
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from infoprune_jax.config.classifier import PREFIX
+from infoprune_jax.config.scoring import REFERENCE_COLUMN
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.selection import database
@@ -20,14 +23,19 @@ from infoprune_jax.selection.arrays import scratch, side_by_side, steps
 from infoprune_jax.selection.examples import Examples
 from infoprune_jax.selection.parser import (
   POSITION,
+  Call,
   Expression,
   parse,
   refused,
   relation,
 )
-from infoprune_jax.selection.ranks import mid_ranks, z_scores
+from infoprune_jax.selection.ranks import (
+  mid_ranks,
+  weighted_mid_ranks,
+  z_scores,
+)
 
-# What they give of numbers, [n] float64, and `out`, where to put as many.
+# Each takes [n] float64, and as `out` the array to write [n] float64 into.
 _FUNCTIONS: Mapping[str, Callable[..., np.ndarray]] = {
   'rank': mid_ranks,
   'zscore': z_scores,
@@ -40,8 +48,8 @@ def score(examples: Examples, text: str, missing: str = 'refuse') -> np.ndarray:
   Args:
     examples: Whose columns it may name.
     text: The expression.
-    missing: What becomes of examples without a number: 'refuse', or 'lowest',
-      which is minus infinity.
+    missing: For examples without a finite number: 'refuse', or 'lowest', which
+      gives them minus infinity.
 
   Returns:
     [examples] float64.
@@ -49,73 +57,119 @@ def score(examples: Examples, text: str, missing: str = 'refuse') -> np.ndarray:
   Raises:
     UserError: as `parse` does, or it gives no finite number for an example.
   """
-  import duckdb
-
   expression = parse(text, examples.schema)
   values = scratch(len(examples), np.float64)
+  for here, order, column in evaluated(examples, expression, missing, 'DOUBLE'):
+    values[here][order] = column.to_numpy()
+  _handle_missing(values, text, missing)
+  return values
+
+
+def evaluated(
+  examples: Examples, expression: Expression, missing: str, kind: str = ''
+) -> Iterator[tuple[slice, Any, pa.ChunkedArray]]:
+  """Evaluates an expression over tables of examples, one after another.
+
+  Args:
+    examples: Whose columns it reads.
+    expression: The expression.
+    missing: As for `score`.
+    kind: The type of DuckDB that its values are cast to; '' for their own.
+
+  Yields:
+    The positions of the examples of a table; the order of their values within
+    it, as an index; and the values.
+
+  Raises:
+    UserError: a value cannot be computed.
+  """
+  import duckdb
+
   with database.connect(expression.whole) as connection:
     try:
-      for where, table in _tables(examples, expression, missing):
-        _evaluate(connection, expression, table, values[where])
+      for here, table in _tables(examples, expression, missing):
+        yield here, *_evaluate(connection, expression, table, kind)
     except duckdb.Error as error:
-      raise refused(text, str(error), examples.schema) from None
-  lacking = sum(
-    side_by_side(
-      lambda some: int(np.count_nonzero(~np.isfinite(values[some]))),
-      steps(len(values)),
-    )
+      text, schema = expression.text, examples.schema
+      raise refused(text, str(error), schema) from None
+
+
+def _handle_missing(values: np.ndarray, text: str, missing: str) -> None:
+  """Refuses values that are not finite, or replaces them by minus infinity.
+
+  Args:
+    values: [examples] float64.
+    text: The expression that gave them.
+    missing: As for `score`.
+
+  Raises:
+    UserError: there are such values, and `missing` is 'refuse'.
+  """
+  counts = side_by_side(
+    lambda some: int(np.count_nonzero(~np.isfinite(values[some]))),
+    steps(len(values)),
   )
-  if lacking and missing == 'refuse':
+  num_missing = sum(counts)
+  if not num_missing:
+    return
+  if missing == 'refuse':
     raise UserError(
-      f'The rule expression {text!r} gives no finite number for {lacking} '
-      f'of {len(examples)} examples: say what they get, for instance with '
+      f'The rule expression {text!r} gives no finite number for {num_missing} '
+      f'of {len(values)} examples: give them a number, for instance with '
       "coalesce(..., 0), or rank them lowest with missing='lowest'."
     )
-  if lacking:
-    logger.warning(
-      'select: %r gives no finite number for %d of %d examples: they are the '
-      'lowest',
-      text,
-      lacking,
-      len(examples),
-    )
-    values[~np.isfinite(values)] = -np.inf
-  return values
+  logger.warning(
+    'select: %r gives no finite number for %d of %d examples: they rank lowest',
+    text,
+    num_missing,
+    len(values),
+  )
+  values[~np.isfinite(values)] = -np.inf
 
 
 def within_folds(
   examples: Examples,
   function: Callable[..., np.ndarray],
   values: np.ndarray,
+  weight: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Puts a function of each reference model's values in their place.
+  """Replaces values by a function of them, for each reference model alone.
 
   Args:
     examples: The scored split.
-    function: Of `FUNCTIONS`.
-    values: [examples] float64; minus infinity, no number, stays what it is.
+    function: As those of `_FUNCTIONS`.
+    values: [examples] float64, replaced in place. Minus infinity, which stands
+      for a missing number, is left out and stays.
+    weight: [examples] float64, the function's second argument; None for none.
+
+  Returns:
+    `values`.
   """
   folds, fold = examples.folds
   if len(folds) == 1:
-    return _where_present(function, values)
+    return _where_present(function, values, weight)
   for number in folds:
     here = fold == number
-    values[here] = _where_present(function, values[here])
+    of_fold = None if weight is None else weight[here]
+    values[here] = _where_present(function, values[here], of_fold)
   return values
 
 
 def _where_present(
-  function: Callable[..., np.ndarray], values: np.ndarray
+  function: Callable[..., np.ndarray],
+  values: np.ndarray,
+  weight: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Puts a function of values in their place, but where there is no number."""
+  """Replaces values by a function of them, except minus infinity."""
   absent = np.isneginf(values)
-  function(values, out=values)
+  weights = () if weight is None else (weight,)
+  function(values, *weights, out=values)
   values[absent] = -np.inf
   return values
 
 
 def reads_reference(text: str) -> bool:
-  """Whether an expression reads the NLL of a reference model.
+  """Whether an expression reads what a reference model gave.
 
   Word frequencies, lengths and compressed sizes need no model.
 
@@ -123,8 +177,10 @@ def reads_reference(text: str) -> bool:
   (True, False)
   >>> reads_reference('nll_sum_early / num_tokens')
   True
+  >>> reads_reference('greedy_sum'), reads_reference('nll_last_8_sum')
+  (True, True)
   """
-  return bool(re.search(r'\bnll_sum(_|\b)', text, re.IGNORECASE))
+  return bool(REFERENCE_COLUMN.search(text))
 
 
 def reads_near_duplicates(text: str) -> bool:
@@ -136,13 +192,37 @@ def reads_near_duplicates(text: str) -> bool:
   return bool(re.search(r'\bnear_duplicate', text, re.IGNORECASE))
 
 
+def reads_table(text: str, name: str) -> bool:
+  """Whether an expression may read columns of a table of the user's.
+
+  A pattern may match the columns of any table.
+
+  >>> reads_table('Quality.score + 1', 'quality'), reads_table('1', 'quality')
+  (True, False)
+  >>> reads_table("COLUMNS('score')", 'quality')
+  True
+  """
+  own = rf'\b{name}"?\s*\.|\bcolumns\s*\('
+  return bool(re.search(own, text, re.IGNORECASE))
+
+
+def classifiers_read(text: str) -> set[str]:
+  """The names of the classifiers whose columns an expression may read.
+
+  >>> sorted(classifiers_read('Classifier_good - classifier_b2 + nll_sum'))
+  ['b2', 'good']
+  """
+  names = re.findall(rf'\b{PREFIX}(\w+)', text, re.IGNORECASE)
+  return {name.lower() for name in names}
+
+
 def _tables(
   examples: Examples, expression: Expression, missing: str
 ) -> Iterator[tuple[slice, pa.Table]]:
-  """What an expression reads, and of which examples: by shards, or all at once."""
+  """The tables that an expression reads: one per shard, or one of all."""
   called = {
-    column: _call(examples, name, argument, missing)
-    for column, (name, argument) in expression.calls.items()
+    column: _call(examples, call, missing)
+    for column, call in expression.calls.items()
   }
   shards = (
     (where, shard.select(expression.columns))
@@ -154,50 +234,60 @@ def _tables(
   for where, shard in shards:
     for column, values in called.items():
       here = values[where]
-      # As NULL, so that what is made of it has no number either.
+      # Missing numbers are NULL, and so is any expression of them.
       array = pa.array(here, mask=np.isneginf(here))
       shard = shard.append_column(column, array)
     yield where, shard
 
 
-def _call(
-  examples: Examples, name: str, argument: Expression, missing: str
-) -> np.ndarray:
-  """A function of ours, [examples]; minus infinity where there is no number."""
-  values = score(examples, argument.text, missing)
-  if reads_reference(argument.text):
-    return within_folds(examples, _FUNCTIONS[name], values)
-  return _where_present(_FUNCTIONS[name], values)
+def _call(examples: Examples, call: Call, missing: str) -> np.ndarray:
+  """Evaluates `rank` or `zscore`, [examples]; minus infinity where missing."""
+  values = score(examples, call.argument.text, missing)
+  function, weight = _FUNCTIONS[call.function], None
+  if call.weight:
+    function = weighted_mid_ranks
+    weight = score(examples, call.weight.text)
+    if len(weight) and (weight.min() < 0.0 or not weight.any()):
+      raise UserError(
+        f'The weight {call.weight.text!r} of a rank must not be negative, and '
+        'not 0 for all examples.'
+      )
+  if reads_reference(call.argument.text):
+    return within_folds(examples, function, values, weight)
+  return _where_present(function, values, weight)
 
 
 def _evaluate(
-  connection: Any, expression: Expression, table: pa.Table, values: np.ndarray
-) -> None:
+  connection: Any, expression: Expression, table: pa.Table, kind: str
+) -> tuple[Any, pa.ChunkedArray]:
   """Evaluates an expression over a table.
 
   Args:
-    connection: To DuckDB.
-    expression: What to evaluate.
-    table: With the columns that it reads.
-    values: [examples] float64, what to fill.
+    connection: A connection to DuckDB.
+    expression: The expression.
+    table: The columns that the expression reads.
+    kind: As for `evaluated`.
+
+  Returns:
+    Which example each value is of, as an index of the table; and the values.
 
   Raises:
     duckdb.Error: a value cannot be computed.
-    UserError: there is not one value an example.
+    UserError: the expression does not give one value per example.
   """
   import duckdb
 
   result = relation(connection, expression, table)
   *before, last = map(duckdb.ColumnExpression, result.columns)
-  result = result.select(*before, last.cast('DOUBLE').alias('score'))
-  result = result.to_arrow_table()
-  if result.num_rows != len(values):
+  value = last.cast(kind) if kind else last
+  result = result.select(*before, value.alias('score')).to_arrow_table()
+  if result.num_rows != table.num_rows:
     raise UserError(
       f'The rule expression {expression.text!r} gives {result.num_rows} values '
-      f'for {len(values)} examples: write one that gives a number for each.'
+      f'for {table.num_rows} examples: write one that gives a number for each.'
     )
-  where: Any = slice(None)
+  order: Any = slice(None)
   if not expression.stars:
-    # Window functions give rows in an order of their own.
-    where = result[POSITION].to_numpy()
-  values[where] = result['score'].to_numpy()
+    # DuckDB reorders the records of window functions.
+    order = result[POSITION].to_numpy()
+  return order, result['score']

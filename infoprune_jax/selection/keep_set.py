@@ -1,4 +1,8 @@
-"""Keep sets: one bit an example, in token-store order."""
+"""Keep sets: a bit for each document, in token-store order, or a count.
+
+The count of a document is how often an epoch uses it. Only arms with a rule
+that repeats examples have counts.
+"""
 
 import dataclasses
 import functools
@@ -17,23 +21,23 @@ from infoprune_jax.runtime.workdir import keep_set_dir
 from infoprune_jax.tokens.token_store import TokenStore
 
 FILE = 'keep.npy'  # [ceil(documents / 8)] uint8, most significant bit first
+REPEATS_FILE = 'repeats.npy'  # of arms with counts: [documents] uint8
+FILES = (FILE, REPEATS_FILE)  # A keep set has one of them.
 SUMMARY = 'summary.json'  # what it keeps, for the user and the report
-# Kinds that draw anew for each seed of the training.
-DRAWN = ('random', 'sample')
 
 
 def draws(rules: Sequence[RuleConfig]) -> bool:
-  """Whether each seed of the training gets a selection of its own."""
-  return any(rule.keep in DRAWN for rule in rules)
+  """Whether each seed of training has its own selection."""
+  return any(rule.draws for rule in rules)
 
 
 def selection_name(rules: Sequence[RuleConfig], arm: str, seed: int) -> str:
-  """The folder of an arm's keep set: one for all seeds unless rules draw."""
+  """The folder of an arm's keep set: one for all seeds unless a rule draws."""
   return f'{arm}-seed-{seed}' if draws(rules) else arm
 
 
 class Counts(TypedDict):
-  """How much text there is."""
+  """The size of the kept text; every copy of an example counts."""
 
   examples: int
   tokens: int
@@ -50,28 +54,38 @@ class KeepSetManifest(Manifest):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KeepSet:
-  """Which documents of a token store an arm trains on."""
+  """The documents of a token store that an arm trains on."""
 
-  bits: np.ndarray  # [ceil(documents / 8)] uint8, in store order
+  data: np.ndarray  # as in FILE; as in REPEATS_FILE if it `has_repeats`
   documents_per_shard: Sequence[int]
   manifest: KeepSetManifest
+  has_repeats: bool = False  # counts in place of bits
 
   @functools.cached_property
   def _offsets(self) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(self.documents_per_shard)])
 
-  def doc_indices(self, shard: int) -> np.ndarray:
-    """The documents of one shard that are kept, ascending, int64."""
+  def of_shard(self, shard: int) -> np.ndarray:
+    """How often an epoch uses each document of a shard, [documents] uint8."""
     first, last = self._offsets[shard : shard + 2].tolist()
+    if self.has_repeats:
+      return self.data[first:last]
     # Whole bytes, which begin before the shard does.
-    ones = np.flatnonzero(np.unpackbits(self.bits[first // 8 : -(-last // 8)]))
-    doc_indices = ones - first % 8
-    return doc_indices[(doc_indices >= 0) & (doc_indices < last - first)]
+    bits = np.unpackbits(self.data[first // 8 : -(-last // 8)])
+    return bits[first % 8 :][: last - first]
 
-  def holds(self, index: np.ndarray) -> np.ndarray:
-    """Whether documents are kept, by their numbers in the store, bool."""
+  def doc_indices(self, shard: int) -> np.ndarray:
+    """What an epoch uses of a shard, ascending, int64; a copy is one entry."""
+    repeats = self.of_shard(shard)
+    used = np.flatnonzero(repeats)
+    return np.repeat(used, repeats[used]) if self.has_repeats else used
+
+  def of_documents(self, index: np.ndarray) -> np.ndarray:
+    """How often an epoch uses documents of the store, by number, uint8."""
+    if self.has_repeats:
+      return self.data[index]
     shift = (7 - index % 8).astype(np.uint8)
-    return (self.bits[index // 8] >> shift & 1).astype(bool)
+    return self.data[index // 8] >> shift & 1
 
   @classmethod
   def open(cls, workdir: str, name: str, store: TokenStore) -> 'KeepSet':
@@ -86,11 +100,56 @@ class KeepSet:
       manifest, f'keep set {name}', 'token_store', store.manifest, 'token store'
     )
     manifests.check_sizes(path, manifest, 'keep set', 'select')
-    file = posixpath.join(path, FILE)
+    has_repeats = REPEATS_FILE in manifest['files']
+    name = REPEATS_FILE if has_repeats else FILE
+    file = posixpath.join(path, name)
     data = files.read_bytes(file)
-    manifests.check_content(file, data, manifest['files'][FILE], 'select')
-    bits = np.load(io.BytesIO(data))
-    return cls(bits, store.documents_per_shard, cast(KeepSetManifest, manifest))
+    manifests.check_content(file, data, manifest['files'][name], 'select')
+    return cls(
+      np.load(io.BytesIO(data)),
+      store.documents_per_shard,
+      cast(KeepSetManifest, manifest),
+      has_repeats,
+    )
+
+
+def read_keep_set(
+  workdir: str, arm: str, *, seed: int = 0, num_records: int = -1
+) -> np.ndarray:
+  """What an arm keeps, for other programs.
+
+  Args:
+    workdir: Where the stage `select` has run.
+    arm: A name in `select.arms`.
+    seed: Of the training; it matters for arms that draw at random.
+    num_records: How many records the reader's data set has; -1 if unknown.
+
+  Returns:
+    [kept] int64, ascending: numbers of documents from 0 in the order of the
+    corpus, without the records that `tokenize` left out. Where an arm repeats
+    examples, a number is there once for each time that an epoch uses it.
+
+  Raises:
+    UserError: there is no such keep set, or the corpus has another number of
+      documents than `num_records`.
+  """
+  store = TokenStore.open(workdir)
+  drawn = f'{arm}-seed-{seed}'
+  is_drawn = manifests.read_manifest(keep_set_dir(workdir, drawn), 'select')
+  kept = KeepSet.open(workdir, drawn if is_drawn else arm, store)
+  size = store.manifest['num_documents']
+  if num_records not in (-1, size):
+    left_out = sum(store.manifest['bad_records'].values())
+    raise UserError(
+      f'The corpus of {workdir} has {size} documents ({left_out} records were '
+      f'left out), expected {num_records}: numbers of documents would name '
+      'other records. Read the same files in the same order, or use '
+      '--job=export.'
+    )
+  first = np.cumsum([0, *store.documents_per_shard])
+  return np.concatenate(
+    [first[n] + kept.doc_indices(n) for n in range(store.num_shards)]
+  )
 
 
 def read_summary(path: str) -> dict[str, Any] | None:
@@ -105,32 +164,33 @@ def read_summary(path: str) -> dict[str, Any] | None:
   )
 
 
-def check_any(artifact: artifacts.Artifact, mask: np.ndarray) -> None:
-  """Raises `UserError` where nothing is kept."""
-  if not mask.any():
+def check_any(artifact: artifacts.Artifact, kept: np.ndarray) -> None:
+  """Raises `UserError` if no example is kept."""
+  if not kept.any():
     raise UserError(
-      f'The rules of {artifact.path} keep no example: raise the fraction, or '
-      'widen low and high.'
+      f'The rules of {artifact.path} keep no example: raise the fraction or '
+      'the curve, or widen low and high.'
     )
 
 
 def write(
-  artifact: artifacts.Artifact, mask: np.ndarray, **facts: Any
+  artifact: artifacts.Artifact, used: np.ndarray, **facts: Any
 ) -> KeepSetManifest:
   """Writes a keep set and its manifest.
 
   Args:
-    artifact: Where, and what decided it.
-    mask: [documents] bool, in store order.
-    **facts: For the manifest.
+    artifact: The keep set, begun.
+    used: In store order, [documents] bool; or counts, uint8.
+    **facts: Further entries of the manifest.
 
   Raises:
-    UserError: nothing is kept.
+    UserError: no example is kept.
   """
-  check_any(artifact, mask)
+  check_any(artifact, used)
+  is_mask = used.dtype == bool
+  name, data = (FILE, np.packbits(used)) if is_mask else (REPEATS_FILE, used)
   written = artifact.write_file(
-    posixpath.join(artifact.path, FILE),
-    lambda file: np.save(file, np.packbits(mask)),
+    posixpath.join(artifact.path, name), lambda file: np.save(file, data)
   )
-  manifest = artifact.finish({FILE: written}, num_documents=len(mask), **facts)
+  manifest = artifact.finish({name: written}, num_documents=len(used), **facts)
   return cast(KeepSetManifest, manifest)

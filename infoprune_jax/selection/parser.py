@@ -1,13 +1,13 @@
-"""Parses rule expressions, and checks what they give before there are examples.
+"""Parses rule expressions, and checks their results before there are examples.
 
-DuckDB parses and binds them. What is accepted gives one number for each
+DuckDB parses and binds them. An accepted expression gives one number for each
 example, the same one each time.
 """
 
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,20 @@ import pyarrow as pa
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.selection import database, stability
 
-# Ours, beside those of DuckDB.
-FUNCTIONS = ('rank', 'zscore')
+# Ours, beside those of DuckDB: how many arguments each takes, and an example.
+FUNCTIONS = {
+  'rank': (
+    range(1, 3),
+    'one number, as in rank(nll_sum), and perhaps a weight, as in '
+    'rank(nll_sum, num_tokens)',
+  ),
+  'zscore': (range(1, 2), 'one number, as in zscore(nll_sum)'),
+  'ntile': (
+    range(2, 4),
+    'the number of groups, a number, and perhaps a weight, as in '
+    'ntile(10, nll_sum) or ntile(10, nll_sum, num_tokens)',
+  ),
+}
 _TABLE = 'scores'
 POSITION = '__position'  # The number of an example, beside its columns.
 # DuckDB's types that are numbers; truth values are 0 and 1.
@@ -25,10 +37,23 @@ _NUMBERS = (
   *('UTINYINT', 'USMALLINT', 'UINTEGER', 'UBIGINT', 'UHUGEINT'),
   *('FLOAT', 'DOUBLE', 'DECIMAL', 'BOOLEAN', '"NULL"'),
 )
+# What else groups of examples may have in common.
+_TEXTS = ('VARCHAR', 'ENUM', 'UUID', 'DATE', 'TIME', 'TIMESTAMP')
 _AGGREGATE = (
-  'Binder Error: it gives one value for all examples, one for each is expected: '
+  'Binder Error: it gives one value for all examples, expected one for each: '
   'write OVER () after the aggregate'
 )
+
+
+class Call(NamedTuple):
+  """A call of `rank` or `zscore`, whose arguments are expressions.
+
+  `ntile` is a call of `rank`, with arithmetic around it.
+  """
+
+  function: str
+  argument: 'Expression'
+  weight: 'Expression | None'  # of each example in a rank; None for 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +62,10 @@ class Expression:
 
   Attributes:
     text: As the user wrote it.
-    sql: With a column in place of each call of ours.
+    sql: With a column in place of each call of ours, and `"a.b"` in place of
+      `a.b` if that is the name of a column.
     columns: Those of the table that it reads.
-    calls: By the name of that column, the function and its argument.
+    calls: By the name of that column.
     whole: Whether it looks at other examples than its own.
     stars: Whether it stands for columns by a pattern, such as
       COLUMNS('nll_.*').
@@ -48,21 +74,22 @@ class Expression:
   text: str
   sql: str
   columns: tuple[str, ...]
-  calls: Mapping[str, tuple[str, 'Expression']]
+  calls: Mapping[str, Call]
   whole: bool
   stars: bool
 
 
-def parse(text: str, schema: pa.Schema) -> Expression:
+def parse(text: str, schema: pa.Schema, is_group: bool = False) -> Expression:
   """Parses an expression, and binds it to no example.
 
   Args:
-    text: Of DuckDB's SQL; it can read neither files nor the network.
-    schema: Of the columns that it may name.
+    text: DuckDB's SQL; it can read neither files nor the network.
+    schema: The columns that it may name.
+    is_group: Whether its values may also be texts, dates and times.
 
   Raises:
-    UserError: it does not parse, names no column, does not give one number an
-      example, or gives another one each time.
+    UserError: it does not parse, names an unknown column, does not give one
+      number (or text) per example, or gives another one each time.
   """
   import duckdb  # Not on machines that only score and train.
 
@@ -72,15 +99,15 @@ def parse(text: str, schema: pa.Schema) -> Expression:
       # By itself, so that it can be an expression and nothing more.
       duckdb.SQLExpression(text)
       tree = database.parse(connection, _query(text))
-      names = _names(tree)
+      names = _hints(tree)
       _check_words(text, tree, schema)
       expression = _expression(connection, text, tree, schema)
     try:
       _check_stable(expression, schema)
     except database.Refused:
-      _check_shape(expression, schema)  # It has the usual words for that.
+      _check_shape(expression, schema, is_group)  # It has the usual words.
       raise
-    _check_shape(expression, schema)
+    _check_shape(expression, schema, is_group)
   except (duckdb.Error, database.Refused) as error:
     # Beside the position of an example, DuckDB refuses an aggregate.
     aggregate = f'column "{POSITION}" must appear' in str(error)
@@ -89,6 +116,35 @@ def parse(text: str, schema: pa.Schema) -> Expression:
   except RecursionError:
     raise refused(text, 'it is nested too deeply', schema) from None
   return expression
+
+
+def parse_groups(text: str, schema: pa.Schema) -> list[Expression]:
+  """Parses the expressions that groups of examples have in common.
+
+  Args:
+    text: Expressions, with commas between them.
+    schema: The columns that they may name.
+
+  Raises:
+    UserError: as `parse` does.
+  """
+  import duckdb
+
+  sql = f'row({text}\n)'
+  try:
+    with database.connect() as connection:
+      duckdb.SQLExpression(sql)
+      tree = database.parse(connection, f'SELECT {sql}')
+      [node] = tree['statements'][0]['node']['select_list']
+      if node.get('function_name') != 'row':
+        raise refused(text, 'a bracket is closed before it is opened', schema)
+      arguments = [one['expression'] for one in node['arguments']]
+      texts = [text]
+      if len(arguments) != 1:
+        texts = [database.write_expression(connection, a) for a in arguments]
+  except (duckdb.Error, database.Refused) as error:
+    raise refused(text, str(error), schema) from None
+  return [parse(one, schema, is_group=True) for one in texts]
 
 
 def _query(sql: str) -> str:
@@ -105,16 +161,17 @@ def _expression(
   """
   classes = {node.get('class') for node in database.nodes(tree)}
   outside = {n.get('class') for n in database.nodes(tree, but='SUBQUERY')}
+  has_dots = _join_names(tree, schema)
   calls = _replace_calls(connection, text, tree, schema)
   whole, stars = bool(classes & {'WINDOW', 'SUBQUERY'}), 'STAR' in outside
   if stars and (whole or calls):
     reason = (
-      "'*' and COLUMNS() cannot stand beside a window, a subquery, rank() or "
+      "'*' and COLUMNS() cannot be used with a window, a subquery, rank() or "
       'zscore(): write the columns out'
     )
     raise refused(text, reason, schema)
   sql = text
-  if calls:
+  if calls or has_dots:
     selected = tree['statements'][0]['node']['select_list']
     sql = database.write_expression(connection, selected[0])
   known = {name.lower() for name in _names(tree)}
@@ -126,6 +183,23 @@ def _expression(
   return Expression(text, sql, columns, calls, whole, stars)
 
 
+def _join_names(tree: Any, schema: pa.Schema) -> bool:
+  """Makes one name of `a.b` where that is the name of a column.
+
+  Returns:
+    Whether there was one.
+  """
+  known = {name.lower(): name for name in schema.names if '.' in name}
+  nodes = [
+    (node, known['.'.join(node['column_names']).lower()])
+    for node in database.nodes(tree)
+    if '.'.join(node.get('column_names', ())).lower() in known
+  ]
+  for node, name in nodes:
+    node['column_names'] = [name]
+  return bool(nodes)
+
+
 def _names(tree: Any) -> list[str]:
   """The names of columns in a statement, there or not."""
   names_of_nodes = (
@@ -134,15 +208,26 @@ def _names(tree: Any) -> list[str]:
   return sorted({name for names in names_of_nodes for name in names})
 
 
+def _hints(tree: Any) -> list[str]:
+  """The same with what stands before them, as in `quality.score`."""
+  return sorted(
+    {
+      '.'.join(node['column_names'])
+      for node in database.nodes(tree)
+      if node.get('column_names')
+    }
+  )
+
+
 def _check_words(text: str, tree: Any, schema: pa.Schema) -> None:
   """Raises `UserError` for what stands for no column, or for several rows."""
   for node in database.nodes(tree):
     if node.get('class') == 'POSITIONAL_REFERENCE':
-      reason = f'#{node["index"]} is the place of a column: write its name'
+      reason = f'#{node["index"]} is the position of a column: write its name'
       raise refused(text, reason, schema)
   for node in database.nodes(tree, but='SUBQUERY'):
     if node.get('function_name', '').lower() in ('unnest', 'unlist'):
-      reason = 'unnest() gives several rows: take one number of the list, such '
+      reason = 'unnest() gives several rows: use one number of the list, such '
       raise refused(text, reason + 'as list_sum([...])', schema)
   for name in _names(tree):
     if name.startswith('__') or name.lower() in ('rowid', _TABLE):
@@ -151,7 +236,7 @@ def _check_words(text: str, tree: Any, schema: pa.Schema) -> None:
 
 def _replace_calls(
   connection: Any, text: str, tree: Any, schema: pa.Schema
-) -> dict[str, tuple[str, Expression]]:
+) -> dict[str, Call]:
   """Puts a column in place of each call of ours; returns `Expression.calls`.
 
   Args:
@@ -163,22 +248,43 @@ def _replace_calls(
   Raises:
     UserError: as `parse` does, of an argument.
   """
-  calls: dict[str, tuple[str, Expression]] = {}
+  calls: dict[str, Call] = {}
   for node in database.nodes(tree):
     name = node.get('function_name', '').lower()
     if node.get('class') != 'FUNCTION' or name not in FUNCTIONS:
       continue
     arguments = [argument['expression'] for argument in node['arguments']]
     further = node['distinct'] or node['filter'] or node['order_bys']['orders']
-    if len(arguments) != 1 or further:
-      reason = f'{name}() takes one number, as in {name}(nll_sum)'
-      raise refused(text, reason, schema)
-    argument = database.write_expression(connection, arguments[0])
+    counts, takes = FUNCTIONS[name]
+    if len(arguments) not in counts or further:
+      raise refused(text, f'{name}() takes {takes}', schema)
     column = f'__{name}_{len(calls)}'
-    calls[column] = name, parse(argument, schema)
+    value = column
+    if name == 'ntile':
+      value = _tile(_number_of_tiles(text, arguments.pop(0), schema), column)
+    argument, *weight = (
+      parse(database.write_expression(connection, argument), schema)
+      for argument in arguments
+    )
+    function = 'rank' if name == 'ntile' else name
+    calls[column] = Call(function, argument, weight[0] if weight else None)
     node.clear()
-    node.update(database.column(connection, column))
+    node.update(database.expression(connection, value))
   return calls
+
+
+def _number_of_tiles(text: str, node: Any, schema: pa.Schema) -> int:
+  """The first argument of `ntile`."""
+  number = str(node.get('literal', {}).get('text', ''))
+  if not (number.isdecimal() and 1 <= int(number) <= 2**31 - 1):
+    reason = 'the first argument of ntile() is the number of groups, such as 10'
+    raise refused(text, reason, schema)
+  return int(number)
+
+
+def _tile(count: int, rank: str) -> str:
+  """The SQL of the group, from 1 to `count`, of a rank from 0 to 1."""
+  return f'CAST(greatest(ceil({count} * {rank}), 1) AS INTEGER)'
 
 
 def _check_stable(expression: Expression, schema: pa.Schema) -> None:
@@ -190,14 +296,20 @@ def _check_stable(expression: Expression, schema: pa.Schema) -> None:
     what = stability.changing(connection, _query(expression.sql))
   if what:
     reason = (
-      f'{what} gives another value each time; '
-      "keep='random' and keep='sample' draw by a seed"
+      f'{what} gives another value each time: '
+      "use keep='random' or keep='sample', which draw by a seed"
     )
     raise refused(expression.text, reason, schema)
 
 
-def _check_shape(expression: Expression, schema: pa.Schema) -> None:
-  """Raises `UserError` unless an expression gives one number per example."""
+def _check_shape(
+  expression: Expression, schema: pa.Schema, is_group: bool
+) -> None:
+  """Raises `UserError` unless an expression gives one number per example.
+
+  If `is_group`, the values may also be texts, dates and times.
+  """
+  allowed = (*_NUMBERS, *_TEXTS) if is_group else _NUMBERS
   with database.connect() as connection:
     result = relation(connection, expression, _nothing(expression, schema))
     *_, kind = map(str, result.types)
@@ -206,14 +318,14 @@ def _check_shape(expression: Expression, schema: pa.Schema) -> None:
   reason = ''
   if count != 1:
     reason = (
-      f'it gives {count} values for each example, one is expected: write the '
+      f'it gives {count} values for each example, expected one: write the '
       'columns out, for instance greatest(nll_sum, unigram_nll_sum)'
     )
   elif values:
     reason = _AGGREGATE
-  elif kind.partition('(')[0] not in _NUMBERS:
+  elif kind.partition('(')[0].split(' WITH')[0] not in allowed:
     reason = (
-      f'it gives {kind}, a number is expected: for instance CAST(x AS DOUBLE) of '
+      f'it gives {kind}, expected a number: for instance CAST(x AS DOUBLE) of '
       'a text, epoch(x) of a time, list_sum(x) of a list'
     )
   if reason:

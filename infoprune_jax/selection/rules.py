@@ -4,19 +4,27 @@ A rule ranks by a SQL expression over the score table, or by chance, and keeps
 one end, the middle or a band of the ranking up to a budget, without a sort.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.hashing import mix, uniform
 from infoprune_jax.runtime.progress import logger
-from infoprune_jax.selection import budget, copies, expressions
+from infoprune_jax.selection import (
+  budget,
+  copies,
+  expressions,
+  groups,
+  parser,
+  repeats,
+)
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
 from infoprune_jax.selection.examples import Examples
 from infoprune_jax.selection.ranks import mid_ranks
-from infoprune_jax.tokens import tables
 
 
 def ranked_within_folds(examples: Examples, expression: str) -> bool:
@@ -28,22 +36,22 @@ def ranked_within_folds(examples: Examples, expression: str) -> bool:
 def ranking(
   examples: Examples, expression: str, missing: str = 'refuse'
 ) -> np.ndarray:
-  """What examples are ranked by: a score, or its rank within the fold.
+  """The values that rank examples: scores, or their ranks within the fold.
 
-  Two reference models differ in scale, so what they say of their folds is made
-  comparable before it is joined: by mid-ranks, as fractions of a fold's
-  examples. An example without a number has minus infinity, in either fold.
+  Two reference models differ in scale. So the scores of each fold are replaced
+  by their mid-ranks, as fractions of the fold's examples. An example without a
+  number has minus infinity, in either fold.
 
   Args:
-    examples: Whose columns the expression may name.
-    expression: As for `expressions.score`.
-    missing: Likewise.
+    examples: The examples, whose columns the expression may name.
+    expression: See `expressions.score`.
+    missing: See `expressions.score`.
 
   Returns:
     [examples] float64.
 
   Raises:
-    UserError: as `expressions.score` does.
+    UserError: see `expressions.score`.
   """
 
   def compute() -> np.ndarray:
@@ -52,29 +60,29 @@ def ranking(
       return expressions.within_folds(examples, mid_ranks, values)
     return values
 
-  # Arms often keep different shards of one ranking.
+  # Arms often keep different parts of one ranking.
   return examples.once(('ranking', expression, missing), compute)
 
 
-def check(
-  rules: Sequence[RuleConfig], where: str, columns: Sequence[str]
-) -> None:
+def check(rules: Sequence[RuleConfig], where: str, schema: pa.Schema) -> None:
   """Parses the expressions of rules.
 
   Args:
     rules: Of an arm.
     where: Which, for the message.
-    columns: Those of NLL that the score table has.
+    schema: The columns that they may name.
 
   Raises:
     UserError: one cannot be evaluated; `where` and the expression are named.
   """
-  for rule in rules:
-    if rule.reads_tables:
-      try:
-        expressions.parse(rule.score, tables.rule_schema(columns))
-      except UserError as error:
-        raise UserError(f'In {where}: {error}') from None
+  try:
+    for rule in rules:
+      if rule.has_score:
+        expressions.parse(rule.score, schema)
+      if rule.per.strip() not in ('', 'source'):
+        parser.parse_groups(rule.per, schema)
+  except UserError as error:
+    raise UserError(f'In {where}: {error}') from None
 
 
 def apply(
@@ -93,11 +101,12 @@ def apply(
     candidates: [examples] bool, what to choose out of; None for all.
 
   Returns:
-    [examples] bool.
+    [examples] bool; or where the last rule repeats examples, how often an epoch
+    uses each, [examples] uint8.
 
   Raises:
-    UserError: an expression cannot be evaluated, or a threshold would be in
-      the scales of two reference models.
+    UserError: an expression cannot be evaluated, or a threshold or a number of
+      repeats would be in the scales of two reference models.
   """
   kept = np.ones(len(examples), bool) if candidates is None else candidates
   for rule in rules:
@@ -105,38 +114,69 @@ def apply(
       kept = kept & _between(rule, examples)
     elif rule.keep == 'distinct':
       kept = _first_of_each(rule, examples, kept)
+    elif rule.keep == 'repeat':
+      kept = _repeats(rule, examples, kept)
     elif rule.keep not in ('all', 'all_plus_reference'):
       kept = _up_to_budget(rule, examples, kept, draw)
   return kept
 
 
 def _between(rule: RuleConfig, examples: Examples) -> np.ndarray:
-  """Which scores are within the bounds of a threshold."""
-  if ranked_within_folds(examples, rule.score):
-    raise UserError(
-      f"keep='threshold' with {rule.score!r} reads the NLL of two reference "
-      'models (reference.folds), whose scales differ, so that no bound fits '
-      "both: use keep='band', which goes by ranks within each fold, or "
-      'reference.folds=1.'
-    )
+  """Whether each score is within the bounds of a threshold."""
+  _check_one_scale(rule, examples, "use keep='band'")
   values = expressions.score(examples, rule.score, rule.missing)
   return (values >= rule.low) & (values <= rule.high)
+
+
+def _check_one_scale(
+  rule: RuleConfig, examples: Examples, repair_hint: str
+) -> None:
+  """Raises `UserError` for scores that several reference models gave."""
+  if ranked_within_folds(examples, rule.score):
+    raise UserError(
+      f'keep={rule.keep!r} with {rule.score!r} reads the NLL of two reference '
+      'models (reference.folds), whose scales differ, so that no number means '
+      f'the same in both: {repair_hint}, which uses ranks within each fold, or '
+      'reference.folds=1.'
+    )
+
+
+def _repeats(
+  rule: RuleConfig, examples: Examples, candidates: np.ndarray
+) -> np.ndarray:
+  """How often an epoch uses each example, [examples] uint8."""
+  if rule.curve:
+    names, group = groups.of(examples, rule.per)
+    expected = repeats.by_curve(
+      rule.curve,
+      ranking(examples, rule.score, rule.missing),
+      examples.weight(rule.unit),
+      len(names),
+      group,
+    )
+  else:
+    _check_one_scale(rule, examples, 'give it a curve')
+    expected = expressions.score(examples, rule.score, rule.missing)
+    repeats.check_counts(expected, rule.score)
+  return repeats.rounded(
+    expected, examples.index, candidates, rule.max_repeats, rule.seed
+  )
 
 
 def _first_of_each(
   rule: RuleConfig, examples: Examples, candidates: np.ndarray
 ) -> np.ndarray:
   """The first candidate, in store order, of each text or value."""
-  if rule.reads_tables:
+  if rule.has_score:
     values = expressions.score(examples, rule.score, rule.missing)
   else:
     values = examples.column('content_hash', np.int64)
-  _, group = examples.groups(rule.per)
+  group = groups.of(examples, rule.per).codes
   content = scratch(len(examples), np.uint64)
 
   def fill(some: slice) -> None:
     bits = values[some]
-    if rule.reads_tables:
+    if rule.has_score:
       bits = budget.ordered_bits(bits)
     content[some] = mix(bits, 0)
     if rule.per:  # A text of another group is another text.
@@ -153,21 +193,29 @@ def _first_of_each(
 
 def _keys(rule: RuleConfig, examples: Examples, draw: int) -> np.ndarray:
   """uint64 keys; what a rule keeps comes first in their order."""
-  values = None
-  if rule.keep != 'random':
-    values = ranking(examples, rule.score, rule.missing)
+  if rule.keep == 'random':
+    return _random_keys(rule, examples, draw)
+  values = ranking(examples, rule.score, rule.missing)
   keys, index = scratch(len(examples), np.uint64), examples.index
 
   def fill(some: slice) -> None:
-    if values is None:
-      keys[some] = mix(index[some], rule.seed + draw + 1)
-      return
     here = values[some]
     if rule.keep == 'sample':
       noise = _gumbel(index[some], rule.seed + draw + 1)
       here = here + rule.temperature * noise
     key = budget.ordered_bits(here)
     keys[some] = ~key if rule.keep in ('top', 'sample') else key
+
+  side_by_side(fill, steps(len(keys)))
+  return keys
+
+
+def _random_keys(rule: RuleConfig, examples: Examples, draw: int) -> np.ndarray:
+  """uint64 keys in an order by chance, another one for each `draw`."""
+  keys, index = scratch(len(examples), np.uint64), examples.index
+
+  def fill(some: slice) -> None:
+    keys[some] = mix(index[some], rule.seed + draw + 1)
 
   side_by_side(fill, steps(len(keys)))
   return keys
@@ -188,49 +236,98 @@ def _gumbel(index: np.ndarray, seed: int) -> np.ndarray:
 def _up_to_budget(
   rule: RuleConfig, examples: Examples, candidates: np.ndarray, draw: int
 ) -> np.ndarray:
-  """The candidates of a rule's part of the ranking, as the budget allows."""
+  """The candidates that a rule keeps by its ranking, and by its floor."""
   weight = examples.weight(rule.unit)
-  count, group = examples.groups(rule.per)
-  everything = np.broadcast_to(np.True_, len(examples))
-  total = budget.add_up(weight, group, everything, count)
-  fraction = rule.high - rule.low if rule.keep == 'band' else rule.fraction
-  most = _fraction_of(total, fraction)
-  skipped = np.zeros(count, np.int64)
+  names, group = groups.of(examples, rule.per)
+  add_up = functools.partial(budget.add_up, weight, group, groups=len(names))
+  ranking = budget.Ranking(
+    _keys(rule, examples, draw), examples.index, weight, group, rule.seed
+  )
+  total = add_up(np.broadcast_to(np.True_, len(examples)))
   if rule.keep == 'band':
-    skipped = _fraction_of(total, rule.low)
-  elif rule.keep == 'middle':
-    left = budget.add_up(weight, group, candidates, count)
-    skipped = np.maximum((left - most) // 2, 0)
-  order = (_keys(rule, examples, draw), examples.index, weight, group)
-  if skipped.any():
-    # Of nothing to skip, not even what weighs nothing.
-    skipped = np.where(skipped > 0, skipped, -1)
-    candidates = candidates & ~budget.lowest(
-      *order, candidates, skipped, rule.seed
-    )
-  left = budget.add_up(weight, group, candidates, count)
-  short = np.flatnonzero(left < most)
-  for number in short:
+    most = of_rank = _fraction_of(total, rule.high - rule.low)
+    below = _fraction_of(total, rule.low)
+  else:
+    fractions = groups.fractions(rule, names)
+    left, most = add_up(candidates), _fraction_of(total, fractions)
+    # With `floor` of what is then cut, it is `most`.
+    of_rank = _fraction_of(most - rule.floor * left, 1.0 / (1.0 - rule.floor))
+    below = np.maximum((left - of_rank) // 2, 0) * (rule.keep == 'middle')
+  ranked = _above(ranking, candidates, below)
+  _warn_if_short(rule, names, add_up(ranked), of_rank)
+  kept = budget.lowest(ranking, ranked, of_rank)
+  if not rule.floor:
+    return kept
+  cut = candidates & ~kept
+  if rule.keep == 'band':
+    of_chance = _fraction_of(add_up(cut), rule.floor)
+  else:
+    of_chance = most - add_up(kept)
+  by_chance = ranking._replace(key=_random_keys(rule, examples, draw))
+  return kept | budget.lowest(by_chance, cut, of_chance)
+
+
+def _above(
+  ranking: budget.Ranking, candidates: np.ndarray, below: np.ndarray
+) -> np.ndarray:
+  """The candidates without the first of the ranking, which weigh `below`."""
+  if not below.any():
+    return candidates
+  # Of nothing to skip, not even what weighs nothing.
+  skipped = np.where(below > 0, below, -1)
+  return candidates & ~budget.lowest(ranking, candidates, skipped)
+
+
+def _warn_if_short(
+  rule: RuleConfig, names: Sequence[str], left: np.ndarray, most: np.ndarray
+) -> None:
+  for number in np.flatnonzero(left < most):
     logger.warning(
-      "select: %searlier rules left %d of %s's budget of %d %s: all are kept",
-      f'{examples.sources[0][number]}: ' if rule.per else '',
+      "select: %searlier rules left %d, fewer than the budget of '%s', %d %s: "
+      'all of them are kept',
+      f'{names[int(number)]}: ' if rule.per else '',
       left[number],
       rule.keep,
       most[number],
       rule.unit,
     )
-  return budget.lowest(*order, candidates, most, rule.seed)
 
 
-def _fraction_of(total: np.ndarray, fraction: float) -> np.ndarray:
-  return np.array([int(fraction * int(n)) for n in total], np.int64)
+def _fraction_of(total: np.ndarray, fraction: float | np.ndarray) -> np.ndarray:
+  """A fraction of each group's total, [groups] int64."""
+  fractions = np.broadcast_to(fraction, len(total)).tolist()
+  return np.array(
+    [int(f * int(n)) for f, n in zip(fractions, total, strict=True)], np.int64
+  )
 
 
 def reads_tables(rules: Sequence[RuleConfig]) -> bool:
   """Whether any of the rules has an expression to evaluate."""
-  return any(rule.reads_tables for rule in rules)
+  return any(rule.expressions for rule in rules)
 
 
 def reads_near_duplicates(rules: Sequence[RuleConfig]) -> bool:
-  """Whether any of the rules goes by groups of near-duplicates."""
-  return any(expressions.reads_near_duplicates(rule.score) for rule in rules)
+  """Whether any of the rules reads groups of near-duplicates."""
+  return any(
+    expressions.reads_near_duplicates(text)
+    for rule in rules
+    for text in rule.expressions
+  )
+
+
+def tables_read(
+  rules: Sequence[RuleConfig], names: Iterable[str]
+) -> tuple[str, ...]:
+  """Which of the user's tables, by name, the rules may read."""
+  texts = [text for rule in rules for text in rule.expressions]
+  return tuple(
+    name
+    for name in names
+    if any(expressions.reads_table(text, name) for text in texts)
+  )
+
+
+def classifiers_read(rules: Sequence[RuleConfig]) -> list[str]:
+  """The names of the classifiers that any of the rules reads."""
+  texts = [text for rule in rules for text in rule.expressions]
+  return sorted(set().union(*map(expressions.classifiers_read, texts)))

@@ -6,211 +6,268 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from infoprune_jax.config.classifier import PREFIX
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts, files, manifests
-from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.progress import logger, quantity
 from infoprune_jax.runtime.workdir import (
+  classifier_dir,
   keep_set_dir,
   near_duplicates_dir,
   scores_dir,
   statistics_dir,
+  user_table_dir,
+  user_table_input,
 )
 from infoprune_jax.selection import keep_set, rules as rules_lib, shown, summary
 from infoprune_jax.selection.arrays import steps
 from infoprune_jax.selection.examples import Examples, ExampleShards
 from infoprune_jax.tokens.token_store import TokenStore
 
-# Of what a summary holds: one of another is written again.
+# The version of summaries; those of another version are written again.
 SUMMARY_VERSION = 3
 
 
+class _Inputs(NamedTuple):
+  """What the stage reads."""
+
+  config: Config
+  workdir: str
+  store: TokenStore
+  tables: Mapping[str, str]  # fingerprints of the tables, by input name
+  joined: Mapping[str, str]  # fingerprints of the user's tables, by name
+  # Entries of a summary that decide whether it is written again.
+  summary_key: Mapping[str, Any]
+
+
 def run(config: Config, workdir: str) -> None:
-  """Writes the keep sets of the arms, and what each keeps.
+  """Writes the keep sets of the arms, and their summaries.
 
   Raises:
-    UserError: the score table is missing or another store's, or a rule cannot
-      be evaluated.
+    UserError: the score table is missing or of another token store, or a rule
+      cannot be evaluated.
   """
-  store = TokenStore.open(workdir)
-  path = scores_dir(workdir)
-  scores = manifests.open_finished(path, 'score table', 'score')
-  manifests.check_made_from(
-    scores, 'score table', 'token_store', store.manifest, 'token store'
-  )
-  manifests.check_sizes(path, scores, 'score table', 'score')
-  statistics = manifests.open_finished(
-    statistics_dir(workdir), 'table of statistics', 'statistics'
-  )
-  manifests.check_made_from(
-    statistics,
-    'table of statistics',
-    'token_store',
-    store.manifest,
-    'token store',
-  )
-  tables = {
-    'scores': scores['fingerprint'],
-    'statistics': statistics['fingerprint'],
-  }
-  examples = ExampleShards(workdir, store.documents_per_shard)
-  names = {
-    keep_set.selection_name(config.select.arms[arm], arm, seed): (arm, seed)
-    for arm in config.arms
+  inputs = _open_inputs(config, workdir)
+  store = inputs.store
+  examples = ExampleShards(workdir, store, config.select.tables)
+  arms = {
+    keep_set.selection_name(rules, arm, seed): (arm, seed)
+    for arm, rules in config.select.arms.items()
     for seed in config.train.seeds
   }
   selections = []
-  for name, (arm, seed) in names.items():
-    artifact = _artifact(config, workdir, store, tables, name, arm, seed)
-    about = {
-      'version': SUMMARY_VERSION,
-      # The summary of an arm that reads no score shows their deciles, too.
-      'scores': tables['scores'],
-      'num_examples': config.report.num_examples,
-    }
-    if _is_done(artifact, about):
+  for name, (arm, seed) in arms.items():
+    artifact = describe(config, workdir, arm, seed, _made_from(inputs, arm))
+    if _is_done(artifact, inputs.summary_key):
       logger.info('select: %s finished before, skipped', name)
       continue
     try:
-      selections.append(_select(config, store, examples, artifact, arm, about))
+      selections.append(_select(inputs, examples, artifact, arm))
     except UserError as error:
       raise UserError(f'In select.arms.{arm}: {error}') from None
   # A rule that cannot be applied is refused before anything is written.
   for selection in selections:
-    _write(store, selection)
+    _write(inputs, selection)
 
 
-def _artifact(
-  config: Config,
-  workdir: str,
-  store: TokenStore,
-  tables: Mapping[str, str],
-  name: str,
-  arm: str,
-  seed: int,
+def _open_inputs(config: Config, workdir: str) -> _Inputs:
+  """Opens the token store and checks the tables that were made from it."""
+  store = TokenStore.open(workdir)
+  path, kind = scores_dir(workdir), 'score table'
+  scores = _open_table(path, kind, 'score', store)
+  manifests.check_sizes(path, scores, kind, 'score')
+  path, kind = statistics_dir(workdir), 'table of statistics'
+  statistics = _open_table(path, kind, 'statistics', store)
+  joined = {}
+  for name in config.select.tables:
+    path = user_table_dir(workdir, name)
+    table = _open_table(path, f'table {name}', 'join', store)
+    joined[name] = table['fingerprint']
+  return _Inputs(
+    config,
+    workdir,
+    store,
+    {
+      'scores': scores['fingerprint'],
+      'statistics': statistics['fingerprint'],
+    },
+    joined,
+    {
+      'version': SUMMARY_VERSION,
+      # Summaries show deciles of the scores, also for rules that read none.
+      'scores': scores['fingerprint'],
+      'num_examples': config.report.num_examples,
+      # Shown examples have these columns.
+      **({'tables': joined} if joined else {}),
+    },
+  )
+
+
+def _open_table(
+  path: str, kind: str, job: str, store: TokenStore
+) -> manifests.Manifest:
+  """The manifest of a table.
+
+  Raises:
+    UserError: the table is missing, or was made from another token store.
+  """
+  manifest = manifests.open_finished(path, kind, job)
+  manifests.check_made_from(
+    manifest, kind, 'token_store', store.manifest, 'token store'
+  )
+  return manifest
+
+
+def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
+  """Fingerprints of what the keep sets of an arm are made from, by name."""
+  rules = inputs.config.select.arms[arm]
+  made_from = {'token_store': inputs.store.fingerprint}
+  if rules_lib.reads_tables(rules):
+    made_from |= inputs.tables
+  if rules_lib.reads_near_duplicates(rules):
+    groups = _open_table(
+      near_duplicates_dir(inputs.workdir),
+      'table of near-duplicates',
+      'near_duplicates',
+      inputs.store,
+    )
+    made_from['near_duplicates'] = groups['fingerprint']
+  for name in rules_lib.tables_read(rules, inputs.joined):
+    made_from[user_table_input(name)] = inputs.joined[name]
+  for name in rules_lib.classifiers_read(rules):
+    path, kind = classifier_dir(inputs.workdir, name), f'classifier {name}'
+    odds = _open_table(path, f'table of {kind}', 'classify', inputs.store)
+    made_from[PREFIX + name] = odds['fingerprint']
+  return made_from
+
+
+def describe(
+  config: Config, workdir: str, arm: str, seed: int, inputs: Mapping[str, str]
 ) -> artifacts.Artifact:
-  """The keep set `name` of an arm, and what it is made from."""
+  """The keep set of an arm and seed, made from these inputs."""
   rules = config.select.arms[arm]
+  name = keep_set.selection_name(rules, arm, seed)
   options = {
     'rules': tuple(rules),
     'draw': seed if keep_set.draws(rules) else 0,
-    # Which examples there are to keep: also of rules that read no score.
+    # Folds decide which examples there are, also for rules without a score.
     'folds': config.reference.folds,
   }
-  inputs = {'token_store': store.fingerprint}
-  if rules_lib.reads_tables(rules):
-    inputs |= tables
-  if rules_lib.reads_near_duplicates(rules):
-    inputs |= _near_duplicates(workdir, store)
+  only_rule = 'rules[0]' if len(rules) == 1 else 'rules'
   return artifacts.Artifact(
     keep_set_dir(workdir, name),
     f'keep set {name}',
     'select',
     options,
     inputs,
+    sections={
+      'rules': f'select.arms.{arm}',
+      only_rule: f'select.arms.{arm}',
+      'draw': 'train.seeds',
+      'folds': 'reference.folds',
+    },
   )
 
 
-def _is_done(artifact: artifacts.Artifact, about: Mapping[str, Any]) -> bool:
-  """Whether a keep set and its summary are there.
+def _is_done(
+  artifact: artifacts.Artifact, summary_key: Mapping[str, Any]
+) -> bool:
+  """Whether a keep set and its summary are finished.
 
   Args:
     artifact: The keep set.
-    about: What the summary says of itself.
+    summary_key: The entries that the summary must have.
 
   Raises:
-    UserError: what is there was made from something else, or is damaged.
+    UserError: the keep set there has other options or inputs, or is damaged.
   """
   finished = artifact.finished()
   written = keep_set.read_summary(artifact.path) or {}
-  return finished is not None and about.items() <= written.items()
+  return finished is not None and summary_key.items() <= written.items()
 
 
 class _Selection(NamedTuple):
   """A keep set that is to be written."""
 
   artifact: artifacts.Artifact
-  about: Mapping[str, Any]  # what the summary says of itself
-  counts: Mapping[str, Any]
-  bits: np.ndarray  # [ceil(documents / 8)] uint8: there is one for each arm
+  counts: Mapping[str, Any]  # the summary
+  # uint8, [ceil(documents / 8)]: a bit for each; or [documents]: a count.
+  data: np.ndarray
+  is_mask: bool  # bits
 
 
 def _select(
-  config: Config,
-  store: TokenStore,
-  examples: Examples,
-  artifact: artifacts.Artifact,
-  arm: str,
-  about: Mapping[str, Any],
+  inputs: _Inputs, examples: Examples, artifact: artifacts.Artifact, arm: str
 ) -> _Selection:
-  """What an arm keeps.
+  """Applies the rules of an arm.
 
   Raises:
     UserError: a rule cannot be evaluated, or nothing is kept.
   """
+  config, store = inputs.config, inputs.store
   rules = config.select.arms[arm]
   kept, decision = decide(rules, examples, artifact.options['draw'])
   counts = {
+    **inputs.summary_key,
     **summary.summarize(examples, kept),
-    **shown.examples_of(examples, kept, decision, config.report.num_examples),
+    **shown.examples_of(
+      examples,
+      kept.astype(bool, copy=False),
+      decision,
+      config.report.num_examples,
+    ),
     'ranked_within_folds': any(
       rules_lib.ranked_within_folds(examples, rule.score)
       for rule in rules
       if rule.needs_score
     ),
   }
-  mask = np.zeros(sum(store.documents_per_shard), bool)
+  mask = np.zeros(sum(store.documents_per_shard), kept.dtype)
   for some in steps(len(kept)):
-    mask[examples.index[some][kept[some]]] = True
+    mask[examples.index[some]] = kept[some]
   if any(rule.keep == 'all_plus_reference' for rule in rules):
     counts['added'], mask = _with_reference_split(store, mask)
   keep_set.check_any(artifact, mask)
-  return _Selection(artifact, about, counts, np.packbits(mask))
+  is_mask = mask.dtype == bool
+  data = np.packbits(mask) if is_mask else mask
+  return _Selection(artifact, counts, data, is_mask)
 
 
-def _write(store: TokenStore, selection: _Selection) -> None:
-  """Writes a keep set, unless another process has done so since."""
-  artifact, about, counts, bits = selection
-  mask = np.unpackbits(bits, count=sum(store.documents_per_shard)).astype(bool)
+def _write(inputs: _Inputs, selection: _Selection) -> None:
+  """Writes a keep set, unless another process has written it meanwhile."""
+  artifact, counts, kept, is_mask = selection
+  if is_mask:
+    num_documents = sum(inputs.store.documents_per_shard)
+    kept = np.unpackbits(kept, count=num_documents).astype(bool)
   with files.lock(artifact.path):
-    if _is_done(artifact, about):
+    if _is_done(artifact, inputs.summary_key):
       return
     artifact = artifact.begin()
     files.write_record(
       posixpath.join(artifact.path, keep_set.SUMMARY),
-      {**about, **counts},
+      counts,
       artifact.write_file,
     )
-    keep_set.write(artifact, mask, kept=counts['kept'], total=counts['total'])
+    keep_set.write(artifact, kept, kept=counts['kept'], total=counts['total'])
     _log(posixpath.basename(artifact.path), counts)
-
-
-def _near_duplicates(workdir: str, store: TokenStore) -> dict[str, str]:
-  """The table of near-duplicates, as an input.
-
-  Raises:
-    UserError: it is missing, or another store's.
-  """
-  kind = 'table of near-duplicates'
-  path = near_duplicates_dir(workdir)
-  manifest = manifests.open_finished(path, kind, 'near_duplicates')
-  manifests.check_made_from(
-    manifest, kind, 'token_store', store.manifest, 'token store'
-  )
-  return {'near_duplicates': manifest['fingerprint']}
 
 
 def decide(
   rules: Sequence[RuleConfig], examples: Examples, draw: int
 ) -> tuple[np.ndarray, shown.Decision | None]:
-  """What rules keep, [examples] bool, and what the last that ranks did.
+  """Applies rules, and remembers the last one that ranks.
 
   Args:
-    rules: Of an arm.
+    rules: The rules of an arm.
     examples: The scored split.
     draw: As for `rules.apply`.
+
+  Returns:
+    What all rules keep, as from `rules.apply`; and the last ranking rule with
+    its values, its input and its output, or None if no rule ranks.
   """
   ranked = [number for number, rule in enumerate(rules) if rule.needs_score]
   if not ranked:
@@ -221,37 +278,37 @@ def decide(
   after = rules_lib.apply([rule], examples, draw, before)
   kept = rules_lib.apply(rules[last + 1 :], examples, draw, after)
   ranking = rules_lib.ranking(examples, rule.score, rule.missing)
-  return kept, shown.Decision(rule, ranking, before, after)
+  used = after.astype(bool, copy=False)
+  return kept, shown.Decision(rule, ranking, before, used)
 
 
 def _log(name: str, counts: Mapping[str, Any]) -> None:
+  added = counts.get('added')
   logger.info(
-    'select: %s keeps %d of %d examples, %.1f%% of tokens',
+    'select: %s keeps %d of %d examples, %.1f %% of tokens%s%s',
     name,
-    counts['kept']['examples'],
+    summary.unique(counts)['examples'],
     counts['total']['examples'],
     100 * counts['kept']['tokens'] / max(counts['total']['tokens'], 1),
+    ' with repeats' if 'repeats' in counts else '',
+    f', and adds {quantity(added["tokens"], "tokens")} of the reference split'
+    if added
+    else '',
   )
-  if 'added' in counts:
-    logger.info(
-      'select: %s adds %d examples, %d tokens, of the reference split',
-      name,
-      counts['added']['examples'],
-      counts['added']['tokens'],
-    )
 
 
 def _with_reference_split(
   store: TokenStore, mask: np.ndarray
 ) -> tuple[dict[str, Any], np.ndarray]:
-  """Adds to a mask what else is not held out: the reference split.
+  """Adds the reference split to a mask: all documents that are not held out.
 
   Args:
-    store: Of D documents.
+    store: The token store, of D documents.
     mask: [D] bool.
 
   Returns:
-    What was added, in all and by source, and the mask with it, [D] bool.
+    The counts of the added documents, in all and by source; and the new mask,
+    [D] bool.
   """
   shards = [store.shard(number) for number in range(store.num_shards)]
   split, tokens, size = (

@@ -1,23 +1,47 @@
-"""Which examples show what an arm decides: at its ends, its thresholds, anywhere."""
+"""Chooses examples that show what an arm keeps and throws away."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import numba
 import numpy as np
 
-from infoprune_jax.config.selection import RuleConfig
+from infoprune_jax.config.selection import CUT_KINDS, RuleConfig
 from infoprune_jax.runtime.hashing import mix
-from infoprune_jax.selection import summary
+from infoprune_jax.selection import groups, summary
 from infoprune_jax.selection.arrays import side_by_side, steps
 from infoprune_jax.selection.examples import Examples
 
 _COLUMNS = ('shard', 'doc_index', 'example_id', 'source', 'num_tokens')
-_COPIES = 8  # times as many are looked at near a threshold: copies are close
+# Near a threshold this many times more examples are read than shown, because
+# copies, which are shown once, have equal scores.
+_COPIES = 8
+
+
+class ShownExample(TypedDict):
+  """An example that a report shows."""
+
+  shard: int
+  doc_index: int
+  example_id: str
+  source: str
+  num_tokens: int
+  score: float | None  # None if the rule's expression gives no number
+  # The columns that the user added, as texts; left out if there are none.
+  columns: NotRequired[dict[str, str]]
+
+
+class Edge(TypedDict):
+  """The examples on both sides of a threshold, the nearest first."""
+
+  side: str  # 'low' or 'high'
+  score: float | None  # the threshold; None if each group has its own
+  kept: list[ShownExample]
+  thrown: list[ShownExample]
 
 
 class Decision(NamedTuple):
-  """What the last of an arm's rules that ranks was given, and made of it."""
+  """The last ranking rule of an arm: its values, its input and its output."""
 
   rule: RuleConfig
   ranking: np.ndarray  # [examples] float64
@@ -47,20 +71,25 @@ def examples_of(
   ranking = decision.ranking if decision else None
   return {
     **_extremes(examples, ranking, num_examples),
-    'near': near_thresholds(examples, kept, decision, num_examples)
-    if decision
-    else [],
+    'near': (
+      near_thresholds(examples, kept, decision, num_examples)
+      if decision
+      else []
+    ),
     'drawn': drawn(examples, kept, ranking, num_examples),
   }
 
 
-# Positions, [n] int64, and a key of each, [n].
-_Keyed = tuple[np.ndarray, np.ndarray]
+def _lowest(
+  positions: np.ndarray, keys: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The positions with the lowest keys, ascending by key, and their keys.
 
-
-def _lowest(keyed: _Keyed, count: int) -> _Keyed:
-  """Those of the lowest keys; of equal keys the first."""
-  positions, keys = keyed
+  Args:
+    positions: [n] int64; they order equal keys.
+    keys: [n].
+    count: How many to return, at most.
+  """
   if len(keys) > count:
     few = keys <= np.partition(keys, count - 1)[count - 1]
     positions, keys = positions[few], keys[few]
@@ -69,26 +98,32 @@ def _lowest(keyed: _Keyed, count: int) -> _Keyed:
 
 
 def _lowest_of_each(
-  sort: Callable[[slice], Mapping[Any, _Keyed]], size: int, count: int
+  choose: Callable[[slice], tuple[np.ndarray, Mapping[Any, np.ndarray]]],
+  size: int,
+  count: int,
 ) -> dict[Any, np.ndarray]:
-  """The positions of the lowest keys of each sort of examples.
+  """The positions with the lowest keys in each class of examples.
 
   Args:
-    sort: Gives those of a stretch of examples, by their sort, with their keys.
-    size: Of all examples.
-    count: How many of each sort, at most.
+    choose: For a slice of n examples, returns their keys, [n], and by the name
+      of a class which of them are in it, [n] bool.
+    size: The number of all examples.
+    count: How many of each class to return, at most.
   """
-  by_slice = side_by_side(
-    lambda some: {
-      name: _lowest(keyed, count) for name, keyed in sort(some).items()
-    },
-    list(steps(size)) or [slice(0, 0)],
-  )
+
+  def lowest_of(some: slice) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
+    keys, classes = choose(some)
+    here = {name: np.flatnonzero(mask) for name, mask in classes.items()}
+    return {
+      name: _lowest(some.start + n, keys[n], count) for name, n in here.items()
+    }
+
+  by_slice = side_by_side(lowest_of, list(steps(size)) or [slice(0, 0)])
   lowest = {}
   for name in by_slice[0]:
     positions, keys = zip(*(each[name] for each in by_slice), strict=True)
-    both = np.concatenate(positions), np.concatenate(keys)
-    lowest[name], _ = _lowest(both, count)
+    joined = np.concatenate(positions), np.concatenate(keys)
+    lowest[name], _ = _lowest(*joined, count)
   return lowest
 
 
@@ -97,46 +132,30 @@ def drawn(
   kept: np.ndarray,
   ranking: np.ndarray | None,
   num_examples: int,
-) -> dict[str, list[dict[str, Any]]]:
-  """Examples by chance, of what is `kept` and of what is `thrown` away.
+) -> dict[str, list[ShownExample]]:
+  """Random examples, some that are `kept` and some that are `thrown` away.
 
-  Always the same, and those of one arm are those of another that treats them
-  alike.
+  The seed is fixed, so that arms that treat the same examples alike show the
+  same ones.
   """
   index = examples.index
-
-  def sort(some: slice) -> dict[str, _Keyed]:
-    return _keyed(
-      some,
+  lowest = _lowest_of_each(
+    lambda some: (
       mix(index[some], 0),
       {'kept': kept[some], 'thrown': ~kept[some]},
-    )
-
+    ),
+    len(kept),
+    num_examples,
+  )
   return {
-    name: rows(examples, positions, ranking)
-    for name, positions in _lowest_of_each(
-      sort, len(kept), num_examples
-    ).items()
+    name: records(examples, positions, ranking)
+    for name, positions in lowest.items()
   }
-
-
-def _keyed(
-  some: slice, keys: np.ndarray, chosen: Mapping[Any, np.ndarray]
-) -> dict[Any, _Keyed]:
-  """Those chosen of a stretch of examples, with their keys.
-
-  Args:
-    some: The stretch, of n examples.
-    keys: [n].
-    chosen: [n] bool, by sort.
-  """
-  here = {name: np.flatnonzero(chosen[name]) for name in chosen}
-  return {name: (some.start + n, keys[n]) for name, n in here.items()}
 
 
 def near_thresholds(
   examples: Examples, kept: np.ndarray, decision: Decision, num_examples: int
-) -> list[dict[str, Any]]:
+) -> list[Edge]:
   """Examples on both sides of each threshold of a rule, the nearest first.
 
   A threshold is the lowest or the highest score that the rule keeps, where it
@@ -148,55 +167,84 @@ def near_thresholds(
     kept: [examples] bool, what all of the arm's rules keep.
     decision: Of the rule.
     num_examples: On each side, at most; copies of one text count once.
-
-  Returns:
-    For each threshold its `side`, 'low' or 'high'; its `score`, None where each
-    source has its own; and examples, `kept` and `thrown` away.
   """
-  rule, values, before, after = decision
-  if rule.keep == 'sample':
+  # Who is kept near the threshold of a rule with a floor is drawn.
+  if decision.rule.keep not in CUT_KINDS or decision.rule.draws:
     return []
-  count, group = examples.groups(rule.per)
-  low, high = np.full(count, np.inf), np.full(count, -np.inf)
-  below, above = np.zeros((2, count), bool)
-  _bounds(values, group, after, low, high)
-  _beyond(values, group, before, after, low, high, below, above)
-  below &= np.isfinite(low)
-  above &= np.isfinite(high)
   edges = []
-  for side, sign, bound, real in (
-    ('low', 1.0, low, below),
-    ('high', -1.0, high, above),
-  ):
-    if not real.any():
-      continue
+  for threshold in _thresholds(examples, decision):
     nearest = _nearest(
-      examples, kept, decision, sign, bound, real, _COPIES * num_examples
+      examples, kept, decision, threshold, _COPIES * num_examples
     )
+    near = {
+      name: records(
+        examples,
+        _without_copies(examples, positions)[:num_examples],
+        decision.ranking,
+      )
+      for name, positions in nearest.items()
+    }
+    score = threshold.score
     edges.append(
-      {
-        'side': side,
-        'score': float(bound[0]) if count == 1 else None,
-        **{
-          name: rows(
-            examples,
-            _texts(examples, positions)[:num_examples],
-            values,
-          )
-          for name, positions in nearest.items()
-        },
-      }
+      Edge(
+        side=threshold.side,
+        score=float(score[0]) if len(score) == 1 else None,
+        kept=near['kept'],
+        thrown=near['thrown'],
+      )
     )
   return edges
+
+
+class _Threshold(NamedTuple):
+  """The lowest ('low') or highest ('high') score that a rule keeps."""
+
+  side: str
+  score: np.ndarray  # [groups] float64; a group has a budget of its own
+  exists: np.ndarray  # [groups] bool: something is thrown away beyond it
+
+
+def _thresholds(examples: Examples, decision: Decision) -> list[_Threshold]:
+  """The thresholds of a rule, without those that exist in no group."""
+  rule, values, before, after = decision
+  names, group = groups.of(examples, rule.per)
+  count = len(names)
+  ends = np.full((2, count), [[np.inf], [-np.inf]])  # The lowest, the highest.
+  _find_ends(values, group, after, ends)
+  beyond = np.zeros((2, count), bool)
+  for some in steps(len(values)):
+    thrown = before[some] & ~after[some]
+    _find_beyond(values[some], group[some], thrown, ends, beyond)
+  exists = beyond & np.isfinite(ends)
+  thresholds = map(_Threshold, ('low', 'high'), ends, exists)
+  return [threshold for threshold in thresholds if threshold.exists.any()]
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_ends(values, group, kept, ends):
+  """Lowers ends[0] and raises ends[1] to the kept values of each group."""
+  for n in range(len(values)):
+    if kept[n]:
+      g = group[n]
+      ends[0, g] = min(ends[0, g], values[n])
+      ends[1, g] = max(ends[1, g], values[n])
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_beyond(values, group, thrown, ends, beyond):
+  """Sets beyond[0] or [1] if a thrown value is not inside its group's ends."""
+  for n in range(len(values)):
+    if thrown[n]:
+      g = group[n]
+      beyond[0, g] |= values[n] <= ends[0, g]
+      beyond[1, g] |= values[n] >= ends[1, g]
 
 
 def _nearest(
   examples: Examples,
   kept: np.ndarray,
   decision: Decision,
-  sign: float,
-  bound: np.ndarray,
-  real: np.ndarray,
+  threshold: _Threshold,
   count: int,
 ) -> dict[str, np.ndarray]:
   """The positions on both sides of a threshold, the nearest first.
@@ -204,49 +252,30 @@ def _nearest(
   Args:
     examples: The scored split.
     kept: [examples] bool, what all of the arm's rules keep.
-    decision: Of the rule.
-    sign: 1 where more than the threshold is kept, -1 where less is.
-    bound: [groups], the threshold of each.
-    real: [groups] bool, whether it is one.
+    decision: The decision of the rule.
+    threshold: A threshold of the rule.
     count: On each side, at most.
   """
-  _, values, before, after = decision
-  _, group = examples.groups(decision.rule.per)
+  rule, values, before, after = decision
+  group = groups.of(examples, rule.per).codes
+  sign = 1.0 if threshold.side == 'low' else -1.0
 
-  def sort(some: slice) -> dict[str, _Keyed]:
+  def choose(some: slice) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     number = group[some]
-    with np.errstate(invalid='ignore'):  # Infinity less itself.
-      inside = sign * (values[some] - bound[number])
-    near = np.isfinite(inside) & real[number]
+    with np.errstate(invalid='ignore'):  # Infinity minus infinity.
+      inside = sign * (values[some] - threshold.score[number])
+    near = np.isfinite(inside) & threshold.exists[number]
     thrown = before[some] & ~after[some] & (inside <= 0.0)
-    chosen = {'kept': near & after[some] & kept[some], 'thrown': near & thrown}
-    return _keyed(some, np.abs(inside), chosen)
+    return np.abs(inside), {
+      'kept': near & after[some] & kept[some],
+      'thrown': near & thrown,
+    }
 
-  return _lowest_of_each(sort, len(values), count)
-
-
-@numba.njit(cache=True, nogil=True)
-def _bounds(values, group, after, low, high):
-  """The lowest and the highest value of each group that is kept."""
-  for n in range(len(values)):
-    if after[n]:
-      g = group[n]
-      low[g] = min(low[g], values[n])
-      high[g] = max(high[g], values[n])
+  return _lowest_of_each(choose, len(values), count)
 
 
-@numba.njit(cache=True, nogil=True)
-def _beyond(values, group, before, after, low, high, below, above):
-  """Whether something of each group is thrown away below, and above."""
-  for n in range(len(values)):
-    if before[n] and not after[n]:
-      g = group[n]
-      below[g] |= values[n] <= low[g] < np.inf
-      above[g] |= values[n] >= high[g] > -np.inf
-
-
-def _texts(examples: Examples, positions: np.ndarray) -> np.ndarray:
-  """The first position of each text."""
+def _without_copies(examples: Examples, positions: np.ndarray) -> np.ndarray:
+  """The positions without those of a text that came before."""
   content = examples.take(positions, ['content_hash'])['content_hash']
   _, first = np.unique(content.to_numpy(), return_index=True)
   return positions[np.sort(first)]
@@ -254,29 +283,31 @@ def _texts(examples: Examples, positions: np.ndarray) -> np.ndarray:
 
 def by_decile(
   examples: Examples, num_examples: int
-) -> list[list[dict[str, Any]]]:
-  """Some examples of each decile of the mean NLL, by chance but always the same.
+) -> list[list[ShownExample]]:
+  """Random examples of each decile of the mean NLL; the seed is fixed.
 
   Args:
     examples: The scored split.
     num_examples: Of each decile, at most.
 
   Returns:
-    For each decile that has examples, rows as at the ends of a ranking, whose
-    score is the mean NLL, ascending.
+    For each decile that has examples, some of them as `records` gives them,
+    ascending by their score, the mean NLL.
   """
-  decile = summary.nll_deciles(examples)
-  index = examples.index
-
-  def sort(some: slice) -> dict[int, _Keyed]:
-    of_each = {
-      number: decile[some] == number for number in range(summary.NUM_DECILES)
-    }
-    return _keyed(some, mix(index[some], 0), of_each)
-
-  lowest = _lowest_of_each(sort, len(decile), num_examples)
+  decile, index = summary.nll_deciles(examples), examples.index
+  lowest = _lowest_of_each(
+    lambda some: (
+      mix(index[some], 0),
+      {n: decile[some] == n for n in range(summary.NUM_DECILES)},
+    ),
+    len(decile),
+    num_examples,
+  )
   return [
-    sorted(rows(examples, positions, None), key=lambda row: row['score'])
+    sorted(
+      records(examples, positions, None),
+      key=lambda record: cast(float, record['score']),
+    )
     for positions in lowest.values()
     if len(positions)
   ]
@@ -284,8 +315,11 @@ def by_decile(
 
 def _extremes(
   examples: Examples, ranking: np.ndarray | None, num_examples: int
-) -> dict[str, list[dict[str, Any]]]:
-  """Examples at both ends of a ranking; equal ones in store order, or against."""
+) -> dict[str, list[ShownExample]]:
+  """The examples with the highest scores (`most`) and the lowest (`least`).
+
+  Equal scores are in store order in `least`, and in reverse order in `most`.
+  """
   if ranking is None:
     return {'most': [], 'least': []}
   least = most = np.zeros(0, np.int64)
@@ -298,19 +332,20 @@ def _extremes(
     least = _sorted(np.concatenate([least, low]), ranking)[:num_examples]
     most = _sorted(np.concatenate([most, high]), ranking)[-num_examples:]
   return {
-    'most': rows(examples, most[::-1], ranking),
-    'least': rows(examples, least, ranking),
+    'most': records(examples, most[::-1], ranking),
+    'least': records(examples, least, ranking),
   }
 
 
 def _sorted(positions: np.ndarray, ranking: np.ndarray) -> np.ndarray:
+  """Positions in ascending order of their scores."""
   return positions[np.argsort(ranking[positions], kind='stable')]
 
 
-def rows(
+def records(
   examples: Examples, positions: np.ndarray, ranking: np.ndarray | None
-) -> list[dict[str, Any]]:
-  """Which examples they are, each with its score, None where it has no number.
+) -> list[ShownExample]:
+  """What is shown of the examples at some positions.
 
   Args:
     examples: The scored split.
@@ -324,7 +359,12 @@ def rows(
   else:
     scores = ranking[positions]
   taken = examples.take(positions, _COLUMNS).to_pylist()
-  return [
-    {**row, 'score': None if np.isneginf(score) else float(score)}
-    for row, score in zip(taken, scores, strict=True)
+  shown = [
+    ShownExample(**record, score=None if np.isneginf(score) else float(score))
+    for record, score in zip(taken, scores, strict=True)
   ]
+  if examples.users:
+    added = examples.take(positions, examples.users).to_pylist()
+    for example, columns in zip(shown, added, strict=True):
+      example['columns'] = {name: str(v) for name, v in columns.items()}
+  return shown

@@ -1,9 +1,9 @@
-"""Whether a query gives the same value each time: by what DuckDB binds.
+"""Checks whether a query gives the same value each time, by its DuckDB plan.
 
-A name does not tell. Some functions, such as `year` and `-`, have overloads
-that depend on their arguments alone and overloads that depend on the session,
-too. The plan of a query says which overload each call is, and
-`duckdb_functions()` says on what that overload depends.
+The names of functions are not enough. Some functions, such as `year` and `-`,
+have overloads that depend only on their arguments, and overloads that also
+depend on the session. The plan of a query says which overload each call is, and
+`duckdb_functions()` says whether that overload depends on the session.
 """
 
 import collections
@@ -56,7 +56,7 @@ _VARYING = (
 
 
 def changing(connection: Any, sql: str) -> str:
-  """What in a query gives another value each time; '' where nothing does.
+  """The part of a query that gives another value each time; '' if none.
 
   Args:
     connection: To DuckDB, with the tables that the query reads.
@@ -138,7 +138,7 @@ def _macros() -> Mapping[str, list[Any]]:
 
 
 def _constant_calls(tree: Any) -> Iterator[dict[str, Any]]:
-  """Calls of constants that may change, also in the macros that a query uses."""
+  """Calls of constants that may change, also in the macros of a query."""
   overloads, macros = _overloads(), _macros()
   trees, used = [tree], set()
   while trees:

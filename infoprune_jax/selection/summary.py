@@ -1,9 +1,9 @@
-"""What a rule keeps and throws away, before anyone pays for training."""
+"""Summaries of what an arm keeps and throws away, written before training."""
 
 import functools
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypedDict
 
 import numba
 import numpy as np
@@ -16,11 +16,12 @@ from infoprune_jax.selection.examples import Examples
 NUM_DECILES = 10
 _UNITS = ('examples', 'tokens', 'bytes')
 _TOKENS = _UNITS.index('tokens')
-# Of a value: those that differ by one part in 4096 may share a decile.
+# Values are sorted by their first bits alone, so those that differ by less than
+# one part in 4096 may share a decile.
 _BITS = 24
-_STRETCH = 1 << 18  # of what begins alike, summed up at a time
+_STEP = 1 << 18  # prefixes that are summed up at a time
 _NUM_BINS = 60  # of the histogram
-_BEYOND = 0.001  # of the tokens, at each end of it
+_BEYOND = 0.001  # the fraction of tokens beyond each end of the histogram
 
 
 def summarize(examples: Examples, kept: np.ndarray) -> dict[str, Any]:
@@ -28,12 +29,14 @@ def summarize(examples: Examples, kept: np.ndarray) -> dict[str, Any]:
 
   Args:
     examples: The scored split.
-    kept: [examples] bool.
+    kept: [examples] bool; or uint8, how often an epoch uses each.
 
   Returns:
-    A JSON value: what there is and what is kept, in all; of each source, and of
-    its tokens in each decile of the mean NLL; of these deciles; of deciles of
-    length.
+    A JSON value: the counts of all examples and of the kept ones: in all, by
+    source, by source and decile of the mean NLL, by that decile, and by decile
+    of length. If examples are repeated, what is kept counts each copy, and
+    there are `repeats`, see `_by_repeats`, and for each source
+    `unique_tokens_by_decile`, where an example counts once.
   """
   by_nll = _nll_deciles(examples)
   by_length = examples.once(
@@ -42,15 +45,15 @@ def summarize(examples: Examples, kept: np.ndarray) -> dict[str, Any]:
   )
   counts = _counts(examples, kept, by_nll)
   of_sources = counts.sum(axis=-1)
-  total = _row(of_sources.sum(axis=-1))
+  total = _named(of_sources.sum(axis=-1))
   names, _ = examples.sources
-  return {
+  summary = {
     'total': {unit: total[unit] for unit in _UNITS},
     'kept': {unit: total[f'kept_{unit}'] for unit in _UNITS},
     'sources': [
       {
         'source': name,
-        **_row(of_sources[..., number]),
+        **_named(of_sources[..., number]),
         'tokens_by_decile': counts[0, _TOKENS, number].tolist(),
         'kept_tokens_by_decile': counts[1, _TOKENS, number].tolist(),
       }
@@ -59,12 +62,47 @@ def summarize(examples: Examples, kept: np.ndarray) -> dict[str, Any]:
     'deciles': _by_decile(by_nll, counts),
     'lengths': _by_decile(by_length, _counts(examples, kept, by_length)),
   }
+  if kept.dtype != bool:
+    summary['repeats'] = _by_repeats(examples, kept)
+    once = _counts(examples, kept.astype(bool), by_nll)[1, _TOKENS]
+    for row in summary['sources']:
+      tokens = once[names.index(row['source'])].tolist()
+      row['unique_tokens_by_decile'] = tokens
+  return summary
+
+
+def _by_repeats(
+  examples: Examples, repeats: np.ndarray
+) -> list[dict[str, int]]:
+  """The size of the examples that an epoch uses 0, 1, 2 ... times."""
+  weights = [examples.weight(unit) for unit in _UNITS]
+  counts = np.zeros((len(_UNITS), 256), np.int64)
+  for some in steps(len(repeats)):
+    for unit, weight in zip(counts, weights, strict=True):
+      # Sums of so few are exact.
+      unit += np.bincount(repeats[some], weight[some], 256).astype(np.int64)
+  return [
+    {'repeats': n, **dict(zip(_UNITS, counts[:, n].tolist(), strict=True))}
+    for n in np.flatnonzero(counts[0]).tolist()
+  ]
+
+
+def unique(summary: Mapping[str, Any]) -> dict[str, int]:
+  """The size of what a summary's arm keeps, where each example counts once."""
+  if 'repeats' not in summary:
+    return summary['kept']
+  used = [row for row in summary['repeats'] if row['repeats']]
+  return {unit: sum(row[unit] for row in used) for unit in _UNITS}
 
 
 def _counts(
   examples: Examples, kept: np.ndarray, deciles: '_Deciles'
 ) -> np.ndarray:
-  """What there is, and what is kept, [2, units, sources, deciles] int64."""
+  """Counts of all and of the kept examples, by unit, source and decile.
+
+  Returns:
+    [2, units, sources, NUM_DECILES] int64; the first axis is all, kept.
+  """
   names, source = examples.sources
   tokens, num_bytes = examples.weight('tokens'), examples.weight('bytes')
   shape = 2, len(_UNITS), len(names), NUM_DECILES
@@ -80,14 +118,14 @@ def _counts(
   )
 
 
-def _row(counts: np.ndarray) -> dict[str, int]:
-  """Counts [2, units] by name."""
+def _named(counts: np.ndarray) -> dict[str, int]:
+  """Counts, [2, units], by name: those of kept examples begin with kept_."""
   names = [f'{prefix}{unit}' for prefix in ('', 'kept_') for unit in _UNITS]
   return dict(zip(names, counts.ravel().tolist(), strict=True))
 
 
 def copied(examples: Examples) -> np.ndarray:
-  """Whether an example's text is another's too, [examples] bool."""
+  """Whether another example has the same text, [examples] bool."""
   content = examples.column('content_hash', np.int64).view(np.uint64)
   everything = np.broadcast_to(np.True_, len(content))
   is_copy = scratch(len(content), np.bool_)
@@ -98,19 +136,19 @@ def copied(examples: Examples) -> np.ndarray:
 
 
 class _Deciles(NamedTuple):
-  """Which decile each example is in, and the bounds of each decile."""
+  """The decile of each example, and the bounds of each decile."""
 
   decile: np.ndarray  # [examples] int8
-  low: np.ndarray  # [NUM_DECILES]
-  high: np.ndarray
+  low: np.ndarray  # [NUM_DECILES], the least value in each
+  high: np.ndarray  # [NUM_DECILES], the greatest value in each
 
 
 def _by_decile(deciles: _Deciles, counts: np.ndarray) -> list[dict[str, Any]]:
-  """The bounds of each decile that has examples, and what is kept of it.
+  """The bounds and the counts of each decile that has examples.
 
   Args:
-    deciles: Of the examples.
-    counts: As `_counts` gives them.
+    deciles: The deciles of the examples.
+    counts: See `_counts`.
   """
   of_deciles = counts.sum(axis=2)
   return [
@@ -118,14 +156,14 @@ def _by_decile(deciles: _Deciles, counts: np.ndarray) -> list[dict[str, Any]]:
       'decile': number,
       'low': deciles.low[number].item(),
       'high': deciles.high[number].item(),
-      **_row(of_deciles[..., number]),
+      **_named(of_deciles[..., number]),
     }
     for number in np.flatnonzero(of_deciles[0, 0]).tolist()
   ]
 
 
 def mean_nll(examples: Examples) -> np.ndarray:
-  """Nats per token, [examples] float64; zero where there is none."""
+  """The mean NLL in nats per token, [examples] float64; 0 without tokens."""
   nll = examples.column('nll_sum', np.float64)
   tokens = examples.weight('tokens')
 
@@ -137,7 +175,10 @@ def mean_nll(examples: Examples) -> np.ndarray:
 
 
 def nll_deciles(examples: Examples) -> np.ndarray:
-  """Which decile of the tokens by mean NLL each example is in, [examples]."""
+  """The decile of each example by mean NLL, [examples] int8.
+
+  Each decile has a tenth of the tokens.
+  """
   return _nll_deciles(examples).decile
 
 
@@ -149,11 +190,11 @@ def _nll_deciles(examples: Examples) -> _Deciles:
 
 
 def _deciles(values: np.ndarray, weight: np.ndarray) -> _Deciles:
-  """Which decile of the weight each value is in; equal ones are in one.
+  """Cuts values into deciles of equal weight; equal values share a decile.
 
   Args:
-    values: [examples].
-    weight: [examples], whole numbers.
+    values: [examples] numbers.
+    weight: [examples] int.
   """
   sums = _weights(values, weight)
   total = max(sums.sum(), 1)
@@ -172,7 +213,10 @@ def _deciles(values: np.ndarray, weight: np.ndarray) -> _Deciles:
 
 
 def _weights(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-  """The weight of the values that begin alike, in their order, [2**_BITS]."""
+  """The weight of each prefix, [2**_BITS] int64, in the order of values.
+
+  A prefix is the first bits of a value, see `_prefix`.
+  """
   sums = np.zeros(1 << _BITS, np.int64)
   for some in steps(len(values)):
     _add_up(_bits(values[some]), weight[some], sums)
@@ -180,10 +224,10 @@ def _weights(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _cumulated(sums: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-  """Stretches of an array, and in each the sums of all up to there."""
+  """The cumulative sum of an array, slice by slice."""
   before = 0
-  for first in range(0, len(sums), _STRETCH):
-    some = slice(first, first + _STRETCH)
+  for first in range(0, len(sums), _STEP):
+    some = slice(first, first + _STEP)
     up_to = np.cumsum(sums[some])
     up_to += before
     before = up_to[-1]
@@ -191,13 +235,13 @@ def _cumulated(sums: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
-  """Of float64, as uint64; both zeros are one."""
+  """The bits of values as float64, [n] uint64; -0.0 counts as 0.0."""
   return (values.astype(np.float64, copy=False) + 0.0).view(np.uint64)
 
 
 @numba.njit(inline='always')
-def _bin(bits):
-  """The first bits of a value, in the order of values; see `budget.ordered_bits`."""
+def _prefix(bits):
+  """The first `_BITS` bits of a value, in the order of `budget.ordered_bits`."""
   sign = np.uint64(1 << 63)
   key = ~bits if bits & sign else bits | sign
   return key >> np.uint64(64 - _BITS)
@@ -206,18 +250,21 @@ def _bin(bits):
 @numba.njit(cache=True, nogil=True)
 def _add_up(bits, weight, sums):
   for n in range(len(bits)):
-    sums[_bin(bits[n])] += weight[n]
+    sums[_prefix(bits[n])] += weight[n]
 
 
 @numba.njit(cache=True, nogil=True)
 def _look_up(bits, table, out):
   for n in range(len(bits)):
-    out[n] = table[_bin(bits[n])]
+    out[n] = table[_prefix(bits[n])]
 
 
 @numba.njit(cache=True, nogil=True)
 def _add_up_labels(first, second, tokens, num_bytes, kept, sums):
-  """Adds to [2, units, labels, labels]: what there is, and what is kept."""
+  """Adds examples to `sums`, [2, units, first labels, second labels].
+
+  The first axis is all examples, and those that are kept.
+  """
   for n in range(len(first)):
     a, b = first[n], second[n]
     sums[0, 0, a, b] += 1
@@ -240,12 +287,19 @@ def _bounds(values, label, low, high, seen):
     high[here] = max(high[here], value)
 
 
-def nll_histogram(examples: Examples) -> dict[str, Any]:
+class NllHistogram(TypedDict):
   """Tokens of the scored split by their example's mean NLL.
 
-  Returns:
-    `edges` in nats per token, one more than `tokens`. They span 99.8 % of the
-    tokens; examples beyond count into the first and the last bin.
+  The bins span 99.8 % of the tokens. The first and the last bin also count the
+  examples beyond.
+  """
+
+  edges: list[float]  # nats per token, one more than `tokens`
+  tokens: list[int]
+
+
+def nll_histogram(examples: Examples) -> NllHistogram:
+  """Counts the tokens of the scored split by their example's mean NLL.
 
   Raises:
     UserError: there is no token.
@@ -254,10 +308,10 @@ def nll_histogram(examples: Examples) -> dict[str, Any]:
   sums = _weights(mean, tokens)
   total = sums.sum()
   if not total:
-    raise UserError('The scored split has no token: nothing was scored.')
+    raise UserError('The scored split has no token: no example was scored.')
   beyond = total * np.array([_BEYOND, 1.0 - _BEYOND])
   below = [np.searchsorted(up_to, beyond) for _, up_to in _cumulated(sums)]
-  low, high = _values(np.sum(below, axis=0))
+  low, high = _least_values(np.sum(below, axis=0))
   if low == high:
     low, high = low - 0.5, high + 0.5
   edges = np.linspace(low, high, _NUM_BINS + 1)
@@ -267,11 +321,11 @@ def nll_histogram(examples: Examples) -> dict[str, Any]:
     tokens_of += np.histogram(inside, edges, weights=tokens[some])[0].astype(
       int
     )
-  return {'edges': edges.tolist(), 'tokens': tokens_of.tolist()}
+  return NllHistogram(edges=edges.tolist(), tokens=tokens_of.tolist())
 
 
-def _values(bins: np.ndarray) -> np.ndarray:
-  """The least value of each bin, float64."""
-  key = bins.astype(np.uint64) << np.uint64(64 - _BITS)
+def _least_values(prefixes: np.ndarray) -> np.ndarray:
+  """The least value with each prefix, float64."""
+  key = prefixes.astype(np.uint64) << np.uint64(64 - _BITS)
   sign = np.uint64(1 << 63)
   return np.where(key & sign, key ^ sign, ~key).view(np.float64)

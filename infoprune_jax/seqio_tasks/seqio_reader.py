@@ -1,23 +1,22 @@
-"""Training batches with SeqIO: a stream of its task, packed as it comes.
+"""Training batches from SeqIO: a stream of the task, packed as it is read.
 
-Resuming reads the stream again from its start: tf.data's own state would hold
-shuffle buffers, and ties a checkpoint to one version of TensorFlow. The batches
-are those of an uninterrupted run, and the time that it takes grows with the
-step. Another number of hosts gives another order, which the reader over Grain
-does not.
+Resuming reads the stream again from its start, because the state of tf.data
+would hold shuffle buffers and tie a checkpoint to one version of TensorFlow.
+The batches are those of an uninterrupted run; the time to resume grows with the
+step. The order depends on the number of hosts, unlike that of the Grain reader.
 """
 
 import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 import seqio
 
 from infoprune_jax.batches import loader, packing
+from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.runtime.workdir import vocabulary_dir
@@ -25,7 +24,7 @@ from infoprune_jax.seqio_tasks import tasks
 from infoprune_jax.tokens import vocabulary
 from infoprune_jax.tokens.token_store import TokenStore
 
-# Documents packed together. More fill sequences better, and wait longer.
+# Documents packed together. More leave less padding, and take longer to read.
 PACKED_TOGETHER = 2048
 
 
@@ -48,14 +47,14 @@ class _Chunk:
     return np.cumsum([0, *map(len, self.documents)])
 
   def shard(self, number: int) -> '_Chunk':
-    """The only one."""
+    """This chunk: it is its only shard."""
     del number
     return self
 
 
 @dataclasses.dataclass(eq=False)
 class SeqIOReader:
-  """Packs what a task or mixture streams; see `loader.Reader`."""
+  """Packs the documents of a task or mixture; see `loader.Reader`."""
 
   name: str  # of the task or mixture, for the user
   provider: seqio.Task | seqio.Mixture
@@ -66,30 +65,30 @@ class SeqIOReader:
   batch_size: int
   seed: int
   _read: int = 0  # documents of this host, so far
-  _rows: int = 0
+  _num_sequences: int = 0
   _tokens: int = 0
 
   @property
-  def max_segments(self) -> int:
-    """See `loader.Reader`: what is still to come is not known."""
-    return 0
+  def segments(self) -> None:
+    """See `loader.Reader`; None, because later documents are unknown."""
+    return None
 
   def batches(
     self, first_step: int, num_steps: int, sequences: np.ndarray
   ) -> Iterator[dict[str, np.ndarray]]:
-    """See `loader.Reader`; it matters how many sequences, not which.
+    """See `loader.Reader`; only the number of sequences matters here.
 
     Raises:
-      UserError: hosts feed the same sequences, and would read them apart.
+      UserError: several hosts must feed the same sequences.
     """
     if len(sequences) * jax.process_count() != self.batch_size:
       raise UserError(
-        f"{self.name}: reader='seqio' reads a stream of its own on each of the "
-        f'{jax.process_count()} hosts, but the mesh has several feed the same '
-        "sequences: use reader='grain', or mesh.tensor and mesh.sequence within a "
-        'host.'
+        f"{self.name}: with reader='seqio' each of the {jax.process_count()} "
+        'hosts reads another stream, but with this mesh several hosts feed the '
+        "same sequences: use reader='grain', or keep mesh.tensor and "
+        'mesh.sequence within a host.'
       )
-    self._read = self._rows = self._tokens = 0
+    self._read = self._num_sequences = self._tokens = 0
     start = time.monotonic()
     read: list[dict[str, np.ndarray]] = []
     step = 0
@@ -116,12 +115,12 @@ class SeqIOReader:
         return
 
   def example_ids(self, step: int) -> list[str]:
-    """[]: `_packed_sequences` packs the tokens of examples, without their ids."""
+    """[]: packed sequences hold the tokens of examples, without their ids."""
     del step
     return []
 
   def position(self, step: int) -> dict[str, float]:
-    """See `loader.Reader`: how long an epoch is shows only at its end."""
+    """See `loader.Reader`; the length of an epoch is known only at its end."""
     del step
     return {}
 
@@ -138,7 +137,7 @@ class SeqIOReader:
     stream = dataset.as_numpy_iterator()
     number = 0
     while True:
-      # EOS is packing's to place, as for the other reader.
+      # Packing places EOS, as for the other reader.
       documents = [next(stream)[:-1] for _ in range(PACKED_TOGETHER)]
       plan = packing.pack(
         np.array([len(ids) + 1 for ids in documents]),
@@ -147,25 +146,25 @@ class SeqIOReader:
         seed=self.seed + number,
       )
       sequences = packing.PackedSequences(
-        # It has what packing reads of a store.
+        # A chunk has all that packing reads of a store.
         _Chunk(documents, self.bos_id, self.eos_id),  # pyright: ignore[reportArgumentType]
         np.zeros(len(documents), np.int64),
         np.arange(len(documents)),
         plan,
       )
       self._read += len(documents)
-      self._rows += len(sequences)
+      self._num_sequences += len(sequences)
       self._tokens += int(plan.length.sum())
       for sequence in range(len(sequences)):
         yield sequences[sequence]
       number += 1
 
-  def facts(self, num_steps: int) -> dict[str, Any]:
-    """See `loader.Reader`; an epoch's sequences go by those read so far."""
-    sequences_per_epoch = self.num_documents * self._rows / self._read
+  def facts(self, num_steps: int) -> loader.ReaderFacts:
+    """See `loader.Reader`; epochs are estimated from the documents read."""
+    sequences_per_epoch = self.num_documents * self._num_sequences / self._read
     return {
       'num_sequences': round(sequences_per_epoch),
-      'fill': self._tokens / (self._rows * self.sequence_length),
+      'fill': self._tokens / (self._num_sequences * self.sequence_length),
       'epochs': num_steps * self.batch_size / sequences_per_epoch,
     }
 
@@ -175,30 +174,26 @@ def seqio_reader(
   store: TokenStore,
   workdir: str,
   keep: Sequence[np.ndarray],
-  sequence_length: int,
-  batch_size: int,
+  training: TrainingConfig,
   seed: int,
-  mixture: Mapping[str, float],
 ) -> SeqIOReader:
-  """A reader of the documents kept, through their SeqIO task.
+  """A reader of the documents to keep, through their SeqIO task.
 
   Args:
-    name: Of the run.
-    store: Where the documents are.
-    workdir: Of the store and its vocabulary.
+    name: Name of the run.
+    store: The token store with the documents.
+    workdir: The workdir of the store and its vocabulary.
     keep: For each shard, the indices of the documents to train on, int.
-    sequence_length: Tokens a sequence.
-    batch_size: Sequences of a global batch.
-    seed: Of the order and the packing.
-    mixture: The fraction of tokens of each source; {} for natural sizes.
+    training: The sizes of a batch, and the mixture.
+    seed: Seed of the order and the packing.
 
   Raises:
-    UserError: nothing is kept, the mixture does not name the sources kept, or
-      the store has fewer shards than there are hosts.
+    UserError: no document is kept, the mixture does not name the sources of the
+      kept documents, or the store has fewer shards than there are hosts.
   """
   if store.num_shards < jax.process_count():
     raise UserError(
-      f"reader='seqio' gives each host parts of its own: {store.num_shards} "
+      f"reader='seqio' gives each host shards of its own: {store.num_shards} "
       f'shards are too few for {jax.process_count()} hosts. Raise '
       "corpus.num_shards, or use reader='grain'."
     )
@@ -206,19 +201,20 @@ def seqio_reader(
   corpus = tasks.Corpus(store, words)
   preprocessor = tasks.keep_examples(tasks.ids_of(store, keep))
   task = tasks.task_name('train', name)
-  provider = (
-    _mixture(corpus, task, store, keep, preprocessor, mixture)
-    if mixture
-    else corpus.task(task, preprocessor)
-  )
+  if training.mixture:
+    provider = _mixture(
+      corpus, task, store, keep, preprocessor, training.mixture
+    )
+  else:
+    provider = corpus.task(task, preprocessor)
   return SeqIOReader(
     name,
     provider,
     store.bos_id,
     store.eos_id,
     sum(len(doc_indices) for doc_indices in keep),
-    sequence_length,
-    batch_size,
+    training.sequence_length,
+    training.batch_size,
     seed,
   )
 

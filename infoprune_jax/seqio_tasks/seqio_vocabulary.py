@@ -18,17 +18,17 @@ class SeqIOVocabulary(seqio.Vocabulary):
 
   @property
   def bos_id(self) -> int:
-    """What the first token of a document is conditioned on."""
+    """The token before the first token of a document."""
     return self._vocabulary.bos_id
 
   @property
   def eos_id(self) -> int:
-    """What ends a document."""
+    """The token that ends a document."""
     return self._vocabulary.eos_id
 
   @property
   def unk_id(self) -> None:
-    """None: every text has ids of its own."""
+    """None: no text is unknown."""
     return None
 
   @property

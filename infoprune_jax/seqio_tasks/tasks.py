@@ -1,7 +1,8 @@
-"""SeqIO tasks and mixtures over a token store: a corpus and its pruned variants.
+"""SeqIO tasks and mixtures of a token store: a corpus, whole and pruned.
 
-`register` names them; what a keep set leaves out is dropped by one ordinary
-preprocessor, `keep_examples`. Needs TensorFlow and SeqIO.
+`register` names them. One preprocessor, `keep_examples`, drops the examples
+that a keep set leaves out, and repeats those that it repeats. Needs TensorFlow
+and SeqIO.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import seqio
 import tensorflow as tf
 from seqio.vocabularies import PAD_ID
 
+from infoprune_jax.batches import passes
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import filesystems, manifests
 from infoprune_jax.runtime.progress import logger
@@ -34,40 +36,54 @@ Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
 def keep_examples(
   example_ids: Sequence[str], feature: str = 'example_id'
 ) -> Preprocessor:
-  """A preprocessor that drops every example but those named.
+  """A preprocessor that keeps the examples with the given ids.
 
-  For any SeqIO task whose examples carry an id, such as TFDS's `tfds_id`; alone
-  or, which costs much less, in batches.
+  It works for any SeqIO task whose examples have an id, such as the `tfds_id`
+  of TFDS. Elements are examples or, which is much faster, batches of them. If
+  an id is there several times, the source is read in several passes, see
+  `batches/passes.py`.
 
   Args:
-    example_ids: What to keep; `kept_ids` reads them off a keep set.
+    example_ids: The ids to keep, once for each time that an epoch uses the
+      example; `kept_ids` reads them from a keep set.
     feature: The string feature that identifies an example.
   """
-  kept = np.sort(_fingerprint(tf.constant(example_ids, tf.string)).numpy())
+  prints = np.sort(_fingerprint(tf.constant(example_ids, tf.string)).numpy())
+  kept = passes.split(prints, prints, seed=0)
 
   def preprocessor(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    table = tf.constant(kept)
-
-    def is_kept(names: tf.Tensor) -> tf.Tensor:
-      prints = _fingerprint(names)
-      nearest = tf.minimum(tf.searchsorted(table, prints), len(kept) - 1)
-      return tf.gather(table, nearest) == prints
-
-    spec: Any = dataset.element_spec
-    if spec[feature].shape.rank == 0:
-      return dataset.filter(
-        lambda doc_index: is_kept(doc_index[feature][tf.newaxis])[0]
-      )
-
-    def masked(batch: Mapping[str, Any]) -> dict[str, Any]:
-      doc_indices = tf.where(is_kept(batch[feature]))[:, 0]
-      return {
-        name: tf.gather(values, doc_indices) for name, values in batch.items()
-      }
-
-    return dataset.map(masked)
+    whole = _only(dataset, kept[0], feature)
+    for one in kept[1:]:
+      whole = whole.concatenate(_only(dataset, one, feature))
+    return whole
 
   return preprocessor
+
+
+def _only(
+  dataset: tf.data.Dataset, kept: np.ndarray, feature: str
+) -> tf.data.Dataset:
+  """The examples with these fingerprints, [n] int64, ascending."""
+  table = tf.constant(kept)
+
+  def is_kept(names: tf.Tensor) -> tf.Tensor:
+    prints = _fingerprint(names)
+    nearest = tf.minimum(tf.searchsorted(table, prints), len(kept) - 1)
+    return tf.gather(table, nearest) == prints
+
+  spec: Any = dataset.element_spec
+  if spec[feature].shape.rank == 0:
+    return dataset.filter(
+      lambda doc_index: is_kept(doc_index[feature][tf.newaxis])[0]
+    )
+
+  def masked(batch: Mapping[str, Any]) -> dict[str, Any]:
+    doc_indices = tf.where(is_kept(batch[feature]))[:, 0]
+    return {
+      name: tf.gather(values, doc_indices) for name, values in batch.items()
+    }
+
+  return dataset.map(masked)
 
 
 def _fingerprint(names: tf.Tensor) -> tf.Tensor:
@@ -76,14 +92,14 @@ def _fingerprint(names: tf.Tensor) -> tf.Tensor:
 
 
 def kept_ids(workdir: str, selection: str) -> list[str]:
-  """The ids of the examples that a keep set keeps, and of all held-out ones.
+  """The ids of the examples in a keep set, and of all held-out examples.
 
-  Held-out examples stay, so that a pruned task has the validation split of the
-  unpruned one.
+  Held-out examples stay, so that a pruned task has the same validation split as
+  the unpruned task. An id is there as often as an epoch uses the example.
 
   Args:
-    workdir: Of the experiment.
-    selection: A folder of its `keep_sets/`.
+    workdir: The workdir of the experiment.
+    selection: A folder in its `keep_sets/`.
 
   Raises:
     UserError: the keep set is missing, or two examples cannot be told apart by
@@ -97,13 +113,14 @@ def kept_ids(workdir: str, selection: str) -> list[str]:
 
 
 def ids_of(store: TokenStore, keep: Sequence[np.ndarray]) -> list[str]:
-  """The ids of the given documents of each shard, and of all held-out ones."""
+  """The ids of the given documents of each shard, and of held-out ones."""
   kept: list[str] = []
   dropped: list[str] = []
   for number, doc_indices in enumerate(keep):
     shard = store.shard(number)
     names = shard.table('example_id')['example_id']
-    doc_indices = np.union1d(doc_indices, shard.documents_of('heldout'))
+    heldout = np.setdiff1d(shard.documents_of('heldout'), doc_indices)
+    doc_indices = np.sort(np.concatenate([doc_indices, heldout]))
     others = np.setdiff1d(np.arange(len(names)), doc_indices)
     kept += names.take(doc_indices).to_pylist()
     dropped += names.take(others).to_pylist()
@@ -112,14 +129,14 @@ def ids_of(store: TokenStore, keep: Sequence[np.ndarray]) -> list[str]:
   )
   if np.intersect1d(kept_prints, dropped_prints).size:
     raise UserError(
-      f'{store.path}: an example to keep and one to drop have one fingerprint, '
-      "so that SeqIO cannot tell them apart: use reader='grain'."
+      f'{store.path}: the ids of a kept and a dropped example have the same '
+      "fingerprint, so SeqIO cannot tell them apart: use reader='grain'."
     )
   return kept
 
 
 def task_name(*names: str) -> str:
-  """Joins names into a name that SeqIO accepts: '/' and '-' it does not.
+  """Joins names into a name that SeqIO accepts, without '/' and '-'.
 
   >>> task_name('demo', 'random-seed-0')
   'demo.random_seed_0'
@@ -131,12 +148,12 @@ class Corpus:
   """The tasks of one token store."""
 
   def __init__(self, store: TokenStore, vocabulary: vocabulary_lib.Vocabulary):
-    """Tasks over a store, whose vocabulary this is."""
+    """Makes tasks over a store with its vocabulary."""
     padding = vocabulary.decode([PAD_ID])
     if padding:
       logger.warning(
-        'seqio: SeqIO pads with id %d, which is %r here: its own feature '
-        'converters give that token no loss weight. Our readers do.',
+        'seqio: SeqIO pads with id %d, which is the token %r here: the feature '
+        'converters of SeqIO give that token no loss. Our readers do.',
         PAD_ID,
         padding,
       )
@@ -191,13 +208,14 @@ def register(workdir: str, name: str = '') -> list[str]:
   """Registers the tasks and mixtures of a workdir.
 
   Args:
-    workdir: With a token store, and keep sets for the arms.
-    name: Of the corpus; '' for the name of the folder.
+    workdir: A workdir with a token store, and keep sets for the arms.
+    name: The name of the corpus; '' for the name of the folder.
 
   Returns:
-    What is registered now: the task `NAME`, all that is not held out, and
-    `NAME.ARM`, what an arm keeps of it; and each with `.mixture` behind, as a
-    mixture of one task a source, mixed by number of examples.
+    The registered names: the task `NAME`, all documents that are not held out;
+    `NAME.ARM`, the documents that an arm keeps; and `NAME.mixture` and
+    `NAME.ARM.mixture`, mixtures of one task per source, mixed by number of
+    examples.
 
   Raises:
     UserError: there is no finished token store, or a name is taken.
@@ -239,7 +257,7 @@ def _register(
   doc_indices: Sequence[np.ndarray],
   keep: Preprocessor | None,
 ) -> list[str]:
-  """Registers a task of all sources, one a source, and their mixture."""
+  """Registers a task of all sources, a task per source, and their mixture."""
   by_source = corpus.tasks_by_source(name, keep)
   for task in (corpus.task(name, keep), *by_source.values()):
     if task.name in seqio.TaskRegistry.names():
@@ -270,7 +288,7 @@ def _is_over(source: seqio.DataSource, store: TokenStore) -> bool:
 
 @dataclasses.dataclass
 class SourceSize:
-  """How much there is of one source."""
+  """The size of one source."""
 
   documents: int = 0
   tokens: int = 0
@@ -279,11 +297,14 @@ class SourceSize:
 def sizes_by_source(
   store: TokenStore, doc_indices: Sequence[np.ndarray]
 ) -> dict[str, SourceSize]:
-  """The size of each source among the given documents that are not held out."""
+  """The size of each source among the given documents that are not held out.
+
+  A document counts as often as it is given.
+  """
   sizes: dict[str, SourceSize] = {}
   for number, chosen in enumerate(doc_indices):
     shard = store.shard(number)
-    chosen = np.setdiff1d(chosen, shard.documents_of('heldout'))
+    chosen = chosen[~np.isin(chosen, shard.documents_of('heldout'))]
     table = shard.table('source', 'num_tokens').take(chosen)
     grouped = table.group_by('source').aggregate(
       [('num_tokens', 'count'), ('num_tokens', 'sum')]

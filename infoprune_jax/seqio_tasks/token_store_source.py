@@ -1,7 +1,7 @@
 """A token store as a source of SeqIO tasks. Needs TensorFlow and SeqIO.
 
-An element of tf.data costs more than what is done to it here, so the source
-gives batches of documents, and `unbatched` takes them apart after the filter.
+Each element of tf.data costs more time than the work on one document. So the
+source yields batches of documents, which `unbatched` splits after the filter.
 """
 
 import functools
@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from infoprune_jax.tokens.token_store import Shard, TokenStore
 
-# As SeqIO users call them; an arm's `train` is what its keep set keeps of it.
+# The names that SeqIO users expect. For an arm, `train` is what its keep set
+# keeps.
 SPLITS = {
   'train': ('reference', 'scored'),
   'validation': ('heldout',),
@@ -24,7 +25,7 @@ _BATCH = 256  # documents
 
 
 class TokenStoreSource(seqio.FileDataSource):
-  """The documents of a token store, for a SeqIO task; a shard is a shard.
+  """The documents of a token store for a SeqIO task, with the store's shards.
 
   Elements are batches: `targets`, [documents, tokens] int32 and ragged, without
   BOS or EOS, and `example_id`, [documents].
@@ -34,11 +35,11 @@ class TokenStoreSource(seqio.FileDataSource):
     """Reads a store.
 
     Args:
-      store: Opened.
-      source: Only its documents; None for those of every source.
+      store: The store.
+      source: The source to read; None for all sources.
     """
     self.store, self._source = store, source
-    # One shard an open file of the interleaving below.
+    # The interleaving below opens one file per shard.
     self._shard = functools.lru_cache(maxsize=32)(self._open_shard)
     super().__init__(
       self._batches,
@@ -50,13 +51,13 @@ class TokenStoreSource(seqio.FileDataSource):
     )
 
   def list_shards(self, split: str) -> list[str]:
-    """Split and shard of each shard."""
+    """The shards of the store, each as SPLIT/NUMBER."""
     return [f'{split}/{shard}' for shard in range(self.store.num_shards)]
 
   def _open_shard(
     self, shard_name: str
   ) -> tuple[Shard, np.ndarray, np.ndarray]:
-    """A part of the store, and which documents of it, with their example ids."""
+    """A shard of the store, its documents to read, and their example ids."""
     split, number = shard_name.split('/')
     shard = self.store.shard(int(number))
     chosen = np.sort(
@@ -95,7 +96,7 @@ class TokenStoreSource(seqio.FileDataSource):
       )
       for tensor in (tokens, lengths, names):
         tensor.set_shape([None])
-      # Checked lengths would cost as much again. TensorFlow's types lack it.
+      # Checking lengths would double the cost. TensorFlow's types lack this.
       targets = tf.RaggedTensor.from_row_lengths(  # pyright: ignore[reportAttributeAccessIssue]
         tokens, lengths, validate=False
       )
@@ -107,7 +108,7 @@ class TokenStoreSource(seqio.FileDataSource):
 
 
 def unbatched(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """A preprocessor from the source's batches to documents one by one."""
+  """A preprocessor that splits the batches of the source into documents."""
 
   def documents(batch: Mapping[str, Any]) -> tf.data.Dataset:
     targets = batch['targets']

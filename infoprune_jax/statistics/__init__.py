@@ -1,1 +1,1 @@
-"""What is known of examples without a model."""
+"""Statistics of examples that need no model."""

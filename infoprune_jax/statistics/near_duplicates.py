@@ -1,14 +1,16 @@
 """The stage that finds groups of near-duplicate documents. No JAX.
 
-By MinHash, with `datasketch`, and banding: documents whose signatures agree in
-all rows of any band are joined, and so are those joined to them. Shingles are
-n-grams of token ids, as in RefinedWeb (arXiv 2306.01116); shingle, bands and
-rows of the base config are those of FineWeb (arXiv 2406.17557), meant for three
-quarters in common. Like there, no pair is compared again.
+MinHash signatures (by `datasketch`) are cut into bands. Documents whose
+signatures agree in all rows of a band are joined, and so are those joined to
+them. Shingles are n-grams of token ids, as in RefinedWeb (arXiv 2306.01116).
+The defaults for shingles, bands and rows are those of FineWeb (arXiv
+2406.17557), for documents with three quarters in common. As in FineWeb, no pair
+is compared again.
 """
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
@@ -32,33 +34,24 @@ from infoprune_jax.tokens import folds as folds_lib, tables
 from infoprune_jax.tokens.token_store import TokenStore
 
 JOB = 'near_duplicates'
-# Of `datasketch`: (a h + b) mod 2^32, the same on any machine.
+# The hash of `datasketch`: (a h + b) mod 2^32, the same on any machine.
 _SCHEME = 'affine32'
 _PIECE = 1024  # shingles hashed at once; their hashes stay in the cache
 _BANDS = 'bands'  # a folder of arrays
 
 
 def run(config: Config, workdir: str) -> None:
-  """Writes which group every example that is scored is in.
+  """Writes the group of every scored example.
 
   Raises:
-    UserError: the token store is missing, or what is there is another's.
+    UserError: the token store is missing, or the table there has other inputs.
   """
   store = TokenStore.open(workdir)
-  path = near_duplicates_dir(workdir)
-  options = {
-    **options_of(config.near_duplicates),
-    'scheme': _SCHEME,
-    'folds': config.reference.folds,
-  }
-  inputs = {'token_store': store.fingerprint}
-  artifact = artifacts.Artifact(
-    path, 'table of near-duplicates', JOB, options, inputs
+  artifact = describe(config, workdir, {'token_store': store.fingerprint})
+  signatures = dataclasses.replace(
+    artifact, path=f'{artifact.path}/signatures', kind='signatures'
   )
-  signatures = artifacts.Artifact(
-    f'{path}/signatures', 'signatures', JOB, options, inputs
-  )
-  with files.lock(path):
+  with files.lock(artifact.path):
     if artifact.finished():
       logger.info('%s: finished before, skipped', JOB)
       return
@@ -67,8 +60,27 @@ def run(config: Config, workdir: str) -> None:
       _write_signatures(config, workdir, store, signatures)
       columns = _groups(config, store, signatures)
       _write_table(config, workdir, store, artifact, columns)
-    # Much larger than the table, and no longer needed.
+    # Signatures are much larger than the table, and no longer needed.
     filesystems.delete_folder(signatures.path)
+
+
+def describe(
+  config: Config, workdir: str, inputs: Mapping[str, str]
+) -> artifacts.Artifact:
+  """The table, made from these inputs."""
+  options = {
+    **options_of(config.near_duplicates),
+    'scheme': _SCHEME,
+    'folds': config.reference.folds,
+  }
+  return artifacts.Artifact(
+    near_duplicates_dir(workdir),
+    'table of near-duplicates',
+    JOB,
+    options,
+    inputs,
+    sections={'': 'near_duplicates', 'folds': 'reference.folds'},
+  )
 
 
 def shingles(tokens: np.ndarray, ngram: int) -> np.ndarray:
@@ -76,10 +88,10 @@ def shingles(tokens: np.ndarray, ngram: int) -> np.ndarray:
 
   Args:
     tokens: [T], ids.
-    ngram: How many tokens.
+    ngram: Tokens of an n-gram.
 
   Returns:
-    [max(T - ngram + 1, 1)] uint32; [0] where T is 0.
+    [max(T - ngram + 1, 1)] uint32; [0] if T is 0.
   """
   width = min(ngram, len(tokens))
   hashes = np.zeros(len(tokens) - width + 1 if width else 0, np.uint64)
@@ -93,8 +105,8 @@ def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
   """A hash of each band of each signature.
 
   Args:
-    signatures: [documents, bands * documents] uint32.
-    bands: How many.
+    signatures: [documents, bands * rows_per_band] uint32.
+    bands: Number of bands.
 
   Returns:
     [bands, documents] uint64.
@@ -154,8 +166,8 @@ def _opened(workdir: str) -> TokenStore:
   return TokenStore.open(workdir)
 
 
-def _rows(store: TokenStore, shard: int, folds: int) -> np.ndarray:
-  """The documents of a shard that the table has, as those of scores."""
+def _doc_indices(store: TokenStore, shard: int, folds: int) -> np.ndarray:
+  """The documents of a shard in the table, the same as in the score table."""
   return np.flatnonzero(
     folds_lib.fold_of_documents(store.shard(shard), folds) >= 0
   )
@@ -171,10 +183,10 @@ def _sign_shard(task: _ShardTask) -> Marker:
   blank = datasketch.MinHash(
     config.bands * config.rows_per_band,
     seed=config.seed,
-    hashfunc=int,  # They are hashes already.
+    hashfunc=int,  # Shingles are hashes already.
     scheme=_SCHEME,
   )
-  doc_indices = _rows(store, task.shard, task.folds)
+  doc_indices = _doc_indices(store, task.shard, task.folds)
   signatures = np.zeros((len(doc_indices), len(blank)), np.uint32)
   for number, doc_index in enumerate(doc_indices):
     sketch = blank.copy()
@@ -204,7 +216,7 @@ def _write_signatures(
   store: TokenStore,
   artifact: artifacts.Artifact,
 ) -> None:
-  """Writes the signatures that are not done."""
+  """Writes the signatures of shards that have none yet."""
   if artifact.finished():
     return
   artifact = artifact.begin()
@@ -267,7 +279,7 @@ def _groups(
   first = np.cumsum([0, *store.documents_per_shard])
   document = np.concatenate(
     [
-      first[shard] + _rows(store, shard, config.reference.folds)
+      first[shard] + _doc_indices(store, shard, config.reference.folds)
       for shard in range(store.num_shards)
     ]
   )
@@ -275,21 +287,16 @@ def _groups(
 
 
 def _write_shard(task: _ShardTask) -> Marker:
-  """Writes one part of the table, and returns its marker."""
+  """Writes one shard of the table, and returns its marker."""
   store = _opened(task.workdir)
   made = tables.shard_table(
     tables.NEAR_DUPLICATES_SCHEMA,
     task.shard,
-    _rows(store, task.shard, task.folds),
+    _doc_indices(store, task.shard, task.folds),
     store.shard(task.shard).table('num_tokens'),
     **task.columns,
   )
-  return task.artifact.finish_shard(
-    task.shard,
-    store.num_shards,
-    tables.shard_file(made, task.shard, store.num_shards),
-    num_examples=made.num_rows,
-  )
+  return tables.write_shard(task.artifact, made, task.shard, store.num_shards)
 
 
 def _write_table(
@@ -299,11 +306,11 @@ def _write_table(
   artifact: artifacts.Artifact,
   columns: dict[str, np.ndarray],
 ) -> None:
-  """Writes the shards that are not done, then the manifest."""
+  """Writes the missing shards, then the manifest."""
   folds = config.reference.folds
   tasks, start = [], 0
   for shard in range(store.num_shards):
-    end = start + len(_rows(store, shard, folds))
+    end = start + len(_doc_indices(store, shard, folds))
     own = {name: values[start:end] for name, values in columns.items()}
     tasks.append(
       _ShardTask(artifact, workdir, shard, folds, config.near_duplicates, own)

@@ -1,11 +1,12 @@
 """The stage that computes statistics of examples without a model. No JAX.
 
-It needs no accelerator: processes share the parts of the token store. A rule
-reads the columns of this table beside those of the score table.
+It needs no accelerator: each process takes shards of the token store. Rules
+read the columns of this table together with those of the score table.
 """
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -78,30 +79,42 @@ def token_values(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def run(config: Config, workdir: str) -> None:
-  """Writes the statistics of every example that is scored.
+  """Writes the statistics of every scored example.
 
   Raises:
-    UserError: the token store is missing, or what is there is another's.
+    UserError: the token store is missing, or the table there has other inputs.
   """
   store = TokenStore.open(workdir)
-  path = statistics_dir(workdir)
   folds = config.reference.folds
-  artifact = artifacts.Artifact(
-    path,
-    'table of statistics',
-    'statistics',
-    options(folds),
-    {'token_store': store.fingerprint},
-  )
-  with files.lock(path):
+  artifact = describe(config, workdir, {'token_store': store.fingerprint})
+  with files.lock(artifact.path):
     if artifact.finished():
       logger.info('statistics: finished before, skipped')
       return
     artifact = artifact.begin()
+    if folds == 1 and not folds_lib.has_reference(store):
+      logger.info(
+        'statistics: there is no reference split: token frequencies are those '
+        'of the scored documents themselves'
+      )
     num_workers = config.corpus.num_workers
     with workers.shared_pool(config.corpus, workdir, 'statistics'):
       counts = token_counts(workdir, store, folds, num_workers)
       write(artifact, workdir, store, counts, num_workers)
+
+
+def describe(
+  config: Config, workdir: str, inputs: Mapping[str, str]
+) -> artifacts.Artifact:
+  """The table, made from these inputs."""
+  return artifacts.Artifact(
+    statistics_dir(workdir),
+    'table of statistics',
+    'statistics',
+    options(config.reference.folds),
+    inputs,
+    sections={'folds': 'reference.folds'},
+  )
 
 
 def options(folds: int) -> dict[str, Any]:
@@ -112,13 +125,13 @@ def options(folds: int) -> dict[str, Any]:
 def token_counts(
   workdir: str, store: TokenStore, folds: int, num_workers: int
 ) -> np.ndarray:
-  """How often tokens occur where each fold trains, [folds, V] int64.
+  """How often tokens occur in the training text of each fold, [folds, V] int64.
 
   Args:
-    workdir: Of the store.
-    store: The tokens to count.
-    folds: How many reference models there are.
-    num_workers: Processes; 0 for one a core.
+    workdir: The workdir of the store.
+    store: The token store.
+    folds: Number of reference models.
+    num_workers: Processes; 0 for one per core.
   """
   tasks = [(workdir, shard, folds) for shard in range(store.num_shards)]
   counts = np.zeros((folds, store.vocab_size), np.int64)
@@ -134,14 +147,14 @@ def write(
   counts: np.ndarray,
   num_workers: int,
 ) -> None:
-  """Writes the shards that are not done, then the manifest.
+  """Writes the missing shards, then the manifest.
 
   Args:
     artifact: The table, begun.
-    workdir: Of the store.
-    store: Whose examples they are.
-    counts: [folds, V] int64, of tokens, as `token_counts` gives them.
-    num_workers: Processes; 0 for one a core.
+    workdir: The workdir of the store.
+    store: The token store with the examples.
+    counts: [folds, V] int64, the result of `token_counts`.
+    num_workers: Processes; 0 for one per core.
   """
   tasks = [
     _ShardTask(artifact, workdir, shard, counts)
@@ -170,7 +183,7 @@ def _opened(workdir: str) -> TokenStore:
 
 
 def _count(task: tuple[str, int, int]) -> np.ndarray:
-  """How often tokens occur in a shard where each fold trains, [folds, V]."""
+  """Token counts of each fold's training text in a shard, [folds, V]."""
   workdir, shard, folds = task
   store = _opened(workdir)
   return np.stack(
@@ -201,9 +214,4 @@ def _write_shard(task: _ShardTask) -> Marker:
     shard.table('compressed_bytes'),
     **{name: values[doc_indices] for name, values in sums.items()},
   )
-  return task.artifact.finish_shard(
-    task.shard,
-    store.num_shards,
-    tables.shard_file(made, task.shard, store.num_shards),
-    num_examples=len(doc_indices),
-  )
+  return tables.write_shard(task.artifact, made, task.shard, store.num_shards)

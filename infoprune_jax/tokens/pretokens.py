@@ -19,22 +19,22 @@ import tokenizers
 _GPT2 = (
   r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 )
-_LLAMA3 = (
+LLAMA3 = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
   r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
-_QWEN2 = _LLAMA3.replace('{1,3}', '')
-# GPT-2's after `Digits`, which makes a word of each digit.
+QWEN2 = LLAMA3.replace('{1,3}', '')
+# The expression of GPT-2 after `Digits`, which makes a word of each digit.
 _DIGITS = _GPT2.replace(r' ?\p{N}+', r'\p{N}').replace(
   r'(?!\S)', r'(?![^\s\p{N}])'
 )
-_DIGITS_FIRST = {'type': 'Digits', 'individual_digits': True}
+DIGITS_FIRST = {'type': 'Digits', 'individual_digits': True}
 
-# A letter, a number, white space and a sign. Other characters are like one.
+# One character of each class: letter, number, white space and other.
 _ALIKE = 'a0\v!'
 _BEYOND_ASCII = re.compile('[^\x00-\x7f]+')
 _NEIGHBOURS = ('', 'a', '0', '\v', '!', ' ', '\n', "'")
-# It matches the 's' of a contraction where case is ignored.
+# This character matches the 's' of a contraction if case is ignored.
 _LONG_S = '\u017f'
 
 
@@ -45,7 +45,7 @@ def cutter(
   """A cutter that equals a pre-tokenizer, or None for an unknown kind.
 
   Args:
-    pre_tokenizer: The library's.
+    pre_tokenizer: The pre-tokenizer of the library.
     settings: Its settings in tokenizer.json.
   """
   pattern = _pattern(settings)
@@ -55,7 +55,7 @@ def cutter(
 
 
 def _pattern(settings: Any) -> str | None:
-  """The regular expression that settings of a pre-tokenizer stand for."""
+  """The regular expression in settings of a pre-tokenizer, if known."""
   if not isinstance(settings, dict):
     return None
   if settings['type'] != 'Sequence':
@@ -63,18 +63,23 @@ def _pattern(settings: Any) -> str | None:
   if len(settings['pretokenizers']) != 2:
     return None
   first, second = settings['pretokenizers']
-  if first == _DIGITS_FIRST and _is_byte_level(second, use_regex=True):
+  if first == DIGITS_FIRST and _is_byte_level(second, use_regex=True):
     return _DIGITS
   if _is_byte_level(second, use_regex=False):
-    for pattern in (_GPT2, _LLAMA3, _QWEN2):
-      if first == {
-        'type': 'Split',
-        'pattern': {'Regex': pattern},
-        'behavior': 'Isolated',
-        'invert': False,
-      }:
+    for pattern in (_GPT2, LLAMA3, QWEN2):
+      if first == split_by(pattern):
         return pattern
   return None
+
+
+def split_by(pattern: str) -> dict[str, Any]:
+  """A pre-tokenizer that makes a word of each match, as settings."""
+  return {
+    'type': 'Split',
+    'pattern': {'Regex': pattern},
+    'behavior': 'Isolated',
+    'invert': False,
+  }
 
 
 def _is_byte_level(settings: dict[str, Any], use_regex: bool) -> bool:
@@ -124,11 +129,11 @@ class Cutter:
 
 
 class _OddCharacter(Exception):
-  """A character that is like no ASCII one."""
+  """A character that the library treats like no ASCII character."""
 
 
 class _Classes(dict):
-  """Which ASCII character the library treats like another one."""
+  """For each character, an ASCII character that the library treats alike."""
 
   def __init__(self, pre_tokenizer: tokenizers.pre_tokenizers.PreTokenizer):
     super().__init__()

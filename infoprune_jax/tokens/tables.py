@@ -1,19 +1,21 @@
-"""The tables of scores and of statistics: Parquet with one document per example.
+"""The tables of scores and of statistics: Parquet with one record per example.
 
 Both are in store order and hold the same examples. They hold sums and counts,
 never means. Any Parquet reader opens them.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
+from infoprune_jax.config.classifier import PREFIX
 from infoprune_jax.corpus import parquet
 from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.manifests import Manifest, Marker
-from infoprune_jax.runtime.workdir import data_file
+from infoprune_jax.runtime.workdir import DATA, data_file
 
 LOSS_SCHEMA = pa.schema(
   [
@@ -47,8 +49,8 @@ NEAR_DUPLICATES_SCHEMA = pa.schema(
   [
     ('shard', pa.int32()),
     ('doc_index', pa.int64()),
-    # The number in the store of the first document of its group, and how many
-    # examples the group has; one where nothing is like it.
+    # The store-wide number of the first document of its group, and the number
+    # of examples in the group: 1 if there are no near-duplicates.
     ('near_duplicate_group', pa.int64()),
     ('near_duplicates', pa.int32()),
   ]
@@ -56,10 +58,11 @@ NEAR_DUPLICATES_SCHEMA = pa.schema(
 
 
 def score_schema(columns: Sequence[str]) -> pa.Schema:
-  """Of a table by several models.
+  """The schema of a score table.
 
   Args:
-    columns: The NLL of each, in nats; the first is 'nll_sum'.
+    columns: Sums of the statistics of each, as `ScoringConfig.columns`; the
+      first is 'nll_sum'.
   """
   return pa.schema(
     [
@@ -71,14 +74,36 @@ def score_schema(columns: Sequence[str]) -> pa.Schema:
 
 
 def example_schema(columns: Sequence[str]) -> pa.Schema:
-  """Scores and statistics, side by side."""
+  """The columns of scores and statistics together."""
   return pa.schema([*score_schema(columns), *list(STATISTICS_SCHEMA)[2:]])
 
 
-def rule_schema(columns: Sequence[str]) -> pa.Schema:
-  """What a rule may read: also the groups of near-duplicates."""
+def classifier_schema(name: str) -> pa.Schema:
+  """The table of a classifier."""
   return pa.schema(
-    [*example_schema(columns), *list(NEAR_DUPLICATES_SCHEMA)[2:]]
+    [
+      ('shard', pa.int32()),
+      ('doc_index', pa.int64()),
+      (PREFIX + name, pa.float64()),  # log odds, in nats
+    ]
+  )
+
+
+def rule_schema(
+  columns: Sequence[str], classifiers: Iterable[str] = ()
+) -> pa.Schema:
+  """The columns that a rule may read.
+
+  Args:
+    columns: As for `score_schema`.
+    classifiers: Their names.
+  """
+  return pa.schema(
+    [
+      *example_schema(columns),
+      *list(NEAR_DUPLICATES_SCHEMA)[2:],
+      *(classifier_schema(name).field(2) for name in classifiers),
+    ]
   )
 
 
@@ -92,10 +117,10 @@ def shard_table(
   """The rows of a table for documents of one shard.
 
   Args:
-    schema: Which columns, in which order.
+    schema: The columns, in order.
     shard_index: The shard of the store.
-    doc_indices: Which documents of it, [documents] int64.
-    documents: The store's own columns, of all documents of the shard.
+    doc_indices: The documents of the shard, [documents] int64.
+    documents: The columns of the store, for all documents of the shard.
     **sums: Further columns, [documents] each.
   """
   taken = documents.take(pa.array(doc_indices))
@@ -108,7 +133,7 @@ def shard_table(
   return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-# Small row groups: a reader of a few examples need not read their whole shard.
+# Row groups are small, so that reading a few examples does not read a shard.
 GROUP_ROWS = 1 << 17
 
 
@@ -126,13 +151,13 @@ def write(made: pa.Table, file: Any) -> None:
 
 
 class TableMarker(Marker):
-  """A part of a table that is done."""
+  """A finished shard of a table."""
 
   num_examples: int
 
 
 class ScoreMarker(TableMarker):
-  """A part of the score table that is done."""
+  """A finished shard of the score table."""
 
   num_tokens: int
   num_bytes: int
@@ -140,7 +165,7 @@ class ScoreMarker(TableMarker):
 
 
 class TrainingFacts(TypedDict):
-  """What it took to train a model."""
+  """The training of a model: its tokens, parameters and cost."""
 
   num_params: int
   step: int
@@ -158,8 +183,15 @@ class TableManifest(Manifest):
 class ScoreManifest(TableManifest):
   """A finished score table."""
 
-  columns: list[str]  # those that hold sums of NLL
+  columns: list[str]  # sums of statistics, as `ScoringConfig.columns`
+  # `score.losses.Summary`; older versions wrote none.
+  losses: NotRequired[Mapping[str, Any]]
   reference: TrainingFacts  # of the models that score
+  # Path and step of models that were trained elsewhere, by column, as the config
+  # named them; older versions wrote none.
+  given_paths: NotRequired[Mapping[str, Any]]
+  # With `score.token_excess`: the number of tokens by fold and level.
+  excess_counts: NotRequired[list[list[int]]]
   num_tokens: int
   num_bytes: int
   flops: float
@@ -168,13 +200,41 @@ class ScoreManifest(TableManifest):
 def shard_file(
   table: pa.Table, shard: int, num_shards: int
 ) -> dict[str, Callable[[Any], None]]:
-  """What writes a table as a shard, for `Artifact.finish_shard`."""
+  """The writer of a table as a shard, for `Artifact.finish_shard`."""
   name = data_file(shard, num_shards)
   return {name: lambda file: write(table, file)}
 
 
+def write_shard(
+  artifact: Artifact, table: pa.Table, shard: int, num_shards: int
+) -> Marker:
+  """Writes a shard of a table with a record for each example.
+
+  Args:
+    artifact: The table that is being written.
+    table: The records of the shard.
+    shard: Its number.
+    num_shards: Of the table.
+
+  Returns:
+    Its marker.
+
+  Raises:
+    UserError: as `Artifact.write_file`.
+  """
+  written = shard_file(table, shard, num_shards)
+  return artifact.finish_shard(
+    shard, num_shards, written, num_examples=table.num_rows
+  )
+
+
+def data_files(manifest: Manifest) -> list[str]:
+  """The files of a finished table, in the order of its shards."""
+  return sorted(n for n in manifest['files'] if n.startswith(f'{DATA}/'))
+
+
 def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
-  """All parts of a finished table as one, in order.
+  """All shards of a finished table as one, in order.
 
   Args:
     path: Its folder.
@@ -188,6 +248,6 @@ def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     parquet.read_table(
       manifests.verified(path, manifest, name), columns or None
     )
-    for name in sorted(manifest['files'])
+    for name in data_files(manifest)
   ]
   return pa.concat_tables(tables).unify_dictionaries().combine_chunks()

@@ -3,15 +3,15 @@
 A shard is a flat array of token ids (`tokens/part-*.npy`, uint16 or uint32), a
 table with one row per document (`data/part-*.parquet`), and the token counts of
 its reference documents (`unigrams/part-*.npy`, int64). Documents are whole,
-without BOS or EOS; all splits stand in one store. An example is `(shard,
-doc_index)`: the shard and the position in it. A file is compared with its
-checksum when a process first opens it.
+without BOS or EOS; one store holds all splits. An example is `(shard,
+doc_index)`: the shard and the index in it. A file is compared with its checksum
+when a process first opens it.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, TypedDict, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -39,8 +39,13 @@ SCHEMA = pa.schema(
 )
 
 
+def kept_fields(names: Iterable[str]) -> list[pa.Field]:
+  """The columns that sources keep, after those of SCHEMA."""
+  return [pa.field(name, pa.string()) for name in names]
+
+
 class Totals(TypedDict):
-  """How much text there is."""
+  """The size of a split."""
 
   documents: int
   tokens: int
@@ -48,7 +53,7 @@ class Totals(TypedDict):
 
 
 class StoreMarker(Marker):
-  """A part of a token store that is done."""
+  """A finished shard of a token store."""
 
   num_documents: int
   splits: dict[str, Totals]
@@ -67,6 +72,7 @@ class StoreManifest(Manifest):
   vocab_size: int
   bos_id: int
   eos_id: int
+  kept_columns: NotRequired[list[str]]  # of sources; without it, none
 
 
 class TokenStore:
@@ -84,7 +90,7 @@ class TokenStore:
     """The store of a workdir.
 
     Raises:
-      UserError: it is not finished, or a file is not as large as it was.
+      UserError: it is not finished, or a file has changed in size.
     """
     path = token_store_dir(workdir)
     manifest = manifests.open_finished(path, 'token store', 'tokenize')
@@ -97,13 +103,18 @@ class TokenStore:
     return self.manifest['fingerprint']
 
   @property
+  def kept_columns(self) -> list[pa.Field]:
+    """The columns that sources keep."""
+    return kept_fields(self.manifest.get('kept_columns', []))
+
+  @property
   def vocab_size(self) -> int:
     """Number of token ids."""
     return self.manifest['vocab_size']
 
   @property
   def bos_id(self) -> int:
-    """The token that the first of a document is conditioned on."""
+    """The token before the first token of a document."""
     return self.manifest['bos_id']
 
   @property
@@ -124,7 +135,7 @@ class TokenStore:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shard:
-  """One part of a store."""
+  """One shard of a store."""
 
   path: str  # of the store
   manifest: StoreManifest  # of the store
@@ -164,12 +175,12 @@ class Shard:
     return self.table(name)[name].to_numpy()
 
   def documents_of(self, split: str) -> np.ndarray:
-    """The documents of the documents of a split, ascending, int64."""
+    """The indices of the documents of a split, ascending, int64."""
     return np.flatnonzero(self.column('split') == SPLITS.index(split))
 
 
 def array_file(folder: str, shard: int, num_shards: int) -> str:
-  """Where an array of a shard lies in the store."""
+  """The path of an array of a shard in the store."""
   return data_file(shard, num_shards, '.npy', folder)
 
 
@@ -180,19 +191,21 @@ def shard_files(
   tokens: list[np.ndarray],
   vocab_size: int,
   dtype: type[np.unsignedinteger],
+  kept: Sequence[str] = (),
 ) -> dict[str, Callable[[Any], None]]:
-  """What writes each file of a shard, for `Artifact.finish_shard`."""
+  """The functions that write a shard's files, for `Artifact.finish_shard`."""
   flat = np.concatenate(tokens).astype(dtype) if tokens else np.zeros(0, dtype)
   reference = [
     ids
     for document, ids in zip(documents, tokens, strict=True)
     if document['split'] == SPLITS.index('reference')
   ]
+  schema = pa.schema([*SCHEMA, *kept_fields(kept)])
   columns = [
     _column(field.type, [document[field.name] for document in documents])
-    for field in SCHEMA
+    for field in schema
   ]
-  table = pa.Table.from_arrays(columns, schema=SCHEMA)
+  table = pa.Table.from_arrays(columns, schema=schema)
   return {
     array_file(TOKENS, shard, num_shards): lambda file: np.save(file, flat),
     data_file(shard, num_shards): lambda file: parquet.write_table(
@@ -208,7 +221,7 @@ def _unigrams(tokens: list[np.ndarray], vocab_size: int) -> np.ndarray:
   """How often each token occurs, [V] int64."""
   counts = np.zeros(vocab_size, np.int64)
   flat = np.concatenate([np.zeros(0, np.uint16), *tokens])
-  # Few pieces, as each makes V counts; not one, as that copies to int64.
+  # Slices are large, as each makes V counts. All at once would copy to int64.
   for start in range(0, len(flat), PIECE_TOKENS):
     piece = flat[start : start + PIECE_TOKENS]
     counts += np.bincount(piece, minlength=vocab_size)
@@ -229,10 +242,12 @@ def _column(type_: pa.DataType, values: list[Any]) -> pa.Array:
   if not pa.types.is_string(type_):
     data = np.array(values, str(type_))
     return pa.Array.from_buffers(type_, len(values), [None, pa.py_buffer(data)])
+  if None in values:
+    return pa.array(values, type_)
   data = [value.encode() for value in values]
   ends = np.cumsum([0, *map(len, data)])
   if ends[-1] > MAX_STRING_BYTES:
-    return pa.array(values, type_)  # Of several chunks.
+    return pa.array(values, type_)  # An array of several chunks.
   buffers = [
     None,
     pa.py_buffer(ends.astype(np.int32)),

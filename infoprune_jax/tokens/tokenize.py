@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +11,7 @@ import pyarrow as pa
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import corpus_index, sources
+from infoprune_jax.corpus import corpus_index, draw, sources
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.corpus.sources import Document
 from infoprune_jax.runtime import (
@@ -24,7 +23,13 @@ from infoprune_jax.runtime import (
   workers,
 )
 from infoprune_jax.runtime.options import options_of
-from infoprune_jax.runtime.progress import Progress, alive, logger
+from infoprune_jax.runtime.progress import (
+  Progress,
+  counted,
+  logger,
+  quantity,
+  wipe,
+)
 from infoprune_jax.runtime.workdir import token_store_dir, vocabulary_dir
 from infoprune_jax.tokens import token_store, vocabulary, vocabulary_files
 from infoprune_jax.tokens.token_store import StoreManifest, StoreMarker, Totals
@@ -36,10 +41,10 @@ BATCH_DOCUMENTS, BATCH_BYTES = 256, 1 << 20
 
 
 def run(config: Config, workdir: str) -> None:
-  """Tokenizes the corpus, or returns at once where that is done.
+  """Tokenizes the corpus; returns at once if that is done.
 
   Raises:
-    UserError: the input is bad, or what is there was made from another.
+    UserError: the input is bad, or the token store is that of another config.
   """
   path = token_store_dir(workdir)
   with files.lock(path):
@@ -48,11 +53,8 @@ def run(config: Config, workdir: str) -> None:
     with workers.shared_pool(config.corpus, workdir, 'tokenize'):
       index = corpus_index.build(config.corpus)
       words = _vocabulary(config, workdir, index)
-      store = _token_store(
-        config,
-        path,
-        {'corpus': index.fingerprint(), 'vocabulary': words.hash},
-      )
+      inputs = {'corpus': index.fingerprint(), 'vocabulary': words.hash}
+      store = store_artifact(config, workdir, inputs)
       _write(config, store, index, words)
 
 
@@ -60,7 +62,7 @@ def _is_finished(config: Config, workdir: str) -> bool:
   """Whether there is a token store of this config, with its vocabulary.
 
   Raises:
-    UserError: the token store was made from something else.
+    UserError: the token store was made from other options.
   """
   path = token_store_dir(workdir)
   manifest = manifests.read_manifest(path, 'tokenize')
@@ -71,9 +73,10 @@ def _is_finished(config: Config, workdir: str) -> bool:
     return False
   # The corpus may no longer be there: only the options for it are compared.
   inputs = dict(manifest['inputs'])
-  if config.vocabulary.path:
-    inputs['vocabulary'] = vocabulary_files.open_given(config.vocabulary).hash
-  _token_store(config, path, inputs).finished()
+  given = vocabulary_files.of_config(config)
+  if given:
+    inputs['vocabulary'] = given.hash
+  store_artifact(config, workdir, inputs).finished()
   logger.info(
     'tokenize: finished before (%d documents), skipped',
     cast(StoreManifest, manifest)['num_documents'],
@@ -81,16 +84,36 @@ def _is_finished(config: Config, workdir: str) -> bool:
   return True
 
 
-def _token_store(
-  config: Config, path: str, inputs: dict[str, str]
+def store_artifact(
+  config: Config, workdir: str, inputs: Mapping[str, str]
 ) -> artifacts.Artifact:
+  """The token store, made from these inputs."""
   return artifacts.Artifact(
-    path, 'token store', 'tokenize', store_options(config), inputs
+    token_store_dir(workdir),
+    'token store',
+    'tokenize',
+    store_options(config),
+    inputs,
+    sections={'': ''},
+  )
+
+
+def vocabulary_artifact(
+  config: Config, workdir: str, inputs: Mapping[str, str]
+) -> artifacts.Artifact:
+  """The vocabulary, made from these inputs."""
+  return artifacts.Artifact(
+    vocabulary_dir(workdir),
+    'vocabulary',
+    'tokenize',
+    config.vocabulary,
+    inputs,
+    sections={'': 'vocabulary'},
   )
 
 
 def store_options(config: Config) -> dict[str, Any]:
-  """What of the config decides the bytes of the store."""
+  """The options of the config that decide the bytes of the store."""
   corpus = options_of(config.corpus)
   del corpus['num_workers'], corpus['beam_options']
   return {'corpus': corpus, 'vocabulary': config.vocabulary}
@@ -100,34 +123,37 @@ def _vocabulary(
   config: Config, workdir: str, index: CorpusIndex
 ) -> vocabulary.Vocabulary:
   """The vocabulary: read from the workdir, given by the config, or trained."""
-  given = None
-  if config.vocabulary.path:
-    given = vocabulary_files.open_given(config.vocabulary)
-    _warn(given, config.vocabulary.path)
+  given = vocabulary_files.of_config(config)
+  if given:
+    _warn(given, config.vocabulary.path or config.reference.checkpoint.path)
   inputs = {'model': given.hash} if given else {'corpus': index.fingerprint()}
-  path = vocabulary_dir(workdir)
-  artifact = artifacts.Artifact(
-    path, 'vocabulary', 'tokenize', config.vocabulary, inputs
-  )
+  artifact = vocabulary_artifact(config, workdir, inputs)
   if artifact.finished():
-    return vocabulary.Vocabulary.load(path)
+    return vocabulary.Vocabulary.load(artifact.path)
   words = given or _train_vocabulary(config, index)
   words.save(artifact)
   return words
 
 
 def _warn(given: vocabulary.Vocabulary, path: str) -> None:
-  """Warns if a given vocabulary changes text, or has odd special tokens."""
+  """Warns if a given vocabulary changes text, or text encodes to BOS or EOS."""
+  if given.bos_id == given.eos_id:
+    logger.info(
+      'tokenize: the vocabulary %s has no BOS of its own: EOS, the id %d, '
+      'conditions the first token of a document',
+      path,
+      given.eos_id,
+    )
   if given.is_lossy:
     logger.warning(
-      'tokenize: the vocabulary %s does not keep every text as it is (it '
-      'normalises, or has no byte fallback): lost text is not scored',
+      'tokenize: the vocabulary %s changes some text (it normalises, or has no '
+      'byte fallback): text that it loses is not scored',
       path,
     )
   for id_ in given.reachable_from_text:
     logger.warning(
-      'tokenize: the id %d marks where documents start or end, but the '
-      'vocabulary %s also encodes some text with it',
+      'tokenize: the id %d starts or ends documents, but the vocabulary %s '
+      'also encodes some text with this id',
       id_,
       path,
     )
@@ -137,8 +163,7 @@ def _train_vocabulary(
   config: Config, index: CorpusIndex
 ) -> vocabulary.Vocabulary:
   """Trains a vocabulary on a seeded sample of the reference split."""
-  start = time.monotonic()
-  reference = np.flatnonzero(index.split == corpus_index.REFERENCE)
+  reference = np.flatnonzero(index.split == draw.REFERENCE)
   keys = hashing.mix(index.content_hash[reference], config.corpus.seed + 1)
   order = reference[np.argsort(keys, kind='stable')]
   size = index.num_bytes[order]
@@ -146,25 +171,21 @@ def _train_vocabulary(
   chosen = np.zeros(len(index.split), bool)
   chosen[drawn] = True
 
-  progress = Progress('tokenize: vocabulary', 'B', size[: len(drawn)].sum())
-
-  def lines() -> Iterator[str]:
-    for document in index.documents(chosen):
-      yield from document.text.splitlines(keepends=True)
-      progress.add(len(document.text.encode()))
-
-  kind = config.vocabulary.type
-  with alive(
-    f'tokenize: trains a {kind} vocabulary of {config.vocabulary.size}'
-  ):
-    words = vocabulary.train(config.vocabulary, lines())
-  logger.info(
-    'tokenize: trained a vocabulary of %d on %d reference documents in %.0f s',
-    words.size,
-    len(drawn),
-    time.monotonic() - start,
+  progress = Progress(
+    'tokenize: vocabulary', 'B', float(size[: len(drawn)].sum())
   )
-  return words
+  lines: list[str] = []
+  for document in index.documents(chosen):
+    lines += document.text.splitlines(keepends=True)
+    progress.add(len(document.text.encode()))
+  wipe()
+  logger.info(
+    'tokenize: trains a vocabulary (%s) of %d tokens on %s',
+    config.vocabulary.type,
+    config.vocabulary.size,
+    counted(len(drawn), 'reference document'),
+  )
+  return vocabulary.train(config.vocabulary, lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +195,9 @@ class _ShardTask:
   store: artifacts.Artifact
   shard: int
   num_shards: int
-  index: CorpusIndex  # of this part alone
+  index: CorpusIndex  # of this shard alone
   words: vocabulary.Vocabulary
+  kept_columns: tuple[str, ...]  # of all sources
 
 
 @functools.lru_cache(maxsize=1)
@@ -185,7 +207,7 @@ def _opened(words: vocabulary.Vocabulary) -> vocabulary.Vocabulary:
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-  """Documents to encode in one call, which is faster than one at a time."""
+  """Groups of documents to encode in one call, which is faster."""
   batch, size = [], 0
   for document in documents:
     num_bytes = len(document.text.encode())
@@ -205,13 +227,15 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def _write_shard(task: _ShardTask) -> StoreMarker:
-  """Tokenizes and writes one part of the corpus, and returns its marker."""
+  """Tokenizes and writes one shard of the corpus, and returns its marker."""
   every = np.ones(len(task.index.split), bool)
   texts = ShardTexts(
     task.index.documents(every), task.index.split, task.index.content_hash
   )
   words = _opened(task.words)
-  return write_shard(task.store, task.shard, task.num_shards, words, texts)
+  return write_shard(
+    task.store, task.shard, task.num_shards, words, texts, task.kept_columns
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,6 +253,7 @@ def write_shard(
   num_shards: int,
   words: vocabulary.Vocabulary,
   texts: ShardTexts,
+  kept_columns: tuple[str, ...] = (),
 ) -> StoreMarker:
   """Tokenizes documents, writes them as a shard, and returns its marker.
 
@@ -253,10 +278,17 @@ def write_shard(
           'num_bytes': len(data),
           'compressed_bytes': len(codec.compress(data, asbytes=True)),
           'content_hash': int(texts.content_hash[position]),
+          **{name: document.kept.get(name) for name in kept_columns},
         }
       )
   files = token_store.shard_files(
-    number, num_shards, documents, tokens, words.size, words.token_dtype
+    number,
+    num_shards,
+    documents,
+    tokens,
+    words.size,
+    words.token_dtype,
+    kept_columns,
   )
   marker = store.finish_shard(
     number,
@@ -287,9 +319,12 @@ def _write(
 ) -> None:
   """Writes the shards that are not done, then the manifest."""
   num_shards = config.corpus.num_shards
+  kept_columns = config.corpus.kept_columns
   store = store.begin()
   tasks = [
-    _ShardTask(store, shard, num_shards, index.restricted_to(shard), words)
+    _ShardTask(
+      store, shard, num_shards, index.restricted_to(shard), words, kept_columns
+    )
     for shard in range(num_shards)
   ]
   size = [int(task.index.num_bytes.sum()) for task in tasks]
@@ -300,8 +335,15 @@ def _write(
   markers = resumable.write_missing_shards(
     store, work, config.corpus.num_workers, force_subprocess
   )
-  manifest = finish(store, markers, words, index.bad_records)
-  logger.info('tokenize: %d tokens', manifest['num_tokens'])
+  manifest = finish(store, markers, words, index.bad_records, kept_columns)
+  logger.info(
+    'tokenize: %s (%s)',
+    quantity(manifest['num_tokens'], 'tokens'),
+    ', '.join(
+      f'{name} {quantity(counts["tokens"])}'
+      for name, counts in manifest['splits'].items()
+    ),
+  )
 
 
 def finish(
@@ -309,6 +351,7 @@ def finish(
   markers: list[StoreMarker],
   words: vocabulary.Vocabulary,
   bad_records: dict[str, int],
+  kept_columns: tuple[str, ...] = (),
 ) -> StoreManifest:
   """Writes the manifest of a store whose shards are done, and returns it.
 
@@ -317,7 +360,11 @@ def finish(
     markers: The markers of all shards, in order.
     words: The vocabulary that encoded the texts.
     bad_records: How many documents were left out, by reason.
+    kept_columns: Those that sources keep.
   """
+  kept: dict[str, Any] = {}
+  if kept_columns:
+    kept['kept_columns'] = list(kept_columns)
   splits = {
     name: {
       unit: sum(marker['splits'][name][unit] for marker in markers)
@@ -337,4 +384,5 @@ def finish(
     vocab_size=words.size,
     bos_id=words.bos_id,
     eos_id=words.eos_id,
+    **kept,
   )

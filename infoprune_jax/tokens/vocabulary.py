@@ -1,6 +1,6 @@
 """The vocabulary: token ids for text and back.
 
-A small type of our own over SentencePiece and `tokenizers`, without TensorFlow.
+A small type over SentencePiece and `tokenizers`, without TensorFlow.
 """
 
 import collections
@@ -31,14 +31,14 @@ MODEL_FILES = {
   SENTENCEPIECE: 'sentencepiece.model',
   TOKENIZERS: 'tokenizer.json',
 }
-# White space, composition, and characters that no vocabulary has a piece for.
+# White space, composition, and characters that no vocabulary has a token for.
 PROBES = (f' two  spaces\n\ttab e\u0301 \U0001f9ec {META_SPACE}a', 'Start')
 
 
 # SentencePiece silently skips sentences of more bytes.
 MAX_SENTENCE_BYTES = 1 << 20
 # The most characters between spaces, or of spaces. With 65,536 SentencePiece
-# ends the process. With fewer it takes minutes if they repeat themselves.
+# ends the process. With fewer it may take minutes, if the text is repetitive.
 MAX_WORD = 2048
 _LONG_WORD = re.compile(f' ?[^ ]{{{MAX_WORD},}}| {{{MAX_WORD},}}')
 # All bytes, and padding, BOS, EOS and the unknown token.
@@ -58,15 +58,15 @@ class _VocabularyManifest(manifests.Manifest):
 class Vocabulary:
   """Encodes text without BOS or EOS, and decodes it again.
 
-  What is encoded comes back to the letter, unless `is_lossy`. A pickle holds
-  the fields alone.
+  Decoding gives the exact text back, unless `is_lossy`. A pickle holds the
+  fields alone.
   """
 
   kind: str  # one of KINDS
   # A SentencePiece model proto, or a tokenizer.json.
   model: bytes = dataclasses.field(repr=False)
-  bos_id: int  # what the first token of a document is conditioned on
-  eos_id: int  # what ends a document in training
+  bos_id: int  # the token before the first token of a document
+  eos_id: int  # the token that ends a document in training
 
   def __reduce__(self) -> tuple[Any, ...]:
     return Vocabulary, (self.kind, self.model, self.bos_id, self.eos_id)
@@ -99,7 +99,7 @@ class Vocabulary:
     return self.encode_all([text])[0]
 
   def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
-    """The ids of each text, as `encode` gives them, in less time."""
+    """The ids of each text, as by `encode`, in less time."""
     dtype = self.token_dtype
     return [ids.astype(dtype) for ids in self._encoder.encode(texts)]
 
@@ -109,12 +109,12 @@ class Vocabulary:
 
   @property
   def is_lossy(self) -> bool:
-    """Whether some text does not come back: by trial, not by proof."""
+    """Whether decoding changes some text: by trial, not by proof."""
     return any(self.decode(self.encode(text)) != text for text in PROBES)
 
   @property
   def reachable_from_text(self) -> list[int]:
-    """Those of BOS and EOS that text is encoded with too."""
+    """The ids among BOS and EOS that some text encodes to."""
     return [
       id_
       for id_ in dict.fromkeys((self.bos_id, self.eos_id))
@@ -141,7 +141,7 @@ class Vocabulary:
     """The vocabulary in a folder that `save` wrote.
 
     Raises:
-      UserError: it is not there, or damaged.
+      UserError: it is missing or damaged.
     """
     manifest = cast(
       _VocabularyManifest,
@@ -158,8 +158,8 @@ class Vocabulary:
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
-  """Texts for SentencePiece; as they are, but for what it cannot take."""
-  seen: set[str] = set()  # Copies of a long piece are slow, and add nothing.
+  """Texts for SentencePiece, changed only where it cannot take them."""
+  seen: set[str] = set()  # Copies of a long text are slow, and add nothing.
   for text in texts:
     end = 0
     for word in _LONG_WORD.finditer(text):
@@ -188,7 +188,7 @@ def _by_size(text: str) -> Iterator[str]:
 def _common_characters(texts: list[str], size: int) -> list[str]:
   """Texts without their rarest characters, which a vocabulary cannot hold.
 
-  Those go by their bytes. Half of the vocabulary is left for longer pieces.
+  These are encoded as bytes. Half of the vocabulary is left for longer tokens.
   """
   counts: collections.Counter[str] = collections.Counter()
   for text in texts:
@@ -196,7 +196,7 @@ def _common_characters(texts: list[str], size: int) -> list[str]:
   room = (size - _NO_CHARACTERS) // 2
   rare = ''.join(character for character, _ in counts.most_common()[room:])
   logger.warning(
-    'tokenize: the text has %d different characters, which are too many for '
+    'tokenize: the text has %d different characters, too many for '
     'vocabulary.size=%d: the rarest %d are encoded as bytes',
     len(counts),
     size,
@@ -209,11 +209,12 @@ def _common_characters(texts: list[str], size: int) -> list[str]:
 def train(config: VocabularyConfig, texts: Iterable[str]) -> Vocabulary:
   """Trains a vocabulary whose every text round-trips.
 
-  Identity normalisation keeps the text as it is, and byte fallback covers what
-  the pieces do not.
+  Normalisation is off, and byte fallback covers text without a token of its
+  own.
 
   Raises:
-    UserError: the texts hold too few distinct pieces for the size asked.
+    UserError: the texts are too few or too alike for the size of the
+      vocabulary.
   """
   sentences = list(_sentences(texts))
   try:
@@ -226,7 +227,7 @@ def train(config: VocabularyConfig, texts: Iterable[str]) -> Vocabulary:
   except RuntimeError as error:
     raise UserError(
       f'vocabulary.size={config.size} cannot be trained on the reference '
-      f'split: {error}. Ask for fewer pieces, or give more text.'
+      f'split: {error}. Set a smaller size, or give more text.'
     ) from None
   return Vocabulary(SENTENCEPIECE, model, bos_id=2, eos_id=1)
 

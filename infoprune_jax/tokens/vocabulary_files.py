@@ -1,10 +1,12 @@
 """Opens vocabularies that other programs wrote.
 
-A SentencePiece .model, a tokenizer.json of Hugging Face, or a folder with one
-or with GPT-2's vocab.json and merges.txt.
+A SentencePiece .model, a tokenizer.json of Hugging Face, a folder with one or
+with GPT-2's vocab.json and merges.txt, or the tokenizer in a GGUF file. If the
+config names no vocabulary, it is that of the model from elsewhere that scores.
 """
 
 import contextlib
+import dataclasses
 import json
 import operator
 import posixpath
@@ -12,9 +14,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from infoprune_jax.config.corpus import VocabularyConfig
+from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import files, filesystems
-from infoprune_jax.tokens import vocabulary
+from infoprune_jax.runtime import files, filesystems, hub, manifests
+from infoprune_jax.runtime.workdir import vocabulary_dir
+from infoprune_jax.tokens import gguf_file, vocabulary
 from infoprune_jax.tokens.encoders import (
   SentencePieceEncoder,
   TokenizersEncoder,
@@ -22,9 +26,14 @@ from infoprune_jax.tokens.encoders import (
 from infoprune_jax.tokens.vocabulary import Vocabulary
 
 TOKENIZER_FILE = 'tokenizer.json'
+SENTENCEPIECE_FILE = 'tokenizer.model'
+MODEL_SETTINGS = 'config.json'  # A Hugging Face folder has it.
+# A run lies at most so deep in its workdir: train/ARM/seed-N.
+_RUN_DEPTH = 3
 GPT2_FILES = ('vocab.json', 'merges.txt')
+_TOKENIZERS = (TOKENIZER_FILE, SENTENCEPIECE_FILE, GPT2_FILES[0])
 GPT2_SPECIAL = '<|endoftext|>'
-# Beside a tokenizer.json; the first that names a token decides.
+# Settings beside a tokenizer.json; the first file that names a token decides.
 SETTINGS_FILES = ('tokenizer_config.json', 'special_tokens_map.json')
 ADDED_FILE = 'added_tokens.json'  # ids by text
 NAMES = ('bos', 'eos')
@@ -32,17 +41,66 @@ MAX_LISTED = 30  # special tokens in a message
 Encoder = SentencePieceEncoder | TokenizersEncoder
 
 
+def of_config(config: Config) -> Vocabulary | None:
+  """The vocabulary that a config names, or else that of its model.
+
+  The model is that of `reference.checkpoint.path`, or else of
+  `train.init_from`. A Hugging Face folder and a
+  GGUF file have their tokenizer in them. A run of ours, or a parameter file, has the vocabulary of the
+  workdir that it lies in.
+
+  Returns:
+    None if there is none: it is trained on the reference split then.
+
+  Raises:
+    UserError: as `open_given`; or the model has no vocabulary, and there is no
+      reference split to train one on.
+  """
+  if config.vocabulary.path:
+    return open_given(config.vocabulary)
+  path = config.reference.checkpoint.path or config.train.init_from
+  if not path:
+    return None
+  path = hub.local(path, weights=False)
+  given = dataclasses.replace(config.vocabulary, path=path)
+  if path.endswith(gguf_file.EXTENSION):
+    return open_given(given)
+  filesystem, name = filesystems.filesystem_of(path)
+  holds = {
+    file: filesystem.exists(posixpath.join(name, file))
+    for file in (*_TOKENIZERS, MODEL_SETTINGS)
+  }
+  if any(holds[file] for file in _TOKENIZERS):
+    return open_given(given)
+  folder = path
+  for _ in range(_RUN_DEPTH):
+    folder = posixpath.dirname(folder)
+    beside = vocabulary_dir(folder)
+    if manifests.read_manifest(beside, 'tokenize') is not None:
+      return Vocabulary.load(beside)
+  if not holds[MODEL_SETTINGS] and config.corpus.reference_fraction > 0:
+    return None
+  if not filesystem.exists(name):
+    raise UserError(f'reference.checkpoint.path: there is no {path}.')
+  raise UserError(
+    f'There is no vocabulary for the model {path}: expected {TOKENIZER_FILE} or '
+    f'{SENTENCEPIECE_FILE} in its folder, or for a model of ours the vocabulary/ '
+    'of its workdir in a folder above it. Name the vocabulary that it was '
+    'trained with in vocabulary.path.'
+  )
+
+
 def open_given(config: VocabularyConfig) -> Vocabulary:
   """The vocabulary that `config.path` names.
 
-  Special ids are the config's, or where they are -1, those the files name.
+  Special ids are those of the config, or if -1, those that the files name.
 
   Raises:
-    UserError: there is none, it cannot be read, or nothing says which ids mark
-      the start and the end of a document.
+    UserError: it is missing, it cannot be read, or the ids that start and end a
+      document are unknown.
   """
   try:
-    kind, model, named, added = _read(filesystems.canonical(config.path))
+    kind, model, named, added = _read(hub.local(config.path, weights=False))
     encoder = (
       SentencePieceEncoder(model)
       if kind == vocabulary.SENTENCEPIECE
@@ -70,7 +128,7 @@ def open_given(config: VocabularyConfig) -> Vocabulary:
       raise
     raise UserError(
       f'vocabulary.path: {config.path!r} cannot encode every text: {error}. '
-      'Give it an unknown token, or byte fallback.'
+      'Add an unknown token, or byte fallback.'
     ) from None
   return given
 
@@ -79,9 +137,12 @@ def _read(path: str) -> tuple[str, bytes, dict[str, str], dict[str, int]]:
   """Reads the files of a vocabulary.
 
   Returns:
-    The kind; the model; the text of BOS and EOS, where the files name it; and
+    The kind; the model; the texts of BOS and EOS, if the files name them; and
     the ids of tokens that were added to the model, by text.
   """
+  if path.endswith(gguf_file.EXTENSION):
+    model, named = gguf_file.tokenizer(path)
+    return vocabulary.TOKENIZERS, model, named, {}
   filesystem, name = filesystems.filesystem_of(path)
   if not filesystem.isdir(name):
     model = files.read_bytes(path)
@@ -93,13 +154,17 @@ def _read(path: str) -> tuple[str, bytes, dict[str, str], dict[str, int]]:
   if filesystem.exists(posixpath.join(name, TOKENIZER_FILE)):
     model = files.read_bytes(posixpath.join(path, TOKENIZER_FILE))
     return vocabulary.TOKENIZERS, model, _named_in(path), _added_in(path)
+  if filesystem.exists(posixpath.join(name, SENTENCEPIECE_FILE)):
+    model = files.read_bytes(posixpath.join(path, SENTENCEPIECE_FILE))
+    return vocabulary.SENTENCEPIECE, model, {}, {}
   if all(filesystem.exists(posixpath.join(name, f)) for f in GPT2_FILES):
     added = _added_in(path)
     model, named = _gpt2(path, added)
     return vocabulary.TOKENIZERS, model, named, added
   raise UserError(
-    f'vocabulary.path: the folder {path!r} has neither {TOKENIZER_FILE} nor '
-    f'{" and ".join(GPT2_FILES)}. A SentencePiece model is named by its file.'
+    f'vocabulary.path: the folder {path!r} has none of {TOKENIZER_FILE}, '
+    f'{SENTENCEPIECE_FILE}, and {" with ".join(GPT2_FILES)}. Name a '
+    'SentencePiece model of another name by its file.'
   )
 
 
@@ -111,7 +176,7 @@ def _settings(folder: str) -> Iterator[dict[str, Any]]:
 
 
 def _named_in(folder: str) -> dict[str, str]:
-  """The text of `bos` and `eos`, where settings beside a tokenizer name it."""
+  """The texts of `bos` and `eos`, if settings beside a tokenizer name them."""
   texts = {}
   for settings in _settings(folder):
     for name in NAMES:
@@ -122,7 +187,7 @@ def _named_in(folder: str) -> dict[str, str]:
 
 
 def _content(token: Any) -> str | None:
-  """The text of a token in settings, where it is a string or an object."""
+  """The text of a token in settings, which is a string or an object."""
   text = token.get('content') if isinstance(token, dict) else token
   return text if isinstance(text, str) else None
 
@@ -158,13 +223,13 @@ def _added_in(folder: str) -> dict[str, int]:
 def _check_added(
   config: VocabularyConfig, encoder: Encoder, added: dict[str, int]
 ) -> None:
-  """Raises `UserError` where an added token has another id, or none."""
+  """Raises `UserError` if an added token has another id or none."""
   for text, id_ in added.items():
     if encoder.id_of(text) != id_:
       raise UserError(
         f'vocabulary.path: {ADDED_FILE} beside {config.path!r} gives {text!r} '
-        f'the id {id_}, but the tokenizer has it as {encoder.id_of(text)}. Ids '
-        'of added tokens go on where the others end, without a gap. Save the '
+        f'the id {id_}, but its id in the tokenizer is {encoder.id_of(text)}. '
+        'Ids of added tokens must follow the other ids without a gap. Save the '
         'tokenizer again as tokenizer.json.'
       )
 
@@ -225,7 +290,7 @@ def _special_ids(
   encoder: Encoder,
   named: dict[str, str],
 ) -> dict[str, int]:
-  """BOS and EOS: what the config sets, then what the files say."""
+  """The ids of BOS and EOS: those of the config, else those of the files."""
   ids = {}
   for name in NAMES:
     ids[name] = getattr(config, f'{name}_id')
@@ -240,6 +305,9 @@ def _special_ids(
           + _how_to_set(encoder, [name])
         )
       ids[name] = id_
+  if ids['bos'] < 0 and 'eos' in named:
+    # As of Qwen: the settings name every special token that there is.
+    ids['bos'] = ids['eos']
   missing = [name for name in NAMES if ids[name] < 0]
   if missing:
     meaning = {'bos': 'starts', 'eos': 'ends'}

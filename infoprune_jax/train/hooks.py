@@ -1,9 +1,9 @@
 """The hooks of the train loop: the work between two steps.
 
 The loop calls every hook once for each step, in the order of its list. First it
-starts the next step on the devices, so that they never wait for the hooks. If
-a hook is due, as it needs the state after a step, the loop calls the hooks of
-that step before it starts the next one.
+starts the next step on the devices, so that they never wait for the hooks. If a
+hook needs the state after a step, the loop calls the hooks of that step before
+it starts the next one.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import jax
 
@@ -27,18 +27,20 @@ from infoprune_jax.model.mesh import Mesh
 from infoprune_jax.runtime import distributed, files, preemption, progress
 from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.progress import logger
+from infoprune_jax.score.references import Reference
+from infoprune_jax.train.branches import Start
 from infoprune_jax.train.metrics import MetricsWriter
 from infoprune_jax.train.state import Program, State, compile_program
 from infoprune_jax.train.timing import Timing
 
 STATE_ITEMS = ('opt_state', 'step', 'loss_mean')  # Scoring does not read them.
-MAX_SKIPPED = 10  # bad steps in a sequence; as many are no accident
+MAX_SKIPPED = 10  # bad steps in a row; that many are not chance
 WATCHDOG_EXIT_CODE = 75  # EX_TEMPFAIL: start it again
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One training run: its config, its data, and where it is written."""
+  """One training run: its config, its data and its folder."""
 
   name: str  # for the user
   workdir: str
@@ -51,10 +53,16 @@ class Run:
   vocab_size: int
   vocabulary: str  # its hash
   mesh: Mesh
+  initial: Reference | None = None  # the model to start from
+  # The last step of a finished run that goes on; 0 for one that does not. Its
+  # checkpoint is kept until the new end.
+  finished_step: int = 0
+  start: Start | None = None  # the checkpoint to start from
+  kept_steps: Collection[int] = ()  # that other runs start from
 
   @property
   def flops_per_step(self) -> float:
-    """By the formula of `model/flops.py`."""
+    """FLOPs of a step, by the formula of `model/flops.py`."""
     return self.training.tokens_per_step * flops.training_flops_per_token(
       self.model, self.vocab_size, self.training.sequence_length
     )
@@ -62,13 +70,13 @@ class Run:
   def compile(self, model: ModelConfig, training: TrainingConfig) -> Program:
     """The program of this run, or of the same run computed in less memory."""
     return compile_program(
-      model, training, self.vocab_size, self.mesh, self.reader.max_segments
+      model, training, self.vocab_size, self.mesh, self.reader.segments
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-  """A run that this process trains, with all that it has open."""
+  """A run that this process trains, with its open files."""
 
   run: Run
   first: int  # the step of the checkpoint it starts from; 0 for a new run
@@ -86,7 +94,7 @@ class Step:
   """A step that the devices have finished."""
 
   number: int  # from 1
-  state: State | None  # after it; None if the next step has taken it over
+  state: State | None  # after the step; None if the next step has taken it over
   values: Mapping[str, float]  # loss, grad_norm, ..., see `state.Program`
   is_bad: bool  # its loss or gradient is not finite, or a spike
   requests: Mapping[str, bool]  # whether any process asks, by HOST_REQUESTS
@@ -105,7 +113,7 @@ class Hook:
     return False
 
   def request(self) -> str:
-    """The name in HOST_REQUESTS of what this process now asks of all, or ''."""
+    """The request, one of HOST_REQUESTS, of this process to all; or ''."""
     return ''
 
   def __call__(self, step: Step) -> None:
@@ -128,7 +136,7 @@ class Watchdog(Hook):
     """Starts to watch.
 
     Args:
-      name: Of the run, for the message.
+      name: Name of the run, for the message.
       minutes: The longest time between two calls; 0.0 for no limit.
       exit_process: Ends the process with an exit code.
     """
@@ -140,7 +148,7 @@ class Watchdog(Hook):
       self._thread.start()
 
   def __call__(self, step: Step) -> None:
-    """Notes that work goes on."""
+    """Notes the time of the step."""
     self._number, self._since = step.number, time.monotonic()
 
   def close(self) -> None:
@@ -156,10 +164,11 @@ class Watchdog(Hook):
         return
 
   def _report_and_exit(self) -> None:
+    progress.wipe()
     print(
       f'infoprune_jax: {self._name}: process {distributed.index()} of '
       f'{distributed.count()} has ended no step after step {self._number} for '
-      f'{self._seconds / 60:g} minutes (watchdog_minutes). Its threads:',
+      f'{self._seconds / 60:g} minutes (watchdog_minutes). Its threads are:',
       file=sys.stderr,
       flush=True,
     )
@@ -173,10 +182,10 @@ class BadSteps(Hook):
   _in_a_row = 0
 
   def __call__(self, step: Step) -> None:
-    """Counts bad steps in a sequence.
+    """Counts bad steps in a row.
 
     Raises:
-      UserError: the config says to stop, or there are too many.
+      UserError: the config says to stop, or too many steps are bad.
     """
     self._in_a_row = self._in_a_row + 1 if step.is_bad else 0
     if not step.is_bad:
@@ -184,12 +193,12 @@ class BadSteps(Hook):
     ids = self._run.reader.example_ids(step.number - 1)
     message = (
       f'{self._run.name}: step {step.number} is bad: loss '
-      f'{step.values["loss"]}, gradient norm {step.values["grad_norm"]}, over '
-      'the examples '
-      f'{", ".join(ids) if ids else "(the reader does not know)"}.'
+      f'{step.values["loss"]}, gradient norm {step.values["grad_norm"]}, '
+      'examples '
+      f'{", ".join(ids) if ids else "unknown to this reader"}.'
     )
     if self._training.on_bad_step == 'skip' and self._in_a_row < MAX_SKIPPED:
-      logger.warning('%s The parameters stay as they were.', message)
+      logger.warning('%s The parameters do not change.', message)
       self._session.writer.write(step.number, {'skipped': 1.0})
       return
     self._session.saved.wait()
@@ -203,10 +212,10 @@ class BadSteps(Hook):
 
 
 class Metrics(Hook):
-  """Writes the metrics every `log_every` steps, and where the time went."""
+  """Writes metrics and times every `log_every` steps."""
 
   def __call__(self, step: Step) -> None:
-    """Writes what is due."""
+    """Writes them if they are due."""
     if not self._session.is_due(self._training.log_every, step.number):
       return
     position = self._run.reader.position(step.number)
@@ -221,7 +230,7 @@ class Evaluate(Hook):
   """Writes the loss on held-out documents."""
 
   def is_due(self, number: int) -> bool:
-    """Every `eval_every` steps."""
+    """Due every `eval_every` steps."""
     return self._session.is_due(self._training.eval_every, number)
 
   def __call__(self, step: Step) -> None:
@@ -244,13 +253,14 @@ class Checkpoint(Hook):
     self._is_requested, self._saved_at = False, time.monotonic()
 
   def is_due(self, number: int) -> bool:
-    """Every `checkpoint_every` steps, and after a request."""
-    return self._is_requested or self._session.is_due(
+    """Due every `checkpoint_every` steps, for others, and after a request."""
+    is_asked = self._is_requested or number in self._run.kept_steps
+    return is_asked or self._session.is_due(
       self._training.checkpoint_every, number
     )
 
   def request(self) -> str:
-    """Process 0 asks after `checkpoint_minutes`."""
+    """Process 0 asks for a checkpoint after `checkpoint_minutes`."""
     minutes = self._training.checkpoint_minutes
     passed = time.monotonic() - self._saved_at
     late = minutes and passed > 60 * minutes and distributed.index() == 0
@@ -288,7 +298,7 @@ class Profile(Hook):
     self._begin_at(session.first)
 
   def is_due(self, number: int) -> bool:
-    """Before the first step of the trace, and after its last."""
+    """Due before the first step of the trace, and after its last."""
     return self._begin < self._end and number in (self._begin, self._end)
 
   def __call__(self, step: Step) -> None:
@@ -335,7 +345,7 @@ class Progress(Hook):
     loss = f'loss {step.values["loss"]:.3f}'
     self._progress.add(self._training.tokens_per_step, loss)
     if step.number == self._training.num_steps:
-      self._progress.finish()
+      self._progress.finish(loss)
 
 
 class Stop(Hook):
@@ -347,7 +357,7 @@ class Stop(Hook):
   _is_requested = False
 
   def request(self) -> str:
-    """After SIGTERM or SIGINT."""
+    """Asks all processes to stop after SIGTERM or SIGINT."""
     return 'stop' if preemption.is_asked() else ''
 
   def __call__(self, step: Step) -> None:

@@ -1,13 +1,13 @@
 """The train loop: one run of a model over packed sequences, resumed exactly.
 
-All processes of a job run it alike. A signal or a clock reaches one of them.
-The others learn of it with the batch, and all act at the same step.
+All processes of a job run the same loop. A signal or a clock reaches only one
+process. The others learn of it with the batch, so all act at the same step.
 """
 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,11 +15,18 @@ import jax
 from infoprune_jax.config.model import REMAT, ModelConfig
 from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import to_plain
-from infoprune_jax.model import checkpoints, flops, memory, partitioning
+from infoprune_jax.model import (
+  checkpoints,
+  digests,
+  flops,
+  memory,
+  partitioning,
+)
 from infoprune_jax.runtime import distributed, preemption
 from infoprune_jax.runtime.progress import logger
-from infoprune_jax.score import ceiling
+from infoprune_jax.score import ceiling, references
 from infoprune_jax.train import hooks as hooks_lib, metrics
+from infoprune_jax.train.branches import Start
 from infoprune_jax.train.hooks import STATE_ITEMS, Hook, Run, Session, Step
 from infoprune_jax.train.state import HOST_REQUESTS, Program, State
 from infoprune_jax.train.timing import StepCost, Timing
@@ -31,8 +38,8 @@ def train(run: Run) -> None:
   Writes checkpoints, metrics and, last, the manifest.
 
   Raises:
-    UserError: the loss is not finite or too often bad, or memory ran out.
-    preemption.Stopped: a signal asked for it; a checkpoint is written.
+    UserError: a step is bad, or device memory ran out.
+    preemption.Stopped: a signal stopped the run; a checkpoint is written.
   """
   begun = time.time()
   run = _begin(run)
@@ -48,7 +55,7 @@ def train(run: Run) -> None:
     session.saved.wait()
     distributed.barrier(f'the last checkpoint of {run.name}')
     _finish(session, state)
-    # No step has seen a signal that came now, and the next run must not start.
+    # A signal that comes now reaches no step, but must stop the next run.
     stop = preemption.is_asked()
     asked = distributed.all_gather(f'the end of {run.name}', stop)
   if any(asked):
@@ -60,7 +67,7 @@ def _hooks(session: Session) -> list[Hook]:
   run = session.run
   watchdog = hooks_lib.Watchdog(run.name, run.training.watchdog_minutes)
   return [
-    watchdog,  # A step, an evaluation and a checkpoint have the minutes each.
+    watchdog,  # Each step, evaluation and checkpoint has the full minutes.
     hooks_lib.BadSteps(session),
     hooks_lib.Metrics(session),
     hooks_lib.Evaluate(session),
@@ -79,14 +86,15 @@ def _take_steps(
   """Takes the steps that are left, and calls all hooks after each."""
   first, last = session.first, session.run.training.num_steps
   batches = session.run.reader.batches(first, last, program.sequences)
-  # Number and metrics of a step whose hooks are still to be called.
+  # Number and metrics of a step whose hooks have not been called yet.
   waiting: tuple[int, Any] | None = None
   for number in range(first + 1, last + 1):
     with session.timing.waiting('input'):
       batch = next(batches)
     asked = [hook.request() for hook in hooks]
     requests = [name in asked for name in HOST_REQUESTS]
-    state, on_device = program.step(state, program.put(batch, requests))
+    step = program.step_for(batch)
+    state, on_device = step(state, program.put(batch, requests))
     if waiting:
       _call(hooks, *waiting, None)
     waiting = number, on_device
@@ -140,21 +148,54 @@ def _open(
     training.max_checkpoints,
     training.keep_checkpoints_every,
     artifact.write_file,
+    run.finished_step,
+    run.kept_steps,
   )
   stack.enter_context(contextlib.closing(saved))
   if first:
-    rest = {name: program.shapes[name] for name in STATE_ITEMS}
-    items = {'params': program.shapes['params'], 'rest': rest}
-    items = saved.restore(first, items)
-    state = {'params': items['params'], **items['rest']}
+    state = _state_of(saved.restore(first, _items(program)))
     logger.info('%s: resumed at step %d', run.name, first)
+  elif run.start:
+    first = run.start.step
+    state, facts = _take_over(run, run.start, program)
   else:
     state = program.init(run.seed)
+    if run.initial:
+      del state['params']  # Both may be more than a device holds.
+      state['params'] = references.load(run.initial, run.mesh)
+      logger.info('%s: starts from %s', run.name, run.initial.path)
   writer = _open_metrics(run, first, facts)
   stack.enter_context(contextlib.closing(writer))
   timing = _open_timing(run, first, begun)
   stack.enter_context(contextlib.closing(timing))
   return Session(run, first, saved, writer, timing), state
+
+
+def _items(program: Program) -> dict[str, Any]:
+  """The items of a checkpoint, as `Checkpoints.restore` takes them."""
+  rest = {name: program.shapes[name] for name in STATE_ITEMS}
+  return {'params': program.shapes['params'], 'rest': rest}
+
+
+def _state_of(items: Mapping[str, Any]) -> State:
+  return {'params': items['params'], **items['rest']}
+
+
+def _take_over(
+  run: Run, start: Start, program: Program
+) -> tuple[State, dict[str, Any]]:
+  """The state of another run at a step, and the facts on its metrics.
+
+  The run has the metrics of the other one up to that step, as if it had taken
+  these steps itself.
+  """
+  items, facts = checkpoints.read(
+    start.path, start.step, _items(program), run.artifact.job
+  )
+  if distributed.index() == 0:
+    metrics.copy(start.path, facts, run.artifact)
+  logger.info('%s: starts from step %d of %s', run.name, start.step, start.path)
+  return _state_of(items), facts
 
 
 def _open_metrics(
@@ -188,7 +229,7 @@ def _open_timing(run: Run, first: int, begun: float) -> Timing:
 def _finish(session: Session, state: State) -> None:
   """Writes the manifest of a finished run."""
   run, steps = session.run, session.run.training.num_steps
-  digest = checkpoints.params_hash(state['params'])
+  digest = digests.params_hash(state['params'])
   if distributed.index() == 0:
     session.writer.sync()
     run.artifact.finish(
@@ -200,19 +241,22 @@ def _finish(session: Session, state: State) -> None:
       vocabulary=run.vocabulary,
       vocab_size=run.vocab_size,
       **run.reader.facts(steps),
+      # Which another run has taken.
+      **({'shared_steps': run.start.step} if run.start else {}),
       tokens=steps * run.training.tokens_per_step,
       flops=steps * run.flops_per_step,
       devices=jax.device_count(),
       platform=jax.devices()[0].platform,
     )
   distributed.barrier(f'the manifest of {run.name}')
+  session.saved.keep_step = 0
 
 
 def oom_as_user_error(run: Run) -> contextlib.AbstractContextManager[None]:
-  """Turns a lack of device memory into a message with a step that fits.
+  """Turns a lack of device memory into a message with options that fit.
 
-  That step computes the same, with more gradient accumulation or with more
-  rematerialization. A run that has begun may go on with it.
+  A step with these options computes the same values, with more gradient
+  accumulation or more rematerialization. A run that has begun may use them.
 
   Raises:
     UserError: device memory ran out in this block.
@@ -254,5 +298,7 @@ def _smaller(run: Run) -> Iterator[tuple[ModelConfig, TrainingConfig]]:
     training = dataclasses.replace(training, gradient_accumulation_steps=parts)
     yield model, training
     parts *= 2
+  if model.remat == 'auto':  # The step tries all policies.
+    return
   for policy in REMAT[REMAT.index(model.remat) + 1 :]:
     yield dataclasses.replace(model, remat=policy), training

@@ -2,8 +2,7 @@
 
 `metrics.jsonl` is the record. Each checkpoint, and the manifest of the run,
 hold its size and checksum at that time. A file that has grown since is sound.
-A file whose beginning has changed is refused. All other sinks are copies to
-look at.
+A file whose beginning has changed is refused. All other sinks are copies.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import files
+from infoprune_jax.runtime import files, progress
 from infoprune_jax.runtime.append_log import AppendLog
 from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.progress import logger
@@ -34,12 +33,12 @@ WANDB_PROJECT = 'infoprune_jax'  # Unless the environment has WANDB_PROJECT.
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
-  """What a sink is told of the run that it is opened for."""
+  """Facts of the run that a sink is opened for."""
 
   artifact: Artifact
   name: str  # for the user: 'train top80 seed 0'
   workdir: str
-  first_step: int = 1  # of those that this process trains
+  first_step: int = 1  # the first step that this process trains
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -47,10 +46,10 @@ class Sink(Protocol):
   """A place that metrics are written to."""
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Adds values of one step, which is not below the step of the last call."""
+    """Adds values of one step; steps do not decrease from call to call."""
 
   def sync(self) -> None:
-    """Returns when all values so far outlive this process."""
+    """Returns when all values so far are stored."""
 
   def close(self) -> None:
     """Syncs and closes."""
@@ -78,7 +77,7 @@ class JsonLines(_FileSink):
 
     Args:
       artifact: The run.
-      facts: `facts()` as of the checkpoint; None or empty for a new run.
+      facts: `facts()` at the checkpoint; None or empty for a new run.
 
     Raises:
       UserError: the lines before the checkpoint are damaged.
@@ -86,7 +85,7 @@ class JsonLines(_FileSink):
     path = f'{artifact.path}/{FILE}'
     data = _read_prefix(artifact.path, facts, artifact.job) if facts else b''
     if data is None:
-      logger.warning('%s is missing: the curve starts here', path)
+      logger.warning('%s is missing: metrics start at this step', path)
       data = b''
     self._sha256, self._bytes = hashlib.sha256(data), len(data)
     self._log = AppendLog(path, data, artifact.write_file)
@@ -106,8 +105,8 @@ class JsonLines(_FileSink):
 class TensorBoard(_FileSink):
   """One event file for each process that trains the run.
 
-  tensorboardX writes through a thread, to paths only. This file is written
-  by `AppendLog`: at once, and also to an object store.
+  tensorboardX writes through a thread, and only to paths. `AppendLog` writes at
+  once, and also to an object store.
   """
 
   def __init__(self, run: RunInfo):
@@ -131,12 +130,12 @@ class TensorBoard(_FileSink):
 
 
 def _event_types() -> Any:
-  """Protocol buffers, whose classes exist from their import on only."""
+  """Protocol buffers; their classes exist only after the import."""
   return importlib.import_module('tensorboardX.proto.event_pb2')
 
 
 def _event(**fields: Any) -> bytes:
-  """An `Event` of now, as a TFRecord: length and content, each with a CRC."""
+  """An `Event` at this time, as a TFRecord: length and content, with CRCs."""
   from tensorboardX.record_writer import masked_crc32c
 
   data = (
@@ -148,7 +147,7 @@ def _event(**fields: Any) -> bytes:
 
 
 class WeightsAndBiases:
-  """One W&B run, which goes on when training is killed and started again.
+  """One W&B run, which continues when training is killed and started again.
 
   `wandb.jsonl` in the folder of the run holds the id of the W&B run and the
   last step that W&B has. Steps that training repeats after a kill are not sent
@@ -174,7 +173,7 @@ class WeightsAndBiases:
         id=self._id,
         resume='allow',
         config=dict(run.config),
-        allow_val_change=True,  # Such as num_steps of a longer run.
+        allow_val_change=True,  # For example num_steps of a longer run.
         settings=wandb.Settings(console='off'),
       )
     except wandb.Error as error:
@@ -191,7 +190,7 @@ class WeightsAndBiases:
     )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Collects the values of a step, which are one sequence of W&B."""
+    """Collects the values of a step, which are one record in W&B."""
     if step != self._step:
       self._send()
     self._step = step
@@ -242,6 +241,7 @@ class StandardOutput:
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Prints the values."""
     text = ', '.join(f'{name} {value:.6g}' for name, value in values.items())
+    progress.wipe()
     print(f'{self._name}: step {step}: {text}', flush=True)
 
   def sync(self) -> None:
@@ -251,7 +251,7 @@ class StandardOutput:
     """Does nothing."""
 
 
-# By the name that `TrainingConfig.metric_sinks` has for it.
+# By name in `TrainingConfig.metric_sinks`.
 SINKS: Mapping[str, Callable[[RunInfo], Sink]] = {
   'tensorboard': TensorBoard,
   'wandb': WeightsAndBiases,
@@ -287,7 +287,7 @@ class MetricsWriter:
       sink.write(step, values)
 
   def facts(self) -> dict[str, Any] | None:
-    """`JsonLines.facts`, or None where this process writes nothing."""
+    """`JsonLines.facts`, or None if this process writes nothing."""
     return self._record.facts() if self._record else None
 
   def sync(self) -> None:
@@ -303,7 +303,7 @@ class MetricsWriter:
 
 
 def check_sinks(names: Sequence[str], section: str) -> None:
-  """Raises `UserError` unless what the sinks need is installed.
+  """Raises `UserError` unless the packages of the sinks are installed.
 
   Args:
     names: `TrainingConfig.metric_sinks`.
@@ -341,8 +341,25 @@ def read(
   return [json.loads(line) for line in data.splitlines()]
 
 
+def copy(run: str, facts: Mapping[str, Any], artifact: Artifact) -> None:
+  """Copies the lines before a checkpoint of a run to another run.
+
+  Args:
+    run: The folder of the run.
+    facts: `JsonLines.facts()` at the checkpoint.
+    artifact: The other run.
+
+  Raises:
+    UserError: the lines are damaged.
+  """
+  data = _read_prefix(run, facts, artifact.job)
+  if data is not None:
+    path = f'{artifact.path}/{FILE}'
+    artifact.write_file(path, lambda file: file.write(data))
+
+
 def _read_prefix(run: str, facts: Mapping[str, Any], job: str) -> bytes | None:
-  """The bytes that the facts are of; None if the file is missing."""
+  """The bytes that the facts describe; None if the file is missing."""
   try:
     data = files.read_bytes(f'{run}/{FILE}')[: facts['bytes']]
   except FileNotFoundError:
@@ -360,5 +377,5 @@ def _read_prefix(run: str, facts: Mapping[str, Any], job: str) -> bytes | None:
 def _repair_hint(run: str, job: str) -> str:
   return (
     f'Delete {run}/{FILE} and {run}/manifest.json and run --job={job} again to '
-    f'go on without the curve so far, or delete {run} to train again.'
+    f'continue without the metrics so far, or delete {run} to train again.'
   )

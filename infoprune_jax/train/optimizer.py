@@ -1,4 +1,4 @@
-"""The optimizers and their schedules, out of optax."""
+"""The optimizers and their schedules, made with optax."""
 
 import math
 from collections.abc import Callable
@@ -11,18 +11,18 @@ import optax.contrib
 
 from infoprune_jax.config.training import TrainingConfig
 
-MUON_RMS = 0.2  # As arXiv 2502.16982 measured it of AdamW.
+MUON_RMS = 0.2  # Of AdamW's updates, as measured by arXiv 2502.16982.
 
 
 def learning_rate_schedule(config: TrainingConfig) -> optax.Schedule:
   """Linear warm-up from zero to the peak, then `config.schedule`.
 
   Args:
-    config: With its budget in steps.
+    config: The training, with its budget in steps.
   """
   peak, steps = config.learning_rate, config.num_steps
   end = peak * config.final_learning_rate_ratio
-  # A run that only warms up has no step after it.
+  # A run may end with its warm-up.
   rest = max(1, steps - config.warmup_steps)
   if config.schedule == 'cosine':
     return optax.warmup_cosine_decay_schedule(
@@ -45,12 +45,19 @@ def learning_rate_schedule(config: TrainingConfig) -> optax.Schedule:
 
 
 def decays(logical_axes: tuple[str, ...]) -> bool:
-  """Whether a parameter is a matrix: by its axes, as stacking adds one.
+  """Whether weight decay applies: to matrices, by their logical axes.
 
-  The embedding counts as one. It is also the head if tied, and without decay
-  the rows of rare tokens would stay at their initial values.
+  Biases and scales of heads have two axes, and neither is `embed`. The embedding
+  counts as a matrix: if tied it is also the head, and without decay the vectors
+  of rare tokens would stay at their initial values.
   """
-  return len([axis for axis in logical_axes if axis != 'layers']) > 1
+  axes = [axis for axis in logical_axes if axis != 'layers']
+  return len(axes) > 1 and 'embed' in axes
+
+
+def _is_table(logical_axes: tuple[str, ...]) -> bool:
+  """Whether a matrix has a vector for each token or position."""
+  return 'vocab' in logical_axes or 'positions' in logical_axes
 
 
 def in_out_axes(
@@ -58,7 +65,7 @@ def in_out_axes(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
   """The input axes and the output axes of a layer's matrix.
 
-  One side is `embed`; the other may be several axes, as of attention's heads.
+  One side is `embed`. The other may be several axes, such as attention heads.
 
   >>> in_out_axes(('layers', 'heads', 'head_dim', 'embed'))
   ((1, 2), (3,))
@@ -74,11 +81,11 @@ def make(
 ) -> optax.GradientTransformation:
   """Clipping by the global norm, an optimizer, and decoupled weight decay.
 
-  Each layer takes the step that it would take alone, stacked or not.
+  The update of each layer is the same, stacked or not.
 
   Args:
     config: Rates and betas.
-    param_axes: The parameters' tree, of tuples of logical axes.
+    param_axes: The tree of parameters, with tuples of logical axes.
   """
   mask = _map_axes(decays, param_axes)
   clip = optax.clip_by_global_norm(config.max_grad_norm)
@@ -122,7 +129,7 @@ def _map_axes(
 def _adafactor(
   config: TrainingConfig, param_axes: Any
 ) -> optax.GradientTransformation:
-  """Second moments by rows and columns of each layer's matrices."""
+  """Adafactor: second moments by rows and columns of each layer's matrices."""
   del config
   alone = optax.chain(
     optax.scale_by_factored_rms(),
@@ -153,8 +160,8 @@ def _adafactor(
 
 
 def _matrix(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-  """A layer's matrix, or a stack, with one input axis and one output axis."""
-  if not decays(axes) or 'vocab' in axes:
+  """A matrix, or a stack of them, with one input axis and one output axis."""
+  if not decays(axes) or _is_table(axes):
     return x
   rows, columns = in_out_axes(axes)
   size = [math.prod(x.shape[axis] for axis in side) for side in (rows, columns)]
@@ -164,10 +171,10 @@ def _matrix(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
 def _muon(
   config: TrainingConfig, param_axes: Any
 ) -> optax.GradientTransformation:
-  """Momentum made orthogonal, for matrices of layers; Adam for the rest."""
+  """Muon: orthogonalized momentum for matrices of layers, Adam for the rest."""
 
   def dimension_numbers(axes: tuple[str, ...]) -> Any:
-    if not decays(axes) or 'vocab' in axes:
+    if not decays(axes) or _is_table(axes):
       return optax.MaskedNode()
     return optax.contrib.MuonDimensionNumbers(*in_out_axes(axes))
 
@@ -196,6 +203,6 @@ def _muon(
 def _rescale_to_adam(
   x: jax.Array, dimensions: optax.contrib.MuonDimensionNumbers
 ) -> jax.Array:
-  """Scales orthogonal matrices to the root mean square of Adam's steps."""
+  """Scales orthogonal matrices to the root mean square of Adam's updates."""
   sizes = [math.prod(x.shape[n] for n in np.ravel(axes)) for axes in dimensions]
   return MUON_RMS * math.sqrt(max(sizes)) * x

@@ -2,31 +2,33 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
-import numpy as np
-
-from infoprune_jax.batches import loader
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.model import RUNTIME_ONLY_FIELDS, ModelConfig
 from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import quiet_tensorflow
 from infoprune_jax.evaluate import perplexity
 from infoprune_jax.model import checkpoints, flops, mesh as mesh_lib
 from infoprune_jax.model.checkpoints import RunManifest
 from infoprune_jax.runtime import artifacts, distributed, files, manifests
-from infoprune_jax.runtime.options import options_of
-from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.options import UNKNOWN, options_of
+from infoprune_jax.runtime.progress import logger, quantity
 from infoprune_jax.runtime.workdir import reference_dir, run_dir, scores_dir
-from infoprune_jax.selection.keep_set import KeepSet, selection_name
+from infoprune_jax.score import references
+from infoprune_jax.score.references import PlannedModel, Reference
+from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.tokens import folds as folds_lib
 from infoprune_jax.tokens.tables import ScoreManifest
+from infoprune_jax.tokens.token_excess import CountedTokens
 from infoprune_jax.tokens.token_store import TokenStore
-from infoprune_jax.train import loop
+from infoprune_jax.train import branches, loop, readers, token_weights
+from infoprune_jax.train.branches import Start
 from infoprune_jax.train.hooks import Run
+from infoprune_jax.train.readers import Kept
 
-# Two runs that differ in these alone take the same steps, as far as both go.
+# Runs that differ only in these options take the same steps, up to the shorter.
 _NOT_FINGERPRINTED = (
   'gradient_accumulation_steps',
   'num_steps',
@@ -47,80 +49,178 @@ _NOT_FINGERPRINTED = (
 
 @dataclasses.dataclass(frozen=True)
 class _Spec:
-  """What decides one run, and where it lies."""
+  """One run to train."""
 
   name: str  # for the user
-  path: str
-  job: str
+  artifact: artifacts.Artifact
   model: ModelConfig
+  vocab_size: int
   training: TrainingConfig
   seed: int
-  inputs: dict[str, str]  # fingerprints, by artifact
+  kept: Mapping[int, Kept]  # see `readers.open_reader`
+  initial: Reference | None = None  # the model to start from
+  start: Start | None = None
+  kept_steps: Collection[int] = ()
+  counted: CountedTokens | None = None  # tokens in the loss; None for all
 
 
-def run_reference(config: Config, workdir: str) -> None:
+def describe_reference(
+  config: Config, workdir: str, fold: int, inputs: Mapping[str, str]
+) -> artifacts.Artifact:
+  """The run of a reference model, made from these inputs."""
+  section = config.reference
+  name = 'reference' if section.folds == 1 else f'reference fold {fold}'
+  return artifacts.Artifact(
+    reference_dir(workdir, fold, section.folds),
+    f'run {name!r}',
+    'reference',
+    run_options(section.model, section.training, section.seed),
+    inputs,
+    sections={'': 'reference'},
+  )
+
+
+def describe_arm(
+  config: Config,
+  workdir: str,
+  model: ModelConfig | None,
+  arm: str,
+  seed: int,
+  num_steps: int | None,
+  inputs: Mapping[str, str],
+) -> artifacts.Artifact:
+  """The run of an arm and seed.
+
+  Args:
+    config: The experiment.
+    workdir: Where the run goes.
+    model: That of all arms; None if it is not known here.
+    arm: The arm.
+    seed: The seed.
+    num_steps: Its steps; None if they are not known.
+    inputs: What the run is made from, by fingerprints.
+  """
+  return artifacts.Artifact(
+    run_dir(workdir, arm, seed),
+    f"run 'train {arm} seed {seed}'",
+    'train',
+    {
+      **run_options(model, config.train.training, seed),
+      **branches.options(config, arm, num_steps),
+      **token_weights.options(config, arm),
+    },
+    inputs,
+    sections={
+      '': f'select.arms.{arm}',
+      'model': 'model',
+      'token_weights': f'train.token_weights.{arm}',
+      'training': 'train.training',
+      'seed': 'train.seeds',
+      'inputs.initial': 'train.init_from',
+    },
+  )
+
+
+def run_reference(
+  config: Config, workdir: str, *, extend: bool = False
+) -> None:
   """Trains the reference model, or one for each fold.
 
+  Args:
+    config: The experiment.
+    workdir: Where the token store is.
+    extend: Whether finished runs with fewer steps go on.
+
   Raises:
-    UserError: the token store is missing, or the run there is another's.
+    UserError: the token store is missing, or the run there has other options.
   """
   section = config.reference
   if not section.is_trained:
-    logger.info('reference: given, nothing to train')
+    logger.info('reference: the model is given, nothing to train')
     return
   store = TokenStore.open(workdir)
   training = in_steps(
     section.training, section.model, store.vocab_size, 'reference.training'
   )
+  inputs = {'token_store': store.fingerprint}
   for fold in range(section.folds):
-    spec = _Spec(
-      'reference' if section.folds == 1 else f'reference fold {fold}',
-      reference_dir(workdir, fold, section.folds),
-      'reference',
-      section.model,
-      training,
-      section.seed,
-      {'token_store': store.fingerprint},
-    )
-    keep = [
+    kept = [
       folds_lib.trained_documents(store.shard(p), fold, section.folds)
       for p in range(store.num_shards)
     ]
-    _train(config, workdir, store, spec, keep)
+    spec = _Spec(
+      'reference' if section.folds == 1 else f'reference fold {fold}',
+      describe_reference(config, workdir, fold, inputs),
+      section.model,
+      store.vocab_size,
+      training,
+      section.seed,
+      {0: kept},
+      kept_steps=section.kept_steps,
+    )
+    if not _train(config, workdir, store, spec, extend):
+      logger.info('%s: finished before, skipped', spec.name)
 
 
-def run_arms(config: Config, workdir: str) -> None:
+def run_arms(config: Config, workdir: str, *, extend: bool = False) -> None:
   """Trains every arm for every seed.
+
+  Args:
+    config: The experiment.
+    workdir: Where the token store and the keep sets are.
+    extend: Whether finished runs with fewer steps go on.
 
   Raises:
     UserError: a keep set is missing or was made for another token store.
   """
   store = TokenStore.open(workdir)
+  initial = references.initial_model(config)
+  model = references.arm_model(
+    config, store.vocab_size, store.manifest['inputs']['vocabulary']
+  )
+  of_all = in_steps(
+    config.train.training, model.model, model.vocab_size, 'train.training'
+  )
   training = {
-    arm: _training_of_arm(config, workdir, store, arm) for arm in config.arms
+    arm: _training_of_arm(config, workdir, model, of_all, arm)
+    for arm, _ in config.runs
   }
-  runs = [(arm, seed) for arm in config.arms for seed in config.train.seeds]
+  steps, shards = of_all.num_steps, range(store.num_shards)
   keep_sets = {
-    (arm, seed): KeepSet.open(
-      workdir, selection_name(config.select.arms[arm], arm, seed), store
-    )
-    for arm, seed in runs
+    (arm, seed): {
+      name: KeepSet.open(workdir, selection, store)
+      for name, selection in branches.keep_sets(config, arm, seed).items()
+    }
+    for arm, seed in branches.in_order(config)
   }
-  for (arm, seed), keep_set in keep_sets.items():
+  skipped = 0
+  for (arm, seed), by_name in keep_sets.items():
+    counted = token_weights.open_counted(config, workdir, store, arm)
+    inputs = {
+      'token_store': store.fingerprint,
+      **{name: one.manifest['fingerprint'] for name, one in by_name.items()},
+      **({'initial': initial.fingerprint} if initial else {}),
+      **({'scores': counted.manifest['fingerprint']} if counted else {}),
+    }
+    kept = [[one.doc_indices(n) for n in shards] for one in by_name.values()]
     spec = _Spec(
       f'train {arm} seed {seed}',
-      run_dir(workdir, arm, seed),
-      'train',
-      config.model,
+      describe_arm(config, workdir, model.model, arm, seed, steps, inputs),
+      model.model,
+      model.vocab_size,
       training[arm],
       seed,
-      {
-        'token_store': store.fingerprint,
-        'keep_set': keep_set.manifest['fingerprint'],
-      },
+      dict(zip(branches.phase_steps(config, arm, steps), kept, strict=True)),
+      initial,
+      branches.start(config, workdir, arm, seed, steps),
+      branches.kept_steps(config, arm, steps),
+      counted,
     )
-    keep = [keep_set.doc_indices(part) for part in range(store.num_shards)]
-    _train(config, workdir, store, spec, keep)
+    skipped += not _train(config, workdir, store, spec, extend)
+  if skipped:
+    logger.info(
+      'train: %d of %d runs finished before, skipped', skipped, len(keep_sets)
+    )
 
 
 def in_steps(
@@ -137,70 +237,81 @@ def in_steps(
   if in_steps != training:
     tokens = in_steps.tokens_per_step
     logger.info(
-      '%s.%s: %d steps of %d tokens, %.3g FLOPs, whole steps only',
+      '%s.%s: %d whole steps of %d tokens, %s',
       section,
       training.budget,
       in_steps.num_steps,
       tokens,
-      in_steps.num_steps * tokens * per_token,
+      quantity(in_steps.num_steps * tokens * per_token, 'FLOP'),
     )
   return in_steps
 
 
 def _training_of_arm(
-  config: Config, workdir: str, store: TokenStore, arm: str
+  config: Config,
+  workdir: str,
+  model: PlannedModel,
+  training: TrainingConfig,
+  arm: str,
 ) -> TrainingConfig:
-  """The budget of an arm: equal tokens, or for 'all_plus_reference' equal total FLOPs.
-
-  An arm of everything also gets the steps that the reference models and scoring
-  cost the others.
-  """
-  training = in_steps(
-    config.train.training, config.model, store.vocab_size, 'train.training'
-  )
-  if not any(
-    rule.keep == 'all_plus_reference' for rule in config.select.arms[arm]
-  ):
-    return training
-  scores = cast(
-    ScoreManifest,
-    manifests.open_finished(scores_dir(workdir), 'score table', 'score'),
-  )
-  spent = scores['flops'] + scores['reference']['flops']
-  a_step = training.tokens_per_step * flops.training_flops_per_token(
-    config.model, store.vocab_size, training.sequence_length
-  )
-  extra = int(spent // a_step)
-  logger.info(
-    'train %s: %d more steps, for the FLOPs of reference and scoring',
-    arm,
-    extra,
-  )
+  """The training of an arm, from that of all arms in steps."""
+  extra = 0
+  training = branches.training(config, arm, training)
+  if is_longer(config, arm):
+    scores = cast(
+      ScoreManifest,
+      manifests.open_finished(scores_dir(workdir), 'score table', 'score'),
+    )
+    extra = extra_steps(training, model, scores)
+    logger.info(
+      'train %s: %d more steps than the other arms, for the FLOPs that the '
+      'reference model and scoring cost them',
+      arm,
+      extra,
+    )
+    if not scores['reference']['flops']:
+      logger.warning(
+        'train %s: what the training of the reference model cost is not known, '
+        'as it was trained elsewhere. Only scoring is counted',
+        arm,
+      )
   return dataclasses.replace(training, num_steps=training.num_steps + extra)
 
 
-def _train(
-  config: Config,
-  workdir: str,
-  store: TokenStore,
-  spec: _Spec,
-  keep: list[np.ndarray],
-) -> None:
-  """Trains one run on the documents kept, unless it is finished."""
-  name, training = spec.name, spec.training
-  options = run_options(spec.model, training, spec.seed)
-  artifact = artifacts.Artifact(
-    spec.path, f'run {name!r}', spec.job, options, spec.inputs
+def is_longer(config: Config, arm: str) -> bool:
+  """Whether an arm trains for equal total FLOPs, not for equal tokens.
+
+  'all_plus_reference' gets more steps, for the FLOPs that the reference model
+  and scoring cost the other arms.
+  """
+  rules = config.select.arms.get(arm, ())
+  return any(rule.keep == 'all_plus_reference' for rule in rules)
+
+
+def extra_steps(
+  training: TrainingConfig, model: PlannedModel, scores: ScoreManifest
+) -> int:
+  """The steps that an arm has more if it `is_longer`."""
+  spent = scores['flops'] + scores['reference']['flops']
+  a_step = training.tokens_per_step * flops.training_flops_per_token(
+    model.model, model.vocab_size, training.sequence_length
   )
+  return int(spent // a_step)
+
+
+def _train(
+  config: Config, workdir: str, store: TokenStore, spec: _Spec, extend: bool
+) -> bool:
+  """Trains one run; returns False if it is finished."""
+  name, training, artifact = spec.name, spec.training, spec.artifact
   is_first = distributed.index() == 0
-  with files.lock(spec.path) if is_first else contextlib.nullcontext():
+  with files.lock(artifact.path) if is_first else contextlib.nullcontext():
     step = distributed.on_first(
       f'how far {name} has gone', lambda: _last_step(artifact)
     )
     if step == training.num_steps:
-      logger.info('%s: finished before, skipped', name)
-      return
-    _check_longer(spec, step)
+      return False
+    _check_longer(spec, step, extend)
     mesh = mesh_lib.make_mesh(config.mesh)
     run = Run(
       name,
@@ -209,30 +320,46 @@ def _train(
       spec.model,
       training,
       spec.seed,
-      _reader(workdir, store, spec, keep),
-      perplexity.make_curve(config.evaluate, spec.model, store, mesh),
-      store.vocab_size,
+      readers.open_reader(
+        name, store, workdir, spec.kept, training, spec.seed, spec.counted
+      ),
+      perplexity.make_curve(
+        config.evaluate, spec.model, spec.vocab_size, store, mesh
+      ),
+      spec.vocab_size,
       store.manifest['inputs']['vocabulary'],
       mesh,
+      spec.initial,
+      step,
+      spec.start,
+      spec.kept_steps,
     )
     loop.train(run)
+    return True
 
 
-def _check_longer(spec: _Spec, step: int) -> None:
-  """Checks that a run may go on from the step where it once finished.
+def _check_longer(spec: _Spec, step: int, extend: bool) -> None:
+  """Checks that a finished run may continue to the budget of the config.
 
   Raises:
-    UserError: it has gone further than the config asks.
+    UserError: it may not, or has more steps than the config asks for.
   """
   training = spec.training
-  if step > training.num_steps:
+  if step and (step > training.num_steps or not extend):
+    repair_hint = (
+      'A finished run cannot become shorter.'
+      if step > training.num_steps
+      else '--extend continues it.'
+    )
     raise UserError(
-      f'{spec.path} has gone {step} steps, further than num_steps='
-      f'{training.num_steps}: use another --workdir, or ask for as many.'
+      f'The run in {spec.artifact.path} is finished, and does not belong to '
+      f'this config: num_steps {step} -> {training.num_steps}. {repair_hint} '
+      '--stale=redo deletes it and trains it from the start. Otherwise set '
+      'the steps back, or use another --workdir.'
     )
   if step and training.schedule != 'constant':
     logger.warning(
-      '%s: ended at step %d, where its learning rate had fallen, and goes on '
+      '%s: ended at step %d, where its learning rate had fallen, and continues '
       "to %d with the longer run's schedule=%r: its first steps are not those "
       'of a run of %d steps from the start',
       spec.name,
@@ -244,44 +371,25 @@ def _check_longer(spec: _Spec, step: int) -> None:
 
 
 def _last_step(artifact: artifacts.Artifact) -> int:
-  """The step of a finished run, or 0; a kill's leftovers are deleted."""
+  """The step of a finished run, or 0; deletes leftovers of killed processes."""
   manifest = artifact.finished()
   step = cast(RunManifest, manifest)['step'] if manifest else 0
   checkpoints.delete_leftovers(artifact.path)
   return step
 
 
-def _reader(
-  workdir: str, store: TokenStore, spec: _Spec, keep: list[np.ndarray]
-) -> loader.Reader:
-  """The reader that the config names, over the documents kept."""
-  training = spec.training
-  options = {
-    'sequence_length': training.sequence_length,
-    'batch_size': training.batch_size,
-    'seed': spec.seed,
-    'mixture': training.mixture,
-  }
-  try:
-    if training.reader == 'grain':
-      schedule = training.mixture_schedule
-      return loader.grain_reader(store, keep, **options, schedule=schedule)
-    # TensorFlow takes seconds to import, and a machine may do without it.
-    quiet_tensorflow.import_seqio()
-    from infoprune_jax.seqio_tasks import seqio_reader
-
-    return seqio_reader.seqio_reader(spec.name, store, workdir, keep, **options)
-  except UserError as error:
-    raise UserError(f'{spec.name}: {error}') from None
-
-
 def run_options(
-  model: ModelConfig, training: TrainingConfig, seed: int
+  model: ModelConfig | None, training: TrainingConfig, seed: int
 ) -> dict[str, Any]:
-  """The options that decide the steps of a run: model, training and seed."""
-  options = {'model': options_of(model), 'training': options_of(training)}
-  for name in RUNTIME_ONLY_FIELDS:
-    del options['model'][name]
+  """The options that decide the steps of a run: model, training and seed.
+
+  A model of None equals any.
+  """
+  options = {'model': UNKNOWN, 'training': options_of(training)}
+  if model:
+    options['model'] = options_of(model)
+    for name in RUNTIME_ONLY_FIELDS:
+      del options['model'][name]
   for name in _NOT_FINGERPRINTED:
     del options['training'][name]
   return {**options, 'seed': seed}

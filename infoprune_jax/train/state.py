@@ -1,4 +1,4 @@
-"""The train state and the compiled step, one for every run of a shape."""
+"""The train state and the compiled step, shared by runs of one shape."""
 
 import dataclasses
 import functools
@@ -13,21 +13,17 @@ import optax
 from infoprune_jax.batches import packing
 from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.config.training import TrainingConfig
-from infoprune_jax.model import (
-  attention,
-  backends,
-  network,
-  partitioning,
-)
+from infoprune_jax.model import backends, network, partitioning
+from infoprune_jax.model.kernels import gpu_attention
 from infoprune_jax.model.mesh import Mesh
-from infoprune_jax.train import optimizer
+from infoprune_jax.train import memory, optimizer
 
-# Initialization runs once. XLA would optimize its random numbers for long.
+# Initialization runs once, so XLA need not spend time to optimize it.
 INIT_COMPILER_OPTIONS: Any = {'xla_backend_optimization_level': 0}
 
 # Requests that a process may send to all, together with its batch.
 HOST_REQUESTS = ('stop', 'save')
-# Of the running mean of the loss. No loss counts as a spike in the first steps.
+# Steps of the running mean of the loss. The first steps are never spikes.
 MEAN_DECAY, SETTLED_AFTER = 0.98, 50
 
 # 'params', 'opt_state', 'step' (int32) and 'loss_mean' (float32).
@@ -42,15 +38,37 @@ Gradients = Callable[[Any, Batch], tuple[Scalars, Any]]
 class Program:
   """Initialization and training step, compiled for a mesh.
 
-  `compile_program` caches it: all arms and seeds share one, and the reference
-  model does if it has the same shape.
+  `compile_program` caches programs: all arms and seeds share one, and so does a
+  reference model of the same shape.
   """
 
   mesh: Mesh
   shapes: State  # of jax.ShapeDtypeStruct, with shardings
   init: Any  # seed -> State
   step: Any  # (State, batch) -> (State, metrics); the state is donated
-  sequences: np.ndarray  # of a global batch: which ones this process feeds
+  sequences: np.ndarray  # of a global batch: those that this process feeds
+  micro_batches: int  # of a batch
+  segment_limit: int  # of `step`; 0 for an attention that needs none
+  with_limit: Callable[[int], 'Program']  # the same program for another limit
+
+  def step_for(self, batch: Mapping[str, np.ndarray]) -> Any:
+    """`step`, or one with room for more segments if this batch has too many.
+
+    Args:
+      batch: This host's sequences.
+    """
+    if not self.segment_limit or jax.process_count() > 1:
+      return self.step
+    ids = batch['decoder_segment_ids']
+    # Micro-batch i has every n-th sequence of a device from the i-th on.
+    shape = (partitioning.num_batch_shards(self.mesh), -1, self.micro_batches)
+    mean = gpu_attention.mean_segments(
+      ids.reshape(*shape, ids.shape[1]).swapaxes(1, 2)
+    )
+    if mean <= self.segment_limit:
+      return self.step
+    limit = gpu_attention.segment_limit(mean, growth=2)
+    return self.with_limit(limit).step
 
   def put(
     self,
@@ -69,17 +87,19 @@ def compile_program(
   training: TrainingConfig,
   vocab_size: int,
   mesh: Mesh,
-  max_segments: int = 0,
+  segments: np.ndarray | None = None,
 ) -> Program:
-  """Chooses the attention, and compiles the training of a model.
+  """Chooses how a model is computed, and compiles its training.
+
+  All processes call this together.
 
   Args:
     model: The model.
     training: Its batches and its optimizer.
-    vocab_size: Sequences of the embedding.
-    mesh: Where it is trained.
-    max_segments: No sequence has more segments; 0 if unknown. Only cuDNN's
-      attention uses it, and is faster if it is small.
+    vocab_size: Number of token ids.
+    mesh: The mesh to train on.
+    segments: [sequences] int, the segments of each sequence; None if unknown.
+      Only cuDNN's attention uses them.
 
   Raises:
     UserError: the shapes do not divide over the mesh, or the attention that the
@@ -88,23 +108,55 @@ def compile_program(
   check_batch(mesh, training, 'training')
   model = backends.resolve_training(model, mesh, training.sequence_length)
   limit = 0
-  if model.attention == 'cudnn' and max_segments:
-    limit = attention.segment_limit(max_segments)
+  if model.attention == 'cudnn':
+    limit = _first_limit(training, mesh, segments)
+  model = _choose(model, training, vocab_size, mesh, limit)
   return _compile(model, training, vocab_size, mesh, limit)
 
 
-@functools.lru_cache(maxsize=4)
-def _compile(
+def _first_limit(
+  training: TrainingConfig, mesh: Mesh, segments: np.ndarray | None
+) -> int:
+  """The segment limit of the first program, see `Program.step_for`."""
+  if jax.process_count() > 1:  # All must run one program, for any batch.
+    most = training.sequence_length if segments is None else segments.max()
+    return gpu_attention.segment_limit(int(most) + 1)
+  if segments is None:
+    return gpu_attention.segment_limit(1)
+  # Of the sequences that a device takes at once; few batches have more.
+  parts = training.gradient_accumulation_steps
+  size = training.batch_size / parts / partitioning.num_batch_shards(mesh)
+  mean = segments.mean() + 2 * segments.std() / size**0.5
+  return gpu_attention.segment_limit(int(np.ceil(mean)), growth=2)
+
+
+@functools.lru_cache(maxsize=4)  # A choice is made, and logged, once.
+def _choose(
   model: ModelConfig,
   training: TrainingConfig,
   vocab_size: int,
   mesh: Mesh,
   max_segments: int,
+) -> ModelConfig:
+  def step(model: ModelConfig) -> Any:
+    return _compile(model, training, vocab_size, mesh, max_segments).step
+
+  return memory.choose(model, training, vocab_size, mesh, step)
+
+
+# Programs of one run may differ in their limit.
+@functools.lru_cache(maxsize=8)
+def _compile(
+  model: ModelConfig,
+  training: TrainingConfig,
+  vocab_size: int,
+  mesh: Mesh,
+  segment_limit: int,
 ) -> Program:
   axes = network.param_axes(model, vocab_size)
   transform = optimizer.make(training, axes)
   init = _make_init(model, vocab_size, transform)
-  gradients = _make_gradients(model, training, axes, max_segments)
+  gradients = _make_gradients(model, training, axes, segment_limit)
   step = _make_step(training, gradients, transform)
   shapes = _state_shapes(mesh, init, axes)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
@@ -130,6 +182,9 @@ def _compile(
     lambda seed: compiled_init()(np.uint32(seed)),
     compiled_step,
     partitioning.local_batch_indices(mesh, training.batch_size),
+    training.gradient_accumulation_steps,
+    segment_limit,
+    functools.partial(_compile, model, training, vocab_size, mesh),
   )
 
 
@@ -208,7 +263,7 @@ def _make_step(
 def _keep_old_if(bad: jax.Array, new: State, old: State) -> State:
   """The old arrays after a bad step, else the new ones.
 
-  Counts always go on, as the schedule counts skipped steps, too.
+  Counts are always new, because the schedule counts skipped steps, too.
   """
 
   def choose(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -230,13 +285,13 @@ def _check_loss(
   if training.max_loss_spike:
     spike = loss > training.max_loss_spike * mean
     bad |= spike & (step >= SETTLED_AFTER)
-  # In the first steps it is the plain mean, so that it has no bias.
+  # In the first steps this is the plain mean, which has no bias.
   fraction = jnp.maximum(1 - MEAN_DECAY, 1 / (step + 1.0))
   return bad, jnp.where(bad, mean, mean + fraction * (loss - mean))
 
 
 def check_batch(mesh: Mesh, training: TrainingConfig, section: str) -> None:
-  """Raises `UserError` unless what a device computes at once spreads evenly."""
+  """Raises `UserError` unless a micro-batch spreads evenly over the mesh."""
   parts = training.gradient_accumulation_steps
   partitioning.check_batch(
     mesh,
@@ -250,7 +305,7 @@ def check_batch(mesh: Mesh, training: TrainingConfig, section: str) -> None:
 
 
 def _make_gradients(
-  model: ModelConfig, training: TrainingConfig, axes: Any, max_segments: int
+  model: ModelConfig, training: TrainingConfig, axes: Any, segment_limit: int
 ) -> Gradients:
   """Losses of a batch, as means over its tokens, and their gradients."""
 
@@ -258,7 +313,7 @@ def _make_gradients(
     params: Any, sequences: Batch, weights: jax.Array
   ) -> tuple[jax.Array, Scalars]:
     total, nll, log_z = network.batch_loss(
-      model, params, sequences, weights, training.z_loss, max_segments
+      model, params, sequences, weights, training.z_loss, segment_limit
     )
     means = {'loss': jnp.sum(nll * weights)}
     if training.z_loss:
@@ -269,7 +324,9 @@ def _make_gradients(
     tokens = jnp.maximum(jnp.sum(batch['decoder_loss_weights']), 1)
 
     def of_rows(sequences: Batch) -> tuple[Scalars, Any]:
-      # By the tokens of the whole batch: its parts may have unequal numbers.
+      if segment_limit:
+        sequences = gpu_attention.fewest_segments_first(sequences)
+      # Divides by the tokens of the whole batch: those of parts may differ.
       weights = sequences['decoder_loss_weights'] / tokens
       grads, means = jax.grad(loss, has_aux=True)(params, sequences, weights)
       return means, grads
@@ -288,7 +345,7 @@ def _sum_over_shards(
   parts: int,
   axes: Any,
 ) -> tuple[Scalars, Any]:
-  """Adds up what a function of sequences returns, one part of a batch at a time."""
+  """Sums the results of a function over the micro-batches of a batch."""
 
   def add(total: Any, part: Batch) -> tuple[Any, None]:
     part = jax.tree.map(
@@ -327,7 +384,7 @@ def _state_shapes(
   }
 
   def shape(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    # A path ends with the names of the parameter.
+    # The path ends with the names of the parameter.
     ends = (path[first:] for first in range(len(path)))
     shape, sharding = next(
       (by_path[end] for end in ends if end in by_path), (None, None)

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: rates, waits, and goodput over its restarts.
+"""Times of a run: rates, waits, and goodput over its restarts.
 
 `timing.jsonl` holds times, which differ from run to run. `metrics.jsonl` holds
 the values that are the same in every repetition.
@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from infoprune_jax.runtime import files
@@ -22,7 +22,7 @@ WAITS: tuple[str, ...] = ('input', 'evaluation', 'checkpoint')
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-  """What one step of a run takes."""
+  """The cost of one step of a run."""
 
   tokens: int  # slots of a batch, padding included
   flops: float  # by formula
@@ -30,7 +30,7 @@ class StepCost:
 
 
 class Timing:
-  """Adds up the seconds of a run by what they were spent on."""
+  """Adds up the seconds of a run by activity."""
 
   def __init__(
     self,
@@ -45,8 +45,8 @@ class Timing:
 
     Args:
       run: The folder of the run.
-      first: The step after which it goes on; later lines are dropped.
-      cost: Of a step.
+      first: The step after which the run continues; later lines are dropped.
+      cost: The cost of a step.
       begun: When this process began to work on the run, in seconds since the
         epoch. Compilation and restoring count as time without steps.
       writer: See `files.write_text`; None if another process writes.
@@ -88,8 +88,9 @@ class Timing:
       },
       'goodput': self._productive / max(now - self._begun, 1e-9),
     }
+    rates['flops_per_second'] = steps * self._cost.flops / seconds
     if self._cost.peak:
-      rates['mfu'] = steps * self._cost.flops / seconds / self._cost.peak
+      rates['mfu'] = rates['flops_per_second'] / self._cost.peak
     self._step, self._since = step, now
     self._waited = dict.fromkeys(WAITS, 0.0)
     if self._log:
@@ -113,6 +114,39 @@ class Timing:
       'productive': self._productive,  # seconds in steps that were kept
       **rates,
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class SeenRate:
+  """The rate that a run has reached."""
+
+  run: str  # its folder
+  flops_per_second: float  # of all its devices, with all waits
+
+
+def last_rate(runs: Iterable[str]) -> SeenRate | None:
+  """The rate of the run that trained last; None if no file tells one.
+
+  Args:
+    runs: The folders of runs, which need not exist.
+  """
+  seen = []
+  for run in runs:
+    lines = [x for x in _read(f'{run}/{FILE}') if _tells_rate(x)]
+    # The first line of a process may hold compilation.
+    lines = lines[1:] or lines
+    seconds = sum(line['seconds'] for line in lines)
+    if seconds > 0:
+      done = sum(line['seconds'] * line['flops_per_second'] for line in lines)
+      seen.append((lines[-1]['time'], SeenRate(run, done / seconds)))
+  return max(seen, key=lambda item: item[0])[1] if seen else None
+
+
+def _tells_rate(line: Mapping[str, Any]) -> bool:
+  return all(
+    type(value) is float and 0 < value < math.inf
+    for value in (line.get('seconds'), line.get('flops_per_second'))
+  )
 
 
 def _read(path: str) -> list[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""Whether what is in a workdir is whole, and agrees with the rest of it."""
+"""Checks that the artifacts of a workdir are whole and fit each other."""

@@ -1,16 +1,18 @@
-"""What holds for every artifact: records, checksums, what it was made from."""
+"""The checks of every artifact: records, checksums, options and inputs."""
 
 import dataclasses
 import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from infoprune_jax.config.classifier import PREFIX
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import files, filesystems, manifests
 from infoprune_jax.runtime.files import FileFacts
 from infoprune_jax.runtime.manifests import Manifest
 from infoprune_jax.runtime.options import first_difference
 from infoprune_jax.runtime.workdir import (
+  classifier_dir,
   keep_set_dir,
   near_duplicates_dir,
   reference_dir,
@@ -19,6 +21,8 @@ from infoprune_jax.runtime.workdir import (
   scores_dir,
   statistics_dir,
   token_store_dir,
+  user_table_dir,
+  user_table_input,
 )
 from infoprune_jax.selection import keep_set
 
@@ -27,7 +31,7 @@ _COUNTS = ('num_documents', 'num_examples', 'num_tokens', 'step', 'tokens')
 
 @dataclasses.dataclass(frozen=True)
 class ArtifactStatus:
-  """An artifact, and its manifest where it is finished and sound."""
+  """An artifact, and its manifest if it is finished and sound."""
 
   path: str
   kind: str
@@ -38,12 +42,12 @@ class ArtifactStatus:
 
   @property
   def finished(self) -> Manifest:
-    """The manifest, where there is one."""
+    """The manifest of a finished artifact."""
     assert self.manifest is not None, self.path
     return self.manifest
 
   def summary(self) -> str:
-    """What it is, in a few words."""
+    """The artifact in a few words."""
     if self.manifest is None:
       files_checked = f'{self.num_files} files checked'
       return f'{self.kind}, not finished, {files_checked}{self.note}'
@@ -62,7 +66,7 @@ class ArtifactStatus:
     return manifests.how_to_repair(self.path, name, self.job)
 
   def remake(self) -> str:
-    """What to do where all of it is wrong."""
+    """What to do if the whole artifact is wrong."""
     return f'Delete {self.path} and run --job={self.job} again.'
 
 
@@ -72,7 +76,7 @@ def open_artifact(
   """Reads the manifest, and compares every file with its checksum.
 
   Returns:
-    What the artifact is, and what is wrong with it.
+    The artifact, and its problems.
   """
   problems: list[str] = []
   manifest = None
@@ -101,12 +105,12 @@ def open_artifact(
 def _record_problems(
   status: ArtifactStatus, manifest: Manifest
 ) -> Iterator[str]:
-  """The fingerprint is that of the content, and begun as it is finished."""
+  """Checks the fingerprint, and that `begun.json` and the manifest agree."""
   expected = manifests.content_fingerprint(manifest)
   if manifest['fingerprint'] != expected:
     yield (
       f'{status.path}/{manifests.MANIFEST} has the fingerprint '
-      f'{manifest["fingerprint"]}, its content gives {expected}. '
+      f'{manifest["fingerprint"]}, but its content gives {expected}. '
       f'{status.repair_hint()}'
     )
   begun = manifests.read_begun(status.path, status.job)
@@ -115,8 +119,8 @@ def _record_problems(
       difference := first_difference(manifest[section], begun[section], section)
     ):
       yield (
-        f'{status.path} was begun as another than it was finished: its '
-        f'manifest differs from {manifests.BEGUN}: {difference}. '
+        f'{status.path}: its manifest differs from {manifests.BEGUN}: '
+        f'{difference}. '
         f'{status.remake()}'
       )
 
@@ -125,7 +129,7 @@ def _expected_files(
   status: ArtifactStatus, problems: list[str]
 ) -> dict[str, FileFacts]:
   """The files that the manifest and the markers of shards name."""
-  # A run's manifest names the hash of its parameters, which are no file.
+  # The manifest of a run also has a hash of parameters, which are not a file.
   expected = {
     name: facts
     for name, facts in (status.manifest or {}).get('files', {}).items()
@@ -150,21 +154,21 @@ def _expected_files(
   shards = (status.manifest or {}).get('num_shards')
   if markers and shards is not None and len(markers) != shards:
     problems.append(
-      f'{status.path} has {len(markers)} markers of shards, its manifest says '
-      f'{shards} shards. {status.repair_hint()}'
+      f'{status.path} has {len(markers)} markers of shards, but its manifest '
+      f'says {shards} shards. {status.repair_hint()}'
     )
   return expected
 
 
 def input_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
-  """Yields which inputs of an artifact are not those in the workdir."""
+  """Yields a problem for each input that is not the one in the workdir."""
   inputs = status.finished['inputs']
   for name, path in _input_paths(status, workdir).items():
     if name not in inputs:
       continue
     try:
       source = manifests.read_manifest(path, status.job)
-    except UserError:  # Its own line says so.
+    except UserError:  # The line of that input reports it.
       continue
     if source is None:
       continue
@@ -176,9 +180,9 @@ def input_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
 
 
 def _input_paths(status: ArtifactStatus, workdir: str) -> dict[str, str]:
-  """Where the inputs are that lie in the same workdir."""
+  """The paths of the inputs that are in the same workdir."""
   if status.job in ('report', 'selection_report'):
-    return {}  # They are made anew each time.
+    return {}  # Reports are made anew each time.
   paths = {
     'token_store': token_store_dir(workdir),
     'scores': scores_dir(workdir),
@@ -190,9 +194,18 @@ def _input_paths(status: ArtifactStatus, workdir: str) -> dict[str, str]:
       for fold in range(2)
     },
   }
+  for name in status.finished['inputs']:
+    table = name.partition('/')[2]
+    if name == user_table_input(table):
+      paths[name] = user_table_dir(workdir, table)
+    if name.startswith(PREFIX):
+      paths[name] = classifier_dir(workdir, name.removeprefix(PREFIX))
   arm, seed = status.path.split('/')[-2:]
   if status.job == 'train':
-    paths['keep_set'] = selection_dir(workdir, arm, seed)
+    for name in status.finished['inputs']:
+      folder, _, other = name.partition('/')  # The arm of an earlier phase.
+      if folder == 'keep_set':
+        paths[name] = selection_dir(workdir, other or arm, seed)
   if status.job == 'evaluate':
     paths['run'] = run_dir(workdir, arm, int(seed.removeprefix('seed-')))
   if status.job == 'export':
@@ -204,9 +217,9 @@ def _input_paths(status: ArtifactStatus, workdir: str) -> dict[str, str]:
 
 
 def selection_dir(workdir: str, arm: str, seed: str) -> str:
-  """The keep set of a run: drawn for its seed, or the arm's one."""
+  """The keep set of a run: that of its seed, or the only one of the arm."""
   drawn = keep_set_dir(workdir, f'{arm}-{seed}')
   filesystem, name = filesystems.filesystem_of(drawn)
-  if filesystem.exists(f'{name}/{keep_set.FILE}'):
+  if any(filesystem.exists(f'{name}/{file}') for file in keep_set.FILES):
     return drawn
   return keep_set_dir(workdir, arm)

@@ -1,15 +1,17 @@
-"""The token store: documents and tokens count up to what its manifest says."""
+"""Checks a token store: its documents and tokens must match its manifest."""
 
 import posixpath
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import manifests
-from infoprune_jax.runtime.workdir import shard_name
+from infoprune_jax.runtime.workdir import data_file, shard_name
 from infoprune_jax.tokens.token_store import (
+  SCHEMA,
   TOKENS,
   UNIGRAMS,
   TokenStore,
@@ -19,7 +21,7 @@ from infoprune_jax.verify.artifacts import ArtifactStatus
 
 
 def open_store(workdir: str) -> TokenStore | None:
-  """The token store of a workdir, or None without a sound one."""
+  """The token store of a workdir; None if it is missing or damaged."""
   try:
     return TokenStore.open(workdir)
   except UserError:
@@ -27,12 +29,17 @@ def open_store(workdir: str) -> TokenStore | None:
 
 
 def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
-  """What is wrong with the content of a store."""
+  """Yields the problems with the content of a store."""
   store = TokenStore.open(workdir)
   totals = {name: np.zeros(3, np.int64) for name in SPLITS}
   for number in range(store.num_shards):
-    yield from _shard_problems(status, store, number)
     shard = store.shard(number)
+    if problem := _schema_problem(store, number):
+      file = data_file(number, store.num_shards)
+      where = posixpath.join(status.path, file)
+      yield f'{where}{problem}. {status.repair_hint(file)}'
+      continue
+    yield from _shard_problems(status, store, number)
     split = shard.column('split')
     for index, name in enumerate(SPLITS):
       inside = split == index
@@ -47,15 +54,24 @@ def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
       expected = store.manifest['splits'][name][unit]
       if count != expected:
         yield (
-          f'{status.path}: the {name} split has {count} {unit}, its manifest '
-          f'says {expected}. {status.repair_hint()}'
+          f'{status.path}: the {name} split has {count} {unit}, but its '
+          f'manifest says {expected}. {status.repair_hint()}'
         )
+
+
+def _schema_problem(store: TokenStore, number: int) -> str:
+  """How the columns of a shard differ from those expected; '' if not."""
+  expected = pa.schema([*SCHEMA, *store.kept_columns])
+  schema = store.shard(number).table().schema
+  if schema.equals(expected):
+    return ''
+  return f' has the columns {schema.names}, expected {expected.names}'
 
 
 def _shard_problems(
   status: ArtifactStatus, store: TokenStore, number: int
 ) -> Iterator[str]:
-  """Lengths, documents, ids and token counts of one shard."""
+  """Checks lengths, documents, ids and token counts of one shard."""
   shard = store.shard(number)
   name = shard_name(number, store.num_shards)
   tokens_file = array_file(TOKENS, number, store.num_shards)
@@ -84,7 +100,7 @@ def _shard_problems(
       tokens_file,
     ),
     (
-      'tokens of the reference split that are counted right',
+      'tokens of the reference split in the token counts',
       int(np.minimum(counted, unigrams).sum()),
       int(np.maximum(counted, unigrams).sum()),
       array_file(UNIGRAMS, number, store.num_shards),

@@ -1,4 +1,4 @@
-"""Keep sets: what they keep is scored, and is as much as they say."""
+"""Checks keep sets: their documents are scored, and their totals are right."""
 
 import io
 import posixpath
@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from infoprune_jax.config.corpus import SPLITS
+from infoprune_jax.config.selection import MAX_REPEATS
 from infoprune_jax.runtime import files, manifests
 from infoprune_jax.runtime.workdir import scores_dir
 from infoprune_jax.selection import keep_set
@@ -18,36 +19,61 @@ from infoprune_jax.verify.artifacts import ArtifactStatus
 
 
 def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
-  """What is wrong with a keep set and its summary."""
+  """Yields the problems with a keep set and its summary."""
   manifest = cast(keep_set.KeepSetManifest, status.finished)
   store = documents.open_store(workdir)
-  where = posixpath.join(status.path, keep_set.FILE)
+  has_repeats = keep_set.REPEATS_FILE in manifest['files']
+  name = keep_set.REPEATS_FILE if has_repeats else keep_set.FILE
+  where = posixpath.join(status.path, name)
   if store is None:
     yield (
       f'{where} cannot be compared: there is no sound token store in '
       f'{workdir}. Run --job=tokenize there.'
     )
     return
-  bits = np.load(io.BytesIO(files.read_bytes(where)))
+  stored = np.load(io.BytesIO(files.read_bytes(where)))
   size = sum(store.documents_per_shard)
-  if manifest['num_documents'] != size or len(bits) != -(-size // 8):
+  num_bytes = size if has_repeats else -(-size // 8)
+  if manifest['num_documents'] != size or len(stored) != num_bytes:
     yield (
       f'{where} is over {manifest["num_documents"]} documents in '
-      f'{len(bits)} bytes, the token store has {size}. {status.remake()}'
+      f'{len(stored)} bytes, but the token store has {size}. {status.remake()}'
     )
     return
-  unpacked = np.unpackbits(bits).astype(bool)
-  if unpacked[size:].any():
-    yield f'{where} keeps what is beyond the last document. {status.remake()}'
-  kept = unpacked[:size]
-  yield from _document_problems(status, store, kept, where)
+  if has_repeats:
+    repeats = stored
+    yield from _repeats_problems(status, repeats, where)
+  else:
+    unpacked = np.unpackbits(stored)
+    if unpacked[size:].any():
+      yield f'{where} has bits beyond the last document. {status.remake()}'
+    repeats = unpacked[:size]
+  yield from _document_problems(status, store, repeats, where)
   yield from _summary_problems(status, workdir)
 
 
-def _document_problems(
-  status: ArtifactStatus, store: TokenStore, kept: np.ndarray, where: str
+def _repeats_problems(
+  status: ArtifactStatus, repeats: np.ndarray, where: str
 ) -> Iterator[str]:
-  """Which documents are kept, and how many tokens and bytes."""
+  """Checks that no document is used more often than the rule allows."""
+  manifest = cast(keep_set.KeepSetManifest, status.finished)
+  rule = manifest['options']['rules'][-1]
+  most = rule.get('max_repeats', MAX_REPEATS)  # At its default it is left out.
+  if repeats.max(initial=0) > most:
+    yield (
+      f'{where} uses document {int(repeats.argmax())} of the store '
+      f'{repeats.max()} times an epoch, but max_repeats is {most}. '
+      f'{status.remake()}'
+    )
+
+
+def _document_problems(
+  status: ArtifactStatus, store: TokenStore, repeats: np.ndarray, where: str
+) -> Iterator[str]:
+  """Checks which documents are kept, and their tokens and bytes.
+
+  `repeats` is how often an epoch uses each document, [documents] uint8.
+  """
   manifest = cast(keep_set.KeepSetManifest, status.finished)
   folds = manifest['options']['folds']
   rules = manifest['options']['rules']
@@ -63,21 +89,22 @@ def _document_problems(
   allowed = (
     columns['split'] != SPLITS.index('heldout') if everything else scored
   )
-  if (kept & ~allowed).any():
+  wrong = np.flatnonzero((repeats > 0) & ~allowed)
+  if len(wrong):
     yield (
-      f'{where} keeps {int((kept & ~allowed).sum())} documents that were not '
-      f'scored (the first is number {np.flatnonzero(kept & ~allowed)[0]} of '
-      f'the store). {status.remake()}'
+      f'{where} keeps {len(wrong)} documents that were not scored (the first '
+      f'is number {wrong[0]} of the store). {status.remake()}'
     )
-  for what, mask in (('kept', kept & scored), ('total', scored)):
+  for what, times in (('kept', repeats * scored), ('total', scored)):
+    times = times.astype(np.int64)
     got = {
-      'examples': int(mask.sum()),
-      'tokens': int(columns['num_tokens'][mask].sum(dtype=np.int64)),
-      'bytes': int(columns['num_bytes'][mask].sum(dtype=np.int64)),
+      'examples': int(times.sum()),
+      'tokens': int((columns['num_tokens'] * times).sum()),
+      'bytes': int((columns['num_bytes'] * times).sum()),
     }
     if got != manifest[what]:
       yield (
-        f'{where}: {what} is {got}, its manifest says '
+        f'{where}: {what} is {got}, but its manifest says '
         f'{manifest[what]}. {status.remake()}'
       )
 
@@ -91,7 +118,7 @@ def _scored(store: TokenStore, number: int, folds: int) -> np.ndarray:
 
 
 def _summary_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
-  """The selection report is of this keep set and of the scores there are."""
+  """Checks that the summary belongs to this keep set and these scores."""
   manifest = cast(keep_set.KeepSetManifest, status.finished)
   summary = keep_set.read_summary(status.path)
   name = posixpath.join(status.path, keep_set.SUMMARY)
@@ -102,7 +129,7 @@ def _summary_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   for what in ('kept', 'total'):
     if summary[what] != manifest[what]:
       yield (
-        f'{name}: {what} is {summary[what]}, the manifest says '
+        f'{name}: {what} is {summary[what]}, but the manifest says '
         f'{manifest[what]}. {repair_hint}'
       )
   scores = manifests.read_manifest(scores_dir(workdir), 'score')

@@ -1,4 +1,4 @@
-"""Training runs: the curve, and every file of every checkpoint."""
+"""Checks training runs: the metrics, and every file of every checkpoint."""
 
 import posixpath
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from infoprune_jax.verify.artifacts import ArtifactStatus
 
 
 def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
-  """What is wrong with a run."""
+  """Yields the problems with a run."""
   del workdir
   manifest = cast(checkpoints.RunManifest, status.finished)
   try:
@@ -29,8 +29,8 @@ def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   for step in steps:
     repair_hint = (
       f'Delete {folder}/{step} and {status.path}/{manifests.MANIFEST} and run '
-      f'--job={status.job} again: it goes on from the checkpoint before, or from '
-      'the start.'
+      f'--job={status.job} again: it continues from the checkpoint before, or '
+      'from the start.'
       if step == manifest['step']
       else f'Delete {folder}/{step} and run --job=verify again: the run is '
       'finished without it.'
@@ -41,7 +41,7 @@ def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
 
 
 def note(path: str) -> str:
-  """What a kill left in a run, for its summary; '' for nothing."""
+  """A note on files that a killed process left in a run; '' if none."""
   left = len(checkpoints.leftovers(path))
   if not left:
     return ''

@@ -1,61 +1,135 @@
-"""Tables of losses: every document once, in store order, with sound sums."""
+"""Checks tables: every document once, in store order, with finite sums."""
 
+import math
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from infoprune_jax.corpus import parquet
 from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.workdir import data_file
 from infoprune_jax.score import scorer
-from infoprune_jax.tokens import folds as folds_lib, tables
-from infoprune_jax.tokens.token_store import Shard
+from infoprune_jax.selection import join
+from infoprune_jax.tokens import folds as folds_lib, tables, token_excess
+from infoprune_jax.tokens.token_store import Shard, TokenStore
 from infoprune_jax.verify import documents
 from infoprune_jax.verify.artifacts import ArtifactStatus
 
-_TOTALS = ('num_examples', 'num_tokens', 'num_bytes')
+
+class _Kind(NamedTuple):
+  """What a table of one kind must hold."""
+
+  schema: pa.Schema
+  sums: Sequence[str]  # columns of finite numbers
+  totals: Sequence[str]  # entries of the manifest to compare
+  lowest: float = 0.0  # that a sum may be
+
+
+_STATISTICS = _Kind(
+  tables.STATISTICS_SCHEMA, tables.TOKEN_SUMS, ('num_examples',)
+)
+_NEAR_DUPLICATES = _Kind(
+  tables.NEAR_DUPLICATES_SCHEMA,
+  ('near_duplicate_group', 'near_duplicates'),
+  ('num_examples',),
+)
+_LOSSES = _Kind(tables.LOSS_SCHEMA, ('nll_sum',), ())
 
 
 def score_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
-  """What is wrong with a score table."""
+  """Yields the problems with a score table."""
   columns = cast(tables.ScoreManifest, status.finished)['columns']
-  yield from _problems(
-    status,
-    workdir,
-    _folds_of(status),
-    tables.score_schema(columns),
-    columns,
-    _TOTALS,
-  )
+  totals = ('num_examples', 'num_tokens', 'num_bytes')
+  kind = _Kind(tables.score_schema(columns), columns, totals)
+  yield from _problems(status, workdir, kind, _folds_of(status))
+  store = documents.open_store(workdir)
+  if store and status.finished['options'].get('token_excess'):
+    yield from _excess_problems(status, store)
+
+
+def _excess_problems(
+  status: ArtifactStatus, store: TokenStore
+) -> Iterator[str]:
+  """Checks that each token that is scored has a level, and their counts."""
+  manifest = cast(tables.ScoreManifest, status.finished)
+  folds = manifest['options']['folds']
+  counts = np.zeros((folds, token_excess.NUM_LEVELS), np.int64)
+  for number in range(store.num_shards):
+    name = token_excess.file(number, store.num_shards)
+    where = posixpath.join(status.path, name)
+    if name not in manifest['files']:
+      yield f'{where} is not in the manifest. {status.remake()}'
+      continue
+    levels = np.load(manifests.verified(status.path, manifest, name))
+    shard = store.shard(number)
+    fold = folds_lib.fold_of_documents(shard, folds)
+    fold = np.repeat(fold, shard.column('num_tokens'))
+    if levels.shape != fold.shape or levels.dtype != np.uint8:
+      yield (
+        f'{where} has {levels.shape} levels of {levels.dtype}, expected '
+        f'{fold.shape} of uint8. {status.repair_hint(name)}'
+      )
+      continue
+    wrong = (levels != token_excess.NOT_SCORED) != (fold >= 0)
+    if wrong.any():
+      yield (
+        f'{where}: {wrong.sum()} tokens have a level without a score, or none '
+        f'with one; the first is {np.flatnonzero(wrong)[0]}. '
+        f'{status.repair_hint(name)}'
+      )
+    for one in range(folds):
+      counts[one] += token_excess.count(levels[fold == one])
+  if counts.tolist() != manifest.get('excess_counts'):
+    yield (
+      f'{status.path}: excess_counts of its manifest are not the counts of its '
+      f'levels. {status.repair_hint()}'
+    )
 
 
 def statistics_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
-  """What is wrong with a table of statistics."""
-  yield from _problems(
-    status,
-    workdir,
-    _folds_of(status),
-    tables.STATISTICS_SCHEMA,
-    tables.TOKEN_SUMS,
-    _TOTALS[:1],
-  )
+  """Yields the problems with a table of statistics."""
+  yield from _problems(status, workdir, _STATISTICS, _folds_of(status))
 
 
 def near_duplicates_problems(
   status: ArtifactStatus, workdir: str
 ) -> Iterator[str]:
-  """What is wrong with a table of near-duplicates."""
-  yield from _problems(
-    status,
-    workdir,
-    _folds_of(status),
-    tables.NEAR_DUPLICATES_SCHEMA,
-    ('near_duplicate_group', 'near_duplicates'),
-    _TOTALS[:1],
-  )
+  """Yields the problems with a table of near-duplicates."""
+  yield from _problems(status, workdir, _NEAR_DUPLICATES, _folds_of(status))
+
+
+def joined_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
+  """Yields the problems with a joined table of the user's."""
+  keys = list(tables.STATISTICS_SCHEMA)[:2]
+  manifest = cast(join.JoinedManifest, status.finished)
+  file = manifests.verified(status.path, manifest, min(manifest['files']))
+  schema = pq.read_schema(file)
+  expected = {field.name: str(field.type) for field in keys}
+  expected |= manifest['columns']
+  if {field.name: str(field.type) for field in schema} != expected:
+    yield (
+      f'{status.path} has the columns {schema.names}, but its manifest says '
+      f'{[*expected]}. {status.remake()}'
+    )
+    return
+  kind = _Kind(schema, (), ('num_examples',))
+  yield from _problems(status, workdir, kind, _folds_of(status))
+
+
+def classifier_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
+  """Yields the problems with the table of a classifier."""
+  schema = tables.classifier_schema(posixpath.basename(status.path))
+  kind = _Kind(schema, schema.names[2:], ('num_examples',), -math.inf)
+  yield from _problems(status, workdir, kind, _folds_of(status))
+
+
+def loss_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
+  """Yields the problems with the losses of a trained arm."""
+  yield from _problems(status, workdir, _LOSSES, _heldout_fold)
 
 
 def _folds_of(status: ArtifactStatus) -> Callable[[Shard], np.ndarray]:
@@ -63,27 +137,28 @@ def _folds_of(status: ArtifactStatus) -> Callable[[Shard], np.ndarray]:
   return lambda shard: folds_lib.fold_of_documents(shard, folds)
 
 
-def loss_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
-  """What is wrong with the losses of a trained arm."""
-
-  def expected_folds(shard: Shard) -> np.ndarray:
-    heldout = np.full(len(shard.column('split')), -1, np.int8)
-    heldout[shard.documents_of('heldout')] = 0
-    return heldout
-
-  yield from _problems(
-    status, workdir, expected_folds, tables.LOSS_SCHEMA, ('nll_sum',), ()
-  )
+def _heldout_fold(shard: Shard) -> np.ndarray:
+  """0 for held-out documents, otherwise -1: [documents] int8."""
+  fold = np.full(len(shard.column('split')), -1, np.int8)
+  fold[shard.documents_of('heldout')] = 0
+  return fold
 
 
 def _problems(
   status: ArtifactStatus,
   workdir: str,
-  expected_folds: Any,
-  schema: pa.Schema,
-  sums: Sequence[str],
-  totals: Sequence[str],
+  kind: _Kind,
+  fold_of: Callable[[Shard], np.ndarray],
 ) -> Iterator[str]:
+  """Yields the problems with a table.
+
+  Args:
+    status: The table.
+    workdir: Where its token store is.
+    kind: What it must hold.
+    fold_of: The fold of each document of a shard, [documents]; the table has
+      the documents of fold 0 and above.
+  """
   store = documents.open_store(workdir)
   if store is None:
     yield (
@@ -91,43 +166,62 @@ def _problems(
       f'{workdir}. Run --job=tokenize there.'
     )
     return
-  counts = dict.fromkeys(totals, 0)
+  counts = dict.fromkeys(kind.totals, 0)
   for number in range(store.num_shards):
     name = data_file(number, store.num_shards)
+    records = yield from _read_shard(status, name, kind.schema)
+    if records is None:
+      continue
+    shard = store.shard(number)
     where = posixpath.join(status.path, name)
-    if name not in status.finished['files']:
-      yield f'{where} is not in the manifest. {status.remake()}'
-      continue
-    rows = parquet.read_table(
-      manifests.verified(status.path, status.finished, name)
-    )
-    if not rows.schema.equals(schema):
-      yield (
-        f'{where} has the columns {rows.schema.names} of '
-        f'{[str(kind) for kind in rows.schema.types]}, expected '
-        f'{schema.names}. {status.repair_hint(name)}'
-      )
-      continue
     for problem in _shard_problems(
-      rows,
-      number,
-      store.shard(number),
-      expected_folds(store.shard(number)),
-      sums,
+      records, number, shard, fold_of(shard), kind
     ):
       yield f'{where}: {problem}. {status.repair_hint(name)}'
-    for unit in totals:
+    for unit in kind.totals:
       counts[unit] += (
-        rows.num_rows
+        records.num_rows
         if unit == 'num_examples'
-        else int(rows[unit].to_numpy().sum(dtype=np.int64))
+        else int(records[unit].to_numpy().sum(dtype=np.int64))
       )
-  for name in totals:
+  for name in kind.totals:
     if counts[name] != status.finished[name]:
       yield (
-        f'{status.path} has {name}={counts[name]}, its manifest says '
+        f'{status.path} has {name}={counts[name]}, but its manifest says '
         f'{status.finished[name]}. {status.repair_hint()}'
       )
+
+
+def _read_shard(
+  status: ArtifactStatus, name: str, schema: pa.Schema
+) -> Generator[str, None, pa.Table | None]:
+  """Reads one file of a table.
+
+  Args:
+    status: The table.
+    name: The file, as in the manifest.
+    schema: The columns that it must have.
+
+  Yields:
+    The problem with the file, if there is one.
+
+  Returns:
+    The records, or None if there is a problem.
+  """
+  where = posixpath.join(status.path, name)
+  if name not in status.finished['files']:
+    yield f'{where} is not in the manifest. {status.remake()}'
+    return None
+  file = manifests.verified(status.path, status.finished, name)
+  records = parquet.read_table(file)
+  if not records.schema.equals(schema):
+    yield (
+      f'{where} has the columns {records.schema.names} of '
+      f'{[str(kind) for kind in records.schema.types]}, expected '
+      f'{schema.names}. {status.repair_hint(name)}'
+    )
+    return None
+  return records
 
 
 def _shard_problems(
@@ -135,9 +229,9 @@ def _shard_problems(
   number: int,
   shard: Shard,
   folds: np.ndarray,
-  sums: Sequence[str],
+  kind: _Kind,
 ) -> Iterator[str]:
-  """What is wrong with the documents of one shard, without where it is."""
+  """Yields the problems with the documents of one shard, without its path."""
   expected = np.flatnonzero(folds >= 0)
   actual = rows['doc_index'].to_numpy()
   if not np.array_equal(actual, expected):
@@ -152,18 +246,21 @@ def _shard_problems(
     columns['fold'] = pa.chunked_array([pa.array(folds[expected])])
   for name, values in columns.items():
     yield from _column_problems(name, actual, rows[name], values)
-  for name in sums:
+  for name in kind.sums:
     values = rows[name].to_numpy()
-    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= kind.lowest)))
     if len(bad):
+      wrong, right = 'not finite', 'a number'
+      if kind.lowest == 0.0:
+        wrong, right = 'not finite or are negative', '0 or more'
       yield (
         f'{name} of doc_index {actual[bad[0]]} is {values[bad[0]]}, and {len(bad)} in '
-        'all are not finite or are negative; expected 0 or more'
+        f'all are {wrong}; expected {right}'
       )
 
 
 def _order_problem(actual: np.ndarray, expected: np.ndarray) -> str:
-  """How the examples differ from those that should be there."""
+  """The difference between the examples and the expected ones; '' if none."""
   missing = np.setdiff1d(expected, actual)
   extra = np.setdiff1d(actual, expected)
   values, times = np.unique(actual, return_counts=True)
@@ -189,7 +286,7 @@ def _column_problems(
   ours: pa.ChunkedArray,
   theirs: pa.ChunkedArray,
 ) -> Iterator[str]:
-  """Where a column first differs from the store's."""
+  """Yields the first difference of each column from that of the store."""
   if pa.types.is_dictionary(ours.type):
     value_type = ours.type.value_type
     ours, theirs = ours.cast(value_type), theirs.cast(value_type)

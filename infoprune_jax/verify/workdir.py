@@ -1,18 +1,17 @@
-"""The job that checks a workdir, whatever is in it, and changes nothing."""
+"""The job that checks all artifacts of a workdir, and changes nothing."""
 
 import dataclasses
 import fnmatch
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import distributed, filesystems, manifests
 from infoprune_jax.runtime.workdir import DATA
 from infoprune_jax.verify import artifacts, documents, keep_sets, runs, tables
 from infoprune_jax.verify.artifacts import ArtifactStatus
 
-# Folder below the workdir, the stage that writes it, what it is, its content.
+# Folder below the workdir, the stage that writes it, its kind, its checks.
 _KINDS: tuple[
   tuple[str, str, str, Callable[[ArtifactStatus, str], Iterator[str]] | None],
   ...,
@@ -31,6 +30,14 @@ _KINDS: tuple[
     'table of near-duplicates',
     tables.near_duplicates_problems,
   ),
+  ('tables/*', 'join', 'joined table', tables.joined_problems),
+  (
+    'classifiers/*',
+    'classify',
+    'table of a classifier',
+    tables.classifier_problems,
+  ),
+  ('classifiers/*/model', 'classify', 'classifier', None),
   ('reference', 'reference', 'reference model', runs.problems),
   ('reference/fold-*', 'reference', 'reference model', runs.problems),
   ('scores', 'score', 'score table', tables.score_problems),
@@ -38,6 +45,7 @@ _KINDS: tuple[
   ('selection_report', 'selection_report', 'selection report', None),
   ('train/*/seed-*', 'train', 'training run', runs.problems),
   ('evaluate/*/seed-*', 'evaluate', 'evaluation', tables.loss_problems),
+  ('tasks/*/seed-*', 'evaluate', 'results of tasks', None),
   ('report', 'report', 'report', None),
   ('labels/*/token_store', 'labels', 'token store', documents.problems),
   (
@@ -53,47 +61,62 @@ _KINDS: tuple[
 _COMPARED = (
   'statistics',
   'near_duplicates',
+  'join',
+  'classify',
   'score',
   'select',
   'evaluate',
 )  # with the token store
-_WAIT = 7 * 24 * 3600  # seconds: every byte of a large corpus is read
+_WAIT = 7 * 24 * 3600  # seconds: process 0 reads every byte of a large corpus
 
 
-def run(config: Config, workdir: str) -> None:
+def run(workdir: str, stale: Mapping[str, Sequence[str]]) -> None:
   """Prints a line for each artifact of a workdir.
 
-  One process does it; the others of a job wait.
+  Process 0 does it; the other processes of a job wait.
+
+  Args:
+    workdir: What to check.
+    stale: Why artifacts are not those of the config, by path.
 
   Raises:
-    UserError: something is wrong; each thing has been printed.
+    UserError: there are problems; each has been printed.
   """
-  del config  # What is there is held to what it says of itself.
   if distributed.index() == 0:
-    _run(workdir)
+    _run(workdir, stale)
   distributed.barrier('the end of verifying', _WAIT)
 
 
-def _run(workdir: str) -> None:
+def _run(workdir: str, stale: Mapping[str, Sequence[str]]) -> None:
   checked = wrong = 0
-  for status, problems in check(workdir):
+  for status, problems in check(workdir, stale):
     checked += 1
-    wrong += bool(problems)
+    causes = stale.get(status.path, ())
+    wrong += bool(problems or causes)
     name = posixpath.relpath(status.path, workdir)
-    state = 'WRONG' if problems else 'ok' if status.manifest else 'begun'
+    state = 'ok' if status.manifest else 'begun'
+    state = 'WRONG' if problems else 'STALE' if causes else state
     print(f'{state:6} {name}: {status.summary()}', flush=True)
-    for problem in problems:
+    for problem in (*problems, *causes):
       print(f'       {problem}', flush=True)
   if not checked:
     raise UserError(f'There is no artifact in {workdir}.')
   if wrong:
     raise UserError(
-      f'{wrong} of {checked} artifacts in {workdir} are wrong: see above.'
+      f'{wrong} of {checked} artifacts in {workdir} are wrong'
+      f'{" or stale" if stale else ""}: see above.'
     )
 
 
-def check(workdir: str) -> Iterator[tuple[ArtifactStatus, list[str]]]:
-  """Each artifact of a workdir, and what is wrong with it."""
+def check(
+  workdir: str, stale: Collection[str] = ()
+) -> Iterator[tuple[ArtifactStatus, list[str]]]:
+  """Yields each artifact of a workdir, with its problems.
+
+  Args:
+    workdir: What to check.
+    stale: Paths of artifacts that are not compared with their inputs.
+  """
   sound = True  # the token store, which others are compared with
   for pattern, job, kind, content in _KINDS:
     for path in filesystems.matching(workdir, pattern):
@@ -104,9 +127,10 @@ def check(workdir: str) -> Iterator[tuple[ArtifactStatus, list[str]]]:
       status, problems = artifacts.open_artifact(path, kind, job)
       if content is runs.problems:
         status = dataclasses.replace(status, note=runs.note(path))
-      # What a file's checksum says, its content would say less well.
+      # A wrong checksum already explains wrong content.
       if status.manifest and not problems:
-        problems += _problems(artifacts.input_problems(status, home))
+        if path not in stale:
+          problems += _problems(artifacts.input_problems(status, home))
         if job in _COMPARED and not sound:
           status = dataclasses.replace(
             status, note=', not compared with the token store, which is wrong'
@@ -125,7 +149,7 @@ def _is_artifact(folder: str) -> bool:
 
 
 def _problems(checks: Iterator[str]) -> list[str]:
-  """All of them; what cannot be read ends the checks of an artifact."""
+  """All problems; a file that cannot be read ends the checks of an artifact."""
   problems = []
   try:
     problems.extend(checks)  # Keeps those before an error.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from infoprune_jax.batches import loader
-from infoprune_jax.config.training import MixturePhase
+from infoprune_jax.config.training import MixturePhase, TrainingConfig
 from infoprune_jax.config.validation import UserError
 
 NUM_ROWS = 13
@@ -31,18 +31,15 @@ def sequences(make_store):
   return reader(store, [np.arange(NUM_ROWS)], sequence_length=8)
 
 
-def reader(
-  store, keep, sequence_length=16, mixture=None, schedule=()
-) -> loader.GrainReader:
-  return loader.grain_reader(
-    store,
-    keep,
-    sequence_length=sequence_length,
+def reader(store, keep, sequence_length=16, **fields) -> loader.GrainReader:
+  training = TrainingConfig(
+    num_steps=1,
     batch_size=BATCH,
-    seed=0,
-    mixture=mixture or {},
-    schedule=schedule,
+    sequence_length=sequence_length,
+    learning_rate=1e-3,
+    **fields,
   )
+  return loader.grain_reader(store, keep, training, seed=0)
 
 
 def batches(
@@ -116,7 +113,9 @@ HOSTS = [
 @pytest.mark.parametrize('hosts', HOSTS)
 def test_hosts_share_each_batch(sequences, mixed, hosts):
   schedule = (MixturePhase(from_step=5, weights=dict.fromkeys(WEIGHTS, 1.0)),)
-  blend = reader(mixed, [np.arange(30)] * 2, mixture=WEIGHTS, schedule=schedule)
+  blend = reader(
+    mixed, [np.arange(30)] * 2, mixture=WEIGHTS, mixture_schedule=schedule
+  )
   for read in (sequences, blend):
     whole = batches(read, 3, 9)
     shares = [batches(read, 3, 9, feeds=feeds) for feeds in hosts]
@@ -140,7 +139,7 @@ def test_seeking_takes_no_time(mixed):
     for n in range(1, 90)
   ]
   sequences = reader(
-    mixed, [np.arange(30)] * 2, mixture=WEIGHTS, schedule=schedule
+    mixed, [np.arange(30)] * 2, mixture=WEIGHTS, mixture_schedule=schedule
   )
   times = []
   for _ in range(3):  # The machine may be at something else.

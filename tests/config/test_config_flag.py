@@ -31,6 +31,30 @@ def test_says_the_line_of_the_config_that_fails(tmp_path, code, reason):
   assert str(error.value).startswith(f'{file}, line 3: {reason}')
 
 
+@pytest.mark.parametrize(
+  'code, option',
+  [
+    ('config.train.training.learning_rat', "'learning_rat'"),
+    ('config["trin"]', "'trin'"),
+    ('config.trin.update(seeds=(0,))', "'trin'"),
+    ('del config.select.arms.ful', "'ful'"),
+  ],
+)
+def test_a_mistyped_option_is_named_without_python_words(
+  tmp_path, code, option
+):
+  file = tmp_path / 'mine.py'
+  file.write_text(
+    'from configs import base\n\n\ndef get_config():\n'
+    f'  config = base.get_config()\n  {code}\n  return config\n'
+  )
+  with pytest.raises(UserError) as error:
+    config_flag.load(str(file))
+  said = str(error.value)
+  assert said.startswith(f'{file}, line 6: there is no option {option}.')
+  assert 'Error' not in said
+
+
 def test_says_the_line_of_a_file_that_the_config_imports(tmp_path, monkeypatch):
   (tmp_path / 'shared_values.py').write_text('def size():\n  return int("x")\n')
   file = tmp_path / 'mine.py'
@@ -89,6 +113,25 @@ def test_refuses_a_folder_and_a_file_that_is_not_there(tmp_path):
 )
 def test_splits_a_tuple_at_commas(text, items):
   assert config_flag.TupleParser().parse(text) == items
+
+
+@pytest.mark.parametrize(
+  'option, said',
+  [
+    ('train.armz', "config.train has no option 'armz'"),
+    ('train.arms.x', 'config.train.arms is a value'),
+    ('train.seeds[0]', 'config.train.seeds[0] is part of a value'),
+    ('select.arms.two[1].fractio', "arms.two[1] has no option 'fractio'"),
+    ('select.arms.two[2].fraction', 'arms.two has 2 entries, from [0]'),
+    ('select.arms.full[0].keep', 'arms.full has no entries: leave out [0]'),
+  ],
+)
+def test_names_what_an_option_on_the_command_line_lacks(option, said):
+  config = base.get_config()
+  config.select.arms.two = (base.arm('all'), base.arm('all'))
+  assert said in config_flag.missing_option(config, option)
+  assert config_flag.missing_option(config, 'select.arms.two[1].keep') == ''
+  assert config_flag.missing_option(config, 'train.arms') == ''
 
 
 def test_the_name_of_a_file_may_hold_a_comma(tmp_path):

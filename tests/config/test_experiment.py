@@ -90,13 +90,7 @@ def test_order_of_arms_and_sources_is_kept():
   edits.corpus.sources.a = base.text('a')
   loaded = config_lib.from_mapping(edits)
   assert tuple(loaded.corpus.sources) == ('mine', 'a')
-  assert loaded.arms == (
-    'full',
-    'random',
-    'top_nll',
-    'top_sum',
-    'bottom_nll',
-  )
+  assert loaded.arms == ('full', 'random')
 
 
 def test_an_arm_of_several_rules():
@@ -196,7 +190,7 @@ def test_a_choice_far_from_all_has_no_hint():
   with pytest.raises(UserError) as caught:
     config_lib.from_mapping(edited('select.arms.random.keep', 'zzz'))
   assert 'Did you mean' not in str(caught.value)
-  assert "'sample', 'random', 'distinct', 'all'" in str(caught.value)
+  assert "'sample', 'repeat', 'random', 'distinct', 'all'" in str(caught.value)
 
 
 NAN = float('nan')
@@ -204,6 +198,7 @@ REFUSED = [
   ('corpus.sources.mine.format', 'json', "mean 'jsonl'"),
   ('corpus.sources.mine.paths', [], r'source\.paths is empty'),
   ('corpus.sources.mine.text_column', '', r'source\.text_column is empty'),
+  ('corpus.sources.mine.max_bytes', -1, r'source\.max_bytes must be in'),
   ('corpus.sources', {}, r'corpus\.sources is empty: add one'),
   ('corpus.on_bad_record', 'refused', "mean 'refuse'"),
   (
@@ -211,12 +206,8 @@ REFUSED = [
     1.5,
     r'must leave documents to score, got 1\.5',
   ),
-  ('corpus.reference_fraction', NAN, r'reference_fraction must be positive'),
-  (
-    'corpus.heldout_fraction',
-    0.0,
-    r'heldout_fraction must be positive, got 0\.0',
-  ),
+  ('corpus.reference_fraction', NAN, r'reference_fraction must be in \[0, 1'),
+  ('corpus.heldout_fraction', -0.1, r'heldout_fraction must be in \[0, 1'),
   (
     'corpus.heldout_fraction',
     0.75,
@@ -249,7 +240,7 @@ REFUSED = [
   ('mesh.sequence', 0, 'mesh.sequence and mesh.tensor must be positive'),
   ('mesh.dcn_data', -1, r'mesh\.dcn_data must be positive, got -1'),
   ('mesh.rules', {'embed': 'fsdp'}, r'mesh\.rules\.embed: expected a tuple'),
-  ('train.training.mixture', {'web': 0.0}, "'web' must be positive, got 0.0"),
+  ('train.training.mixture', {'web': 0.0}, "'web' is 0.0 in every phase"),
   ('train.training.mixture', {'web': NAN}, r"training\.mixture, 'web' must be"),
   ('train.training.mixture', {'web': 1e10}, r'must be in \[1e-09, 1e\+09\]'),
   (
@@ -291,15 +282,18 @@ REFUSED = [
   ),
   ('select.arms.random.keep', 'tpo', "mean 'top'"),
   ('select.arms.random.unit', 'byte', "mean 'bytes'"),
-  ('select.arms.random.per', 'sources', "mean 'source'"),
   ('select.arms.random.fraction', 0.0, r'fraction must be in \(0, 1\]'),
   ('select.arms.random.fraction', 1.01, r'got 1\.01'),
   ('select.arms.random.fraction', NAN, r'got nan'),
-  ('select.arms.top_nll.score', ' ', "keep='top' ranks by it"),
+  (
+    'select.arms.blank',
+    [{**plain()['select']['arms']['random'][0], 'keep': 'top', 'score': ' '}],
+    "keep='top' ranks by it",
+  ),
   ('select.arms.none', [], r'select\.arms\.none has no rule'),
   ('select.arms.a-b', [plain()['select']['arms']['random'][0]], "'a-b' must"),
   ('select.arms', {}, r'report\.baseline must be one of'),
-  ('train.arms', ['topnll'], "mean 'top_nll'"),
+  ('train.arms', ['rnadom'], "mean 'random'"),
   ('train.seeds', [], r'train\.seeds must be distinct, got \(\)'),
   ('train.seeds', [1, 2, 1], r'got \(1, 2, 1\)'),
   ('evaluate.online_eval_tokens', 0, 'online_eval_tokens must be positive'),
@@ -310,6 +304,10 @@ REFUSED = [
   ('report.kinds', {'code': ('a', '')}, r"'code' is \('a', ''\)"),
   ('report.kinds', {' ': ('a',)}, r"report\.kinds: ' ' is"),
   ('report.kinds', {'code': 'a'}, r'kinds\.code: expected a tuple, got .a.'),
+  ('report.measure', 'marco', "mean 'macro'"),
+  ('report.target', ['code', ' '], 'with an empty name: give kinds'),
+  ('report.hypothesis', ['fulll'], "hypothesis must be .* mean 'full'"),
+  ('report.hypothesis', ['random'], 'which is report.baseline'),
 ]
 
 
@@ -331,7 +329,7 @@ def test_out_of_range(path, value, message):
     ('score.window_overlap', 0),
     ('select.arms.random.fraction', 1),
     ('train.seeds', [7]),
-    ('train.arms', ['top_sum', 'random']),
+    ('train.arms', ['random', 'full']),
   ],
 )
 def test_bounds_that_are_allowed(path, value):
@@ -360,3 +358,43 @@ def test_arms_of_a_run():
   )
   some = edited('train.arms', ['random', 'full'])
   assert config_lib.from_mapping(some).arms == ('random', 'full')
+
+
+@pytest.mark.parametrize(
+  'statistics, message',
+  [
+    (
+      ('entropie',),
+      "'entropie' is none of entropy, greedy, error_norm, nll_fi",
+    ),
+    (('nll',), "'nll' is none of"),
+    (('nll_first_0',), "'nll_first_0' is none of"),
+    (('nll_first_K',), 'with a number of tokens for K, such as nll_first_32'),
+    (('nll_last_',), "'nll_last_' is none of"),
+    (('greedy', 'greedy'), 'must be distinct'),
+  ],
+)
+def test_a_statistic_that_there_is_not(statistics, message):
+  with pytest.raises(UserError, match=message):
+    config_lib.from_mapping(edited('score.statistics', statistics))
+
+
+def test_columns_of_statistics():
+  names = ('nll_last_8', 'greedy')
+  config = config_lib.from_mapping(edited('score.statistics', names))
+  assert config.score.token_statistics == ('nll', 'greedy')
+  assert config.score_columns == ['nll_sum', 'nll_last_8_sum', 'greedy_sum']
+  assert config.score.columns(['nll_sum', 'nll_sum_b'])[3:] == [
+    'nll_sum_b',
+    'nll_last_8_sum_b',
+    'greedy_sum_b',
+  ]
+  with pytest.raises(UserError, match='held-out losses hold NLL only'):
+    config_lib.from_mapping(edited('evaluate.scoring.statistics', names))
+
+
+def test_held_out_losses_are_those_of_whole_documents():
+  name = 'max_document_tokens'
+  assert config_lib.from_mapping(edited(f'score.{name}', 64))
+  with pytest.raises(UserError, match='of whole documents: leave it at 0'):
+    config_lib.from_mapping(edited(f'evaluate.scoring.{name}', 64))

@@ -56,8 +56,15 @@ def config_of_all_fields() -> dict[str, Any]:
   """Also those of what a config may leave empty."""
   edits = small_config(__file__)
   edits.mesh.rules = {'embed': ('fsdp', 'sequence')}
+  edits.model.layer_pattern = ({'window': 8, 'rope_scaling': 'linear'},)
+  edits.classifiers.made_up = base.classifier(
+    good=base.jsonl('good/*.jsonl'), bad_sources=('made_up',)
+  )
+  edits.select.tables.made_up = base.table('made_up/*.parquet', on='example_id')
+  edits.select.arms.late = base.branch('full', 0.5, base.arm('all'))
   edits.train.training.mixture = {'made_up': 1.0}
   edits.train.training.mixture_schedule = (base.phase(3, {'made_up': 2.0}),)
+  edits.select.arms.late = base.branch('full', 0.5, then=base.arm('distinct'))
   return validation.to_plain(config_lib.from_mapping(edits.to_dict()))
 
 

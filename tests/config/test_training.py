@@ -35,8 +35,8 @@ BOTH = {'web': 1.0, 'new': 1.0}
 @pytest.mark.parametrize(
   'phases, fields, message',
   [
-    ([(0, BOTH)], {}, 'rising from_step above 0, got 0 after 0'),
-    ([(5, BOTH), (5, BOTH)], {}, 'rising from_step above 0, got 5 after 5'),
+    ([(0, BOTH)], {}, 'above 0, got 0 after 0'),
+    ([(5, BOTH), (5, BOTH)], {}, 'above 0, got 5 after 5'),
     (
       [(5, {'web': 1.0})],
       {},
@@ -45,12 +45,12 @@ BOTH = {'web': 1.0, 'new': 1.0}
     (
       [(5, {'web': 1.0, 'new': 0.0})],
       {},
-      "'new' must be positive, got 0.0 thro",
+      "'new' is 0.0 in every phase",
     ),
     (
       [(5, BOTH), (6, dict.fromkeys(BOTH, 0.0))],
       {},
-      'step 6 must weigh a sourc',
+      'step 6 must give a sourc',
     ),
     ([(5, BOTH)], {'reader': 'seqio'}, 'cannot change its mixture while it'),
   ],

@@ -5,7 +5,13 @@ import dataclasses
 import pytest
 from plain_configs import edits_of
 
-from infoprune_jax.config import corpus, experiment, model, training
+from infoprune_jax.config import (
+  corpus,
+  evaluate,
+  experiment,
+  model,
+  training,
+)
 from infoprune_jax.config.selection import KEEP_KINDS
 from infoprune_jax.config.validation import RENAMED, UserError, did_you_mean
 
@@ -45,7 +51,7 @@ def test_an_option_of_an_earlier_version_is_named_with_its_new_name(path):
 def test_every_new_name_is_an_option_or_a_kind_of_keep():
   sections = [
     corpus.CorpusConfig,
-    experiment.EvaluateConfig,
+    evaluate.EvaluateConfig,
     experiment.ExportConfig,
     experiment.ReferenceConfig,
     model.ModelConfig,

@@ -203,7 +203,7 @@ def test_text_that_is_named_as_compressed(tmp_path, extension):
 def test_archives_are_no_documents(tmp_path):
   path = stored(tmp_path, 'x.tar.gz', gzip.compress(packed_as('tar')))
   for make in (base.jsonl, base.text):
-    with pytest.raises(UserError, match='what it holds is a tar archive'):
+    with pytest.raises(UserError, match='its content is a tar archive'):
       read(path, make)
   [record] = read(stored(tmp_path, 'x.tar', packed_as('tar')), base.text)
   assert record.reason == 'an archive'

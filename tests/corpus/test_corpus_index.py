@@ -9,7 +9,7 @@ import pytest
 from configs import base
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import corpus_index, sources
+from infoprune_jax.corpus import corpus_index, draw, sources
 from infoprune_jax.runtime.hashing import content_hash
 
 
@@ -138,7 +138,7 @@ def test_split_shares(make_index, make_records):
   )
   shares = np.bincount(index.split, minlength=3) / 4000
   assert np.abs(shares - [0.3, 0.55, 0.15]).max() < 0.03
-  assert SPLITS[corpus_index.HELDOUT] == 'heldout'
+  assert SPLITS[draw.HELDOUT] == 'heldout'
 
 
 def test_splits_go_by_the_seed_and_not_by_the_order(make_index):
@@ -151,8 +151,8 @@ def test_splits_go_by_the_seed_and_not_by_the_order(make_index):
 
 
 def test_a_larger_share_only_adds(make_index):
-  small = make_index(reference_fraction=0.2).split == corpus_index.REFERENCE
-  large = make_index(reference_fraction=0.4).split == corpus_index.REFERENCE
+  small = make_index(reference_fraction=0.2).split == draw.REFERENCE
+  large = make_index(reference_fraction=0.4).split == draw.REFERENCE
   assert large[small].all() and large.sum() > small.sum()
 
 
@@ -314,3 +314,10 @@ def test_hashes_are_of_the_text(make_index):
   assert index.content_hash.tolist() == [
     content_hash(document.text) for document in documents(index)
   ]
+
+
+def test_a_split_of_nothing_may_be_empty(make_index, make_records):
+  index = make_index(reference_fraction=0.0, heldout_fraction=0.0)
+  assert (index.split == draw.SCORED).all()
+  index = make_index(reference_fraction=0.0, heldout_fraction=0.5)
+  assert set(index.split) == {draw.SCORED, draw.HELDOUT}

@@ -158,7 +158,7 @@ def test_a_uuid_is_an_id(path, store_schema):
 @pytest.mark.parametrize(
   'column, said',
   [
-    (pa.array([b'\xff' * 16], pa.binary(16)), 'no UTF-8 at byte 0'),
+    (pa.array([b'\xff' * 16], pa.binary(16)), 'not UTF-8 at byte 0'),
     (pa.array([decimal.Decimal('1.5')]), 'of type Decimal'),
     (pa.array([datetime.date(2020, 1, 2)]), 'of type date'),
     (pa.array([1.0]), 'of type float; ids are text, integers or UUIDs'),

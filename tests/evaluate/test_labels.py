@@ -15,11 +15,11 @@ from infoprune_jax import stages
 from infoprune_jax.config import validation
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.evaluate import auc, labels
+from infoprune_jax.evaluate import labels
 from infoprune_jax.runtime import files
 from infoprune_jax.runtime.workdir import scores_dir, statistics_dir
 from infoprune_jax.selection.examples import scored_examples
-from infoprune_jax.statistics import statistics
+from infoprune_jax.statistics import auc, statistics
 from infoprune_jax.tokens import folds as folds_lib, tables
 from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.verify import workdir as verify
@@ -155,7 +155,8 @@ def test_pages_that_the_model_was_trained_on_are_counted(done, rows, caplog):
   assert found['trained_on'] == expected
   assert 0 < expected < len(rows)
   stages.run(config, workdir, 'labels')
-  assert f'{expected} of {len(rows)} pages are in the text' in caplog.text
+  message = f'{expected} of {len(rows)} pages are in the training text'
+  assert message in caplog.text
 
 
 def test_again_and_with_another_score_nothing_is_scored(done, capsys):
@@ -246,7 +247,7 @@ def test_another_vocabulary_is_refused(done, tmp_path):
     dataclasses.replace(config, vocabulary=vocabulary), other, 'tokenize'
   )
   os.rename(f'{other}/vocabulary', f'{copied}/vocabulary')
-  with pytest.raises(UserError, match='token store was made from vocabulary'):
+  with pytest.raises(UserError, match='vocabulary: size 380 -> 400'):
     stages.run(config, copied, 'labels')
 
 

@@ -17,7 +17,9 @@ def mesh(small):
 
 def curve(small, store, mesh, tokens):
   evaluate = dataclasses.replace(small.evaluate, online_eval_tokens=tokens)
-  return perplexity.make_curve(evaluate, small.model, store, mesh)
+  return perplexity.make_curve(
+    evaluate, small.model, store.vocab_size, store, mesh
+  )
 
 
 def test_units():

@@ -1,5 +1,7 @@
 """A corpus of records with fields, and a workdir with keep sets over it."""
 
+import datetime
+import decimal
 import gzip
 import json
 import pathlib
@@ -210,3 +212,39 @@ def exported_records(
   for path in (corpus / 'notes').iterdir():
     texts[f'notes/{path.name}'] = ('notes', path.read_text())
   return lambda arm: [(name, *texts[name]) for name in kept_ids(arm)]
+
+
+TYPED = pa.schema(
+  [
+    ('text', pa.binary()),
+    ('day', pa.date32()),
+    ('when', pa.timestamp('us', 'Asia/Tokyo')),
+    ('price', pa.decimal128(10, 2)),
+    ('tags', pa.map_(pa.string(), pa.int8())),
+    ('counts', pa.map_(pa.int64(), pa.decimal128(5, 2))),
+  ]
+)
+
+
+@pytest.fixture
+def typed(edits, export, workdir, tmp_path):
+  """Records of types that are text in JSON, and where an arm's JSONL is."""
+  begin = datetime.datetime(2024, 2, 1, 3, 4, 5, tzinfo=datetime.UTC)
+  records = [
+    {
+      'text': f'x {number} {" ".join(map(str, range(number, 40)))}'.encode(),
+      'day': begin.date() + datetime.timedelta(days=number),
+      'when': begin + datetime.timedelta(microseconds=number),
+      'price': decimal.Decimal(number).scaleb(-2) if number % 2 else None,
+      'tags': [('é', number), ('all', None)],
+      'counts': [(number, decimal.Decimal('0.50'))],
+    }
+    for number in range(60)
+  ]
+  table = pa.Table.from_pylist(records, TYPED)
+  pq.write_table(table, tmp_path / 'typed.parquet')
+  edits.corpus.sources = {}
+  edits.corpus.sources.typed = base.parquet(f'{tmp_path}/typed.parquet')
+  shutil.rmtree(workdir)
+  run_to_keep_sets(edits, workdir)
+  return records, export('jsonl')

@@ -1,14 +1,16 @@
-"""The table of all documents: what the store, the scores and keep sets say."""
+"""Tables of all documents: what the store, the scores and keep sets say."""
 
 import gzip
 import json
 import os
 import pathlib
+import shutil
 import types
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.export import decisions
@@ -51,10 +53,35 @@ def test_every_document_is_there_with_its_scores(export, selected, kept_ids):
   assert found['nll_sum'].null_count == found.num_rows - scored.num_rows
 
 
-def test_places_are_where_the_documents_are(export, corpus):
-  found = read(
-    export('scores', 'every-arm', include_locations=True)
-  ).to_pylist()
+@pytest.mark.parametrize('arm', ['top', 'random-seed-1', 'everything'])
+def test_a_keep_set_is_a_table(arm, export, kept_ids):
+  """That of all arms has the same documents, in the same order."""
+  found = read(export('keep_set', arm))
+  assert found.column_names == [
+    *('example_id', 'source', 'split', 'shard', 'doc_index', 'kept'),
+  ]
+  kept = found.filter(found['kept'])
+  assert kept['example_id'].to_pylist() == kept_ids(arm)
+  every = read(export('scores', 'every-arm'))
+  expected = every.select(found.column_names[:-1]).append_column(
+    'kept', every[KEEP + arm.replace('-', '_')]
+  )
+  assert found.equals(expected)
+
+
+def test_a_keep_set_needs_no_scores(export, workdir, kept_ids):
+  for folder in (scores_dir(workdir), statistics_dir(workdir)):
+    shutil.rmtree(folder)
+  assert sum(read(export('keep_set'))['kept'].to_pylist()) == len(
+    kept_ids('top')
+  )
+
+
+@pytest.mark.parametrize(
+  'format, arm', [('scores', 'every-arm'), ('keep_set', 'top')]
+)
+def test_places_are_where_the_documents_are(format, arm, export, corpus):
+  found = read(export(format, arm, include_locations=True)).to_pylist()
   for record in found:
     path = pathlib.Path(record['file'])
     if record['source'] == 'news':

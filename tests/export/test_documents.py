@@ -3,6 +3,7 @@
 import gzip
 import json
 import pathlib
+import re
 import shutil
 
 import pyarrow as pa
@@ -10,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import base
+from infoprune_jax import dry_run
+from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.export import documents
@@ -146,7 +149,7 @@ def varied(name: str, number: int) -> str:
 
 BINARY = pa.schema(
   [
-    ('text', pa.string()),
+    ('text', pa.binary()),
     ('cover', pa.binary()),
     ('when', pa.timestamp('ms', 'UTC')),
     ('kind', pa.dictionary(pa.int8(), pa.string())),
@@ -161,7 +164,7 @@ def binary(request, edits, tmp_path):
   for name in ('a', 'b'):
     records = [
       {
-        'text': varied(name, number),
+        'text': varied(name, number).encode(),
         'cover': bytes([number, 255]),
         'when': number * 10**9 if number % 2 else None,
         'kind': f'{name}{number % 3}',
@@ -208,7 +211,9 @@ def test_files_of_one_source_may_lack_columns(
   assert found == [{**expected[name], 'b': None} for name in kept_in('top')]
 
 
-def test_types_that_json_has_not(binary, select_all, export, workdir):
+def test_types_that_json_has_not(
+  binary, select_all, export, workdir, tmp_path, capsys
+):
   edits, table = binary
   shutil.rmtree(workdir)
   select_all(edits, workdir)
@@ -219,9 +224,43 @@ def test_types_that_json_has_not(binary, select_all, export, workdir):
   assert found.schema == BINARY
   records = found.to_pylist()
   assert records and all(record in table.to_pylist() for record in records)
-  with pytest.raises(UserError, match=r'no value for: cover \(binary\)'):
+  expected = (
+    "The source 'books' has columns that 'jsonl' cannot hold: cover (binary). "
+    "Use 'parquet' in export.formats, or leave these columns out of its files."
+  )
+  with pytest.raises(UserError) as caught:
     export('jsonl')
+  assert str(caught.value) == expected
   assert not list(pathlib.Path(workdir, 'export/top/jsonl').rglob('part-*'))
+  # The dry run says the same, and of Dolma.
+  edits.export.formats = ('dolma_attributes', 'jsonl', 'parquet', 'scores')
+  edits.corpus.sources.notes = base.text(f'{tmp_path}/*.json*')
+  (tmp_path / 'a.jsonl').write_text('a note')
+  dry_run.run(config_lib.from_mapping(edits), workdir, 'export')
+  said = re.findall(r'^--job=export: (.*)$', capsys.readouterr().out, re.M)
+  assert {line.split(' is of format ')[0] for line in said} == {
+    expected,
+    "The source 'books'",
+    "The source 'notes'",
+  }
+
+
+def test_times_decimals_and_maps_in_json(typed):
+  records, folder = typed
+  lines = [json.loads(line) for line in read_jsonl(folder)]
+  assert lines
+  for line in lines:
+    number = int(line['text'].split()[1])
+    record = records[number]
+    price = record['price']
+    assert line == {
+      'text': record['text'].decode(),
+      'day': record['day'].isoformat(),
+      'when': f'2024-02-01T03:04:05.{number:06}Z',
+      'price': None if price is None else f'{number / 100:.2f}',
+      'tags': dict(record['tags']),
+      'counts': [{'key': number, 'value': '0.50'}],
+    }
 
 
 @pytest.mark.parametrize(
@@ -249,6 +288,6 @@ def test_parquet_refuses_what_is_no_table(
   select_all(edits, workdir)
   with pytest.raises(UserError, match=expected) as caught:
     export('parquet')
-  assert "Take 'jsonl'" in str(caught.value)
+  assert "Use 'jsonl'" in str(caught.value)
   assert not list(pathlib.Path(workdir, 'export').rglob('part-*'))
   assert read_jsonl(export('jsonl'))

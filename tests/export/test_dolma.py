@@ -32,6 +32,7 @@ def dolma_edits(edits, workdir, corpus, tmp_path, select_all):
     str(tmp_path / 'dolma/documents'), id_column='id'
   )
   edits.corpus.on_bad_record = 'drop'
+  edits.select.arms.often = base.arm('repeat', 'if(num_tokens > 60, 3, 0)')
   shutil.rmtree(workdir)
   select_all(edits, workdir)
   return edits
@@ -77,6 +78,13 @@ def test_mixing_by_an_attribute_gives_what_an_arm_keeps(
       if span[0][2] > 0.5
     ]
     assert kept == kept_in(name)
+  repeats = [d['attributes']['infoprune__often_repeats'] for d in documents]
+  assert {span[0][2] for span in repeats} == {0.0, 3.0}
+  assert [
+    str(d['id'])
+    for d, span in zip(documents, repeats, strict=True)
+    for _ in range(int(span[0][2]))
+  ] == kept_in('often')
 
 
 def test_values_are_those_of_the_scores(

@@ -12,14 +12,13 @@ import sys
 
 import pytest
 
-from infoprune_jax import stages
 from infoprune_jax.config import experiment as config_lib, validation
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.export import job
 from infoprune_jax.runtime import manifests
 from infoprune_jax.verify import workdir as verify
 
-FORMATS = ('jsonl', 'parquet', 'array_record', 'scores')
+FORMATS = ('jsonl', 'parquet', 'array_record', 'keep_set', 'scores')
 
 
 def tree(folder: pathlib.Path) -> dict[str, bytes]:
@@ -33,7 +32,7 @@ def tree(folder: pathlib.Path) -> dict[str, bytes]:
 
 def run(edits, workdir, **fields) -> pathlib.Path:
   edits.export.update(fields)
-  stages.run(config_lib.from_mapping(edits), workdir, 'export')
+  job.run(config_lib.from_mapping(edits), workdir)
   return pathlib.Path(edits.export.folder or f'{workdir}/export')
 
 
@@ -112,7 +111,9 @@ def test_another_keep_set_is_refused(edits, workdir, select_all):
   edits.select.arms.top.fraction = 0.2
   shutil.rmtree(pathlib.Path(workdir, 'keep_sets/top'))
   select_all(edits, workdir)
-  with pytest.raises(UserError, match=r'inputs\.keep_set/top is .* delete'):
+  with pytest.raises(
+    UserError, match='another version of keep_set/top.* delete'
+  ):
     run(edits, workdir)
 
 
@@ -193,7 +194,7 @@ def test_a_file_that_changed_is_named(change, edits, workdir, own_corpus):
 
 def test_a_corpus_of_another_config_is_refused(edits, workdir):
   edits.corpus.seed = 1
-  with pytest.raises(UserError, match=r'options\.corpus\.seed is 0, not 1'):
+  with pytest.raises(UserError, match='corpus: seed 0 -> 1'):
     run(edits, workdir)
 
 

@@ -87,6 +87,20 @@ def test_empty_objects_are_found():
   assert not schemas.empty_object(schemas.of_records([{'a': [{'b': None}]}]))
 
 
+def test_columns_that_parquet_cannot_hold_are_named():
+  schema = pa.schema(
+    [
+      ('fine', pa.map_(pa.int8(), pa.duration('s'))),
+      ('wait', pa.list_(pa.month_day_nano_interval())),
+      ('runs', pa.run_end_encoded(pa.int32(), pa.int8())),
+      ('none', pa.struct([])),
+    ]
+  )
+  assert [name.split()[0] for name in schemas.not_parquet(schema)] == [
+    *('wait', 'runs', 'none'),
+  ]
+
+
 @pytest.mark.parametrize(
   'values, expected',
   [

@@ -5,26 +5,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from infoprune_jax.config.experiment import MeshConfig
 from infoprune_jax.model import (
   attention,
-  backends,
   mesh as mesh_lib,
   partitioning,
 )
 
-needs_packed_cudnn = pytest.mark.skipif(
-  backends.compute_capability(jax.devices()[0]) < backends.CUDNN_CAPABILITY,
-  reason='needs an NVIDIA GPU of compute capability 9.0 or later',
+PLAIN_8, PLAIN_64, PLAIN_128 = (
+  attention.Logits(dim**-0.5) for dim in (8, 64, 128)
+)
+FORMS = (
+  PLAIN_8,
+  attention.Logits(0.25, softcap=1.0),
+  attention.Logits(0.25, window=9),
+  attention.Logits(0.25, softcap=1.0, window=70),
 )
 
 
-def oracle(query, key, value, segments):
+def oracle(query, key, value, segments, form):
   """One query at a time, in float64."""
-  batch, length, heads, dim = query.shape
+  batch, length, heads, _ = query.shape
   group = heads // key.shape[2]
   out = np.zeros(query.shape)
   for b in range(batch):
@@ -32,15 +35,20 @@ def oracle(query, key, value, segments):
       k, v = key[b, :, head // group], value[b, :, head // group]
       for t in range(length):
         seen = np.arange(t + 1)[segments[b, : t + 1] == segments[b, t]]
-        logits = k[seen].astype(np.float64) @ query[b, t, head] / dim**0.5
+        seen = seen[t - seen < (form.window or length)]
+        logits = form.scale * k[seen].astype(np.float64) @ query[b, t, head]
+        if form.softcap:
+          logits = form.softcap * np.tanh(logits / form.softcap)
         weights = np.exp(logits - logits.max())
         out[b, t, head] = weights @ v[seen] / weights.sum()
   return out
 
 
 @pytest.mark.parametrize('length', [1, 5, 64, 65, 150])
-@pytest.mark.parametrize('kv_heads', [1, 2, 4])
-def test_equals_the_definition(length, kv_heads):
+@pytest.mark.parametrize(
+  'kv_heads, form', [(1, PLAIN_8), (4, PLAIN_8), *((2, f) for f in FORMS)]
+)
+def test_equals_the_definition(length, kv_heads, form):
   rng = np.random.default_rng(length)
   query = rng.normal(size=(2, length, 4, 8)).astype(np.float32)
   key = rng.normal(size=(2, length, kv_heads, 8)).astype(np.float32)
@@ -50,32 +58,40 @@ def test_equals_the_definition(length, kv_heads):
     *map(jnp.asarray, (query, key, value)),
     attention.segments(jnp.asarray(segments), 'xla', 0),
     'xla',
+    form,
   )
   np.testing.assert_allclose(
-    found, oracle(query, key, value, segments), atol=2e-5
+    found, oracle(query, key, value, segments, form), atol=2e-5
   )
 
 
-def plain(query, key, value, ids):
+def plain(query, key, value, ids, form):
   """The definition in JAX, which differentiates it."""
   key, value = (
     jnp.repeat(x, query.shape[2] // x.shape[2], axis=2) for x in (key, value)
   )
   logits = jnp.einsum('BTNH,BSNH->BNTS', query, key, precision='highest')
-  seen = (ids[:, :, None] == ids[:, None]) & np.tri(ids.shape[1], dtype=bool)
-  logits = jnp.where(seen[:, None], logits / query.shape[3] ** 0.5, -jnp.inf)
+  length = ids.shape[1]
+  seen = (ids[:, :, None] == ids[:, None]) & np.tri(length, dtype=bool)
+  seen &= ~np.tri(length, k=-(form.window or length), dtype=bool)
+  logits = logits * form.scale
+  if form.softcap:
+    logits = form.softcap * jnp.tanh(logits / form.softcap)
+  logits = jnp.where(seen[:, None], logits, -jnp.inf)
   weights = jax.nn.softmax(logits, axis=-1)
   return jnp.einsum('BNTS,BSNH->BTNH', weights, value, precision='highest')
 
 
-def by_blocks(query, key, value, ids):
+def by_blocks(query, key, value, ids, form=PLAIN_8):
   segments = attention.segments(ids, 'xla', 0)
-  return attention.attention(query, key, value, segments, 'xla')
+  return attention.attention(query, key, value, segments, 'xla', form)
 
 
 @pytest.mark.parametrize('length', [5, 64, 150])
-@pytest.mark.parametrize('kv_heads', [1, 2, 4])
-def test_the_gradient_is_that_of_the_definition(length, kv_heads):
+@pytest.mark.parametrize(
+  'kv_heads, form', [(1, PLAIN_8), (4, PLAIN_8), *((2, f) for f in FORMS)]
+)
+def test_the_gradient_is_that_of_the_definition(length, kv_heads, form):
   rng = np.random.default_rng(length)
   arrays = [
     jnp.asarray(rng.normal(size=(2, length, heads, 8)), jnp.float32)
@@ -83,8 +99,8 @@ def test_the_gradient_is_that_of_the_definition(length, kv_heads):
   ]
   ids = np.sort(rng.integers(0, 4, (2, length)), axis=1)[:, ::-1]
   ids = jnp.asarray(ids.copy())
-  out, expected_backward = jax.vjp(lambda *a: plain(*a, ids), *arrays)
-  _, backward = jax.vjp(lambda *a: by_blocks(*a, ids), *arrays)
+  out, expected_backward = jax.vjp(lambda *a: plain(*a, ids, form), *arrays)
+  _, backward = jax.vjp(lambda *a: by_blocks(*a, ids, form), *arrays)
   grad = jnp.asarray(rng.normal(size=out.shape), jnp.float32)
   for found, expected in zip(
     backward(grad), expected_backward(grad), strict=True
@@ -119,8 +135,11 @@ def test_every_product_is_of_one_dtype():
     )
 
 
-@pytest.mark.parametrize('sequence, tensor', [(2, 2), (8, 1)])
-def test_rows_spread_over_devices(sequence, tensor):
+@pytest.mark.parametrize(
+  'sequence, tensor, form',
+  [(2, 2, PLAIN_8), (8, 1, PLAIN_8), (2, 2, FORMS[-1])],
+)
+def test_rows_spread_over_devices(sequence, tensor, form):
   """Shares of 160 and 40 tokens: of three blocks, and of one."""
   rng = np.random.default_rng(sequence)
   shape = (1, 320, 4, 8)
@@ -132,7 +151,7 @@ def test_rows_spread_over_devices(sequence, tensor):
 
   def mixed(query, key, value):
     segments = attention.segments(jnp.asarray(ids), 'xla', 0)
-    found = attention.attention(query, key, value, segments, 'xla')
+    found = attention.attention(query, key, value, segments, 'xla', form)
     return (found**2).sum(), found
 
   grad = functools.partial(jax.grad, argnums=(0, 1, 2), has_aux=True)
@@ -141,7 +160,8 @@ def test_rows_spread_over_devices(sequence, tensor):
     program = jax.jit(grad(lambda *args: mixed(*args)))
     program = program.lower(query, key, value).compile()
   grads, found = program(query, key, value)
-  np.testing.assert_allclose(found, oracle(query, key, value, ids), atol=2e-5)
+  exact = oracle(query, key, value, ids, form)
+  np.testing.assert_allclose(found, exact, atol=2e-5)
   for one, other in zip(grads, expected, strict=True):
     np.testing.assert_allclose(one, other, atol=2e-5)
 
@@ -167,20 +187,30 @@ def packed(length, kv_heads, dim):
 
 
 @pytest.mark.parametrize(
-  'length, kv_heads, dim', [(128, 4, 128), (640, 2, 64), (768, 1, 64)]
+  'length, kv_heads, dim, form',
+  [
+    (128, 4, 128, PLAIN_128),
+    (640, 2, 64, PLAIN_64),
+    (768, 1, 64, PLAIN_64),
+    (640, 2, 64, attention.Logits(0.1, softcap=1.0, window=200)),
+    (640, 2, 64, attention.Logits(0.1, window=1)),
+  ],
 )
-def test_splash_equals_xla(monkeypatch, length, kv_heads, dim):
+def test_splash_equals_xla(monkeypatch, length, kv_heads, dim, form):
   """As the interpreter of Pallas runs it: one block, five, three."""
   interpret(monkeypatch)
   inputs, segments = packed(length, kv_heads, dim)
   found, expected = (
-    attention.attention(*inputs, segments, backend)
+    attention.attention(*inputs, segments, backend, form)
     for backend in ('splash', 'xla')
   )
   np.testing.assert_allclose(found, expected, atol=5e-6)
 
 
-def test_the_gradient_of_splash_equals_that_of_xla(monkeypatch):
+@pytest.mark.parametrize(
+  'form', [PLAIN_64, attention.Logits(0.1, softcap=1.0, window=40)]
+)
+def test_the_gradient_of_splash_equals_that_of_xla(monkeypatch, form):
   """Two blocks by two, of which one is skipped."""
   interpret(monkeypatch)
   monkeypatch.setattr(attention, 'SPLASH_BLOCKS', (128,))
@@ -189,7 +219,7 @@ def test_the_gradient_of_splash_equals_that_of_xla(monkeypatch):
 
   def pulled(backend):
     _, pull = jax.vjp(
-      lambda *x: attention.attention(*x, segments, backend), *inputs
+      lambda *x: attention.attention(*x, segments, backend, form), *inputs
     )
     return pull(jnp.asarray(direction, jnp.float32))
 
@@ -197,91 +227,15 @@ def test_the_gradient_of_splash_equals_that_of_xla(monkeypatch):
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize('segments', [1, 2, 7, 8, 1000])
-def test_a_limit_has_room_for_segments_and_padding(segments):
-  limit = attention.segment_limit(segments)
-  assert segments + 1 <= limit < 4 * (segments + 1)
-
-
-def test_cudnn_has_a_gradient_of_packed_rows(monkeypatch):
-  """Lowered for a GPU; what it computes there is another test's."""
-  monkeypatch.setattr(cudnn, 'check_cudnn_version', lambda: 91200)
-  monkeypatch.setattr(cudnn, 'check_compute_capability', lambda _: True)
-  ids = jnp.asarray(np.sort(np.arange(256).reshape(2, 128) % 7 + 1))
-  segments = attention.segments(ids, 'cudnn', 8)
-  x = jnp.ones((2, 128, 4, 64), jnp.bfloat16)
-
-  def total(*x):
-    return attention.attention(*x, segments, 'cudnn').astype(jnp.float32).sum()
-
-  text = (
-    jax.jit(jax.grad(total, (0, 1, 2)))
-    .trace(x, x, x)
-    .lower(lowering_platforms=('cuda',))
-    .as_text()
-  )
-  assert '__cudnn$fmhaSoftmaxBackward' in text
-
-
-def test_cudnn_gets_every_token_in_one_segment():
-  ids = jnp.array([[1, 1, 2, 3, 3, 3], [1, 1, 1, 1, 0, 0], [0] * 6])
-  found = attention.segments(ids, 'cudnn', 5)
-  assert found.lengths.tolist() == [
-    [2, 1, 3, -1, -1],
-    [4, 2, -1, -1, -1],
-    [6, -1, -1, -1, -1],
-  ]
-  assert found.offsets.tolist() == [
-    [0, 2, 3, -1, -1, -1],
-    [0, 4, -1, -1, -1, -1],
-    [0, -1, -1, -1, -1, -1],
-  ]
-
-
-@needs_packed_cudnn
-@pytest.mark.parametrize('max_segments', [8, 32])
-@pytest.mark.parametrize('kv_heads', [2, 4])
-def test_cudnn_equals_the_definition(max_segments, kv_heads):
-  rng = np.random.default_rng(0)
-  query = rng.normal(size=(2, 256, 4, 64)).astype(np.float32)
-  key = rng.normal(size=(2, 256, kv_heads, 64)).astype(np.float32)
-  value = rng.normal(size=(2, 256, kv_heads, 64)).astype(np.float32)
-  ids = np.sort(rng.integers(1, 7, (2, 256)), axis=1)
-  ids[1, 200:] = 0
-  half = [jnp.asarray(x, jnp.bfloat16) for x in (query, key, value)]
-  found = attention.attention(
-    *half, attention.segments(jnp.asarray(ids), 'cudnn', max_segments), 'cudnn'
-  )
-  exact = oracle(*[np.asarray(x, np.float32) for x in half], ids)
-  np.testing.assert_allclose(np.asarray(found, np.float32), exact, atol=2e-2)
-
-
-@needs_packed_cudnn
-@pytest.mark.parametrize('max_segments', [8, 32])
-@pytest.mark.parametrize('kv_heads', [2, 4])
-def test_the_gradient_of_cudnn_equals_that_of_xla(max_segments, kv_heads):
-  rng = np.random.default_rng(0)
-  half = [
-    jnp.asarray(rng.normal(size=(2, 256, heads, 64)), jnp.bfloat16)
-    for heads in (4, kv_heads, kv_heads)
-  ]
-  ids = np.sort(rng.integers(1, 7, (2, 256)), axis=1)
-  ids[1, 200:] = 0
-  direction = jnp.asarray(rng.normal(size=half[0].shape), jnp.bfloat16)
-
-  def pulled(backend):
-    segments = attention.segments(jnp.asarray(ids), backend, max_segments)
-    _, pull = jax.vjp(
-      lambda *x: attention.attention(*x, segments, backend), *half
-    )
-    return [np.asarray(x, np.float32) for x in pull(direction)]
-
-  for found, expected in zip(pulled('cudnn'), pulled('xla'), strict=True):
-    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize('sequence, tensor', [(2, 2), (4, 1)])
-def test_splash_of_rows_over_devices(monkeypatch, sequence, tensor):
+@pytest.mark.parametrize(
+  'sequence, tensor, form',
+  [
+    (2, 2, PLAIN_64),
+    (4, 1, PLAIN_64),
+    (2, 1, attention.Logits(0.1, softcap=1.0, window=150)),
+  ],
+)
+def test_splash_of_rows_over_devices(monkeypatch, sequence, tensor, form):
   """Each share skips its own future, and its part of a key's gradient adds up."""
   interpret(monkeypatch)
   monkeypatch.setattr(attention, 'SPLASH_BLOCKS', (128,))
@@ -294,7 +248,7 @@ def test_splash_of_rows_over_devices(monkeypatch, sequence, tensor):
 
   def mixed(backend, *inputs):
     found, pull = jax.vjp(
-      lambda *x: attention.attention(*x, segments, backend), *inputs
+      lambda *x: attention.attention(*x, segments, backend, form), *inputs
     )
     return found, pull(direction)
 

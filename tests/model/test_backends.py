@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 
+from infoprune_jax.config.model import LayerKind
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import backends
 
@@ -30,6 +31,7 @@ RTX_5090 = gpu('NVIDIA GeForce RTX 5090', '12.0')
 MI300 = gpu('AMD Instinct MI300X', 'gfx942', 'rocm')
 V4 = types.SimpleNamespace(platform='tpu', device_kind='TPU v4')
 TPU = types.SimpleNamespace(platform='tpu', device_kind='TPU v5e')
+APPLE = types.SimpleNamespace(platform='METAL', device_kind='Apple M4')
 CPU = types.SimpleNamespace(platform='cpu', device_kind='cpu')
 
 
@@ -56,34 +58,89 @@ def model(small):
 
 
 @pytest.mark.parametrize(
-  'device, edits, attention, loss_kernel',
+  'device, edits, attention, loss_kernel, mlp_kernel',
   [
-    (CPU, {}, 'xla', 'xla'),
-    (TPU, {}, 'splash', 'tpu'),
-    (TPU, {'dtype': 'float32'}, 'splash', 'xla'),
-    (TPU, {'embed_dim': 96}, 'splash', 'xla'),
-    (V4, {}, 'splash', 'xla'),
-    (H100, {}, 'cudnn', 'hopper'),
-    (A100, {}, 'xla', 'xla'),
-    (RTX_4090, {}, 'xla', 'xla'),
-    (T4, {}, 'xla', 'xla'),
-    (B200, {}, 'cudnn', 'xla'),
-    (RTX_5090, {}, 'cudnn', 'xla'),
-    (MI300, {}, 'xla', 'xla'),
-    (gpu('an AMD GPU', '9.0', 'rocm'), {}, 'xla', 'xla'),
-    (H100, {'dtype': 'float32'}, 'xla', 'xla'),
-    (H100, {'mlp_dim': 200}, 'cudnn', 'xla'),
-    (H100, {'attention': 'xla', 'loss_kernel': 'xla'}, 'xla', 'xla'),
-    (TPU, {'head_dim': 32}, 'xla', 'tpu'),
-    (H100, {'logit_softcap': 30.0}, 'cudnn', 'xla'),
+    (CPU, {}, 'xla', 'xla', 'xla'),
+    (TPU, {}, 'splash', 'tpu', 'xla'),
+    (TPU, {'dtype': 'float32'}, 'splash', 'xla', 'xla'),
+    (TPU, {'embed_dim': 96}, 'splash', 'xla', 'xla'),
+    (V4, {}, 'splash', 'xla', 'xla'),
+    (H100, {}, 'cudnn', 'hopper', 'hopper'),
+    (A100, {}, 'pallas', 'xla', 'xla'),
+    (RTX_4090, {}, 'pallas', 'xla', 'xla'),
+    (T4, {}, 'xla', 'xla', 'xla'),
+    (B200, {}, 'cudnn', 'xla', 'xla'),
+    (RTX_5090, {}, 'cudnn', 'xla', 'xla'),
+    (MI300, {}, 'xla', 'xla', 'xla'),
+    (gpu('an AMD GPU', '9.0', 'rocm'), {}, 'xla', 'xla', 'xla'),
+    (APPLE, {}, 'xla', 'xla', 'xla'),
+    (H100, {'dtype': 'float32'}, 'xla', 'xla', 'xla'),
+    (A100, {'dtype': 'float32'}, 'xla', 'xla', 'xla'),
+    (H100, {'head_dim': 100}, 'pallas', 'hopper', 'hopper'),
+    (A100, {'head_dim': 8}, 'xla', 'xla', 'xla'),
+    (H100, {'mlp_dim': 200}, 'cudnn', 'hopper', 'xla'),
+    (H100, {'attention': 'xla', 'loss_kernel': 'xla'}, 'xla', 'xla', 'hopper'),
+    (H100, {'mlp_kernel': 'xla'}, 'cudnn', 'hopper', 'xla'),
+    (TPU, {'head_dim': 32}, 'xla', 'tpu', 'xla'),
+    (H100, {'logit_softcap': 30.0}, 'cudnn', 'xla', 'hopper'),
+    (H100, {'activation': 'geglu'}, 'cudnn', 'hopper', 'xla'),
+    (H100, {'mlp_bias': True}, 'cudnn', 'hopper', 'xla'),
+    (H100, {'attention_softcap': 50.0}, 'xla', 'hopper', 'hopper'),
+    (
+      H100,
+      {'layer_pattern': (LayerKind(window=512),)},
+      'xla',
+      'hopper',
+      'hopper',
+    ),
+    (
+      H100,
+      {'layer_pattern': (LayerKind(window=1024),)},
+      'cudnn',
+      'hopper',
+      'hopper',
+    ),
+    (TPU, {'layer_pattern': (LayerKind(window=512),)}, 'splash', 'tpu', 'xla'),
+    (TPU, {'attention_softcap': 50.0}, 'splash', 'tpu', 'xla'),
   ],
 )
 def test_auto_takes_the_fastest_that_runs(
-  model, device, edits, attention, loss_kernel
+  model, device, edits, attention, loss_kernel, mlp_kernel
 ):
   model = dataclasses.replace(model, **edits)
-  found = backends.resolve(model, Mesh(device), 8, 1024)
-  assert (found.attention, found.loss_kernel) == (attention, loss_kernel)
+  chosen = backends.resolve(model, Mesh(device), 8, 1024)
+  assert chosen.attention == attention
+  assert (chosen.loss_kernel, chosen.mlp_kernel) == (loss_kernel, mlp_kernel)
+
+
+@pytest.mark.parametrize(
+  'edits, longest',
+  [
+    ({'max_positions': 512}, 512),
+    (
+      {
+        'layer_pattern': (
+          LayerKind(
+            rope_scaling='longrope',
+            rope_original_length=256,
+            rope_divisors=(1.0,) * 32,
+          ),
+        )
+      },
+      256,
+    ),
+  ],
+)
+def test_sequences_longer_than_the_model_takes_are_refused(
+  model, edits, longest
+):
+  model = dataclasses.replace(model, **edits)
+  backends.resolve(model, Mesh(CPU), 8, longest)
+  message = f'is {longest + 1}, but the model takes .* most {longest} tokens'
+  with pytest.raises(UserError, match=message):
+    backends.resolve(model, Mesh(CPU), 8, longest + 1)
+  with pytest.raises(UserError, match=message):
+    backends.resolve_training(model, Mesh(CPU), longest + 1)
 
 
 @pytest.mark.parametrize(
@@ -123,18 +180,22 @@ def test_a_fallback_is_said_with_its_reason(model, caplog):
   warnings = [
     r.getMessage() for r in caplog.records if r.levelname == 'WARNING'
   ]
-  assert len(warnings) == 2
+  assert len(warnings) == 3
   assert "model.attention: 'xla', which is slower than 'cudnn'" in warnings[0]
   assert 'bfloat16, the dtype here is float32' in warnings[1]
+  assert "model.mlp_kernel: 'xla', which is slower than 'hopper'" in warnings[2]
 
 
-@pytest.mark.parametrize('device', [A100, RTX_4090, T4, MI300])
-def test_a_gpu_that_cudnn_does_not_take_is_said_once(model, device, caplog):
+@pytest.mark.parametrize('device', [T4, MI300])
+def test_a_gpu_that_no_kernel_takes_is_said_once(model, device, caplog):
   """What runs and why, one line for each choice."""
   backends.resolve(model, Mesh(device), 8, 1024)
   lines = [record.getMessage() for record in caplog.records]
   for line, name, best in zip(
-    lines, ('attention', 'loss_kernel'), ('cudnn', 'hopper'), strict=True
+    lines,
+    ('attention', 'loss_kernel', 'mlp_kernel'),
+    ('pallas', 'hopper', 'hopper'),
+    strict=True,
   ):
     assert line.startswith(
       f"model.{name}: 'xla', which is slower than '{best}': "
@@ -145,13 +206,17 @@ def test_a_gpu_that_cudnn_does_not_take_is_said_once(model, device, caplog):
 
 
 @pytest.mark.parametrize('device', [A100, RTX_4090, T4, MI300])
-def test_training_refuses_cudnn_where_it_does_not_run(model, device, caplog):
-  found = backends.resolve_training(model, Mesh(device), 1024)
-  assert found.attention == 'xla'
-  assert "ask for it with model.attention='cudnn'" not in caplog.text
+def test_training_refuses_cudnn_where_it_does_not_run(model, device):
   model = dataclasses.replace(model, attention='cudnn')
   with pytest.raises(UserError, match='9.0 or later'):
     backends.resolve_training(model, Mesh(device), 1024)
+
+
+def test_a_jax_without_its_kernel_takes_that_of_xla(model, monkeypatch):
+  gone = types.SimpleNamespace(pallas_attention=lambda: None)
+  monkeypatch.setattr(backends, 'gpu_attention', gone)
+  chosen = backends.resolve_training(model, Mesh(A100), 512)
+  assert chosen.attention == 'xla'
 
 
 @pytest.mark.parametrize(
@@ -187,7 +252,27 @@ def test_training_refuses_cudnn_where_it_does_not_run(model, device, caplog):
     (
       H100,
       {'loss_kernel': 'hopper', 'embed_dim': 96},
-      'embed_dim=96 .* multiples of 256, 64 and 64',
+      'embed_dim=96 must be multiples of 256, 64',
+    ),
+    (
+      H100,
+      {'mlp_kernel': 'hopper', 'activation': 'geglu'},
+      'computes SwiGLU without biases',
+    ),
+    (
+      H100,
+      {'mlp_kernel': 'hopper', 'mlp_dim': 200},
+      'mlp_dim=200 per device must be multiples of 256, 64 and 64',
+    ),
+    (
+      H100,
+      {'attention': 'cudnn', 'attention_softcap': 50.0},
+      'cannot cap logits, model.attention_softcap=50.0',
+    ),
+    (
+      A100,
+      {'attention': 'pallas', 'layer_pattern': (LayerKind(window=512),)},
+      r'windows of \[512\] tokens .* are not supported',
     ),
     (H100, {'loss_kernel': 'tpu'}, 'runs on a TPU, the mesh is of gpu devices'),
     (V4, {'loss_kernel': 'tpu'}, 'more than the 16 MiB .* of a TPU v4'),
@@ -223,8 +308,14 @@ def test_what_was_asked_for_is_not_replaced(model, device, edits, message):
     (V4, {'dtype': 'float32'}, 'splash'),
     (TPU, {'head_dim': 32}, 'xla'),
     (TPU, {'attention': 'xla'}, 'xla'),
-    (H100, {}, 'xla'),
-    (H100, {'attention': 'cudnn'}, 'cudnn'),
+    (H100, {}, 'cudnn'),
+    (H100, {'head_dim': 100}, 'pallas'),
+    (A100, {}, 'pallas'),
+    (RTX_4090, {}, 'pallas'),
+    (H100, {'attention': 'pallas'}, 'pallas'),
+    (T4, {}, 'xla'),
+    (MI300, {}, 'xla'),
+    (APPLE, {}, 'xla'),
   ],
 )
 def test_training_takes_the_attention_whose_gradient_is_tested(
@@ -235,14 +326,11 @@ def test_training_takes_the_attention_whose_gradient_is_tested(
   assert (found.attention, found.loss_kernel) == (attention, 'xla')
 
 
-def test_training_says_why_it_is_slow(model, caplog):
-  backends.resolve_training(model, Mesh(H100), 512)
-  [warning] = [r.getMessage() for r in caplog.records]
-  assert "ask for it with model.attention='cudnn'" in warning
-
-
 def test_training_refuses_an_attention_that_does_not_run(model):
-  for device, name in ((CPU, 'cudnn'), (H100, 'splash'), (TPU, 'cudnn')):
+  for device, name in (
+    *((CPU, 'cudnn'), (CPU, 'pallas'), (H100, 'splash')),
+    *((TPU, 'cudnn'), (T4, 'pallas'), (MI300, 'pallas')),
+  ):
     asked = dataclasses.replace(model, attention=name)
     with pytest.raises(UserError, match=f"'{name}' does not run here"):
       backends.resolve_training(asked, Mesh(device), 1024)
@@ -262,3 +350,15 @@ def test_kernels_of_another_device_are_not_needed(
   monkeypatch.setitem(sys.modules, f'infoprune_jax.model.{absent}', None)
   for device in devices:
     assert backends.resolve(model, Mesh(device), 8, 1024).loss_kernel != absent
+
+
+@pytest.mark.parametrize('device', [TPU, H100])
+def test_statistics_besides_nll_take_the_loss_of_xla(model, device):
+  mesh, names = Mesh(device), ('nll', 'entropy')
+  found = backends.resolve(model, mesh, 8, 1024, names)
+  assert found.loss_kernel == 'xla'
+  assert backends.resolve(model, mesh, 8, 1024).loss_kernel != 'xla'
+  kernel = 'tpu' if device is TPU else 'hopper'
+  named = dataclasses.replace(model, loss_kernel=kernel)
+  with pytest.raises(UserError, match='NLL only, score.statistics .* entropy'):
+    backends.resolve(named, mesh, 8, 1024, names)

@@ -2,10 +2,12 @@ import dataclasses
 import math
 
 import jax
+import numpy as np
 import pytest
 
 from infoprune_jax.batches import packing
 from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.config.model import LayerKind
 from infoprune_jax.model import flops, mesh as mesh_lib, network, partitioning
 
 
@@ -40,6 +42,22 @@ def test_by_hand(small):
   assert flops.forward_flops_per_token(gelu, 500, 100) == expected
 
 
+@pytest.mark.parametrize('window', [1, 7, 10, 11])
+def test_a_window_counts_what_tokens_see(small, window):
+  """Against a count over the ten tokens of a sequence, to half a token."""
+  kinds = (LayerKind(window=window), LayerKind())
+  model = dataclasses.replace(small.model, num_layers=3, layer_pattern=kinds)
+  plain = dataclasses.replace(model, layer_pattern=())
+  seen = np.minimum(np.arange(10) + 0.5, window)
+  fewer = np.mean(np.arange(10) + 0.5 - seen)
+  difference = flops.forward_flops_per_token(
+    plain, 100, 10
+  ) - flops.forward_flops_per_token(model, 100, 10)
+  width = model.num_heads * model.head_dim
+  # Two of three layers have the window.
+  assert difference / (2 * 4 * width) == pytest.approx(fewer, abs=0.1)
+
+
 def test_close_to_what_the_compiler_counts(small):
   """For a program without loops, and attention that skips nothing."""
   length, batch, vocab = 64, 2, 256
@@ -56,7 +74,7 @@ def test_close_to_what_the_compiler_counts(small):
   mesh = mesh_lib.make_mesh(config, jax.devices()[:1])
   with partitioning.use_mesh(mesh):
     compiled = (
-      jax.jit(lambda p, b: network.batch_nll(model, p, b))
+      jax.jit(lambda p, b: network.batch_statistics(model, p, b)['nll'])
       .lower(params, rows)
       .compile()
     )

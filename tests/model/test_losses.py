@@ -8,10 +8,20 @@ import pytest
 from jax.experimental import pallas as pl
 
 from infoprune_jax.config.experiment import MeshConfig
-from infoprune_jax.model import mesh as mesh_lib, partitioning
-from infoprune_jax.model.losses import token_nll, weighted_nll
+from infoprune_jax.model import (
+  head_columns,
+  losses,
+  mesh as mesh_lib,
+  partitioning,
+)
+from infoprune_jax.model.losses import token_statistics, weighted_nll
 
-BATCH, LENGTH, WIDTH, VOCAB = 4, 60, 128, 2048
+# A vocabulary that is no multiple of 128; 8 devices divide it.
+BATCH, LENGTH, WIDTH, VOCAB = 4, 60, 128, 1800
+
+
+def token_nll(*arrays, **options):
+  return token_statistics(*arrays, **options)['nll']
 
 
 @pytest.fixture(scope='module')
@@ -25,8 +35,11 @@ def inputs():
 
 @pytest.fixture(scope='module')
 def oracle(inputs):
-  """The definition, in float64."""
-  hidden, head, targets = inputs
+  return definition(*inputs)
+
+
+def definition(hidden, head, targets):
+  """The NLL of each token, in float64."""
   logits = hidden.astype(np.float64) @ head.astype(np.float64)
   top = logits.max(-1, keepdims=True)
   log_sum = np.log(np.exp(logits - top).sum(-1)) + top[..., 0]
@@ -52,7 +65,7 @@ def by_definition(hidden, head, targets, weights, z_loss=0.0, softcap=0.0):
   return jnp.sum(weights * (nll + z_loss * log_z**2))
 
 
-@pytest.mark.parametrize('tile', [1, 7, 48, BATCH * LENGTH, 10**6])
+@pytest.mark.parametrize('tile', [7, 48, 113, BATCH * LENGTH, 10**6])
 def test_equals_the_definition(inputs, oracle, weights, tile):
   arrays = [*map(jnp.asarray, inputs)]
   nll = np.asarray(token_nll(*arrays, tile=tile))
@@ -110,6 +123,49 @@ def test_gradients_equal_those_of_whole_logits(inputs, weights, options):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_added_columns_change_nothing(inputs, weights, monkeypatch):
+  hidden, head, targets = map(jnp.asarray, inputs)
+  options = {'z_loss': 0.1, 'tile': 48, 'softcap': 3.0}
+
+  def both(hidden, head):
+    total, nll, _ = weighted_nll(hidden, head, targets, weights, **options)
+    return total, nll
+
+  gradient = jax.grad(both, (0, 1), has_aux=True)
+  (padded_hidden, padded_head), padded_nll = gradient(hidden, head)
+  monkeypatch.setattr(head_columns, 'alignment', lambda: 1)
+  (hidden_grad, head_grad), nll = gradient(hidden, head)
+  np.testing.assert_allclose(padded_nll, nll, rtol=1e-6)
+  np.testing.assert_allclose(padded_hidden, hidden_grad, atol=1e-8)
+  np.testing.assert_allclose(padded_head, head_grad, atol=1e-8)
+
+
+@pytest.mark.parametrize('softcap', [0.0, 3.0])
+def test_added_columns_have_a_gradient_of_zero(inputs, weights, softcap):
+  """Whatever they hold, as a step of an optimizer might have left it."""
+  hidden, head, targets = map(jnp.asarray, inputs)
+  padded, targets, valid = head_columns.local_shard(
+    head, targets, VOCAB, aligned=True
+  )
+  assert padded.shape[1] == 1920 and not np.any(padded[:, VOCAB:])
+  padded = padded.at[:, VOCAB:].set(1.0)
+  grad = jax.grad(
+    lambda head: losses._weighted(
+      hidden, head, targets, valid, weights, 0.1, 48, softcap
+    )[0]
+  )(padded)
+  assert not np.any(grad[:, VOCAB:])
+  assert np.all(np.any(grad[:, :VOCAB], axis=0))
+
+
+def test_tiles_hold_at_most_what_is_asked_for():
+  for tokens in (1, 2, 240, 1021, 8192):
+    for tile in (1, 48, 1000, 2048, 10**6):
+      tiles, size = losses._tile_shape(tokens, tile)
+      assert size <= tile and tokens <= tiles * size < tokens + size
+      assert tiles <= 2 * -(-tokens // tile)
+
+
 def test_only_the_sum_has_a_gradient(inputs, weights):
   """What is logged of tokens is constant: it cannot leak into training."""
   hidden, head, targets = map(jnp.asarray, inputs)
@@ -148,14 +204,23 @@ def test_logits_are_never_held_whole(inputs, weights, training):
 
   function = jax.grad(loss, (0, 1)) if training else nll
   size = largest(jax.make_jaxpr(function)(hidden, head).jaxpr)
-  assert size <= max(tile * VOCAB, head.size)
+  assert size <= max(tile, WIDTH) * 1920  # Columns of the padded head.
   assert size < BATCH * LENGTH * VOCAB
 
 
-@pytest.mark.parametrize('sizes', [(1, 1, 8), (2, 2, 2)])
-def test_a_vocabulary_spread_over_devices(inputs, oracle, weights, sizes):
+@pytest.mark.parametrize(
+  'sizes, vocab',
+  [
+    ((1, 1, 8), VOCAB),
+    ((2, 2, 2), VOCAB),
+    ((1, 1, 8), 1795),
+    ((2, 2, 2), 1795),
+  ],
+)
+def test_a_vocabulary_spread_over_devices(inputs, weights, sizes, vocab):
   """Each device reduces its own share: no logits and no table travel."""
   data, fsdp, tensor = sizes
+  hidden, head, targets = inputs
   mesh = mesh_lib.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
   axes = [
     ('batch', 'length', 'activation_embed'),
@@ -163,9 +228,13 @@ def test_a_vocabulary_spread_over_devices(inputs, oracle, weights, sizes):
     ('batch', 'length'),
     ('batch', 'length'),
   ]
+  inputs = hidden, head[:, :vocab], targets % vocab
   whole = [*map(jnp.asarray, inputs), weights]
   arrays = [
-    jax.device_put(array, partitioning.sharding(mesh, names))
+    jax.device_put(
+      array,
+      partitioning.sharding(mesh, mesh.divided_axes(names, array.shape)),
+    )
     for array, names in zip(whole, axes, strict=True)
   ]
 
@@ -178,7 +247,9 @@ def test_a_vocabulary_spread_over_devices(inputs, oracle, weights, sizes):
     by_array, aux = program.compile()(*arrays)
     score = functools.partial(token_nll, tile=48)
     forward = jax.jit(score).lower(*arrays[:3]).compile()
-  np.testing.assert_allclose(forward(*arrays[:3]), oracle, atol=2e-5)
+  np.testing.assert_allclose(
+    forward(*arrays[:3]), definition(*inputs), atol=2e-5
+  )
   expected, expected_aux = jax.grad(loss, (0, 1), has_aux=True)(*whole)
   for found, alone in zip(by_array, expected, strict=True):
     np.testing.assert_allclose(found, alone, atol=1e-6)
@@ -194,8 +265,12 @@ def test_a_vocabulary_spread_over_devices(inputs, oracle, weights, sizes):
   assert 'all-reduce' in text
 
 
-@pytest.mark.parametrize('sizes', [(1, 1, 1), (2, 2, 2)])
-def test_the_kernel_of_a_tpu_gives_what_tiles_give(monkeypatch, inputs, sizes):
+@pytest.mark.parametrize(
+  'sizes, vocab', [((1, 1, 1), VOCAB), ((2, 2, 2), VOCAB), ((2, 1, 4), 1797)]
+)
+def test_the_kernel_of_a_tpu_gives_what_tiles_give(
+  monkeypatch, inputs, sizes, vocab
+):
   """Shares of the vocabulary are no whole blocks; as Pallas interprets it."""
   monkeypatch.setattr(
     pl, 'pallas_call', functools.partial(pl.pallas_call, interpret=True)
@@ -208,8 +283,8 @@ def test_the_kernel_of_a_tpu_gives_what_tiles_give(monkeypatch, inputs, sizes):
   hidden, head, targets = inputs
   arrays = (
     jnp.asarray(hidden, jnp.bfloat16),
-    jnp.asarray(head[:, :1900], jnp.bfloat16),
-    jnp.asarray(targets % 1900),
+    jnp.asarray(head[:, :vocab], jnp.bfloat16),
+    jnp.asarray(targets % vocab),
   )
   expected = token_nll(*arrays, tile=48)
   with partitioning.use_mesh(mesh):

@@ -1,5 +1,6 @@
 """What fits a device, by what its program needs and what the device says."""
 
+import dataclasses
 import types
 
 import jax
@@ -9,9 +10,11 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import memory
 
 
-def mesh(**stats):
+def mesh(shards=1, **stats):
   device = types.SimpleNamespace(memory_stats=lambda: stats or None)
-  return types.SimpleNamespace(local_devices=[device])
+  return types.SimpleNamespace(
+    local_devices=[device], num_shards=lambda axis: shards
+  )
 
 
 def program():
@@ -38,6 +41,29 @@ def test_a_program_fits_with_what_is_beside_it():
   assert memory.fits(program, mesh(bytes_limit=152), others_bytes=7)
   assert not memory.fits(program, mesh(bytes_limit=151), others_bytes=7)
   assert memory.fits(program, mesh())  # A CPU does not say what it has.
+
+
+@pytest.mark.parametrize(
+  'gigabytes, vocab_size, shards, chunk',
+  [
+    (60, 50257, 1, 16384),  # An H100, as JAX takes three quarters of it.
+    (16, 50257, 1, 4096),
+    (16, 128256, 1, 1024),
+    (16, 128256, 4, 4096),
+    (1, 128256, 1, 256),
+    (0, 128256, 1, 0),  # A CPU does not say what it has.
+  ],
+)
+def test_a_chunk_of_the_loss_takes_a_part_of_the_memory(
+  small, gigabytes, vocab_size, shards, chunk
+):
+  free = dataclasses.replace(small.model, loss_chunk_tokens=0)
+  on = mesh(shards, bytes_limit=gigabytes * 10**9)
+  chosen = memory.with_loss_chunk(free, vocab_size, on)
+  assert chosen.loss_chunk_tokens == chunk
+  assert dataclasses.replace(chosen, loss_chunk_tokens=0) == free
+  given = dataclasses.replace(free, loss_chunk_tokens=77)
+  assert memory.with_loss_chunk(given, vocab_size, on) == given
 
 
 def test_what_does_not_compile_for_want_of_memory_does_not_fit():

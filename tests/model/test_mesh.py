@@ -123,6 +123,16 @@ def test_a_rule_that_cannot_be_is_named(rules, named):
     mesh_lib.make_mesh(config(8, rules=rules))
 
 
+def test_a_vocabulary_that_devices_do_not_divide_is_whole():
+  mesh = mesh_lib.make_mesh(config(tensor=8))
+  axes = ('vocab', 'embed')
+  assert mesh.divided_axes(axes, (50304, 64)) == axes
+  assert mesh.divided_axes(axes, (50257, 64)) == (None, 'embed')
+  few = ShapeDtypeStruct((9, 64), np.float32)  # Not one for each device.
+  with pytest.raises(UserError, match='vocab=9, .* must be divisible'):
+    partitioning.shardings(mesh, {'head': few}, {'head': axes}, 'Parameter')
+
+
 def test_a_parameter_whose_axes_share_a_mesh_axis_is_named():
   mesh = mesh_lib.make_mesh(config(8, rules={'embed': ('tensor',)}))
   shapes = {'mlp': {'up': ShapeDtypeStruct((8, 8), np.float32)}}

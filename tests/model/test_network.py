@@ -8,8 +8,13 @@ from flax import nnx
 from random_store import RandomStore
 
 from infoprune_jax.config.experiment import MeshConfig
-from infoprune_jax.config.model import REMAT
-from infoprune_jax.model import mesh as mesh_lib, network, partitioning
+from infoprune_jax.config.model import REMAT, LayerKind
+from infoprune_jax.model import (
+  layers,
+  mesh as mesh_lib,
+  network,
+  partitioning,
+)
 
 VOCAB = RandomStore.vocab_size
 
@@ -30,7 +35,7 @@ def nll(small, mesh):
       lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params
     )
     function = jax.jit(
-      lambda batch: network.batch_nll(small.model, params, batch)
+      lambda batch: network.batch_statistics(small.model, params, batch)['nll']
     )
 
   def call(batch):
@@ -176,7 +181,9 @@ def test_normed_queries_and_keys_have_one_length(small, mesh):
     model = dataclasses.replace(small.model, qk_norm=qk_norm)
     with partitioning.use_mesh(mesh):
       params = network.init_params(model, VOCAB, jax.random.key(0))
-      nll = jax.jit(lambda p, m=model: network.batch_nll(m, p, batch))
+      nll = jax.jit(
+        lambda p, m=model: network.batch_statistics(m, p, batch)['nll']
+      )
       expected = nll(params)
       attention = params['layers']['attention']
       for name in ('query', 'key'):
@@ -189,10 +196,95 @@ def test_normed_queries_and_keys_have_one_length(small, mesh):
       assert axes['key_norm']['scale'] == ('layers', 'head_dim')
 
 
+FAMILIES = [
+  {'norm': 'layer', 'attention_bias': 'all', 'mlp_bias': True},
+  {'norm_placement': 'post', 'qk_norm': True, 'qk_norm_scope': 'all'},
+  {'norm_placement': 'both', 'activation': 'geglu', 'embed_scale': 4.0},
+  {'parallel_residual': True, 'activation': 'gelu_exact', 'mlp_bias': True},
+  {
+    'num_layers': 5,
+    'attention_bias': 'qkv',
+    'attention_softcap': 5.0,
+    'max_positions': 64,
+    'layer_pattern': (
+      LayerKind(window=4),
+      LayerKind(rope_theta=0.0),
+    ),
+  },
+]
+
+
+@pytest.mark.parametrize('edit', FAMILIES)
+def test_other_families_are_causal_and_packed_as_well(small, mesh, edit):
+  """Logits are held to another library's in tests of imported models."""
+  model = dataclasses.replace(small.model, **edit)
+  store = RandomStore([20, 30, 14])
+  batch = store.packed(64).batch(np.array([0]), 1)
+  first = int(store.packed(64).plan.length[0])
+  changed = {name: values.copy() for name, values in batch.items()}
+  changed['decoder_input_tokens'][0, first - 3] += 1
+  with partitioning.use_mesh(mesh):
+    params = network.init_params(model, VOCAB, jax.random.key(0))
+    params = jax.tree.map(
+      lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params
+    )
+    nll = jax.jit(
+      lambda batch: network.batch_statistics(model, params, batch)['nll']
+    )
+    before, after = nll(batch)[0], nll(changed)[0]
+  np.testing.assert_array_equal(before[: first - 3], after[: first - 3])
+  np.testing.assert_array_equal(before[first:], after[first:])
+  assert np.all(before[first - 3 : first] != after[first - 3 : first])
+
+
+@pytest.mark.parametrize('edit', FAMILIES)
+def test_every_parameter_of_other_families_has_a_gradient(small, mesh, edit):
+  model = dataclasses.replace(small.model, **edit)
+  _, gradients = loss_and_gradients(model, mesh)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+    # A key's bias adds as much to all logits of a query.
+    if path[-1].key != 'key_bias' or model.layer_kinds[0].rope_theta:
+      assert np.any(np.asarray(leaf) != 0), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize('num_layers', [1, 2, 5, 6])
+def test_layers_take_kinds_in_turns(small, mesh, num_layers):
+  """A pattern of two kinds equals the same kinds named one by one."""
+  kinds = (LayerKind(window=3), LayerKind(rope_theta=100.0))
+  pattern = kinds[:num_layers]
+  every = tuple(pattern[i % len(pattern)] for i in range(num_layers))
+  found = []
+  for chosen in (pattern, every):
+    model = dataclasses.replace(
+      small.model, num_layers=num_layers, layer_pattern=chosen, scan_unroll=1
+    )
+    found.append(loss_and_gradients(model, mesh))
+  np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-6)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    found[0][1],
+    found[1][1],
+  )
+
+
+def test_a_window_of_one_token_sees_no_other(small, mesh):
+  model = dataclasses.replace(small.model, layer_pattern=(LayerKind(window=1),))
+  batch = one_row()
+  changed = {name: values.copy() for name, values in batch.items()}
+  changed['decoder_input_tokens'][0, 5] += 1
+  with partitioning.use_mesh(mesh):
+    params = network.init_params(model, VOCAB, jax.random.key(0))
+    nll = jax.jit(
+      lambda batch: network.batch_statistics(model, params, batch)['nll']
+    )
+    differs = np.asarray(nll(batch) != nll(changed))[0]
+  assert np.flatnonzero(differs).tolist() == [5]
+
+
 def test_gelu_has_no_gate(small, mesh):
   model = dataclasses.replace(small.model, activation='gelu')
   with nnx.use_eager_sharding(False):
-    mlp = network.MLP(model, rngs=nnx.Rngs(0))
+    mlp = layers.MLP(model, rngs=nnx.Rngs(0))
   x = jax.random.normal(jax.random.key(0), (2, 3, model.embed_dim))
   inner = np.asarray(x, np.float64) @ np.asarray(mlp.up[...], np.float64)
   slope = np.sqrt(2 / np.pi) * (inner + 0.044715 * inner**3)
@@ -209,8 +301,8 @@ def test_a_cap_bounds_the_loss_of_any_token(small, mesh):
     params = network.init_params(small.model, VOCAB, jax.random.key(0))
     # Logits far beyond the cap.
     params['embedding'] = 100.0 * params['embedding']
-    free = network.batch_nll(small.model, params, batch)
-    found = network.batch_nll(capped, params, batch)
+    free = network.batch_statistics(small.model, params, batch)['nll']
+    found = network.batch_statistics(capped, params, batch)['nll']
   assert np.ptp(free) > 1.0
   np.testing.assert_allclose(found, np.log(VOCAB), atol=0.0201)
   assert np.any(found != found[0, 0])
@@ -228,8 +320,8 @@ def test_bfloat16_stays_near_float32(small, mesh):
   half = dataclasses.replace(small.model, dtype='bfloat16')
   with partitioning.use_mesh(mesh):
     params = network.init_params(small.model, VOCAB, jax.random.key(0))
-    expected = network.batch_nll(small.model, params, batch)
-    found = network.batch_nll(half, params, batch)
+    expected = network.batch_statistics(small.model, params, batch)['nll']
+    found = network.batch_statistics(half, params, batch)['nll']
   assert found.dtype == jnp.float32
   np.testing.assert_allclose(found, expected, atol=0.05)
   assert np.any(found != expected)

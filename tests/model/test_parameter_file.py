@@ -59,6 +59,6 @@ def test_a_file_that_gives_back_something_else_is_not_written(
     safetensors.numpy, 'save', lambda arrays, facts: save(wrong(arrays), facts)
   )
   params = {'a': np.arange(6, dtype=np.float32).reshape(2, 3)}
-  with pytest.raises(UserError, match='gives back another [az] than'):
+  with pytest.raises(UserError, match='reads back other values of [az] than'):
     parameter_file.write(str(tmp_path / 'p.safetensors'), params, {})
   assert not list(tmp_path.iterdir())

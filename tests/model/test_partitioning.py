@@ -8,6 +8,7 @@ import pytest
 from random_store import RandomStore
 
 from infoprune_jax.config.experiment import MeshConfig
+from infoprune_jax.config.model import LayerKind
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import mesh as mesh_lib, network, partitioning
 from infoprune_jax.score import scorer
@@ -33,7 +34,9 @@ def nll_on(mesh, model, batch):
       lambda: network.init_params(model, vocab_size, jax.random.key(0)),
       out_shardings=jax.tree.map(lambda x: x.sharding, shapes),
     )()
-    function = jax.jit(lambda p, b: network.batch_nll(model, p, b))
+    function = jax.jit(
+      lambda p, b: network.batch_statistics(model, p, b)['nll']
+    )
     return params, np.asarray(
       function(params, partitioning.global_batch(mesh, batch))
     )
@@ -67,14 +70,33 @@ def test_sharded_equals_single_device(model, batch, single, sizes):
 
 
 @pytest.mark.parametrize('sizes', [(4, 2, 1), (2, 2, 2)])
-def test_options_of_the_model_shard_as_well(model, batch, sizes):
-  other = dataclasses.replace(
-    model,
-    activation='gelu',
-    qk_norm=True,
-    logit_softcap=0.5,
-    tie_embeddings=False,
-  )
+@pytest.mark.parametrize(
+  'edits',
+  [
+    {
+      'activation': 'gelu',
+      'qk_norm': True,
+      'logit_softcap': 0.5,
+      'tie_embeddings': False,
+      'norm': 'layer',
+      'mlp_bias': True,
+      'parallel_residual': True,
+      'max_positions': 128,
+    },
+    {
+      'activation': 'geglu',
+      'qk_norm': True,
+      'qk_norm_scope': 'all',
+      'norm_placement': 'both',
+      'attention_bias': 'all',
+      'mlp_bias': True,
+      'attention_softcap': 2.0,
+      'layer_pattern': (LayerKind(window=5), LayerKind()),
+    },
+  ],
+)
+def test_options_of_the_model_shard_as_well(model, batch, sizes, edits):
+  other = dataclasses.replace(model, **edits)
   expected = nll_on(mesh_of(1, 1, 1), other, batch)[1]
   _, found = nll_on(mesh_of(*sizes), other, batch)
   np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)

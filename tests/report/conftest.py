@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_corpus import only_arms
 
-from configs import base
+from configs import base, baselines
 from infoprune_jax.config import (
   corpus as corpus_config,
   experiment as config_lib,
@@ -52,7 +53,11 @@ EFFECT = {
   'top_nll': -0.03,
   'top_sum': -0.05,
   'bottom_nll': 0.12,
+  'top_nll_25': -0.06,
   'everything': -0.02,
+  'late': -0.04,
+  'random_x0_7': 0.04,
+  'random_x1_4': -0.04,
 }
 
 
@@ -63,20 +68,35 @@ class Corpus:
   num_sources: int = 3
   num_documents: int = 40  # held out, in each source
   seeds: tuple[int, ...] = (0, 1)
-  arms: tuple[str, ...] = ()  # of the base config, in its order; () for all
+  arms: tuple[str, ...] = ()  # of `experiment`, in its order; () for all
   everything: bool = False  # adds an arm of that name
+  late: bool = False  # adds an arm that starts from the run of `full`
+  budgets: tuple[float, ...] = ()  # of `random`
+  sweep: bool = False  # adds `top_nll` with a fraction of 0.25
   kinds: bool = False
   folds: int = 1  # that scored the examples in turn
 
 
 def experiment(corpus: Corpus) -> config_lib.Config:
-  """Arms of the base config."""
+  """Arms of the base config and `baselines.information`."""
   edits = base.get_config()
+  edits.select.arms.update(baselines.information(fraction=0.5))
+  if corpus.sweep:
+    edits.select.arms.update(
+      base.sweep('top_nll', 'top', base.INFORMATION, fractions=(0.25,))
+    )
   edits.corpus.sources.web = base.text('web/*.txt')
   edits.train.seeds = corpus.seeds
-  edits.train.arms = corpus.arms
+  if corpus.arms:
+    only_arms(edits, *corpus.arms)
   if corpus.everything:
     edits.select.arms.everything = base.arm('all_plus_reference')
+  if corpus.late:
+    rule = base.arm('top', base.INFORMATION, fraction=0.5)
+    edits.select.arms.late = base.branch('full', at=0.4, then=rule)
+  if corpus.budgets:
+    edits.train.training.schedule = 'wsd'
+    edits.train.budgets = corpus.budgets
   edits.report.bootstrap_samples = 200
   edits.report.num_examples = 3
   if corpus.kinds:
@@ -202,9 +222,11 @@ def write_keep_set(
     'full': decile >= 0,
     'random': number % 2 == int(name[-1] == '1'),
     'top_nll': decile >= 5,
+    'top_nll_25': decile >= 7,
     'top_sum': (decile >= 5) ^ (number % 7 == 0),
     'bottom_nll': decile < 5,
     'everything': decile >= 0,
+    'late': decile >= 5,
   }[arm]
   ranked = any(rule.needs_score for rule in rules_)
   decision = None
@@ -234,7 +256,12 @@ def write_keep_set(
 
 
 def write_run(
-  workdir: str, arm: str, seed: int, rng: np.random.Generator, keep_set_: str
+  workdir: str,
+  corpus: Corpus,
+  arm: str,
+  seed: int,
+  rng: np.random.Generator,
+  kept: dict[str, str],
 ) -> str:
   """A training run; step 100 was logged twice, by a resume."""
   path = run_dir(workdir, arm, seed)
@@ -243,18 +270,27 @@ def write_run(
     bits = 1.9 + 2.4 * np.exp(-step / 90.0) + EFFECT[arm] * step / 1500
     bits += rng.normal(0.0, 0.003)
     line = {'step': step, 'tokens': step * 4096}
+    names = source_names(corpus.num_sources)
+    by_source = {f'heldout_nll/{name}': bits * 2.5 for name in names}
     lines += [
       {**line, 'loss': 3.0},
-      {**line, 'heldout_nll': bits * 2.5, 'heldout_bits_per_byte': bits},
+      {
+        **{**line, 'heldout_nll': bits * 2.5, 'heldout_bits_per_byte': bits},
+        **by_source,
+      },
     ]
   text = ''.join(json.dumps(line) + '\n' for line in lines)
   metrics = files.write_text(posixpath.join(path, 'metrics.jsonl'), text)
   facts = {'epochs': 1.0 if arm == 'full' else 2.0, **TRAINED}
   if arm == 'everything':  # 500 steps more for the reference, 100 for scoring.
     facts.update(step=1100, tokens=1100 * 4096, flops=4.4e13)
-  return write_artifact(
-    path, [], {'keep_set': keep_set_}, metrics=metrics, **facts
-  )
+  if arm == 'late':
+    facts['shared_steps'] = 200
+  if '_x' in arm:
+    budget = float(arm.partition('_x')[2].replace('_', '.'))
+    facts.update(step=round(budget * 500), flops=budget * 2e13)
+    facts.update(tokens=round(budget * 500) * 4096, shared_steps=280)
+  return write_artifact(path, [], kept, metrics=metrics, **facts)
 
 
 def write_workdir(
@@ -290,24 +326,31 @@ def write_workdir(
   nats = 3.4 + rng.normal(0.0, 0.4, len(tokens))
   tilt = rng.normal(1.0, 0.4, corpus.num_sources)
   tilt = np.repeat(tilt, corpus.num_documents)
-  for arm in made.arms:
-    for seed in corpus.seeds:
-      rules_ = made.select.arms[arm]
-      made_from = {'token_store': store}
-      if rules.reads_tables(rules_):
-        made_from |= scores
+  kept: dict[tuple[str, int], str] = {}
+  for arm, seed in made.runs:
+    of = 'random' if arm in made.budget_arms else arm
+    rules_ = made.select.arms[of]
+    made_from = {'token_store': store}
+    if rules.reads_tables(rules_):
+      made_from |= scores
+    if of == arm:
       name = selection_name(rules_, arm, seed)
-      kept = write_keep_set(
+      kept[arm, seed] = write_keep_set(
         workdir, examples, arm, name, rules_, scores['scores'], made_from
       )
-      run = write_run(workdir, arm, seed, rng, kept)
-      mean_nll = nats + EFFECT[arm] * tilt + rng.normal(0.0, 0.01)
-      mean_nll = mean_nll + rng.normal(0.0, 0.05, len(tokens))
-      write_artifact(
-        evaluation_dir(workdir, arm, seed),
-        split_in_two({**heldout, 'nll_sum': mean_nll * tokens}),
-        {'token_store': store, 'run': run},
-      )
+    phases = [keep_set_ for _, keep_set_ in made.select.phases(of)]
+    inputs_ = {
+      'keep_set' if one == arm else f'keep_set/{one}': kept[one, seed]
+      for one in phases
+    }
+    run = write_run(workdir, corpus, arm, seed, rng, inputs_)
+    mean_nll = nats + EFFECT[arm] * tilt + rng.normal(0.0, 0.01)
+    mean_nll = mean_nll + rng.normal(0.0, 0.05, len(tokens))
+    write_artifact(
+      evaluation_dir(workdir, arm, seed),
+      split_in_two({**heldout, 'nll_sum': mean_nll * tokens}),
+      {'token_store': store, 'run': run},
+    )
   selection_page.run(made, workdir)
   return made
 

@@ -79,8 +79,11 @@ def test_another_error_says_what_it_is(tmp_path):
     (('--direct_num_workers=2',), 'which names no runner: add one'),
     (('--runner=Direkt',), "asks for the runner 'Direkt': Unexpected pipeline"),
     (('--runner=DataflowRunner',), 'Missing required option: project'),
-    ((*IN_MEMORY, '--num_worker=2'), 'has --num_worker, which is no option of'),
-    ((*IN_MEMORY, '--direct_num_workers=two'), 'Beam does not take'),
+    (
+      (*IN_MEMORY, '--num_worker=2'),
+      'has --num_worker, which is not an option of',
+    ),
+    ((*IN_MEMORY, '--direct_num_workers=two'), 'Beam rejects'),
   ],
 )
 def test_options_are_checked(options, said):

@@ -98,7 +98,7 @@ def test_a_process_without_a_sign_of_life_is_named_to_all(monkeypatch):
   assert 159 <= second <= 161
   assert len(told) == 2
   for message in told:
-    assert 'process 2 of 3 gave no sign of life for 60 s' in message
+    assert 'process 2 of 3 sent no heartbeat for 60 s' in message
 
 
 def test_why_a_process_stops_is_told_to_the_others():
@@ -131,7 +131,7 @@ class Ticks(threading.Event):
   ('passes', 'message'),
   [
     ([1.0] * 59, ''),
-    ([1.0] * 61, 'process 0 of 3 gave no sign of life for 60 s'),
+    ([1.0] * 61, 'process 0 of 3 sent no heartbeat for 60 s'),
     # What this process slept is not held against another.
     ([1.0] * 30 + [50.0] + [1.0] * 20, ''),
     ([1.0, 61.0], 'it stood still for 61 s, and counts as lost'),

@@ -35,7 +35,7 @@ def with_checkpoint(small, path):
   'job', [None, 'reference', 'score', 'train', 'evaluate', 'labels']
 )
 def test_checkpoints_need_a_disk_or_gs(small, job):
-  with pytest.raises(UserError, match='does not know s3://') as caught:
+  with pytest.raises(UserError, match='not s3://') as caught:
     stages.run(small, 's3://bucket/run', job)
   message = str(caught.value)
   assert '--workdir=s3://bucket/run' in message and 'Mount' in message

@@ -158,7 +158,7 @@ def test_a_link_to_nowhere_is_named(links, name):
   path = str(links / name)
   filesystem, _ = filesystems.filesystem_of(path)
   link = path.removesuffix('/x')
-  message = rf'{link} is a symbolic link to \S+, which leads nowhere'
+  message = rf'{link} is a symbolic link to \S+, which does not exist'
   for access in (
     lambda: filesystems.open_file(path).__enter__(),
     lambda: filesystems.local_copy(path),

@@ -99,10 +99,14 @@ def test_progress_counts_units_and_shards(artifact, log):
   write(Task(artifact, 2, 4))
   resumable.write_missing_shards(artifact, work(artifact), 1)
   done_before, *progress, last = log.messages
-  assert done_before == 'stage: 1 of 4 shards were done before'
+  assert done_before == 'stage: 1 of 4 shards were finished before'
   for line, start, end in zip(
     progress,
-    ('stage: 2 of 6 B, ', 'stage: 3 of 6 B, ', 'stage: 6 of 6 B, '),
+    (
+      'stage: 33.3 % of 6 B, ',
+      'stage: 50.0 % of 6 B, ',
+      'stage: 100.0 % of 6 B, ',
+    ),
     (', 2 of 4 shards', ', 3 of 4 shards', ', 4 of 4 shards'),
     strict=True,
   ):

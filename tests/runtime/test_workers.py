@@ -175,12 +175,12 @@ def test_a_killed_worker_is_named_with_its_task(number, expected):
   assert re.match(
     rf'Worker [12] of 2, pid \d+, {expected}, at shard 5 \(6 of 8\)\. ', message
   )
-  assert 'what is finished is kept' in message
+  assert 'finished shards are kept' in message
   if number == signal.SIGKILL:
     assert 'fewer corpus.num_workers (here 2)' in message
     # Of all processes that this one has started, which may be the tests' own.
     [size, unit] = re.search(
-      r'the largest worker had ([\d.]+)([MG])B', message
+      r'largest worker had ([\d.]+) ([MG])B', message
     ).groups()
     assert float(size) * {'M': 1, 'G': 1000}[unit] > 96
 
@@ -213,7 +213,7 @@ def test_ctrl_c_while_workers_start_is_one_line(tmp_path, delay):
     time.sleep(delay)
     os.killpg(parent.pid, signal.SIGINT)
     errors = parent.stderr.read()
-  assert errors == 'infoprune_jax: stopped; run it again to go on.\n'
+  assert errors == 'infoprune_jax: stopped; run it again to continue.\n'
   assert parent.returncode == 128 + signal.SIGINT
 
 

@@ -36,8 +36,8 @@ def test_summary():
   )
   line = shards.summary([one, {**one, 'seconds': 4.0}], peak=1e12)
   assert line == (
-    'done, 1.8k tokens in 4.0 s (450 tokens/s, 50 documents/s), sequences 90.0 % '
-    'full, the device waited for the host 25.0 % of the time, MFU 50.0 % of '
-    'the 1TFLOP/s that a matrix product reaches'
+    'done, 1.8 k tokens in 0:00:04 (450 tokens/s, 50 documents/s); sequences '
+    'are 90.0 % full; the device waited for the host 25.0 % of the time; MFU is 50.0 % of '
+    'the 1 TFLOP/s that a matrix product reaches'
   )
   assert 'MFU' not in shards.summary([one], peak=0.0)

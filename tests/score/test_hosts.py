@@ -151,7 +151,7 @@ def test_killed_in_the_middle_and_resumed_by_other_hosts(
       assert 'Traceback' not in output
     assert not (workdir.path / 'scores/manifest.json').exists()
   outputs = Job(*workdir.job, 4).finish()
-  assert 'shards were done before' in outputs[0]
+  assert 'shards were finished before' in outputs[0]
   assert workdir.scores() == alone
 
 
@@ -162,7 +162,7 @@ def test_who_is_told_to_stop_tells_the_others(prepared, tmp_path, told, number):
   workdir = prepared.copy(tmp_path / 'work')
   codes, outputs = Job(*workdir.job, 3, signalled=(told, 1, number)).ended()
   assert codes.pop(told) == 128 + number
-  assert 'stopped; run it again to go on' in outputs.pop(told)
+  assert 'stopped; run it again to continue' in outputs.pop(told)
   assert codes == [128 + signal.SIGTERM] * 2, outputs
   for output in outputs:
     name = signal.Signals(number).name

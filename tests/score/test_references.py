@@ -167,6 +167,43 @@ def test_excess_loss_is_a_rule(corpus_path, together):
   stages.check(built(made), 'select')
 
 
+def test_statistics_are_columns_of_each_model(corpus_path, together, tmp_path):
+  made = edits(corpus_path)
+  made.reference.extra_models = dict(early=base.checkpoint(step=STEPS[0]))
+  made.score.statistics = ('entropy', 'nll_first_4', 'greedy')
+  made.select.arms = dict(calm=base.arm('bottom', 'entropy_sum', fraction=0.5))
+  made.report.baseline = 'calm'
+  path = linked(together, str(tmp_path / 'w'), 'reference')
+  stages.check(built(made), 'select')
+  for stage in ('score', 'statistics', 'select'):
+    stages.run(built(made), path, stage)
+  assert not [line for _, problems in verify.check(path) for line in problems]
+  found = tables.read_table(scores_dir(path))
+  names = ('nll_sum', 'entropy_sum', 'nll_first_4_sum', 'greedy_sum')
+  early = [f'{name}_early' for name in names]
+  place = found.column_names.index('nll_sum_early')
+  assert found.column_names[place - 3 : place + 4] == [*names[1:], *early]
+  alone = tables.read_table(scores_dir(together))
+  for name in alone.column_names:
+    if name in found.column_names:
+      assert found[name].equals(alone[name]), name
+  columns = {name: found[name].to_numpy() for name in [*names, *early]}
+  tokens = found['num_tokens'].to_numpy()
+  assert (columns['nll_first_4_sum'] <= columns['nll_sum']).all()
+  hits = columns['greedy_sum']
+  assert (hits == hits.round()).all() and (hits <= tokens).all()
+  vocab_size = TokenStore.open(path).vocab_size
+  assert (columns['entropy_sum'] <= tokens * np.log(vocab_size) + 1e-3).all()
+  assert not np.allclose(columns['entropy_sum'], columns['entropy_sum_early'])
+  # What is there has no such column, and is not taken for one that has.
+  made.score.statistics = ('entropy',)
+  with pytest.raises(UserError, match=r'score.*statistics'):
+    stages.run(built(made), path, 'score')
+  made.score.statistics = ()
+  with pytest.raises(UserError, match=r'In select\.arms\.calm: .*entropy_sum'):
+    stages.check(built(made), 'select')
+
+
 def test_training_is_charged_once_a_run(together, small_run):
   scores = manifests.read_manifest(scores_dir(together), 'score')
   own, small = (
@@ -181,7 +218,7 @@ def test_training_is_charged_once_a_run(together, small_run):
 
 def test_scores_of_another_step_are_not_taken_for_these(corpus_path, together):
   made = edits(corpus_path)
-  with pytest.raises(UserError, match=r'options\.steps\..* is only there'):
+  with pytest.raises(UserError, match=r'reference\.checkpoint: .* -> absent'):
     stages.run(built(made), together, 'score')
 
 
@@ -207,16 +244,24 @@ def test_a_model_from_elsewhere_is_warned_of(
     references.open_all(
       built(made), store_workdir, TokenStore.open(store_workdir)
     )
-  assert 'whether it was trained on what it scores' in caplog.text
+  assert 'If it was trained on the documents that it scores' in caplog.text
 
 
 @pytest.mark.parametrize(
   'path, step, said',
   [
-    ('', 7, r'no checkpoint of step 7; there are: \[6, 12\]'),
-    ('nowhere', -1, r'nowhere, for nll_sum, is no finished training run'),
-    ('nowhere.safetensors', -1, 'nowhere.safetensors is no file of parameters'),
-    ('text.safetensors', -1, 'text.safetensors is no file of parameters'),
+    ('', 7, r'no checkpoint of step 7; it has: \[6, 12\]'),
+    (
+      'nowhere',
+      -1,
+      r'nowhere, for nll_sum, is neither a finished run nor a model',
+    ),
+    (
+      'nowhere.safetensors',
+      -1,
+      'nowhere.safetensors is not a file of parameters',
+    ),
+    ('text.safetensors', -1, 'text.safetensors is not a file of parameters'),
   ],
 )
 def test_what_is_not_there_is_refused(
@@ -255,7 +300,7 @@ def test_another_vocabulary_is_refused(corpus_path, trained, exported):
   store = TokenStore.open(trained)
   inputs = {**store.manifest['inputs'], 'vocabulary': 'another'}
   other = TokenStore(store.path, {**store.manifest, 'inputs': inputs})
-  with pytest.raises(UserError, match=r'has another: tokenize with its'):
+  with pytest.raises(UserError, match=r'here is another: tokenize with'):
     references.open_all(built(made), trained, other)
 
 
@@ -290,6 +335,15 @@ def test_contradictions_are_refused(corpus_path, change, said):
     built(made)
 
 
+@pytest.mark.parametrize('step', [0, 1000])
+def test_a_step_beyond_the_run_is_refused_before_it_starts(corpus_path, step):
+  made = edits(corpus_path)
+  made.reference.extra_models.early = base.checkpoint(step=step)
+  said = f'nll_sum_early is step {step} of the reference run, which takes'
+  with pytest.raises(UserError, match=said):
+    stages.check(built(made), 'reference')
+
+
 def test_a_file_has_one_step():
   with pytest.raises(UserError, match='leave it at -1'):
     config_lib.CheckpointConfig(path='a.safetensors', step=3)
@@ -297,7 +351,10 @@ def test_a_file_has_one_step():
 
 def test_export_needs_a_run(tmp_path):
   command = [sys.executable, 'tools/export_params.py', f'--run={tmp_path}']
-  for out, said in (('x.npz', 'must end in'), ('x.safetensors', 'no finished')):
+  for out, said in (
+    ('x.npz', 'must end in'),
+    ('x.safetensors', 'neither a finished run'),
+  ):
     done = subprocess.run(
       [*command, f'--out={tmp_path}/{out}'], capture_output=True, text=True
     )

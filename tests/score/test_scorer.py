@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_store import RandomStore
+from random_store import LENGTHS, RandomStore as Store
 
 from infoprune_jax.config.experiment import MeshConfig
 from infoprune_jax.config.validation import UserError
@@ -12,29 +12,8 @@ from infoprune_jax.model import mesh as mesh_lib, network, partitioning
 from infoprune_jax.runtime import artifacts
 from infoprune_jax.runtime.workdir import reference_dir
 from infoprune_jax.score import scorer, stage
+from infoprune_jax.score.documents import Documents
 from infoprune_jax.tokens.token_store import TokenStore
-
-LENGTHS = [5, 64, 130, 0, 1, 33, 200, 17, 64, 90]
-
-
-class Store(RandomStore):
-  path = 'a store'
-
-  def column(self, name):
-    assert name == 'num_tokens'
-    return self.lengths
-
-
-@pytest.fixture(scope='module')
-def mesh():
-  config = MeshConfig(data=1, fsdp=1, tensor=1)
-  return mesh_lib.make_mesh(config, jax.devices()[:1])
-
-
-@pytest.fixture(scope='module')
-def params(small, mesh):
-  with partitioning.use_mesh(mesh):
-    return network.init_params(small.model, Store.vocab_size, jax.random.key(0))
 
 
 @pytest.fixture(scope='module')
@@ -124,7 +103,9 @@ def test_windows_score_each_token_once(score, small, mesh, params):
       batch[name][0, : stop - start] = values
     with partitioning.use_mesh(mesh):
       batch = jax.tree.map(jnp.asarray, batch)
-      nll = np.asarray(network.batch_nll(small.model, params, batch))[0]
+      nll = np.asarray(
+        network.batch_statistics(small.model, params, batch)['nll']
+      )[0]
     first = overlap if start else 0
     expected += nll[first : stop - start].astype(np.float64).sum()
     counted += stop - start - first
@@ -202,8 +183,8 @@ def test_a_token_beyond_the_vocabulary_is_no_other_token(small, mesh, params):
     )
   for words in (
     '(shard 0, doc_index 6)',
-    'token id 64 at 150',
-    'vocabulary of 64',
+    'token id 64 at position 150',
+    'the model has 64 ids',
   ):
     assert words in str(error.value)
 
@@ -234,9 +215,9 @@ def test_a_document_of_a_million_tokens(small):
     window_overlap=96,
     per_device_batch_size=1,
   )
-  counted = scorer.Documents(store, np.zeros(2, int), np.arange(2), scoring)
+  counted = Documents(store, np.zeros(2, int), np.arange(2), scoring)
   zeros = np.zeros((8, 4096), np.float32)
   for chosen, batch in counted.batches(8, Store.vocab_size):
     assert batch['decoder_target_tokens'].shape == (8, 4096)
-    counted.add(chosen, [zeros + 0.5])
-  assert counted.sums().tolist() == [[500_000.0, 1.5]]
+    counted.add(chosen, [{'nll': zeros + 0.5}])
+  assert counted.sums()[0]['nll'].tolist() == [500_000.0, 1.5]

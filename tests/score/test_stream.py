@@ -22,7 +22,7 @@ def mesh():
 @pytest.fixture(scope='module')
 def times_ten(mesh):
   return jax.jit(
-    lambda batch: batch['x'] * 10.0,
+    lambda batch: {'x': batch['x'] * 10.0},
     out_shardings=partitioning.batch_sharding(mesh),
   )
 
@@ -33,24 +33,26 @@ def batch(number):
 
 def test_results_come_in_order_to_whom_they_belong(mesh, times_ten):
   found = []
-  times_two = jax.jit(lambda batch: batch['x'] * 2.0)
+  times_two = jax.jit(lambda batch: {'x': batch['x'] * 2.0})
 
   def items():
     for number in range(20):
-      yield (
-        lambda nll, n=number: found.append((n, *(x[0, 0] for x in nll))),
+      yield stream.Item(
+        lambda results, n=number: found.append(
+          (n, *(result['x'][0, 0] for result in results))
+        ),
         [times_ten, times_two],
         batch(number),
       )
       if number % 7 == 0:  # The end of a shard.
-        yield lambda nll, n=number: found.append((n, nll)), [], None
+        yield stream.Item(lambda none, n=number: found.append((n, none)))
 
   times = stream.Times()
   stream.run(mesh, items(), times)
   expected = []
   for number in range(20):
     expected.append((number, 10.0 * number, 2.0 * number))
-    expected += [(number, None)] if number % 7 == 0 else []
+    expected += [(number, [])] if number % 7 == 0 else []
   assert found == expected
   assert times.batches == 20
 
@@ -74,7 +76,7 @@ def test_batches_are_made_ahead_but_not_all_at_once(mesh, times_ten):
     for number in range(60):
       threads.add(threading.current_thread())
       made[0] += 1
-      yield take, [times_ten], batch(number)
+      yield stream.Item(take, [times_ten], batch(number))
 
   stream.run(mesh, items(), stream.Times())
   assert threading.current_thread() not in threads and len(threads) == 1
@@ -91,11 +93,12 @@ def test_what_goes_wrong_is_raised_and_the_threads_end(mesh, times_ten, where):
   program = fail if where == 'running' else times_ten
 
   def items():
-    yield (fail if where == 'taking' else lambda nll: None), [program], batch(0)
+    on_result = fail if where == 'taking' else stream.ignore
+    yield stream.Item(on_result, [program], batch(0))
     if where == 'making':
       fail()
     while True:
-      yield lambda nll: None, [program], batch(1)
+      yield stream.Item(stream.ignore, [program], batch(1))
 
   with pytest.raises(ValueError, match=where):
     stream.run(mesh, items(), stream.Times())

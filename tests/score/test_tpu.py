@@ -5,6 +5,7 @@ See `tpu_compiler`.
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 from tpu_compiler import HBM, needs_libtpu, run
@@ -30,7 +31,7 @@ class Pod:
 
   topology: str
   mesh: tuple[int, int, int]
-  model: dict[str, int]
+  model: dict[str, Any]
   tie: bool
   sequence_length: int
 
@@ -51,8 +52,17 @@ B8 = dict(
   num_kv_heads=8,
   head_dim=128,
 )
+# Like Gemma 2: every other layer has a window.
+WINDOWED = {
+  **B1_3,
+  'activation': 'geglu',
+  'norm_placement': 'both',
+  'attention_softcap': 50.0,
+  'layer_pattern': [{'window': 1024}, {}],
+}
 PODS = [
   Pod('v5e:4x4', (16, 1, 1), B1_3, True, 2048),
+  Pod('v5e:4x4', (4, 4, 1), WINDOWED, True, 2048),
   Pod('v5e:4x4', (4, 4, 1), B1_3, True, 2048),
   Pod('v5e:16x16', (32, 8, 1), B8, False, 4096),
   Pod('v5e:16x16', (32, 1, 8), B8, False, 4096),
@@ -65,6 +75,7 @@ import json, re, sys
 from jax.experimental import topologies
 from infoprune_jax.model import mesh as mesh_lib
 from infoprune_jax.config import experiment as config
+from infoprune_jax.config.validation import build
 from infoprune_jax.model import partitioning
 from infoprune_jax.score import scorer
 
@@ -75,7 +86,7 @@ mesh = mesh_lib.make_mesh(
   config.MeshConfig(data=data, fsdp=fsdp, tensor=tensor),
   list(topology.devices),
 )
-model = config.ModelConfig(**given['model'])
+model = build(config.ModelConfig, given['model'], 'model')
 scoring = config.ScoringConfig(
   per_device_batch_size=4,
   sequence_length=given['sequence_length'],
@@ -109,20 +120,23 @@ print('RESULT' + json.dumps({
 
 @needs_libtpu
 @pytest.mark.parametrize(
-  'pod', PODS, ids=lambda pod: f'{pod.topology}-{pod.mesh}'
+  'pod',
+  PODS,
+  ids=lambda pod: f'{pod.topology}-{pod.mesh}-{pod.model.get("activation")}',
 )
 def test_fits_and_gathers_no_more_than_a_layer(pod):
   given = {
     'topology': pod.topology,
     'mesh': pod.mesh,
-    'model': {**pod.model, 'tie_embeddings': pod.tie, **DECODER},
+    'model': {**DECODER, **pod.model, 'tie_embeddings': pod.tie},
     'sequence_length': pod.sequence_length,
     'vocab': VOCAB,
   }
   found = run(PROGRAM, given)
   assert (found['attention'], found['loss']) == ('splash', 'tpu')
   if not pod.topology.startswith('v5p'):
-    assert found['loss_kernel'] == {'logsumexp': 1, 'splash': 1}
+    kinds = len(pod.model.get('layer_pattern', [{}]))
+    assert found['loss_kernel'] == {'logsumexp': 1, 'splash': kinds}
   assert found['bytes'] < HBM[pod.topology.partition(':')[0]]
   tokens = 4 * pod.sequence_length  # of a device
   width, mlp = pod.model['embed_dim'], pod.model['mlp_dim']

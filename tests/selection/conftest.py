@@ -11,7 +11,7 @@ import pytest
 from made_scores import write_scores
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, baselines
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.selection.examples import ExampleTable
 from infoprune_jax.statistics import statistics
@@ -83,6 +83,7 @@ def experiment(tmp_path_factory) -> ConfigDict:
   edits.corpus.update(num_shards=3, num_workers=1)
   edits.vocabulary.update(size=330, type='bpe')
   edits.report.num_examples = 4
+  edits.select.arms.update(baselines.information(fraction=0.5))
   return edits
 
 

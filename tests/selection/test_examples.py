@@ -53,7 +53,7 @@ def opened(scored):
   """The same examples, on disk and in memory."""
   store = TokenStore.open(scored)
   return (
-    ExampleShards(scored, store.documents_per_shard),
+    ExampleShards(scored, store),
     scored_examples(scored, store),
   )
 
@@ -86,7 +86,7 @@ def test_shards_are_kept_as_one_table_is(opened, small_steps, name):
 def test_steps_do_not_matter(scored, opened, small_steps):
   _, whole = opened
   store = TokenStore.open(scored)
-  stepped = ExampleShards(scored, store.documents_per_shard)
+  stepped = ExampleShards(scored, store)
   assert summary.nll_deciles(stepped).tolist() == (
     summary.nll_deciles(whole).tolist()
   )
@@ -119,7 +119,7 @@ def test_some_examples_are_read_without_the_rest(workdir, monkeypatch):
     pq.ParquetFile, 'read', lambda *_, **__: pytest.fail('all of a shard')
   )
   store = TokenStore.open(workdir)
-  examples = ExampleShards(workdir, store.documents_per_shard)
+  examples = ExampleShards(workdir, store)
   positions = np.random.default_rng(0).choice(len(examples), 20)
   columns = ['example_id', 'unigram_nll_sum', 'doc_index']
   found = examples.take(positions, columns)
@@ -162,6 +162,6 @@ def test_other_examples_are_refused(workdir):
   store = TokenStore.open(workdir)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(manifests, 'verified', lambda path, _, name: f'{path}/{name}')
-    examples = ExampleShards(workdir, store.documents_per_shard)
+    examples = ExampleShards(workdir, store)
   with pytest.raises(UserError, match='holds other examples than'):
     _ = examples.index

@@ -9,6 +9,7 @@ from configs import base
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.selection import expressions, rules
+from infoprune_jax.tokens import tables
 
 COLUMNS = 'Columns are shard, doc_index, example_id, source, num_tokens'
 
@@ -217,16 +218,24 @@ def arm(*expressions: str) -> list[RuleConfig]:
 )
 def test_rules_are_checked_before_there_is_data(expression):
   with pytest.raises(UserError, match=r'In select\.arms\.mine: ') as caught:
-    rules.check(arm('nll_sum', expression), 'select.arms.mine', ['nll_sum'])
+    rules.check(
+      arm('nll_sum', expression),
+      'select.arms.mine',
+      tables.rule_schema(['nll_sum']),
+    )
   assert expression in str(caught.value)
 
 
 def test_a_good_arm_passes_the_check():
   rules.check(
-    arm('nll_sum / num_tokens', 'num_bytes'), 'select.arms.mine', ['nll_sum']
+    arm('nll_sum / num_tokens', 'num_bytes'),
+    'select.arms.mine',
+    tables.rule_schema(['nll_sum']),
   )
   rules.check(
-    [RuleConfig(**base.arm('random'))], 'select.arms.mine', ['nll_sum']
+    [RuleConfig(**base.arm('random'))],
+    'select.arms.mine',
+    tables.rule_schema(['nll_sum']),
   )
 
 
@@ -238,6 +247,26 @@ def test_ranks_and_standard_scores(examples, nll):
   logs = np.log(tokens + 1)
   expected = (rank(nll) - 0.5) / 500 + 2 * (logs - logs.mean()) / logs.std()
   np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_rank_goes_by_its_weight(examples, nll):
+  tokens = examples.table['num_tokens'].to_numpy()
+  found = expressions.score(examples, 'rank(nll_sum, num_tokens)')
+  expected = [
+    (tokens[nll < value].sum() + tokens[nll == value].sum() / 2) / tokens.sum()
+    for value in nll
+  ]
+  np.testing.assert_allclose(found, expected, rtol=1e-12)
+  # By one weight it is the rank among examples.
+  assert expressions.score(examples, 'rank(nll_sum, 3)') == pytest.approx(
+    expressions.score(examples, 'rank(nll_sum)')
+  )
+
+
+@pytest.mark.parametrize('weight', ['num_tokens - 1', '0', '-num_bytes'])
+def test_a_weight_that_weighs_nothing_is_refused(examples, weight):
+  with pytest.raises(UserError, match=r'The weight .* must not be negative'):
+    expressions.score(examples, f'rank(nll_sum, {weight})')
 
 
 def test_a_rank_of_a_rank_is_a_rank(examples):
@@ -261,6 +290,8 @@ def test_ranks_are_within_the_folds_of_reference_models(make_examples):
     0.75,
     0.25,
   ]
+  weighted = expressions.score(folded, 'rank(nll_sum, doc_index + 1)')
+  assert weighted.tolist() == pytest.approx([1 / 8, 5 / 6, 5 / 8, 2 / 6])
   # Of what no model says there is one scale.
   assert expressions.score(folded, 'rank(doc_index)').tolist() == [
     0.125,

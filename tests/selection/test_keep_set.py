@@ -1,5 +1,6 @@
-"""Keep sets: one bit a document."""
+"""Keep sets: a bit for each document, or a count."""
 
+import hashlib
 import itertools
 import types
 
@@ -54,7 +55,7 @@ def test_masks_come_back(mask, data):
   )
   write(workdir, np.array(mask))
   found = KeepSet.open(workdir, 'top', store)
-  assert found.holds(np.arange(len(mask))).tolist() == mask
+  assert found.of_documents(np.arange(len(mask))).tolist() == mask
   for shard, (first, last) in enumerate(itertools.pairwise(bounds)):
     rows = np.flatnonzero(mask[first:last]).tolist()
     assert found.doc_indices(shard).tolist() == rows
@@ -75,6 +76,33 @@ def test_a_document_is_a_bit(tmp_path):
   artifact = write(tmp_path, np.ones(80_000, bool))
   size = artifact.finished()['files'][keep_set.FILE]['bytes']
   assert size < 80_000 // 8 + 200
+
+
+def test_bits_are_written_as_ever(tmp_path):
+  """Workdirs of earlier versions stay valid, byte for byte."""
+  artifact = write(tmp_path)
+  assert list(artifact.finished()['files']) == ['keep.npy']
+  [path] = tmp_path.rglob('*.npy')
+  assert hashlib.sha256(path.read_bytes()).hexdigest() == (
+    '9d441ad16aab2bcf8907e672549e58190bbfc9a533a840ff5734e64773754b17'
+  )
+
+
+def test_counts_come_back(tmp_path):
+  """In shards, of which one is empty; a copy is one entry."""
+  counts = np.array([3, 0, 1, 0, 0, 0, 0, 0, 2, 255, 1, 0, 0], np.uint8)
+  artifact = write(tmp_path, counts)
+  assert list(artifact.finished()['files']) == ['repeats.npy']
+  found = KeepSet.open(str(tmp_path), 'top', STORE)
+  assert found.of_documents(np.array([0, 9, 12])).tolist() == [3, 255, 0]
+  assert [found.of_shard(shard).tolist() for shard in range(3)] == [
+    *(counts[:3].tolist(), [], counts[3:].tolist()),
+  ]
+  assert [found.doc_indices(shard).tolist() for shard in range(3)] == [
+    [0, 0, 0, 2],
+    [],
+    [*[5] * 2, *[6] * 255, 7],
+  ]
 
 
 def test_keeping_nothing_is_refused(tmp_path):

@@ -47,16 +47,21 @@ def test_several_values_an_example_are_refused(expression, count):
     ("COLUMNS('nll.*') + (SELECT 1)", 'write the columns out'),
     ("COLUMNS('nll.*') + rank(num_tokens)", 'write the columns out'),
     ("rank(COLUMNS('nll.*'))", 'it gives 3 values'),
-    ('#1', 'the place of a column'),
+    ('#1', 'the position of a column'),
     ('rowid', "'rowid' is no column"),
     ('__position', "'__position' is no column"),
     ('scores', "'scores' is no column"),
-    ('rank(nll_sum, 2)', 'rank() takes one number'),
+    (
+      'rank(nll_sum, 2, 3)',
+      'rank() takes one number, as in rank(nll_sum), and',
+    ),
+    ('zscore(nll_sum, 2)', 'zscore() takes one number'),
+    ('rank(nll_sum, source)', 'it gives VARCHAR, expected a number'),
     ('rank()', 'rank() takes one number'),
     ('nll_sum.rank()', 'rank() takes one number'),
     ('zscore(DISTINCT nll_sum)', 'zscore() takes one number'),
     ('rank(nll_sum) FILTER (WHERE doc_index > 1)', 'rank() takes one number'),
-    ('source', 'it gives VARCHAR, a number is expected'),
+    ('source', 'it gives VARCHAR, expected a number'),
     ('INTERVAL 1 DAY', 'it gives INTERVAL'),
     ("DATE '2020-01-01'", 'it gives DATE'),
     ('[nll_sum]', 'it gives DOUBLE[]'),
@@ -98,9 +103,9 @@ def test_calls_of_ours_become_columns():
     "Rank /* ( */ ( -zscore(num_bytes) ) + main.rank(doc_index + ')'::INT)",
     SCHEMA,
   )
-  assert [name for name, _ in found.calls.values()] == ['rank', 'rank']
-  [_, argument], [_, other] = found.calls.values()
-  assert [name for name, _ in argument.calls.values()] == ['zscore']
+  assert [call.function for call in found.calls.values()] == ['rank', 'rank']
+  argument, other = (call.argument for call in found.calls.values())
+  assert [c.function for c in argument.calls.values()] == ['zscore']
   assert other.columns == ('doc_index',)
   assert found.columns == ('shard',) and set(found.calls) == {
     '__rank_0',

@@ -19,6 +19,23 @@ def test_mid_ranks_count_what_is_below(values):
     assert 0.0 < share < 1.0
 
 
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4)), max_size=20))
+def test_weighted_mid_ranks_are_those_of_as_many_copies(pairs):
+  values, weight = np.array(pairs, float).reshape(-1, 2).T
+  found = ranks.weighted_mid_ranks(values, weight)
+  repeated = np.repeat(values, weight.astype(int))
+  copies = ranks.mid_ranks(repeated)
+  expected = dict(zip(repeated, copies, strict=True))
+  for value, share in zip(values, found, strict=True):
+    # A value without weight lies between those that have some.
+    if value in expected:
+      assert share == pytest.approx(expected[value])
+    assert 0.0 <= share <= 1.0
+  in_place = values.copy()
+  assert ranks.weighted_mid_ranks(in_place, weight, out=in_place) is in_place
+  assert in_place.tolist() == found.tolist()
+
+
 @given(
   values=st.lists(
     st.floats(allow_nan=False) | st.sampled_from([-np.inf, -0.0, 0.0, 1.5]),

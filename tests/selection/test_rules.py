@@ -156,16 +156,15 @@ def test_lowest_is_a_prefix(many, data, budget, keys):
   candidate = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
   index = np.array(data.draw(st.permutations(range(size))), np.int64)
   budgets = np.array([budget, 0, -1])
+  ranking = lib.Ranking(
+    np.array(keys, np.uint64),
+    index,
+    np.array(weight, np.int32),
+    np.array(group, np.int32),
+    seed=3,
+  )
   with mock.patch.object(lib, '_MANY', many):
-    found = lib.lowest(
-      np.array(keys, np.uint64),
-      index,
-      np.array(weight, np.int32),
-      np.array(group, np.int32),
-      np.array(candidate, bool),
-      budgets,
-      seed=3,
-    )
+    found = lib.lowest(ranking, np.array(candidate, bool), budgets)
   tie = mix(index, 3)
   order = sorted(range(size), key=lambda i: (keys[i], int(tie[i])))
   expected = [
@@ -305,7 +304,7 @@ def test_a_budget_above_what_is_left_is_told(many, monkeypatch):
   both = (rule('top', 0.25), rule('random', 0.5))
   assert kept_by(both, many) == kept_by(both[0], many)
   [line] = told
-  assert 'all are kept' in line and "random's budget" in line
+  assert 'all of them are kept' in line and "budget of 'random'" in line
 
 
 def test_documents_without_tokens_cost_nothing(make_examples):

@@ -1,18 +1,17 @@
 """The select stage, on a score table that no model made."""
 
-import json
 import pathlib
 import shutil
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from selected_arms import mask, opened, run, shown, times
+from small_corpus import only_arms
 
 from configs import base
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.export import job as export_job
-from infoprune_jax.report.selection import findings, inputs
 from infoprune_jax.runtime import files
 from infoprune_jax.runtime.workdir import (
   keep_set_dir,
@@ -20,7 +19,7 @@ from infoprune_jax.runtime.workdir import (
   scores_dir,
 )
 from infoprune_jax.selection import select
-from infoprune_jax.selection.keep_set import KeepSet, read_summary
+from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.statistics import near_duplicates
 from infoprune_jax.tokens import tables, tokenize
 from infoprune_jax.tokens.token_store import TokenStore
@@ -33,35 +32,6 @@ NAMES = [
   'top_nll',
   'top_sum',
 ]
-
-
-def run(edits, workdir: str, **arms) -> config_lib.Config:
-  edits = edits.copy_and_resolve_references()
-  edits.select.arms.update(arms)
-  resolved = config_lib.from_mapping(edits)
-  select.run(resolved, workdir)
-  return resolved
-
-
-def opened(workdir: str, name: str) -> KeepSet:
-  return KeepSet.open(workdir, name, TokenStore.open(workdir))
-
-
-def mask(kept: KeepSet) -> np.ndarray:
-  """Whether each document is kept, [documents] bool."""
-  return kept.holds(np.arange(sum(kept.documents_per_shard)))
-
-
-def shown(workdir: str, name: str) -> dict:
-  return read_summary(keep_set_dir(workdir, name))
-
-
-def times(workdir: str, below: str = 'keep_sets') -> dict[str, int]:
-  return {
-    str(path): path.stat().st_mtime_ns
-    for path in (pathlib.Path(workdir) / below).rglob('*')
-    if path.is_file() and path.name != '.lock'
-  }
 
 
 def test_a_keep_set_for_each_arm_and_draw(experiment, workdir):
@@ -186,11 +156,13 @@ def test_other_scores_need_other_keep_sets(experiment, workdir, make_scores):
   kept = mask(opened(workdir, 'random-seed-0'))
   shutil.rmtree(scores_dir(workdir))
   make_scores(workdir, seed=9)
-  with pytest.raises(UserError, match=r'keep set \w+ in .* inputs\.scores'):
+  with pytest.raises(
+    UserError, match=r'keep set \w+ in .* another version of scores'
+  ):
     run(experiment, workdir)
   # An arm that reads no score keeps its set, and shows the new deciles.
   edits = experiment.copy_and_resolve_references()
-  edits.train.arms = ('full', 'random')
+  only_arms(edits, 'full', 'random')
   run(edits, workdir)
   manifest = files.read_json(f'{scores_dir(workdir)}/manifest.json')
   for name in ('full', 'random-seed-0'):
@@ -216,12 +188,12 @@ def test_missing_scores_name_the_job(experiment, tmp_path):
     run(experiment, str(tmp_path))
 
 
-def test_arms_of_the_run_alone(experiment, workdir):
+def test_every_arm_is_selected_whichever_are_trained(experiment, workdir):
   edits = experiment.copy_and_resolve_references()
   edits.train.arms = ('top_nll',)
   run(edits, workdir)
-  folder = pathlib.Path(workdir) / 'keep_sets'
-  assert [path.name for path in folder.iterdir()] == ['top_nll']
+  for name in ('full', 'top_nll', 'random-seed-0'):
+    assert mask(opened(workdir, name)).any()
 
 
 def test_a_keep_set_knows_its_place_in_the_store(experiment, workdir):
@@ -328,96 +300,9 @@ def test_near_duplicates_need_their_table(experiment, workdir):
   number = first[groups['shard'].to_numpy()] + groups['doc_index'].to_numpy()
   alone = groups['near_duplicate_group'].to_numpy() == number
   assert 0 < alone.sum() < len(alone)
-  assert kept.holds(number).tolist() == alone.tolist()
+  assert kept.of_documents(number).tolist() == alone.tolist()
   assert set(kept.manifest['inputs']) == {
     *('token_store', 'scores', 'statistics', 'near_duplicates')
   }
   other = KeepSet.open(workdir, 'random-seed-0', store)
   assert set(other.manifest['inputs']) == {'token_store'}
-
-
-BY_SOURCE = "CASE WHEN source = 'web' THEN nll_sum END"
-
-
-def arms_alone(experiment, **arms) -> ConfigDict:
-  """A config of these arms and no other, of one seed."""
-  edits = experiment.copy_and_resolve_references()
-  edits.select.arms = ConfigDict(
-    {'random': base.arm('random', fraction=0.5), **arms}, sort_keys=False
-  )
-  edits.report.baseline = 'random'
-  edits.train.seeds = (0,)
-  return edits
-
-
-def test_arms_without_a_number_for_some_examples(experiment, workdir):
-  """The stages after, too: reports, and exports of what is kept."""
-  lowest = {'missing': 'lowest'}
-  edits = arms_alone(
-    experiment,
-    top=base.arm('top', BY_SOURCE, fraction=0.2, **lowest),
-    most=base.arm('top', BY_SOURCE, fraction=0.9, per='source', **lowest),
-    bottom=base.arm('bottom', f'rank({BY_SOURCE})', fraction=0.2, **lowest),
-    band=base.arm('band', BY_SOURCE, low=0.2, high=0.9, **lowest),
-    bound=base.arm('threshold', BY_SOURCE, high=1e9, **lowest),
-    first=base.arm('distinct', BY_SOURCE, **lowest),
-    drawn=base.arm('sample', BY_SOURCE, fraction=0.2, **lowest),
-  )
-  made = config_lib.from_mapping(edits)
-  select.run(made, workdir)
-  store = TokenStore.open(workdir)
-  sources = np.concatenate(
-    [
-      store.shard(shard).table('source')['source'].to_pylist()
-      for shard in range(store.num_shards)
-    ]
-  )
-  for name, held in (('top', {'web'}), ('drawn-seed-0', {'web'})):
-    assert set(sources[mask(opened(workdir, name))]) == held
-  assert 'web' not in sources[mask(opened(workdir, 'bottom'))]
-  assert shown(workdir, 'bound')['kept'] == shown(workdir, 'bound')['total']
-  for name in ('top', 'bottom'):
-    found = shown(workdir, name)
-    assert {row['score'] for row in found['least']} == {None}
-    assert all(row['score'] is not None for row in found['most'])
-  selected = inputs.open_selected(made, workdir)
-  found = findings.gather(made, workdir, selected)
-  json.dumps(found, allow_nan=False)
-  assert np.isfinite(found['correlations']['spearman'][-1][-1])
-  export_job.run(made, workdir)
-  assert len(list(pathlib.Path(workdir).glob('export/*/*/manifest.json'))) > 7
-
-
-@pytest.mark.parametrize(
-  'keep, score, reason',
-  [
-    ('top', "COLUMNS('.*nll_sum') / num_tokens", 'it gives 2 values'),
-    ('top', 'nll_sum / 0', 'no finite number'),
-    ('top', 'CAST(example_id AS INT) / CAST(source AS INT)', 'Conversion'),
-    ('threshold', 'nll_sum', 'keep no example'),
-  ],
-)
-def test_a_refused_arm_leaves_nothing_behind(
-  experiment, workdir, keep, score, reason
-):
-  """Nor do sound arms before it; with a sound score the same arm runs."""
-  before = times(workdir, '.')
-  fields = {'low': 1e9} if keep == 'threshold' else {'fraction': 0.5}
-  edits = arms_alone(experiment, mine=base.arm(keep, score, **fields))
-  with pytest.raises(UserError, match=rf'In select\.arms\.mine: .*{reason}'):
-    select.run(config_lib.from_mapping(edits), workdir)
-  assert times(workdir, '.') == before
-  assert not (pathlib.Path(workdir) / 'keep_sets').exists()
-  edits = arms_alone(
-    experiment, mine=base.arm('top', 'nll_sum / num_tokens', fraction=0.5)
-  )
-  select.run(config_lib.from_mapping(edits), workdir)
-  assert mask(opened(workdir, 'mine')).any()
-
-
-def test_a_refused_arm_leaves_what_was_finished(experiment, workdir):
-  run(experiment, workdir)
-  before = times(workdir)
-  with pytest.raises(UserError, match=r'In select\.arms\.mine: '):
-    run(experiment, workdir, mine=base.arm('top', 'NULL', fraction=0.5))
-  assert times(workdir) == before

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from configs import base
 from infoprune_jax.batches import loader
+from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts
 from infoprune_jax.runtime.workdir import (
@@ -120,8 +121,7 @@ def test_pruning_leaves_the_validation_split(names):
 def test_both_readers_read_the_same_examples(names, workdir, store):
   """Over an epoch: the same tokens, first inputs (BOS) and targets."""
   rows = kept_rows(workdir, store)
-  options = {'sequence_length': ROW, 'batch_size': 1, 'seed': 0, 'mixture': {}}
-  grain = loader.grain_reader(store, rows, **options, schedule=())
+  grain = loader.grain_reader(store, rows, training(batch_size=1), seed=0)
   one = documents(grain.batches(0, len(grain.sequences), np.arange(1)), store)
   dataset = seqio.get_mixture_or_task('made_up.half').get_dataset(
     {'targets': ROW}, split='train', shuffle=True, seed=3
@@ -156,7 +156,7 @@ def test_epochs(names, workdir, store):
 
 @pytest.mark.parametrize('num_shards', [2, 3, 7])
 def test_shards_split_the_examples(names, workdir, store, num_shards):
-  """More shards than shards are split by example."""
+  """Of more SeqIO shards than the store has, each has some examples of a shard."""
   found = [
     read(
       'made_up.half', shard_info=seqio.ShardInfo(index, num_shards), **options
@@ -192,6 +192,31 @@ def test_keep_examples_goes_by_any_feature():
   for kept in (keep(dataset), keep(dataset.batch(64)).unbatch()):
     found = [e['tfds_id'].decode() for e in kept.as_numpy_iterator()]
     assert found == ids[::7]
+
+
+def test_examples_are_repeated(workdir, store):
+  """As often as by the other reader; no pass has two copies of an example."""
+  rows = [np.repeat(chosen, chosen % 4) for chosen in kept_rows(workdir, store)]
+  ids = tasks.ids_of(store, rows)
+  words = vocabulary.Vocabulary.load(vocabulary_dir(workdir))
+  task = tasks.Corpus(store, words).task('repeated', tasks.keep_examples(ids))
+  read, held = (
+    [
+      tuple(example['targets'].tolist())
+      for example in task.get_dataset(
+        None, split=split, shuffle=False
+      ).as_numpy_iterator()
+    ]
+    for split in ('train', 'validation')
+  )
+  assert collections.Counter(read) == expected(store, rows)
+  heldout = [shard.documents_of('heldout') for shard in shards_of(store)]
+  assert collections.Counter(held) == expected(store, heldout)
+  sizes = tasks.sizes_by_source(store, rows)
+  assert sum(size.documents for size in sizes.values()) == len(read)
+  three = next(r for r, n in collections.Counter(read).items() if n == 3)
+  gaps = np.diff([n for n, ids in enumerate(read) if ids == three])
+  assert gaps.min() > len(read) / 8
 
 
 def test_the_vocabulary_is_ours(workdir):
@@ -242,19 +267,19 @@ def test_without_a_store(tmp_path):
 # The reader that trains.
 
 
-def make_reader(workdir, store, **options) -> seqio_reader.SeqIOReader:
-  settings = {
-    'sequence_length': ROW,
-    'batch_size': BATCH,
-    'seed': 0,
-    'mixture': {},
-  }
+def training(**fields) -> TrainingConfig:
+  sizes = {'sequence_length': ROW, 'batch_size': BATCH}
+  return TrainingConfig(num_steps=1, learning_rate=1e-3, **(sizes | fields))
+
+
+def make_reader(workdir, store, **fields) -> seqio_reader.SeqIOReader:
   return seqio_reader.seqio_reader(
     'train half',
     store,
     workdir,
     kept_rows(workdir, store),
-    **settings | options,
+    training(**fields),
+    seed=0,
   )
 
 
@@ -323,7 +348,7 @@ def test_hosts_with_the_same_rows(workdir, store, monkeypatch):
   reader = make_reader(workdir, store)
   monkeypatch.setattr(seqio_reader.jax, 'process_count', lambda: 2)
   with pytest.raises(
-    UserError, match='the mesh has several feed the same sequences'
+    UserError, match='with this mesh several hosts feed the same'
   ):
     next(reader.batches(0, 1, np.arange(BATCH)))
 

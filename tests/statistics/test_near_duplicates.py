@@ -217,7 +217,7 @@ def test_other_bands_are_refused(documents, tmp_path):
   near_duplicates.run(made, str(tmp_path))
   near_duplicates.run(made, str(tmp_path))  # It is finished.
   bands = dataclasses.replace(made.near_duplicates, bands=3)
-  with pytest.raises(UserError, match='options.bands is 14, not 3'):
+  with pytest.raises(UserError, match='near_duplicates: bands 14 -> 3'):
     near_duplicates.run(
       dataclasses.replace(made, near_duplicates=bands), str(tmp_path)
     )

@@ -113,7 +113,7 @@ def test_a_table_of_fewer_columns_is_refused(small, store_workdir, tmp_path):
   ).finish({})
   with pytest.raises(UserError) as caught:
     statistics.run(made, workdir)
-  said = f'options.columns is only in this config.*delete {path} and run'
+  said = f'options: columns absent -> .*delete {path} and run'
   assert re.search(said, str(caught.value))
 
 

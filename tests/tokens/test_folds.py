@@ -1,10 +1,14 @@
 """Who trains on what, and who scores it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from made_vocabularies import sentence_model
 
 from infoprune_jax.config.corpus import SPLITS
-from infoprune_jax.tokens import folds
+from infoprune_jax.tokens import folds, tokenize
+from infoprune_jax.tokens.token_store import TokenStore
 
 
 @pytest.fixture(scope='module')
@@ -67,3 +71,22 @@ def test_words_are_counted_where_the_model_trains(store, shards):
     shares = [range(first, store.num_shards, 2) for first in range(2)]
     found = [folds.unigram_counts(store, fold, count, s) for s in shares]
     assert counts.any() and np.array_equal(sum(found), counts)
+
+
+def test_without_a_reference_split_scored_words_are_counted(small, tmp_path):
+  corpus = dataclasses.replace(
+    small.corpus, reference_fraction=0.0, heldout_fraction=0.4
+  )
+  words = dataclasses.replace(
+    small.vocabulary, path=f'{tmp_path}/spm.model', size=320
+  )
+  (tmp_path / 'spm.model').write_bytes(sentence_model())
+  config = dataclasses.replace(small, corpus=corpus, vocabulary=words)
+  tokenize.run(config, str(tmp_path / 'w'))
+  store = TokenStore.open(str(tmp_path / 'w'))
+  counts = np.zeros(store.vocab_size, int)
+  for number in range(store.num_shards):
+    for doc_index in store.shard(number).documents_of('scored'):
+      np.add.at(counts, store.document(number, int(doc_index)), 1)
+  found = folds.unigram_counts(store, 0, 1, range(store.num_shards))
+  assert counts.any() and np.array_equal(found, counts)

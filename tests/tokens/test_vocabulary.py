@@ -95,7 +95,7 @@ def test_training_twice_gives_the_same_bytes(kind):
 @pytest.mark.parametrize('kind', corpus_config.VOCABULARY_TYPES)
 def test_too_large_a_size_is_refused(kind):
   with pytest.raises(
-    UserError, match=r'vocabulary\.size=9000 cannot be trained .*fewer pieces'
+    UserError, match=r'vocabulary\.size=9000 cannot be trained .*smaller size'
   ):
     vocabulary.train(settings_of(type=kind, size=9000), LINES)
 

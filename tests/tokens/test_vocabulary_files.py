@@ -19,10 +19,11 @@ from made_vocabularies import (
 )
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from configs import score
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.workdir import vocabulary_dir
-from infoprune_jax.tokens import tokenize
+from infoprune_jax.tokens import tokenize, vocabulary_files
 from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.tokens.vocabulary import Vocabulary
 
@@ -196,7 +197,8 @@ def test_added_tokens_beside_a_tokenizer_are_compared(bytes_path):
 
 def test_a_folder_of_neither_is_no_model(tmp_path):
   with pytest.raises(
-    UserError, match=r'neither tokenizer\.json nor vocab\.json and merges'
+    UserError,
+    match=r'none of tokenizer\.json, tokenizer\.model, and vocab\.json with',
   ):
     opened(tmp_path)
 
@@ -301,7 +303,7 @@ def test_the_stage_takes_a_tokenizer(
   assert found == [row['text'] for row in make_records(120)]
   assert not caplog.records
   edits.vocabulary.bos_id = 0
-  with pytest.raises(UserError, match=r'bos_id is -1, not 0'):
+  with pytest.raises(UserError, match='bos_id -1 -> 0'):
     tokenize.run(config_lib.from_mapping(edits), workdir)
 
 
@@ -313,5 +315,84 @@ def test_the_stage_tells_of_what_is_lost(tmp_path, make_experiment, caplog):
   with caplog.at_level(logging.WARNING):
     tokenize.run(config_lib.from_mapping(edits), str(tmp_path / 'work'))
   first, second = (record.getMessage() for record in caplog.records)
-  assert 'does not keep every text' in first
-  assert f'the id {newline} marks where documents' in second
+  assert 'changes some text' in first
+  assert f'the id {newline} starts or ends documents' in second
+
+
+def config_of(model, **vocabulary) -> config_lib.Config:
+  """A config whose scores are by a model from elsewhere."""
+  made = score.get_config()
+  made.reference.checkpoint.path = str(model)
+  made.vocabulary.update(vocabulary)
+  return config_lib.from_mapping(made)
+
+
+def test_a_vocabulary_is_that_of_the_model_unless_it_is_named(tmp_path):
+  special = {'bos_token': '<s>', 'eos_token': '</s>'}
+  folder = in_folder(tmp_path / 'm', byte_level(), tokenizer_config=special)
+  (folder / 'config.json').write_text('{}')
+  found = vocabulary_files.of_config(config_of(folder))
+  assert found == opened(folder)
+  other = in_folder(tmp_path / 'o', unigram(), tokenizer_config=special)
+  found = vocabulary_files.of_config(config_of(folder, path=str(other)))
+  assert found == opened(other)
+
+
+def test_a_model_without_bos_starts_documents_with_eos(tmp_path, caplog):
+  """As Qwen: its settings name EOS, and BOS as null or not at all."""
+  for beside in (
+    {'eos_token': '</s>'},
+    {'eos_token': '</s>', 'bos_token': None},
+  ):
+    folder = in_folder(tmp_path, byte_level(), tokenizer_config=beside)
+    found = vocabulary_files.of_config(config_of(folder))
+    assert found.bos_id == found.eos_id == 2
+  with caplog.at_level('INFO', logger='infoprune_jax'):
+    tokenize._warn(found, str(folder))
+  assert 'EOS, the id 2, conditions the first token' in caplog.text
+
+
+def test_a_folder_with_a_sentencepiece_model(tmp_path):
+  (tmp_path / 'tokenizer.model').write_bytes(sentence_model())
+  found = vocabulary_files.of_config(config_of(tmp_path))
+  assert found == opened(tmp_path / 'tokenizer.model')
+  assert found.kind == 'sentencepiece'
+  assert (found.bos_id, found.eos_id) == (1, 2)
+  # Tokens may have been added to this one.
+  special = {'bos_token': '<s>', 'eos_token': '</s>'}
+  in_folder(tmp_path, byte_level(), tokenizer_config=special)
+  assert opened(tmp_path).kind == 'tokenizers'
+
+
+def test_no_model_is_not_the_current_folder(tmp_path, monkeypatch):
+  in_folder(tmp_path, byte_level(), config={})
+  monkeypatch.chdir(tmp_path)
+  assert vocabulary_files.of_config(config_of('')) is None
+
+
+@pytest.mark.parametrize(
+  'run', ['reference', 'train/top/seed-0', 'x.safetensors']
+)
+def test_a_model_of_ours_has_the_vocabulary_of_its_workdir(
+  store_workdir, tmp_path, run
+):
+  (tmp_path / 'vocabulary').symlink_to(vocabulary_dir(store_workdir))
+  found = vocabulary_files.of_config(config_of(tmp_path / run))
+  assert found == Vocabulary.load(vocabulary_dir(store_workdir))
+
+
+def test_a_model_without_a_vocabulary_is_refused(tmp_path):
+  folder = tmp_path / 'a' / 'b' / 'c' / 'd'
+  folder.mkdir(parents=True)
+  with pytest.raises(UserError, match='no vocabulary for the model .*c/d'):
+    vocabulary_files.of_config(config_of(folder))
+  with pytest.raises(UserError, match=r'there is no .*/nowhere'):
+    vocabulary_files.of_config(config_of(folder / 'nowhere'))
+  made = score.get_config()
+  made.reference.checkpoint.path = str(folder)
+  made.corpus.reference_fraction = 0.5  # One can be trained on it.
+  made = config_lib.from_mapping(made)
+  assert vocabulary_files.of_config(made) is None
+  (folder / 'config.json').write_text('{}')  # Not for a model of others.
+  with pytest.raises(UserError, match='no vocabulary for the model'):
+    vocabulary_files.of_config(made)

@@ -42,7 +42,9 @@ def test_hooks_run_during_the_next_step_unless_one_is_due():
     timing=SimpleNamespace(waiting=lambda _: contextlib.nullcontext()),
   )
   program = SimpleNamespace(
-    sequences=None, step=take_step, put=lambda _, requests: requests
+    sequences=None,
+    step_for=lambda _: take_step,
+    put=lambda _, requests: requests,
   )
   recorders = [Recorder(name, events) for name in ('first', 'second')]
   assert loop._take_steps(session, program, recorders, 0) == 4

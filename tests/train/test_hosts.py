@@ -144,7 +144,7 @@ def test_ctrl_c_saves_too(begin, tmp_path):
   workdir = tmp_path / 'interrupted'
   codes, outputs = begin(workdir, 2, signalled=(1, 7, signal.SIGINT)).ended()
   assert codes == [128 + signal.SIGTERM, 128 + signal.SIGINT], outputs
-  assert 'SIGINT: saves, and stops after this step' in outputs[1]
+  assert 'SIGINT: saves and stops after this step' in outputs[1]
   [step] = set(steps(workdir)) - {5}
   for output in outputs:
     assert f'reference is saved at step {step}; run it again' in output
@@ -164,6 +164,6 @@ def test_a_frozen_process_is_named_and_ends_when_it_goes_on(
   assert 'it stood still for' in outputs.pop(frozen)
   for output in outputs:
     last = output.splitlines()[-1]
-    assert f'process {frozen} of 3 gave no sign of life for 4 s' in last
+    assert f'process {frozen} of 3 sent no heartbeat for 4 s' in last
     for word in ('Traceback', 'E0000', 'F0000', '***', 'coordination'):
       assert word not in output

@@ -11,7 +11,7 @@ import pytest
 
 from infoprune_jax.config import experiment as config_lib, validation
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.model import checkpoints, mesh as mesh_lib
+from infoprune_jax.model import checkpoints, digests, mesh as mesh_lib
 from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.workdir import reference_dir
 from infoprune_jax.train import hooks, metrics, runs, state
@@ -91,16 +91,20 @@ def test_more_steps_go_on_from_where_a_run_ended(
   """Which is said: the learning rate of the first was that of a short run."""
   workdir = copy_of_store(store_workdir, str(tmp_path / 'run'))
   runs.run_reference(small, workdir)
-  assert 'goes on' not in caplog.text
+  assert 'and continues' not in caplog.text
   assert manifest_of(workdir) == manifest_of(uninterrupted)
   training = dataclasses.replace(small.reference.training, num_steps=15)
   longer = dataclasses.replace(
     small, reference=dataclasses.replace(small.reference, training=training)
   )
-  runs.run_reference(longer, workdir)
+  with pytest.raises(UserError, match='num_steps 12 -> 15. --extend'):
+    runs.run_reference(longer, workdir)
+  runs.run_reference(longer, workdir, extend=True)
   assert 'ended at step 12, where its learning rate had fallen' in caplog.text
   assert manifest_of(workdir)['step'] == 15
-  with pytest.raises(UserError, match='has gone 15 steps'):
+  with pytest.raises(
+    UserError, match='num_steps 15 -> 12. A finished run cannot become'
+  ):
     runs.run_reference(small, workdir)
 
 
@@ -117,7 +121,7 @@ def test_a_budget_in_tokens_is_the_same_run(
   )
   with caplog.at_level('INFO'):
     runs.run_reference(other, workdir)
-  assert 'reference.training.num_tokens=6244: 12 steps of 512' in caplog.text
+  assert 'reference.training.num_tokens=6244: 12 whole steps of' in caplog.text
   assert manifest_of(workdir) == manifest_of(uninterrupted)
 
 
@@ -126,7 +130,7 @@ def test_another_model_in_the_same_workdir_is_refused(small, uninterrupted):
   other = dataclasses.replace(
     small, reference=dataclasses.replace(small.reference, model=model)
   )
-  with pytest.raises(UserError, match=r'options.model.mlp_dim is 64, not 96'):
+  with pytest.raises(UserError, match='reference.model: mlp_dim 64 -> 96'):
     runs.run_reference(other, uninterrupted)
 
 
@@ -172,7 +176,7 @@ def test_a_bad_step_can_be_skipped(
   kept = []
 
   def save(self, number, state):
-    kept.append(checkpoints.params_hash(state['params']))
+    kept.append(digests.params_hash(state['params']))
     # The schedule goes by steps, skipped ones too.
     leaves = jax.tree.leaves(state['opt_state'])
     assert {int(x) for x in leaves if x.dtype == np.int32} == {number}
@@ -229,7 +233,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_used(
   with caplog.at_level('INFO', logger='infoprune_jax'):
     # Two are kept: there is none before, and the run starts anew.
     runs.run_reference(small, workdir)
-  assert 'checkpoint of step 10 is put aside, as' in caplog.text
+  assert 'checkpoint of step 10 is damaged. It is renamed' in caplog.text
   assert 'manifest.ocdbt is damaged' in caplog.text
   assert os.path.isdir(f'{run}/checkpoints/damaged-10')
   assert 'resumed' not in caplog.text
@@ -263,7 +267,7 @@ def test_one_program_serves_every_seed(small, store):
   program = state.compile_program(*args)
   first, second = program.init(0), program.init(1)
   hashes = {
-    checkpoints.params_hash(tree['params'])
+    digests.params_hash(tree['params'])
     for tree in (first, second, program.init(0))
   }
   assert len(hashes) == 2

@@ -6,6 +6,7 @@ import json
 import pathlib
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -147,7 +148,7 @@ def wandb_records(folder: pathlib.Path) -> list:
   import wandb
   from wandb.proto import wandb_internal_pb2
 
-  wandb.teardown()  # Its process writes the last sequences.
+  wandb.teardown()  # Its process writes the last rows.
   records = []
   for path in sorted(folder.glob('wandb/offline-run-*/*.wandb')):
     data, start, content = path.read_bytes(), 7, b''
@@ -168,7 +169,7 @@ def wandb_records(folder: pathlib.Path) -> list:
 
 
 def wandb_history(records) -> list[tuple[int, dict[str, float]]]:
-  """Step and values of each sequence; W&B adds names of its own."""
+  """Step and values of each row; W&B adds names of its own."""
   return [
     (
       record.history.step.num,
@@ -202,6 +203,7 @@ def test_a_killed_wandb_run_goes_on_and_has_each_step_once(offline, artifact):
   killed.write(2, {'timing/seconds': 1.0})
   killed.write(3, {'loss': 1.5})
   killed._run.finish()  # Without the third step.
+  time.sleep(1)  # W&B names a run's folder by the second that it starts in.
   resumed = metrics.WeightsAndBiases(info(artifact, first_step=2))
   resumed.write(2, {'loss': 2.0})
   resumed.write(3, {'loss': 1.5})
@@ -221,7 +223,7 @@ def test_a_killed_wandb_run_goes_on_and_has_each_step_once(offline, artifact):
 
 
 def test_a_resumed_run_sends_what_the_server_lacks(artifact, monkeypatch):
-  """A kill may lose sequences that W&B had, and had not uploaded."""
+  """A kill may lose rows that W&B had, and had not uploaded."""
   sent = []
   run = SimpleNamespace(
     log=lambda values, step, commit: sent.append((step, values)),

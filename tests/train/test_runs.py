@@ -177,7 +177,9 @@ def test_training_through_seqio_resumes_exactly(
 
 def test_readers_are_not_mixed(through_seqio, two_folds, corpus_path, tmp_path):
   train(through_seqio, two_folds, tmp_path / 'run', 3)
-  with pytest.raises(UserError, match=r"reader is 'seqio', not 'grain'"):
+  with pytest.raises(
+    UserError, match="train.training: reader 'seqio' -> 'grain'"
+  ):
     train(experiment(corpus_path), two_folds, tmp_path / 'run', 12)
 
 

@@ -4,14 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as fused
 from random_store import RandomStore
 
 from infoprune_jax.config.experiment import MeshConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.model import mesh as mesh_lib, network, partitioning
+from infoprune_jax.model import (
+  attention,
+  mesh as mesh_lib,
+  network,
+  partitioning,
+)
+from infoprune_jax.model.kernels import gpu_attention
 from infoprune_jax.train import optimizer, runs, state
 
-VOCAB = RandomStore.vocab_size
+VOCAB = RandomStore.vocab_size + 3  # Which 2 devices do not divide.
 
 
 def program_on(small, data, fsdp, tensor, mesh=None, **edits):
@@ -141,8 +148,9 @@ def test_shards_that_do_not_spread_are_named(small):
   )
 
 
-def test_a_z_loss_is_added_and_logged_apart(small):
+def test_losses_are_means_over_the_tokens_that_count(small):
   sequences = uneven_rows()
+  sequences['decoder_loss_weights'][:, ::3] = 0.0
   plain = program_on(small, 1, 1, 1, batch_size=16)
   program = program_on(small, 1, 1, 1, batch_size=16, z_loss=0.1)
   params = plain.init(0)['params']
@@ -154,13 +162,14 @@ def test_a_z_loss_is_added_and_logged_apart(small):
   model = dataclasses.replace(small.model, num_heads=2, num_kv_heads=2)
   weights = sequences['decoder_loss_weights']
   with partitioning.use_mesh(program.mesh):
-    log_z = jax.jit(
+    _, nll, log_z = jax.jit(
       lambda params, sequences, weights: network.batch_loss(
         model, params, sequences, weights, 0.0
-      )[2]
+      )
     )(params, *jax.tree.map(jnp.asarray, (sequences, weights)))
-  expected = 0.1 * np.sum(np.asarray(log_z) ** 2 * weights) / weights.sum()
-  np.testing.assert_allclose(metrics['z_loss'], expected, rtol=1e-5)
+  for name, values in (('loss', nll), ('z_loss', 0.1 * np.square(log_z))):
+    expected = np.sum(values * weights) / weights.sum()
+    np.testing.assert_allclose(metrics[name], expected, rtol=1e-5)
 
 
 def test_gradient_leaves_nothing_out(single, small):
@@ -272,3 +281,49 @@ def test_kernels_of_scoring_are_not_trained_with(small, single):
   plain = dataclasses.replace(model, attention='cudnn', loss_kernel='auto')
   options = [runs.run_options(m, training, 0) for m in (model, plain)]
   assert options[0] == options[1]
+
+
+def from_the_list(query, key, value, lengths, offsets, fits, scale):
+  """What cuDNN computes from the list that JAX gives it, in XLA."""
+  batch, length, heads, dim = query.shape
+  _, _, starts, _ = fused._fix_seqlen_offsets(
+    lengths, lengths, offsets, offsets, query, query
+  )
+  starts = starts.reshape(-1) // (heads * dim)
+  begins = jnp.zeros(batch * length, jnp.int32).at[starts].set(1, mode='drop')
+  ids = jnp.cumsum(begins).reshape(batch, length)
+  query = jnp.where(fits[:, None, None, None], query, jnp.nan)
+  form = attention.Logits(scale)
+  return attention._xla(query, key, value, ids, ids, form)
+
+
+def test_a_step_for_few_segments_computes_what_xla_does(small, monkeypatch):
+  """The limit is below the maximum, and grows for a batch that needs more."""
+  monkeypatch.setattr(gpu_attention, 'cudnn', from_the_list)
+  monkeypatch.setattr(state.backends, 'resolve_training', lambda m, *_: m)
+  sequences = RandomStore([*[64] * 4, *[3] * 84]).packed(64)
+  segments = sequences.plan.segments_per_sequence
+  few, many = np.split(np.argsort(segments), 2)
+  # Each device has two with many segments, then two with few.
+  order = [*many[:2], *few[:2], *many[2:], *few[2:]]
+  batch = sequences.batch(np.array(order), 8)
+  mesh = mesh_lib.make_mesh(
+    MeshConfig(data=2, fsdp=1, tensor=1), jax.devices()[:2]
+  )
+  training = dataclasses.replace(
+    small.train.training, gradient_accumulation_steps=2
+  )
+  metrics = {}
+  for name in ('xla', 'cudnn'):
+    model = dataclasses.replace(
+      small.model, attention=name, num_heads=2, num_kv_heads=2
+    )
+    program = state.compile_program(model, training, VOCAB, mesh)
+    step = program.step_for(batch)
+    _, metrics[name] = step(program.init(0), program.put(batch))
+  assert program.segment_limit == 2 and step is program.with_limit(16).step
+  assert max(segments) > 16
+  for name in ('loss', 'grad_norm', 'tokens'):
+    np.testing.assert_allclose(
+      metrics['cudnn'][name], metrics['xla'][name], rtol=1e-5
+    )

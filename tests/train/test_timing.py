@@ -42,6 +42,7 @@ def test_waits_are_no_time_of_steps(tmp_path):
   assert rates['evaluation_fraction'] == 0.2
   assert rates['checkpoint_fraction'] == 0.0
   assert rates['goodput'] == 0.6
+  assert rates['flops_per_second'] == 5 * 5e9 / 10
   assert rates['mfu'] == pytest.approx(5 * 5e9 / 10 / 1e10)
   clock.now += 10.0
   assert timed.write(10)['goodput'] == 0.8
@@ -100,3 +101,26 @@ def test_any_flipped_bit_costs_the_rates_alone(tmp_path):
     path.write_bytes(damaged)
     again = timing.Timing(str(tmp_path), 5, cost, clock(), None, clock)
     assert again._begun > 0 and again._productive >= -1e300
+
+
+def test_the_last_rate_is_of_the_run_that_trained_last(tmp_path):
+  clock = Clock()
+  for name in ('b', 'a'):
+    timed = begin(tmp_path / name, clock)
+    for step, seconds in ((5, 60.0), (10, 10.0), (20, 10.0)):
+      clock.now += seconds
+      timed.write(step)
+  runs = [str(tmp_path / name) for name in ('a', 'b', 'missing')]
+  seen = timing.last_rate(runs)
+  # 15 steps in 20 s: the first line holds compilation.
+  assert seen == timing.SeenRate(runs[0], pytest.approx(15 * 5e9 / 20))
+  assert timing.last_rate(runs[2:]) is None
+
+
+def test_times_without_a_rate_tell_none(tmp_path):
+  timed = begin(tmp_path, Clock())
+  timed.close()
+  with open(tmp_path / timing.FILE, 'a') as file:
+    line = {'step': 5, 'time': 1.0, 'productive': 1.0, 'seconds': 2.0}
+    file.write(json.dumps(line) + '\n')
+  assert timing.last_rate([str(tmp_path)]) is None

@@ -60,9 +60,10 @@ mesh = mesh_lib.make_mesh(
   ),
   list(topology.devices),
 )
-model = config_lib.build(
-  config_lib.ModelConfig, getattr(models, given['preset'])().to_dict(), 'model'
-)
+# Without a chip, its memory is not known.
+fields = {'remat': 'full', 'scan_unroll': 1, 'loss_chunk_tokens': 1024}
+fields = {**getattr(models, given['preset'])().to_dict(), **fields}
+model = config_lib.build(config_lib.ModelConfig, fields, 'model')
 training = base.training()
 training.update(
   batch_size=given['sequences'] * data * fsdp * given['slices'],
@@ -161,20 +162,15 @@ import jax
 from jax.experimental import topologies
 from configs import base, models
 from infoprune_jax.config import experiment as config_lib
-from infoprune_jax.model import memory as device_memory, mesh as mesh_lib
+from infoprune_jax.model import mesh as mesh_lib
 from infoprune_jax.train import loop, state
 
 topology = topologies.get_topology_desc('v5e:2x2', 'tpu')
 mesh = mesh_lib.make_mesh(
   config_lib.MeshConfig(data=1, fsdp=4, tensor=1), list(topology.devices)
 )
-fits = device_memory.fits
-# Only a chip that is there says what it has; here its compiler does.
-has = types.SimpleNamespace(local_devices=jax.devices('cpu'))
-device_memory.fits = lambda compiled, _: fits(compiled, has)
-model = config_lib.build(
-  config_lib.ModelConfig, {**models.m124().to_dict(), 'scan_unroll': 1}, 'model'
-)
+fields = {**models.m124().to_dict(), 'remat': 'none', 'scan_unroll': 1}
+model = config_lib.build(config_lib.ModelConfig, fields, 'model')
 training = base.training()
 training.update(batch_size=128, sequence_length=2048)
 training = config_lib.build(

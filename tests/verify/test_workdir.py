@@ -18,7 +18,7 @@ from changed_artifacts import (
   rewrite,
   with_value,
 )
-from small_corpus import small_config
+from small_corpus import only_arms, small_config
 
 from infoprune_jax import stages
 from infoprune_jax.config import experiment as config_lib
@@ -33,7 +33,7 @@ from infoprune_jax.verify import workdir as verify
 def config(corpus_path):
   edits = small_config(corpus_path)
   edits.train.seeds = (0,)
-  edits.train.arms = ('random', 'top_nll')
+  only_arms(edits, 'random', 'top_nll')
   return config_lib.from_mapping(edits)
 
 
@@ -48,9 +48,14 @@ def finished(config, tmp_path_factory) -> pathlib.Path:
     stages.STAGES[job].run(dataclasses.replace(config, train=one), str(workdir))
   for job in ('selection_report', 'report'):
     page = files.write_text(str(workdir / job / 'index.html'), '<p>' * 9)
-    artifacts.Artifact(str(workdir / job), job, job, {}, {}).finish(
-      {'index.html': page}
-    )
+    [planned] = stages.STAGES[job].artifacts(config, str(workdir))
+    inputs = {
+      name: manifest['fingerprint']
+      for name, path in planned.made_from.items()
+      if (manifest := manifests.read_manifest(path, job))
+    }
+    made = dataclasses.replace(planned.artifact, inputs=inputs)
+    made.finish({'index.html': page})
   return workdir
 
 
@@ -350,7 +355,7 @@ def test_wrong_splits_and_counts_of_the_store_are_named(copied):
   splits['heldout']['documents'] += 1
   remake_manifest(folder, {}, splits=splits)
   found = wrong(copied)['token_store']
-  assert 'counted right' in found and 'the heldout split has' in found
+  assert 'in the token counts' in found and 'the heldout split has' in found
 
 
 def test_a_gone_checkpoint_is_named(copied):

@@ -1,10 +1,10 @@
 """Two matrix products as Hopper kernels, in Pallas for Mosaic GPU.
 
-What each product gives is used up where it arises, in registers: logits become
-the logarithm of their sum of exponentials, a gate and what it lets through
-become one number. One block of threads a multiprocessor goes over tiles of
-[2 x ROWS, COLUMNS]: one warpgroup loads (TMA) into a ring of SLOTS buffers, two
-multiply (wgmma), each its own ROWS of a tile. bfloat16 in, float32 sums.
+The results of each product are reduced in registers: logits to the logarithm of
+their sum of exponentials, a gate and its value to one number. One block of
+threads per multiprocessor goes over tiles of [2 x ROWS, COLUMNS]. One warpgroup
+loads (TMA) into a ring of SLOTS buffers, and two multiply (wgmma), each its own
+ROWS of a tile. Inputs are bfloat16, sums float32.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float
 
 ROWS, COLUMNS, DEPTH = 128, 128, 64  # of a tile, a warpgroup, a step
-SLOTS = 4  # With COLUMNS of output, what fits into shared memory.
+SLOTS = 4  # As many as fit into shared memory, with COLUMNS of output.
 WARPGROUPS = 2  # that multiply
-# Tiles of so many rows take turns over all columns: what they read of both
-# operands stays in the L2 cache.
+# This many tiles along the rows go over all columns together, so that the parts
+# of both operands that they read stay in the L2 cache.
 ROW_TILES = 8
 LOG2E = math.log2(math.e)
-# Rows of 128 bytes, swizzled, as both TMA and wgmma want them.
+# Rows of 128 bytes, swizzled, as TMA and wgmma need them.
 TRANSFORMS = (
   plgpu.TilingTransform((8, DEPTH)),
   plgpu.SwizzleTransform(128),
@@ -55,7 +55,7 @@ def logsumexp(
 
   Args:
     hidden: N a multiple of 256, D of 64.
-    table: Of V what exceeds a multiple of 128 goes another way.
+    table: Any V; XLA computes columns beyond a multiple of 128.
   """
   whole = table.shape[0] // COLUMNS * COLUMNS
   parts = []
@@ -106,7 +106,7 @@ def gated(
   Args:
     x: N a multiple of 256, D of 64.
     gate: F a multiple of 64.
-    up: Likewise.
+    up: As `gate`.
   """
   half = COLUMNS // 2
 
@@ -137,13 +137,13 @@ def gated(
 
 @dataclasses.dataclass(frozen=True)
 class _Product:
-  """left @ rights in tiles, each given to `epilogue` while in registers.
+  """left @ rights in tiles; calls `epilogue` on each tile in registers.
 
   left is [N, D]; rights are [D, F] each, or [F, D] if table_major.
   """
 
   table_major: bool
-  right_columns: int  # columns of a tile that one right gives
+  right_columns: int  # columns of a tile from each right
   steps: int  # of DEPTH
   row_tiles: int
   columns: int  # tiles side by side
@@ -154,7 +154,7 @@ class _Product:
 
   def place(self, tile: Any) -> tuple[Any, Any]:
     """Row and column of a tile, in groups of ROW_TILES."""
-    # lax.div, here and below: // looks at signs, which kernels of JAX 0.8 lack.
+    # lax.div, here and below: // needs the sign, which JAX 0.8 kernels lack.
     group = lax.div(tile, ROW_TILES * self.columns)
     within = tile - group * (ROW_TILES * self.columns)
     height = jnp.minimum(ROW_TILES, self.row_tiles - group * ROW_TILES)
@@ -168,7 +168,7 @@ class _Product:
     out: jax.ShapeDtypeStruct,
     scratch: Any,
   ) -> Array:
-    """What the epilogues write; `scratch` is shared memory, one a warpgroup."""
+    """Returns the output of the epilogues; each warpgroup has its `scratch`."""
 
     def kernel(left_ref: Any, *refs: Any) -> None:
       *right_refs, out_ref = refs
@@ -213,7 +213,7 @@ class _Product:
     free: Any,
     scratch: Any,
   ) -> None:
-    """One block's tiles: two warpgroups multiply what the third loads."""
+    """The tiles of one block: one warpgroup loads, and two multiply."""
     group, block = lax.axis_index('warpgroup'), lax.axis_index('block')
     tiles = self.row_tiles * self.columns
     mine = lax.div(tiles - block + self.processors - 1, self.processors)
@@ -266,7 +266,7 @@ class _Product:
     step: Any,
     _: None,
   ) -> None:
-    """Fills the slot of one step with what the other warpgroups multiply."""
+    """Loads the operands of one step into a slot."""
     row, column = self.place(
       block + lax.div(step, self.steps) * self.processors
     )
@@ -299,7 +299,7 @@ class _Product:
     free: Any,
     *sums: Any,
   ) -> Any:
-    """One warpgroup's tiles, summed over the slots from the first on."""
+    """The tiles of one warpgroup, summed over the slots from the first on."""
 
     def step(index: Any, _: None) -> None:
       slot = lax.rem(first + index, SLOTS)
@@ -314,7 +314,7 @@ class _Product:
       plgpu.wgmma_wait(len(sums))
 
       @pl.when(index > 0)
-      def _() -> None:  # The product before this one is done with its slot.
+      def _() -> None:  # The product before this one no longer needs its slot.
         plgpu.barrier_arrive(free.at[lax.rem(first + index - 1, SLOTS)])
 
     lax.fori_loop(0, self.steps, step, None)
@@ -342,7 +342,7 @@ def _product(
     steps=width // DEPTH,
     row_tiles=rows // (WARPGROUPS * ROWS),
     columns=rights[0].shape[0 if table_major else 1] // right_columns,
-    # Any number is right; one a multiprocessor is fast.
+    # Any number is correct; one per multiprocessor is fast.
     processors=jax.devices()[0].core_count if on_gpu else 132,
     epilogue=epilogue,
   )

@@ -1,8 +1,8 @@
 """The loss's matrix product as a TPU kernel, in Pallas for Mosaic.
 
-A block of tokens stays in a core's vector memory while the table streams past
-it; a block's logits are reduced there, and never reach HBM. bfloat16 in,
-float32 sums.
+A block of tokens stays in a core's vector memory while the table is streamed
+through it. The logits of a block are reduced there, and never reach HBM. Inputs
+are bfloat16, sums float32.
 """
 
 import functools
@@ -16,16 +16,16 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, BFloat16, Float
 
 LANES, SUBLANES = 128, 16  # of a tile of bfloat16
-# Tokens that each read of the table serves. A v6e, the hungriest, does 560
-# FLOPs for a byte it reads; so many tokens need one for each of them.
+# Tokens per read of the table. A v6e, which needs the most, computes 560 FLOPs
+# in the time of reading a byte; a byte of the table gives one FLOP per token.
 ROWS = 1024
-# A block of the table is as many columns as these bytes hold: on a v5e that
-# keeps a step at about 14,000 cycles, far more than it takes to start one.
+# A block of the table has as many columns as fit these bytes: on a v5e a step
+# then takes about 14,000 cycles, far more than starting one.
 TABLE_BYTES, MAX_COLUMNS = 2 * 2**20, 1024
 COLUMNS = 512  # of a block whose logits are reduced at once
-# Of the 64 MiB of a v5p, the 128 of a v5e or v6e. At MAX_WIDTH the blocks of
-# tokens and table take 36 MiB, as each is there twice, one being read while the
-# other is used; logits and what is made of them are a few more.
+# A v5p has 64 MiB, a v5e or v6e 128 MiB. At MAX_WIDTH the blocks of tokens and
+# table take 36 MiB: each exists twice, because the next is read while the other
+# is used. Logits and their sums take a few MiB more.
 VMEM_BYTES = 56 * 2**20
 MAX_WIDTH = 8192
 LOWEST = float(jnp.finfo(jnp.float32).min)
@@ -87,17 +87,17 @@ def _reduce(
   *,
   vocab: int,
 ) -> None:
-  """Takes in one block of the table, the last one of a row's also the end.
+  """Adds one block of the table; the last block also writes the result.
 
-  Each lane has its own maximum and sum until then: no step reduces across
-  lanes.
+  Until then each lane has its own maximum and sum, so that no step reduces
+  across lanes.
   """
   column, block = pl.program_id(1), table_ref.shape[0]
   last = pl.cdiv(vocab, block) - 1
 
   @pl.when(column == 0)
   def _() -> None:
-    # Finite: a lane whose columns are all beyond the vocabulary stays there.
+    # Finite, for lanes whose columns are all beyond the vocabulary.
     top_ref[...] = jnp.full_like(top_ref, LOWEST)
     total_ref[...] = jnp.zeros_like(total_ref)
 
@@ -129,7 +129,7 @@ def _add(
     for start in range(0, size, LANES):
       tile = logits[:, start : start + LANES]
       beyond = first + start + LANES - columns
-      if beyond > 0:  # What is read there is anything.
+      if beyond > 0:  # Values beyond the table are undefined.
         lane = lax.broadcasted_iota(jnp.int32, tile.shape, 1)
         tile = jnp.where(lane < LANES - beyond, tile, -jnp.inf)
       tiles.append(tile)

@@ -1,10 +1,11 @@
 """All numbers of the report, as one plain dict: `report.json`.
 
-Losses are on the report half of the held-out texts, except where a key says
-`choose`. Sums are divided last; arms are averaged over seeds.
+Losses of arms are those of the target, on the texts that judge. Sums are
+divided last; arms are averaged over seeds.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,26 @@ import numpy as np
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import provenance
-from infoprune_jax.report.results import inputs, statistics, wording
+from infoprune_jax.report.results import (
+  comparisons,
+  gains,
+  inputs,
+  statistics,
+  tasks,
+  wording,
+)
+from infoprune_jax.report.results.comparisons import Differences, Question
 from infoprune_jax.report.results.statistics import HeldoutLosses
-from infoprune_jax.report.selection import artifact as selection_artifact
+from infoprune_jax.report.selection import artifact as selection_artifact, kinds
 from infoprune_jax.selection import expressions
-
-_BOOTSTRAP_SEED = 0  # Fixed, so that a page written again is the same.
 
 
 def gather(config: Config, workdir: str) -> dict[str, Any]:
   """Reads the artifacts of a workdir and computes the report.
 
   Raises:
-    UserError: an artifact is missing, or the baseline was not trained.
+    UserError: an artifact is missing, the baseline or an arm of the hypothesis
+      was not trained, or the target has too few held-out texts.
   """
   if config.report.baseline not in config.arms:
     raise UserError(
@@ -33,51 +41,84 @@ def gather(config: Config, workdir: str) -> dict[str, Any]:
       'train.arms, or name another baseline.'
     )
   upstream = inputs.open_upstream(config, workdir)
-  choose, report = statistics.halves(inputs.heldout_losses(config, workdir))
-  selections = selection_artifact.read(workdir, upstream.selection_report)
-  sources = _sources(config, report)
-  arms = [
-    {**selected, **_costs(config, upstream, selected['name']), **losses}
-    for selected, losses in zip(
-      selections['arms'], _losses(config, choose, report), strict=True
-    )
-  ]
-  flops = {arm['name']: arm['flops']['total'] for arm in arms}
-  for a, arm in enumerate(arms):
-    arm['flops']['ratio'] = arm['flops']['total'] / max(
-      flops[config.report.baseline], 1.0
-    )
-    arm['wins'] = _wins(sources, a)
-  return {
+  selections = selection_artifact.read(
+    workdir, upstream.selection_report, config.arms
+  )
+  every = inputs.heldout_losses(config, workdir, [*config.budget_arms])
+  losses = every.of_arms(config.arms)
+  question = comparisons.ask(config.report, selections, losses)
+  compared = _pairs(config, question, selections['arms'])
+  pairs = [(arm, config.report.baseline) for arm in config.arms]
+  pairs += [(arm, reference) for arm, _, reference in compared]
+  samples = config.report.bootstrap_samples
+  differences = Differences(question, pairs, samples)
+  arms = _arms(config, upstream, selections['arms'], question, differences)
+  _add_gains(config, every, question, arms)
+  kind_of = kinds.of_sources(config.report.kinds, sorted(losses.sources))
+  curves = _curves(config, workdir, upstream, losses, question)
+  report = {
     **selections,
     **provenance.gather(config, workdir, upstream),
+    'notes': list(config.report.notes),
     'baseline': config.report.baseline,
-    **_choice(config, arms, report),
-    'halves': {'choose': _size(choose), 'report': _size(report)},
+    'budgets': list(config.train.budgets),
+    'measure': question.measure,
+    'target': list(question.target.sources) if config.report.target else [],
+    'headline': list(question.headline),
+    'chosen': question.chosen,
+    # The arm that plots and tables put first.
+    'compared': (*question.headline, config.report.baseline)[0],
+    'heldout': {
+      'judged': _size(question.judged),
+      'target': _size(question.target),
+      'choose': _size(question.choose) if question.choose else None,
+    },
     'model': _model(config, upstream),
-    'bootstrap_samples': config.report.bootstrap_samples,
+    'spent': _spent(upstream),
+    'bootstrap_samples': samples,
     'arms': arms,
-    'sources': sources,
-    'curves': [
-      {'arm': arm, 'seed': seed, **inputs.heldout_curve(workdir, arm, seed)}
-      for arm, seed in upstream.runs
+    'comparisons': [
+      _comparison(pair, question, differences, arms, kind_of, curves)
+      for pair in compared
     ],
+    'sources': _sources(config, question, differences, kind_of),
+    'tasks': tasks.gather(config, workdir, upstream.tasks),
+    'curves': curves,
   }
+  return {**report, **_statements(config, question, report)}
 
 
-def _losses(
-  config: Config, choose: HeldoutLosses, report: HeldoutLosses
+def _pairs(
+  config: Config, question: Question, arms: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str, str]]:
+  """Arm, role and reference of each comparison; the headline comes first."""
+  baseline = config.report.baseline
+  names = (*question.headline, *comparisons.candidates(arms, baseline))
+  return [
+    (name, role, reference)
+    for name in dict.fromkeys(names)
+    for role, reference in comparisons.references(arms, name, baseline)
+  ]
+
+
+def _arms(
+  config: Config,
+  upstream: inputs.Upstream,
+  selected: Sequence[Mapping[str, Any]],
+  question: Question,
+  differences: Differences,
 ) -> list[dict[str, Any]]:
-  """The losses of each arm, and its differences to the baseline."""
-  baseline = config.arms.index(config.report.baseline)
-  losses = statistics.losses_by_seed(report)  # each [A, S]
-  choose_losses = statistics.losses_by_seed(choose)['bits_per_byte'].mean(1)
-  intervals = statistics.difference_intervals(
-    report, baseline, config.report.bootstrap_samples, _BOOTSTRAP_SEED
-  )
-  bits = losses['bits_per_byte']
+  """Each arm: what it keeps, its cost, its losses, its differences."""
+  baseline = config.report.baseline
+  losses = statistics.losses_by_seed(question.target)  # each [A, S]
+  costs = {arm: _costs(config, upstream, arm) for arm in config.arms}
+  least = max(costs[baseline]['flops']['total'], 1.0)
+  for cost in costs.values():
+    cost['flops']['ratio'] = cost['flops']['total'] / least
   return [
     {
+      **arm,
+      **costs[arm['name']],
       **{
         measure: {
           'mean': float(values[a].mean()),
@@ -86,25 +127,150 @@ def _losses(
         for measure, values in losses.items()
       },
       'perplexity': _perplexity(losses['nats_per_token'][a].mean()),
-      'choose_bits_per_byte': float(choose_losses[a]),
-      'difference': {
-        measure: {key: float(values[a]) for key, values in parts.items()}
-        for measure, parts in intervals.items()
-      },
-      'difference_by_seed': statistics.seed_spread(bits[a] - bits[baseline]),
+      **differences.of(arm['name'], baseline),
     }
-    for a in range(len(config.arms))
+    for a, arm in enumerate(selected)
   ]
+
+
+def _add_gains(
+  config: Config,
+  every: HeldoutLosses,
+  question: Question,
+  arms: list[dict[str, Any]],
+) -> None:
+  """Adds `gain`, see `gains.factors`, to each arm; None if it is not known.
+
+  Args:
+    config: The experiment.
+    every: The losses of all runs.
+    question: With the texts that judge.
+    arms: All arms.
+  """
+  baseline, budgets = config.report.baseline, {}
+  base = next(arm['flops'] for arm in arms if arm['name'] == baseline)
+  if config.train.budgets:
+    budgets = gains.equivalent_budgets(
+      gains.same_texts(every, question.target),
+      {baseline: 1.0, **config.budget_arms},
+      [arm['name'] for arm in arms if arm['name'] != baseline],
+      question.measure,
+      config.report.bootstrap_samples,
+      comparisons.SEED,
+    )
+  for arm in arms:
+    budget = budgets.get(arm['name'])
+    arm['gain'] = budget and gains.factors(budget, arm['flops'], base)
+
+
+def _comparison(
+  pair: tuple[str, str, str],
+  question: Question,
+  differences: Differences,
+  arms: Sequence[Mapping[str, Any]],
+  kind_of: Mapping[str, str],
+  curves: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+  """One arm against one reference, with what it costs elsewhere.
+
+  `flops_ratio` is the arm's total over the reference's. `reached` says when the
+  arm reaches the final loss of an arm that keeps everything.
+  """
+  name, role, reference = pair
+  flops = {arm['name']: arm['flops']['total'] for arm in arms}
+  return {
+    'arm': name,
+    'role': role,
+    'reference': reference,
+    'flops_ratio': flops[name] / max(flops[reference], 1.0),
+    **differences.of(name, reference),
+    'price': comparisons.price(question, kind_of, name, reference),
+    'reached': comparisons.first_step_below(curves, name, reference)
+    if role == 'full'
+    else None,
+  }
+
+
+def _statements(
+  config: Config, question: Question, report: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The result in sentences.
+
+  Returns:
+    `found`: all about the arms of the headline, by line. `cautions`. And
+    `terminal`: at most ten lines.
+  """
+  by_arm: dict[str, list[Mapping[str, Any]]] = {}
+  for one in report['comparisons']:
+    by_arm.setdefault(one['arm'], []).append(one)
+  num_sources, num_seeds = len(question.target.sources), len(report['seeds'])
+  key, headline = question.measure, question.headline
+  num_others = sum(name not in headline for name in by_arm)
+  measured = wording.measure(key, config.report.target, num_sources, num_seeds)
+  chosen = wording.choice(headline, question.chosen, num_others + 1)
+  first = [f'{measured} {chosen}']
+  gains = {
+    arm['name']: wording.gain(arm, config.report.baseline, config.train.budgets)
+    for arm in report['arms']
+  }
+  told = [
+    [*wording.statements(by_arm[name]), *gains[name]] for name in headline
+  ]
+  last = [wording.levels(num_sources, num_seeds)] if told else []
+  about = next(a for a in report['arms'] if a['name'] == report['compared'])
+  return {
+    'found': [*first, *itertools.chain(*told), *last],
+    'cautions': [
+      *wording.cautions(
+        about, config.report.baseline, num_sources, len(headline)
+      ),
+      *wording.token_weights(
+        {a: config.train.token_weights.get(a, 1.0) for a in config.arms}
+      ),
+    ],
+    'terminal': wording.terminal(
+      [*first, *itertools.chain(*told[:1]), *last],
+      report['notes'],
+      [wording.in_short(one) for one in list(by_arm.values())[1:]],
+    ),
+  }
+
+
+def _curves(
+  config: Config,
+  workdir: str,
+  upstream: inputs.Upstream,
+  losses: HeldoutLosses,
+  question: Question,
+) -> list[dict[str, Any]]:
+  """The held-out loss of each run during training.
+
+  `measured` is the loss of the target in the measure that decides, or None if
+  the run did not record it.
+  """
+  inside = np.isin(losses.sources, question.target.sources)
+  target = losses.where(inside[losses.source])
+  curves = []
+  for arm, seed in upstream.runs:
+    if arm not in config.arms:
+      continue
+    curve = inputs.heldout_curve(workdir, arm, seed)
+    measured = comparisons.measured_curve(curve, target, question.measure)
+    del curve['nats_per_token_by_source']
+    curves.append({'arm': arm, 'seed': seed, **curve, 'measured': measured})
+  return curves
 
 
 def _costs(
   config: Config, upstream: inputs.Upstream, arm: str
 ) -> dict[str, Any]:
-  """What one run of an arm costs, with the scores that its rules read."""
+  """The cost of one run of an arm, with the scores that its rules read."""
   runs = [upstream.runs[arm, seed] for seed in config.train.seeds]
-  # Only rules that rank by the reference model's NLL need it.
-  pays = any(
-    expressions.reads_reference(rule.score) for rule in config.select.arms[arm]
+  # Only rules that rank by the reference model's NLL need it, and weights.
+  pays = config.train.token_weights.get(arm, 1.0) < 1.0 or any(
+    expressions.reads_reference(rule.score)
+    for _, keep_set in config.select.phases(arm)
+    for rule in config.select.arms[keep_set]
   )
   scores = upstream.scores
   flops = {
@@ -114,10 +280,47 @@ def _costs(
   }
   return {
     'step': runs[0]['step'],
+    # A model from elsewhere does not tell what it cost.
+    'cost_is_known': not pays or flops['reference'] > 0.0,
+    # What such an arm keeps is what its last phase keeps.
+    'has_phases': arm in config.select.branches,
+    'shared': _shared(config, arm, runs),
     'tokens': round(_mean(runs, 'tokens')),
     'epochs': _mean(runs, 'epochs'),
     'flops': {**flops, 'total': sum(flops.values())},
   }
+
+
+def _shared(
+  config: Config, arm: str, runs: list[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+  """The steps that an arm's runs have from another arm's, and their FLOPs.
+
+  They are part of the arm's total. None if it takes all steps itself.
+  """
+  branch = config.select.shared(arm)
+  if not branch:
+    return None
+  step = runs[0]['shared_steps']
+  fraction = step / runs[0]['step']
+  return {
+    'arm': branch.arm,
+    'step': step,
+    'flops': fraction * _mean(runs, 'flops'),
+  }
+
+
+def _spent(upstream: inputs.Upstream) -> dict[str, float]:
+  """The FLOPs of the whole experiment, which count shared steps once."""
+  flops = {
+    'training': sum(
+      run['flops'] * (1.0 - run.get('shared_steps', 0) / run['step'])
+      for run in upstream.runs.values()
+    ),
+    'reference': float(upstream.scores['reference']['flops']),
+    'scoring': float(upstream.scores['flops']),
+  }
+  return {**flops, 'total': sum(flops.values())}
 
 
 def _mean(manifests: list[Mapping[str, Any]], key: str) -> float:
@@ -125,59 +328,8 @@ def _mean(manifests: list[Mapping[str, Any]], key: str) -> float:
 
 
 def _perplexity(nats_per_token: float) -> float:
-  """Finite for any loss: that of an untrained model may be in the thousands."""
+  """The perplexity, finite for any loss: an untrained model may have 1,000s."""
   return float(np.exp(min(nats_per_token, 700.0)))
-
-
-def _choice(
-  config: Config, arms: list[dict[str, Any]], report: HeldoutLosses
-) -> dict[str, Any]:
-  """The arm chosen on the choose half, and the sentences about it."""
-  baseline = config.report.baseline
-  # An arm that only equals the baseline is not better: the baseline is first.
-  ranked = sorted(
-    arms,
-    key=lambda arm: (arm['choose_bits_per_byte'], arm['name'] != baseline),
-  )
-  chosen = compared = ranked[0]
-  if chosen['name'] == baseline and len(ranked) > 1:
-    compared = ranked[1]
-  names = chosen['name'], compared['name']
-  return {
-    'chosen': chosen['name'],
-    'compared': compared['name'],
-    'found': wording.comparison(arms, *names, baseline),
-    'cautions': wording.cautions(compared, baseline, len(report.sources)),
-    'equal_flops': _equal_flops(config, arms, compared, report),
-  }
-
-
-def _equal_flops(
-  config: Config,
-  arms: list[dict[str, Any]],
-  compared: dict[str, Any],
-  report: HeldoutLosses,
-) -> dict[str, Any] | None:
-  """The compared arm against one of equal total FLOPs that needs no score.
-
-  None without such an arm, or if the compared arm does not read the NLL either.
-  """
-  longer = [arm['name'] for arm in arms if arm['added_tokens'] is not None]
-  if not longer or not compared['flops']['reference']:
-    return None
-  intervals = statistics.difference_intervals(
-    report,
-    config.arms.index(longer[0]),
-    config.report.bootstrap_samples,
-    _BOOTSTRAP_SEED,
-  )['bits_per_byte']
-  at = config.arms.index(compared['name'])
-  difference = {key: float(values[at]) for key, values in intervals.items()}
-  return {
-    'arm': longer[0],
-    'difference': difference,
-    'found': wording.equal_flops(compared['name'], longer[0], difference),
-  }
 
 
 def _size(losses: HeldoutLosses) -> dict[str, int]:
@@ -202,22 +354,24 @@ def _model(config: Config, upstream: inputs.Upstream) -> dict[str, Any]:
   }
 
 
-def _sources(config: Config, report: HeldoutLosses) -> list[dict[str, Any]]:
+def _sources(
+  config: Config,
+  question: Question,
+  differences: Differences,
+  kind_of: Mapping[str, str],
+) -> list[dict[str, Any]]:
   """Losses of each held-out source, of all arms, averaged over seeds."""
-  nll = report.by_source(report.nll_sum.mean(axis=1))  # [A, K]
-  tokens = report.by_source(report.num_tokens)
-  size = report.by_source(report.num_bytes)
-  documents = report.by_source(report.num_documents)
-  texts = np.diff(np.append(report.starts, len(report.source)))
-  intervals = statistics.source_intervals(
-    report,
-    report.arms.index(config.report.baseline),
-    config.report.bootstrap_samples,
-    _BOOTSTRAP_SEED,
-  )
+  judged, baseline = question.judged, config.report.baseline
+  nll = judged.by_source(judged.nll_sum.mean(axis=1))  # [A, K]
+  tokens = judged.by_source(judged.num_tokens)
+  size = judged.by_source(judged.num_bytes)
+  documents = judged.by_source(judged.num_documents)
+  texts = np.diff(np.append(judged.starts, len(judged.source)))
   return [
     {
       'source': source,
+      'kind': kind_of.get(source),
+      'is_target': source in question.target.sources,
       'documents': int(documents[k]),
       'texts': int(texts[k]),
       'tokens': int(tokens[k]),
@@ -227,26 +381,10 @@ def _sources(config: Config, report: HeldoutLosses) -> list[dict[str, Any]]:
           'nats_per_token': float(nll[a, k] / tokens[k]),
           'perplexity': _perplexity(nll[a, k] / tokens[k]),
           'bits_per_byte': float(nll[a, k] / size[k] / np.log(2.0)),
-          'difference': {
-            key: None if np.isnan(values[a, k]) else float(values[a, k])
-            for key, values in intervals.items()
-          },
+          'difference': differences.of_source(arm, baseline, k),
         }
-        for a in range(len(report.arms))
+        for a, arm in enumerate(judged.arms)
       ],
     }
-    for k, source in enumerate(report.sources)
+    for k, source in enumerate(judged.sources)
   ]
-
-
-def _wins(sources: list[dict[str, Any]], arm: int) -> dict[str, int]:
-  """On how many sources an arm is better, and worse, than the baseline."""
-  differences = [source['arms'][arm]['difference'] for source in sources]
-  bounded = [d for d in differences if d['low'] is not None]
-  return {
-    'sources': len(differences),
-    'better': sum(d['estimate'] < 0.0 for d in differences),
-    'worse': sum(d['estimate'] > 0.0 for d in differences),
-    'surely_better': sum(d['high'] < 0.0 for d in bounded),
-    'surely_worse': sum(d['low'] > 0.0 for d in bounded),
-  }

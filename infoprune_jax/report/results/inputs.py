@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -18,9 +18,11 @@ from infoprune_jax.runtime.workdir import (
   reference_dir,
   reference_input,
   run_dir,
+  task_results_dir,
 )
 
 _ROUNDING = 1e-6  # of a step
+_OF_SOURCE = 'heldout_nll/'  # before the name of a source in the metrics
 _DOCUMENT_COLUMNS = (
   'shard',
   'doc_index',
@@ -40,6 +42,7 @@ class Upstream(Selected):
   selection_report: Mapping[str, Any]
   runs: Mapping[tuple[str, int], Mapping[str, Any]]  # by arm and seed
   evaluations: Mapping[tuple[str, int], Mapping[str, Any]]  # by arm and seed
+  tasks: Mapping[tuple[str, int], Mapping[str, Any]]  # by arm and seed, or none
 
   @property
   def fingerprints(self) -> dict[str, str]:
@@ -51,6 +54,7 @@ class Upstream(Selected):
     for folder, by_run in (
       ('train', self.runs),
       ('evaluate', self.evaluations),
+      ('tasks', self.tasks),
     ):
       for (arm, seed), manifest in by_run.items():
         manifests[f'{folder}/{arm}/seed-{seed}'] = manifest
@@ -66,16 +70,20 @@ class Upstream(Selected):
     for fold, manifest in enumerate(self.references):
       name = reference_input(fold, len(self.references))
       check(self.scores, 'score table', name, manifest, 'reference model')
-    for (arm, seed), name in self.selections.items():
+    for (arm, seed), run in self.runs.items():
       of_run = f'of {arm}, seed {seed}'
-      run = self.runs[arm, seed]
-      check(
-        run,
-        f'training run {of_run}',
-        'keep_set',
-        self.keep_sets[name],
-        f'keep set {name}',
-      )
+      for made_from in run['inputs']:
+        folder, _, other = made_from.partition('/')  # That of a phase.
+        if folder != 'keep_set':
+          continue
+        name = self.selections[other or arm, seed]
+        kept = self.keep_sets[name]
+        check(
+          run, f'training run {of_run}', made_from, kept, f'keep set {name}'
+        )
+      if 'scores' in run['inputs']:  # Some tokens count, by their scores.
+        scores = ('scores', self.scores, 'score table')
+        check(run, f'training run {of_run}', *scores)
       check(
         self.evaluations[arm, seed],
         f'evaluation {of_run}',
@@ -83,6 +91,8 @@ class Upstream(Selected):
         run,
         'training run',
       )
+      if results := self.tasks.get((arm, seed)):
+        check(results, f'results of tasks {of_run}', 'run', run, 'training run')
 
   def num_steps(self, config: Config) -> int:
     """The steps of the budget that all arms share."""
@@ -97,19 +107,20 @@ class Upstream(Selected):
     for (arm, seed), run in self.runs.items():
       asked = config.train.training.budget
       why, more = f'train.training.{asked} asks for', 0.0
-      if any(
-        rule.keep == 'all_plus_reference' for rule in config.select.arms[arm]
-      ):
+      budget = config.budget_arms.get(arm, 1.0)
+      rules = config.select.arms.get(arm, ())
+      if any(rule.keep == 'all_plus_reference' for rule in rules):
         why = 'at the total FLOPs of the other arms it should have'
         scored = self.scores['reference']['flops'] + self.scores['flops']
         more = scored * run['step'] / max(run['flops'], 1.0)
       # A run has whole steps. The slack is for rounding in sums of FLOPs.
       slack = _ROUNDING if more else 0.0
-      short = num_steps + more - run['step']
+      asked_steps = round(budget * num_steps)
+      short = asked_steps + more - run['step']
       if not -slack <= short < 1.0 + slack:
         raise UserError(
           f'The training run of {arm}, seed {seed} has {run["step"]} steps, '
-          f'but {why} {math.floor(num_steps + more)}. Arms must be compared at an '
+          f'but {why} {math.floor(asked_steps + more)}. Arms must be compared at an '
           'equal budget: run --job=train and --job=evaluate again.'
         )
 
@@ -121,7 +132,9 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
     UserError: one is missing, unfinished, damaged, or not made from the others.
   """
   selected = open_selected(config, workdir)
-  selection = selection_artifact.open_report(config, workdir, selected)
+  selection = selection_artifact.open_report(
+    config, workdir, selected.fingerprints
+  )
   opened = manifests.open_finished
   folds = config.reference.folds
   references = tuple(
@@ -132,30 +145,40 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
     )
     for fold in range(folds * config.reference.is_trained)
   )
-  runs, evaluations = {}, {}
-  for arm in config.arms:
-    for seed in config.train.seeds:
-      run = run_dir(workdir, arm, seed)
-      runs[arm, seed] = opened(run, 'training run', 'train')
-      path = evaluation_dir(workdir, arm, seed)
-      evaluations[arm, seed] = opened(path, 'evaluation', 'evaluate')
-      manifests.check_sizes(
-        path, evaluations[arm, seed], 'evaluation', 'evaluate'
-      )
+  runs, evaluations, tasks = {}, {}, {}
+  for arm, seed in config.runs:
+    run = run_dir(workdir, arm, seed)
+    runs[arm, seed] = opened(run, 'training run', 'train')
+    path = evaluation_dir(workdir, arm, seed)
+    evaluations[arm, seed] = opened(path, 'evaluation', 'evaluate')
+    manifests.check_sizes(
+      path, evaluations[arm, seed], 'evaluation', 'evaluate'
+    )
+    if config.evaluate.has_tasks and arm in config.arms:
+      path = task_results_dir(workdir, arm, seed)
+      tasks[arm, seed] = opened(path, 'results of tasks', 'evaluate')
   upstream = Upstream(
     **vars(selected),
     references=references,
     selection_report=selection,
     runs=runs,
     evaluations=evaluations,
+    tasks=tasks,
   )
   upstream.check_lineage()
   upstream.check_budget(config)
   return upstream
 
 
-def heldout_losses(config: Config, workdir: str) -> HeldoutLosses:
+def heldout_losses(
+  config: Config, workdir: str, more_arms: Sequence[str] = ()
+) -> HeldoutLosses:
   """The held-out losses of every arm and seed, document by document.
+
+  Args:
+    config: The experiment.
+    workdir: Its workdir.
+    more_arms: Of `config.budget_arms`, after the arms that are compared.
 
   Raises:
     UserError: two runs were evaluated on other documents, or a loss is not
@@ -163,7 +186,7 @@ def heldout_losses(config: Config, workdir: str) -> HeldoutLosses:
   """
   from infoprune_jax.tokens.tables import read_table
 
-  arms, seeds = config.arms, config.train.seeds
+  arms, seeds = (*config.arms, *more_arms), config.train.seeds
   first = evaluation_dir(workdir, arms[0], seeds[0])
   table = read_table(first, _DOCUMENT_COLUMNS)
   names, codes = _encoded(table['source'])
@@ -194,7 +217,7 @@ def _nll_sums(
   Args:
     path: The evaluation of the run.
     first: The evaluation that `documents` come from.
-    documents: Columns `shard` and `row`.
+    documents: Columns `shard` and `doc_index`.
   """
   from infoprune_jax.tokens.tables import read_table
 
@@ -209,22 +232,26 @@ def _nll_sums(
   infinite = np.flatnonzero(~np.isfinite(nll_sum))
   if len(infinite):
     raise UserError(
-      f'{path} has a loss that is not finite, in row {infinite[0]}: check the '
-      'training run of this arm and seed.'
+      f'{path} has a loss that is not finite, in record {infinite[0]}: check '
+      'the training run of this arm and seed.'
     )
   return nll_sum
 
 
 def _encoded(column: Any) -> tuple[list[str], np.ndarray]:
-  """A string column as names and codes; each part may have its dictionary."""
+  """A string column as names and codes; chunks may have own dictionaries."""
   import pyarrow as pa
 
   encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
   return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
 
 
-def heldout_curve(workdir: str, arm: str, seed: int) -> dict[str, list[float]]:
-  """Held-out loss while training: `tokens` and `bits_per_byte`, by step.
+def heldout_curve(workdir: str, arm: str, seed: int) -> dict[str, Any]:
+  """Held-out loss during training: a list with a number for each evaluation.
+
+  Returns:
+    `step`, `tokens`, `bits_per_byte`; and `nats_per_token_by_source`, a list
+    for each source that every evaluation names.
 
   Raises:
     UserError: the metrics are missing or damaged, or a loss is not finite.
@@ -243,9 +270,19 @@ def heldout_curve(workdir: str, arm: str, seed: int) -> dict[str, list[float]]:
         f'{path}/{metrics.FILE}: the held-out loss of step {line["step"]} is '
         f'{value}.'
       )
-    points[line['step']] = (line['tokens'], value)
-  ordered = [points[step] for step in sorted(points)]
+    points[line['step']] = line
+  steps = sorted(points)
+  names = [
+    {key for key in line if key.startswith(_OF_SOURCE)}
+    for line in points.values()
+  ]
+  common = sorted(set.intersection(*names)) if names else []
   return {
-    'tokens': [tokens for tokens, _ in ordered],
-    'bits_per_byte': [value for _, value in ordered],
+    'step': steps,
+    'tokens': [points[step]['tokens'] for step in steps],
+    'bits_per_byte': [points[step]['heldout_bits_per_byte'] for step in steps],
+    'nats_per_token_by_source': {
+      key.removeprefix(_OF_SOURCE): [points[step][key] for step in steps]
+      for key in common
+    },
   }

@@ -1,9 +1,11 @@
 """Rank correlations of scores with each other and with length."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.runtime.hashing import uniform
@@ -11,7 +13,7 @@ from infoprune_jax.selection import ranks, rules
 from infoprune_jax.selection.arrays import steps
 from infoprune_jax.selection.examples import Examples, ExampleTable
 
-# Of more examples, a sample is ranked: its correlations err by about 0.001.
+# With more examples a sample is ranked; its correlations err by about 0.001.
 MAX_RANKED = 1_000_000
 _SEED = 0  # Fixed, so that a page written again is the same.
 # Scores that every arm's score is compared with.
@@ -30,19 +32,19 @@ def correlations(config: Config, examples: Examples) -> dict[str, Any]:
   """Spearman's rank correlation of each pair of scores, over examples.
 
   Args:
-    config: The scores of its arms are compared with each other and with
-      `NATURAL_SCORES`.
-    examples: The scored split. Examples without a token are left out. Of more
-      than `MAX_RANKED`, about as many are drawn; functions of all examples,
-      such as `rank(x)`, are then over the drawn ones.
+    config: The scores of its arms are compared with each other, with
+      `NATURAL_SCORES`, and with the numbers in the user's tables.
+    examples: The scored split. Examples without a token are left out. If there
+      are more than `MAX_RANKED`, about that many are drawn, and functions of
+      all examples, such as `rank(x)`, are over the drawn ones.
 
   Returns:
     `correlations`: `scores`, each with its `label`, `expression`, and the
-    `arms` that rank by it; `spearman`, [scores, scores], None where a score is
-    constant; `ranked` and `out_of`, how many examples. `length_bias`: the
+    `arms` that rank by it; `spearman`, [scores, scores], None if a score is
+    constant; `ranked` and `out_of`, numbers of examples. `length_bias`: the
     correlation `rho` of every other score (`label`) with length.
   """
-  by_expression, lowest = _scores(config)
+  by_expression, lowest = _scores(config, _numbers(examples))
   positions, out_of = _drawn(examples)
   sample = _table(examples, positions)
   scores = list(by_expression.values())
@@ -72,19 +74,36 @@ def correlations(config: Config, examples: Examples) -> dict[str, Any]:
   }
 
 
-def _scores(config: Config) -> tuple[dict[str, dict[str, Any]], set[str]]:
-  """The scores to compare, and those that may be missing in some arm."""
+def _numbers(examples: Examples) -> list[str]:
+  """The columns of the user that are numbers."""
+  return [
+    name
+    for name in examples.users
+    if pa.types.is_integer(examples.schema.field(name).type)
+    or pa.types.is_floating(examples.schema.field(name).type)
+  ]
+
+
+def _scores(
+  config: Config, users: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], set[str]]:
+  """The scores to compare, and those that may be missing in some arm.
+
+  Args:
+    config: Of the arms.
+    users: Columns of the user.
+  """
   scores = {
     _normalised(expression): {
       'label': label,
       'expression': expression,
       'arms': [],
     }
-    for label, expression in NATURAL_SCORES.items()
+    for label, expression in [*NATURAL_SCORES.items(), *((n, n) for n in users)]
   }
-  lowest = set()
-  for arm in config.arms:
-    for rule in config.select.arms[arm]:
+  lowest = {*map(_normalised, users)}
+  for arm, of_arm in config.select.arms.items():
+    for rule in of_arm:
       if rule.needs_score:
         text = rule.score.strip()
         score = scores.setdefault(
@@ -102,7 +121,7 @@ def _normalised(expression: str) -> str:
   >>> _normalised("Nll_sum * (source = 'A b')")
   "nll_sum*(source='A b')"
   """
-  parts = re.split("('[^']*')", expression)  # Every second one is a text.
+  parts = re.split("('[^']*')", expression)  # Every second part is a string.
   parts[::2] = [''.join(part.lower().split()) for part in parts[::2]]
   return ''.join(parts)
 

@@ -1,7 +1,7 @@
 """All numbers on selections: totals, tables, overlaps, scores, examples.
 
-They are about the scored split and need no trained model. Of each example only
-a few numbers are in memory.
+They are about the scored split and need no trained model. Only a few numbers
+per example are in memory.
 """
 
 import itertools
@@ -18,6 +18,7 @@ from infoprune_jax.report.selection import (
   kinds,
   overlaps,
   rules_as_text,
+  sweeps,
   tables,
   warnings,
 )
@@ -32,14 +33,15 @@ EXAMPLES_PER_DECILE = 3
 
 
 def gather(config: Config, workdir: str, selected: Selected) -> dict[str, Any]:
-  """Computes everything that pages show of selections, as JSON values.
+  """Computes all numbers on selections that pages show, as JSON values.
 
   Raises:
     UserError: a keep set or a summary is missing, damaged or not of this
-      workdir, or a pattern of `report.kinds` matches no source.
+      workdir, or a pattern of `report.kinds` or `report.target` matches no
+      source.
   """
   store = TokenStore.open(workdir)
-  examples = ExampleShards(workdir, store.documents_per_shard)
+  examples = ExampleShards(workdir, store, config.select.tables)
   summaries = inputs.keep_summaries(workdir, selected)
   keep_sets = [
     KeepSet.open(workdir, name, store) for name in selected.keep_sets
@@ -56,6 +58,7 @@ def gather(config: Config, workdir: str, selected: Selected) -> dict[str, Any]:
       for arm, items in summaries.items()
     ],
     'overlaps': shared,
+    'sweeps': sweeps.gather(config.select, summaries, shared['tokens']),
     **_tables(config, summaries),
     **correlations.correlations(config, examples),
     **_examples(config, summaries, examples),
@@ -63,7 +66,7 @@ def gather(config: Config, workdir: str, selected: Selected) -> dict[str, Any]:
   }
   for a, arm in enumerate(report['arms']):
     arm['thrown_copies'] = copies[''] - arm['kept_copies']
-    arm['same_as'] = _same_as(config.arms, shared['examples'][a][:a])
+    arm['same_as'] = _same_as(list(summaries), shared['examples'][a][:a])
   for arm in report['arms']:
     arm['warnings'] = warnings.of_arm(config, arm, report)
   report['selection_cautions'] = warnings.of_all_arms(report)
@@ -73,9 +76,9 @@ def gather(config: Config, workdir: str, selected: Selected) -> dict[str, Any]:
 
 def _tables(config: Config, summaries: Summaries) -> dict[str, Any]:
   mix = tables.mix(summaries)
-  kind_of = kinds.of_sources(
-    config.report.kinds, sorted(source['source'] for source in mix['sources'])
-  )
+  sources = sorted(source['source'] for source in mix['sources'])
+  kind_of = kinds.of_sources(config.report.kinds, sources)
+  kinds.targeted(config.report, sources)  # Refused before anyone trains.
   return {
     'kept': tables.kept(summaries),
     'heat': tables.heat(summaries, kind_of),
@@ -138,7 +141,7 @@ def _scored(examples: Examples) -> dict[str, Any]:
 def _copies(
   examples: Examples, selected: Selected, keep_sets: Sequence[KeepSet]
 ) -> dict[str, int]:
-  """How many examples have a copy: in all (''), and kept, by keep set."""
+  """The number of examples with a copy: in all (''), and by keep set."""
   copied = summary.copied(examples)
   kept = overlaps.how_many(examples, keep_sets, copied).tolist()
   return {
@@ -153,7 +156,7 @@ def _arm(
   items: Sequence[Mapping[str, Any]],
   copies: Sequence[int],
 ) -> dict[str, Any]:
-  """What an arm keeps in all, averaged over its draws.
+  """The totals of an arm, averaged over its draws.
 
   Args:
     config: The experiment.
@@ -162,17 +165,24 @@ def _arm(
     copies: How many documents with a copy each draw keeps.
   """
   rules, total = config.select.arms[arm], items[0]['total']
-  kept = {
-    unit: _mean([item['kept'][unit] for item in items]) for unit in tables.UNITS
-  }
+  has_phases = arm in config.select.branches
+  kept, unique = (
+    {unit: _mean([size[unit] for size in sizes]) for unit in tables.UNITS}
+    for sizes in (
+      [item['kept'] for item in items],
+      [summary.unique(item) for item in items],
+    )
+  )
   return {
     'name': arm,
-    'rules': rules_as_text.describe(rules),
-    'keeps_everything': rules_as_text.keeps_everything(rules),
+    'rules': rules_as_text.describe_arm(config.select, arm),
+    'keeps_everything': rules_as_text.keeps_everything(rules)
+    and not has_phases,
     'draws': len(items),
-    'by_chance': [rule.keep for rule in rules] == ['random'],
-    'kept': kept,
-    'thrown': {unit: total[unit] - kept[unit] for unit in tables.UNITS},
+    'by_chance': [rule.keep for rule in rules] == ['random'] and not has_phases,
+    'kept': kept,  # in an epoch, with repeats
+    'thrown': {unit: total[unit] - unique[unit] for unit in tables.UNITS},
+    **_repeats(items, unique),
     'kept_copies': _mean(copies),
     'kept_tokens': sum(item['kept']['tokens'] for item in items)
     / max(len(items) * total['tokens'], 1),
@@ -182,13 +192,40 @@ def _arm(
   }
 
 
+def _repeats(
+  items: Sequence[Mapping[str, Any]], unique: Mapping[str, int]
+) -> dict[str, Any]:
+  """What an arm that repeats examples has besides.
+
+  `unique`: as `kept`, but each example counts once. `repeats`: the size of the
+  examples that an epoch uses 0, 1, 2 ... times, averaged over draws.
+  """
+  if 'repeats' not in items[0]:
+    return {}
+  draws = [{row['repeats']: row for row in item['repeats']} for item in items]
+  nothing = dict.fromkeys(tables.UNITS, 0)
+  return {
+    'unique': unique,
+    'repeats': [
+      {
+        'repeats': number,
+        **{
+          unit: _mean([draw.get(number, nothing)[unit] for draw in draws])
+          for unit in tables.UNITS
+        },
+      }
+      for number in sorted(set().union(*draws))
+    ],
+  }
+
+
 def _same_as(arms: Sequence[str], overlap: Sequence[float]) -> str | None:
   """The first earlier arm that keeps the same examples."""
   return next((arms[b] for b, both in enumerate(overlap) if both == 1.0), None)
 
 
 def _mean(counts: Sequence[int]) -> int:
-  """To the next whole number."""
+  """The mean, rounded to a whole number."""
   return round(sum(counts) / len(counts))
 
 
@@ -200,7 +237,7 @@ def _extremes(config: Config, summaries: Summaries) -> list[dict[str, Any]]:
   """
   listed: list[dict[str, Any]] = []
   for arm, items in summaries.items():
-    # Of an arm with a keep set per seed, the first is shown.
+    # If an arm has a keep set per seed, the first one is shown.
     item = {
       'score': _score(config, arm),
       **{

@@ -4,15 +4,19 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from infoprune_jax.config.classifier import PREFIX
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.workdir import (
+  classifier_dir,
   keep_set_dir,
   near_duplicates_dir,
   scores_dir,
   statistics_dir,
   token_store_dir,
+  user_table_dir,
+  user_table_input,
   vocabulary_dir,
 )
 from infoprune_jax.selection.keep_set import read_summary, selection_name
@@ -34,6 +38,8 @@ class Selected:
   statistics: Mapping[str, Any]
   scores: Mapping[str, Any]
   near_duplicates: Mapping[str, Any] | None  # if a keep set reads them
+  joined: Mapping[str, Mapping[str, Any]]  # tables of the user's, by name
+  classifiers: Mapping[str, Mapping[str, Any]]  # those that a keep set reads
   keep_sets: Mapping[str, Mapping[str, Any]]  # by selection
   selections: Mapping[tuple[str, int], str]  # by arm and seed
 
@@ -48,6 +54,10 @@ class Selected:
     }
     if self.near_duplicates:
       manifests['near_duplicates'] = self.near_duplicates
+    for name, manifest in self.joined.items():
+      manifests[user_table_input(name)] = manifest
+    for name, manifest in self.classifiers.items():
+      manifests[f'classifiers/{name}'] = manifest
     for name, manifest in self.keep_sets.items():
       manifests[f'keep_sets/{name}'] = manifest
     return {path: item['fingerprint'] for path, item in manifests.items()}
@@ -63,6 +73,8 @@ class Selected:
     store = ('token_store', self.store, 'token store')
     check(self.scores, 'score table', *store)
     check(self.statistics, 'table of statistics', *store)
+    for name, manifest in self.joined.items():
+      check(manifest, f'table {name}', *store)
     for name, manifest in self.keep_sets.items():
       keep_set = (manifest, f'keep set {name}')
       check(*keep_set, *store)
@@ -72,6 +84,13 @@ class Selected:
       if self.near_duplicates and 'near_duplicates' in manifest['inputs']:
         groups = (self.near_duplicates, 'table of near-duplicates')
         check(*keep_set, 'near_duplicates', *groups)
+      for table, joined in self.joined.items():
+        if user_table_input(table) in manifest['inputs']:
+          input_name = user_table_input(table)
+          check(*keep_set, input_name, joined, f'table {table}')
+      for classifier, table in self.classifiers.items():
+        if (column := PREFIX + classifier) in manifest['inputs']:
+          check(*keep_set, column, table, f'table of classifier {classifier}')
 
 
 def open_selected(config: Config, workdir: str) -> Selected:
@@ -82,8 +101,8 @@ def open_selected(config: Config, workdir: str) -> Selected:
   """
   opened = manifests.open_finished
   selections = {
-    (arm, seed): selection_name(config.select.arms[arm], arm, seed)
-    for arm in config.arms
+    (arm, seed): selection_name(rules, arm, seed)
+    for arm, rules in config.select.arms.items()
     for seed in config.train.seeds
   }
   path = scores_dir(workdir)
@@ -108,6 +127,21 @@ def open_selected(config: Config, workdir: str) -> Selected:
     statistics=opened(path, 'table of statistics', 'statistics'),
     scores=scores,
     near_duplicates=near_duplicates,
+    joined={
+      name: opened(user_table_dir(workdir, name), f'table {name}', 'join')
+      for name in config.select.tables
+    },
+    classifiers={
+      name: opened(
+        classifier_dir(workdir, name), f'table of classifier {name}', 'classify'
+      )
+      for name in dict.fromkeys(
+        column.removeprefix(PREFIX)
+        for kept in keep_sets.values()
+        for column in kept['inputs']
+        if column.startswith(PREFIX)
+      )
+    },
     keep_sets=keep_sets,
     selections=selections,
   )
@@ -141,7 +175,7 @@ def _summary(workdir: str, name: str, selected: Selected) -> dict[str, Any]:
     raise UserError(
       f'{folder}/summary.json has version {version}, but this program reads '
       f'{SUMMARY_VERSION}: run --job=select again, which writes it anew and '
-      'leaves the keep set as it is.'
+      'does not change the keep set.'
     )
   # The summary shows deciles of the score, even if the arm reads no score.
   scores = selected.scores['fingerprint']
@@ -150,6 +184,13 @@ def _summary(workdir: str, name: str, selected: Selected) -> dict[str, Any]:
       f'{folder}/summary.json was made with the scores {summary["scores"]}, '
       f'but the table here is {scores}: run --job=select again.'
     )
+  joined = {name: one['fingerprint'] for name, one in selected.joined.items()}
+  if summary.get('tables', {}) != joined:
+    raise UserError(
+      f'{folder}/summary.json was made with other tables of select.tables: run '
+      '--job=select again, which writes it anew and does not change the keep '
+      'set.'
+    )
   return summary
 
 
@@ -157,7 +198,7 @@ def texts_of(
   workdir: str, examples: Iterable[tuple[int, int]]
 ) -> dict[tuple[int, int], str]:
   """The beginning of the text of each (shard, doc_index)."""
-  # In the order of the store, so that each part is opened once.
+  # In the order of the store, so that each shard is opened once.
   ordered = sorted(set(examples))
   if not ordered:
     return {}

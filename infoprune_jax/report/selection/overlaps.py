@@ -1,4 +1,4 @@
-"""What two arms both keep, computed in batches of examples."""
+"""Overlaps of arms, computed in batches of examples."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,11 @@ def in_common(
 ) -> dict[str, np.ndarray]:
   """The tokens and examples that each pair of keep sets has in common.
 
+  An example that one repeats n times and the other m times counts min(n, m)
+  times.
+
   Returns:
-    By unit, [keep sets, keep sets] int64; the diagonal is what each keeps.
+    By unit, [keep sets, keep sets] int64; the diagonal has the totals of each.
   """
   size = len(keep_sets)
   both = {unit: np.zeros((size, size), np.int64) for unit in UNITS}
@@ -26,10 +29,14 @@ def in_common(
   for start in range(0, len(examples), _BATCH):
     batch = slice(start, start + _BATCH)
     index = examples.index[batch]
-    kept = np.stack([keep_set.holds(index) for keep_set in keep_sets])
-    ones = kept.astype(float)  # Sums of one batch are exact.
-    both['tokens'] += ((ones * tokens[batch]) @ ones.T).astype(np.int64)
-    both['examples'] += (ones @ ones.T).astype(np.int64)
+    kept = np.stack([one.of_documents(index) for one in keep_sets])
+    # Counts as sums of ones: from each count to the next larger one.
+    counts = np.unique(np.append(kept, 0)).astype(int)
+    for below, count in itertools.pairwise(counts.tolist()):
+      ones = (kept >= count).astype(float)  # Sums of one batch are exact.
+      of_tokens = ((ones * tokens[batch]) @ ones.T).astype(np.int64)
+      both['tokens'] += (count - below) * of_tokens
+      both['examples'] += (count - below) * (ones @ ones.T).astype(np.int64)
   return both
 
 
@@ -47,16 +54,17 @@ def how_many(
   for start in range(0, len(examples), _BATCH):
     batch = slice(start, start + _BATCH)
     index = examples.index[batch][marked[batch].astype(bool)]
-    counts += [
-      np.count_nonzero(keep_set.holds(index)) for keep_set in keep_sets
-    ]
+    counts += [np.count_nonzero(one.of_documents(index)) for one in keep_sets]
   return counts
 
 
 def jaccard(
   both: np.ndarray, by_seed: Sequence[Sequence[int]]
 ) -> list[list[float]]:
-  """What two arms both keep, divided by what either keeps (Jaccard).
+  """The Jaccard index: what both arms keep, divided by what either keeps.
+
+  Of examples that arms repeat, it is the sum of the smaller counts divided by
+  the sum of the larger ones.
 
   Arms are compared seed by seed, then averaged. The diagonal compares the draws
   of one arm for different seeds; it is 1 for an arm that does not draw.

@@ -5,11 +5,13 @@ from typing import Any
 
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.report import page, plots as shared_plots, provenance
+from infoprune_jax.report.plots import Figure
 from infoprune_jax.report.selection import (
   artifact as report_artifact,
   findings,
   inputs,
   plots,
+  sweeps,
   tables,
 )
 from infoprune_jax.report.text import aligned, percent, signed
@@ -31,37 +33,31 @@ def run(config: Config, workdir: str) -> None:
       **provenance.gather(config, workdir, selected),
       **findings.gather(config, workdir, selected),
     }
-    artifact = report_artifact.describe(config, workdir, selected).take_over()
-    artifact.finish(
-      page.write(artifact, report_artifact.FILE, report, render(report))
+    artifact = report_artifact.describe(
+      config, workdir, selected.fingerprints
+    ).take_over()
+    drawn = figures(report)
+    html = page.render(
+      'selection_page.html.jinja', report, drawn, **constants(report)
     )
-  logger.info('selection_report: kept by each arm\n%s', text(report))
-  logger.info('selection_report: wrote %s', posixpath.join(path, 'index.html'))
-
-
-def render(report: dict[str, Any]) -> str:
-  """The page as HTML, with everything escaped.
-
-  Args:
-    report: As in `selections.json`.
-  """
-  colours = shared_plots.arm_colours([arm['name'] for arm in report['arms']])
-  return page.render(
-    'selection_page.html.jinja',
-    report,
-    **constants(report),
-    colours=colours,
-    figures=figures(report, colours),
+    artifact.finish(
+      page.write(artifact, report_artifact.FILE, report, html, drawn)
+    )
+  logger.info(
+    'selection_report: wrote %s. Fractions that each arm keeps:\n%s',
+    posixpath.join(path, 'index.html'),
+    text(report),
   )
 
 
 def constants(report: dict[str, Any]) -> dict[str, Any]:
-  """What the templates of selections need besides the report.
+  """The values that the templates of selections need besides the report.
 
-  The bounds that captions name, the scale of a table's colours, and by arm the
-  columns of its summary.
+  They are the bounds that captions name, the scale of a table's colours, and
+  the columns of each arm's summary.
   """
   return {
+    'arm_names': [arm['name'] for arm in report['arms']],
     'overview': tables.overview(report),
     'kinds_shift': max(
       (
@@ -77,32 +73,30 @@ def constants(report: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def figures(report: dict[str, Any], colours: dict[str, str]) -> dict[str, Any]:
-  """The figures by name, without those that would compare nothing."""
-  import markupsafe
-
+def figures(report: dict[str, Any]) -> list[Figure]:
+  """The figures of selections, without one that would compare nothing."""
+  styles = shared_plots.arm_styles([arm['name'] for arm in report['arms']])
   sources = report['mix']['sources']
-  svg = {
-    'scores': plots.scores(
-      report['score_histogram'], report['kept']['deciles'], colours
-    )
-  }
+  drawn = [
+    plots.scores(report['score_histogram'], report['kept']['deciles'], styles)
+  ]
   if len(sources) > 1:
-    svg['shifts'] = plots.shifts(sources, colours)
-  return {name: markupsafe.Markup(drawn) for name, drawn in svg.items()}
+    drawn.append(plots.shifts(sources, styles))
+  return drawn
 
 
 def text(report: dict[str, Any]) -> str:
-  """What each arm keeps, as tables for the terminal, and the warnings.
+  """Tables for the terminal of what each arm keeps, and the warnings.
 
   Args:
     report: As returned by `findings.gather`.
   """
+  overview = tables.overview(report)
   header = ('arm', 'tokens', 'documents', 'shorter half', 'longer half')
   rows: list[tuple[str, ...]] = [
     (*header, 'total variation', 'loses most', 'gains most')
   ]
-  for arm, row in tables.overview(report).items():
+  for arm, row in overview.items():
     fractions = (
       row['tokens'],
       row['examples'],
@@ -131,6 +125,7 @@ def text(report: dict[str, Any]) -> str:
     ]
     blocks += ['Overlap of two arms, % of tokens:']
     blocks += [aligned([('', *names), *shared])]
+  blocks += sweeps.text(report['sweeps'], overview)
   blocks += report['selection_cautions']
   for arm in report['arms']:
     blocks += [f'{arm["name"]}: {warning}' for warning in arm['warnings']]

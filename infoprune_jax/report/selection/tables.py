@@ -1,4 +1,4 @@
-"""What arms keep as tables: by decile, length, source, kind, and the mix."""
+"""Tables of what arms keep: by decile, length, source, kind, and the mix."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ def kept(summaries: Summaries) -> dict[str, Any]:
 def fractions(
   summaries: Summaries, part: str, unit: str
 ) -> list[dict[str, Any]]:
-  """The fraction that each arm keeps of each part, over all draws of the arm.
+  """The fraction that each arm keeps of each group, over all its draws.
 
   Args:
     summaries: By arm.
-    part: A list of every summary: `sources`, `deciles` or `lengths`.
+    part: The groups, a list in every summary: `sources`, `deciles`, `lengths`.
     unit: One of `UNITS`.
   """
   rows = _first(summaries)[part]
@@ -55,16 +55,16 @@ def _first(summaries: Summaries) -> dict[str, Any]:
 def heat(
   summaries: Summaries, kind_of: Mapping[str, str]
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-  """The fraction of tokens thrown away, by source or kind and decile of the NLL.
+  """The fraction of tokens thrown away, by source or kind and NLL decile.
 
   Args:
     summaries: By arm; draws are averaged.
     kind_of: The kind of each source; {} if there are no kinds.
 
   Returns:
-    By arm, for `kinds` and for the `sources` with most tokens: rows with
-    `name`, `tokens`, `thrown` (of all its tokens) and `deciles` (None without a
-    token). The rows of which most is thrown away come first.
+    By arm, for `kinds` and for the `sources` with most tokens: table rows with
+    `name`, `tokens`, `thrown` (a fraction of all its tokens) and `deciles` (the
+    fraction of each; None without a token). The largest `thrown` come first.
   """
   first = _first(summaries)
   deciles = [row['decile'] for row in first['deciles']]
@@ -79,7 +79,8 @@ def heat(
     groups['kinds'].setdefault(kind_of[name], []).append(n)
   tables = {}
   for arm, items in summaries.items():
-    draws = [_by_decile(item, 'kept_tokens_by_decile') for item in items]
+    column = 'unique' if 'repeats' in items[0] else 'kept'
+    draws = [_by_decile(item, f'{column}_tokens_by_decile') for item in items]
     kept = np.mean(draws, axis=0)[:, deciles]
     tables[arm] = {
       level: _heat_rows(members, tokens, kept)
@@ -116,17 +117,15 @@ def _heat_rows(
 
 
 def mix(summaries: Summaries) -> dict[str, Any]:
-  """The fraction of tokens of each source, in all that was scored and in each arm.
+  """The fraction of tokens of each source, in the scored split and each arm.
 
   Args:
     summaries: By arm; draws are added up.
 
   Returns:
-    `sources`, those whose fraction changes most first: `fraction` of what was
-      scored,
-    `arms`, and `shift`, the largest change. `total_variation`, by arm: the
-    fraction of tokens that change source (half the sum of all changes, the
-    total variation distance), averaged over the arm's draws.
+    `sources`, largest change first: `fraction` of the scored split, `arms` (the
+    fraction in each arm) and `shift`, the largest change. `total_variation`, by
+    arm: half the sum of all changes, averaged over the arm's draws.
   """
   scored = Counter(_by_source(_first(summaries), 'tokens'))
   draws = {
@@ -134,7 +133,7 @@ def mix(summaries: Summaries) -> dict[str, Any]:
   }
   sums = {arm: sum(items, Counter()) for arm, items in draws.items()}
   for tokens in sums.values():
-    # A source may be in the reference split alone.
+    # A source may be only in the reference split.
     scored.update(dict.fromkeys(tokens, 0))
   names = list(scored)
   before = _fractions(scored, names)
@@ -184,7 +183,7 @@ def by_kind(
   mixed: Mapping[str, Any],
   kind_of: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-  """What there is of each kind, what arms keep of it, and its fraction of the mix.
+  """The size of each kind, the fraction kept, and its fraction of the mix.
 
   Args:
     summaries: By arm; draws are added up.
@@ -192,9 +191,10 @@ def by_kind(
     kind_of: The kind of each source; {} if there are no kinds.
 
   Returns:
-    A row for each kind, most tokens first: `kind`; how many `sources`,
-    `examples`, `tokens` and `bytes` were scored; `arms`, the fraction of tokens
-    kept; `fraction` of what was scored; and `mix`, of what arms train on.
+    A table row for each kind, most tokens first: `kind`; the `sources`,
+    `examples`, `tokens` and `bytes` that were scored; `arms`, the fraction of
+    its tokens that each keeps; `fraction`, its tokens over all scored tokens;
+    and `mix`, the same over the tokens that each arm trains on.
   """
   in_mix = {row['source']: row for row in mixed['sources']}
   members: dict[str, list[str]] = {}
@@ -216,7 +216,7 @@ def by_kind(
 
 
 def _scored_and_kept(summaries: Summaries, sources: set[str]) -> dict[str, Any]:
-  """What there is of some sources, and the fraction of tokens that arms keep."""
+  """The size of some sources, and the fraction of tokens that arms keep."""
   first = _first(summaries)['sources']
   some = [n for n, row in enumerate(first) if row['source'] in sources]
   sums = {unit: sum(first[n][unit] for n in some) for unit in UNITS}
@@ -232,18 +232,17 @@ def _scored_and_kept(summaries: Summaries, sources: set[str]) -> dict[str, Any]:
 
 
 def overview(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """What each arm keeps, in one row.
+  """One table row for each arm.
 
   Args:
     report: As in `selections.json`.
 
   Returns:
     By arm: the fractions of `tokens`, `examples` and `bytes` kept; `halves`,
-      the
-    fractions kept of the shorter and of the longer documents;
-    `total_variation`; and `loses` and `gains`, the source whose fraction of the
-    mix falls and rises most and by how much, or ('', 0.0), as for arms by
-    chance.
+    the fractions kept of the shorter and of the longer documents;
+    `total_variation`; and `loses` and `gains`: the source whose fraction of the
+    mix falls or rises most, and the change. These are ('', 0.0) if no change is
+    large, and for arms that draw at random.
   """
   rows = {}
   for arm in report['arms']:

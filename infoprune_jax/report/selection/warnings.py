@@ -1,4 +1,4 @@
-"""Warnings about an arm, as short fixed sentences with numbers."""
+"""Warnings about an arm: short fixed sentences with numbers."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,9 +9,9 @@ from infoprune_jax.config.selection import BUDGET_KINDS
 from infoprune_jax.report.text import percent
 
 _MAX_NAMES = 8  # of the sources that are nearly removed
-# Kept of a source, as a fraction of what the arm keeps in all.
+# The fraction kept of a source, over the fraction that the arm keeps in all.
 _NEARLY_REMOVED = 0.1
-# Kept of one decile of the documents by length, over kept of another.
+# The fraction kept of one decile of document length, over that of another.
 _LENGTH_BIAS = 2.0
 _NOISE = 5.0  # standard errors that chance may explain
 _ALMOST_THE_SAME = 0.95  # overlap of tokens
@@ -22,10 +22,14 @@ Arm = Mapping[str, Any]  # One of its `arms`.
 
 
 def of_arm(config: Config, arm: Arm, report: Report) -> list[str]:
-  """What to know before an arm is trained."""
+  """The warnings about an arm."""
   if arm['same_as']:
+    select = config.select
+    for name in (arm['name'], arm['same_as']):
+      if name in select.branches or name not in select.trained:
+        return []  # A phase: the arms differ in others.
     return [
-      f'Keeps the same documents as {arm["same_as"]}: to train both does not '
+      f'Keeps the same documents as {arm["same_as"]}: training both does not '
       'compare their rules.'
     ]
   return [
@@ -55,23 +59,20 @@ def _nearly_removed(arm: Arm, report: Report) -> Iterator[str]:
   tokens = sum(row[0] for row in rows) / max(report['scored']['tokens'], 1)
   yield (
     f'Nearly removed: {len(rows)} source{"s" * (len(rows) > 1)} with '
-    f'{percent(tokens)} of all tokens. Kept is less than {percent(bound)} of '
-    f'each, a tenth of what the arm keeps in all: {named}.'
+    f'{percent(tokens)} of all tokens. The arm keeps less than '
+    f'{percent(bound)} of each, a tenth of what the arm keeps in all: {named}.'
   )
 
 
 def _unspent_budget(config: Config, arm: Arm, report: Report) -> Iterator[str]:
   rule = config.select.arms[arm['name']][-1]
-  if rule.keep not in BUDGET_KINDS:
+  if rule.keep not in BUDGET_KINDS or isinstance(rule.fraction, Mapping):
     return
   kept = arm['kept'][rule.unit] / max(report['scored'][rule.unit], 1)
   if kept < rule.fraction - _UNSPENT:
-    of_source = ' of a source' if rule.per else ''
     yield (
       f'Keeps {percent(kept)} of {rule.unit}; the budget is '
-      f'{100 * rule.fraction:g} %. Either earlier rules left no more, or the '
-      f'next document was longer than the rest of the budget{of_source}. An '
-      'arm that spends its budget has more text to train on.'
+      f'{100 * rule.fraction:g} %.'
     )
 
 
@@ -80,15 +81,24 @@ def _length_bias(arm: Arm, report: Report) -> Iterator[str]:
   rows = sorted(report['lengths'], key=lambda row: row['arms'][name])
   low, high = rows[0], rows[-1]
   least, most = low['arms'][name], high['arms'][name]
-  fraction = arm['kept']['examples'] / max(report['scored']['examples'], 1)
   count = min(row['examples'] for row in rows)
-  noise = _NOISE * math.sqrt(fraction * (1.0 - fraction) / count)
+  noise = _NOISE * math.sqrt(_variance(arm, report) / count)
   if most >= _LENGTH_BIAS * least and most - least > noise:
     yield (
       f'Length bias: keeps {percent(most)} of the documents with {high["low"]} '
       f'to {high["high"]} tokens, but {percent(least)} of those with '
       f'{low["low"]} to {low["high"]} tokens.'
     )
+
+
+def _variance(arm: Arm, report: Report) -> float:
+  """The variance of how often an epoch uses an example."""
+  scored = max(report['scored']['examples'], 1)
+  mean = arm['kept']['examples'] / scored
+  if 'repeats' not in arm:
+    return mean * (1.0 - mean)
+  squares = sum(row['repeats'] ** 2 * row['examples'] for row in arm['repeats'])
+  return max(squares / scored - mean**2, 0.0)
 
 
 def _almost_the_same(arm: Arm, report: Report) -> Iterator[str]:
@@ -99,13 +109,13 @@ def _almost_the_same(arm: Arm, report: Report) -> Iterator[str]:
     overlap = report['overlaps']['tokens'][here][there]
     if overlap >= _ALMOST_THE_SAME and not other['same_as']:
       yield (
-        f'Keeps almost the same as {other["name"]}: they fraction '
-        f'{percent(overlap)} of their tokens.'
+        f'Keeps almost the same as {other["name"]}: the overlap of their tokens '
+        f'is {percent(overlap)}.'
       )
 
 
 def of_all_arms(report: Report) -> list[str]:
-  """What holds for all arms."""
+  """The warnings that hold for all arms."""
   lines = []
   if report['folds'] > 1:
     lines.append(

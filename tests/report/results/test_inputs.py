@@ -65,6 +65,17 @@ def test_an_artifact_of_another_lineage_is_refused(copied):
     inputs.open_upstream(config, workdir)
 
 
+@pytest.mark.parametrize('made_from', ['keep_set', 'scores'])
+def test_a_run_from_other_artifacts_is_refused(copied, made_from):
+  config, workdir = copied
+  path = posixpath.join(run_dir(workdir, 'full', 0), 'manifest.json')
+  manifest = files.read_record(path, '')
+  named = {**manifest['inputs'], made_from: 'e' * 16}
+  files.write_record(path, {**manifest, 'inputs': named})
+  with pytest.raises(UserError, match=r'training run of full, seed 0 .* e{16}'):
+    inputs.open_upstream(config, workdir)
+
+
 def test_runs_evaluated_on_other_documents_are_refused(small, monkeypatch):
   config, workdir = small
 
@@ -94,7 +105,7 @@ def test_a_loss_that_is_not_finite_is_refused(small, monkeypatch):
     return rows.set_column(at, 'nll_sum', [nll])
 
   monkeypatch.setattr(tables, 'read_table', broken)
-  with pytest.raises(UserError, match='not finite, in row 7'):
+  with pytest.raises(UserError, match='not finite, in record 7'):
     inputs.heldout_losses(config, workdir)
 
 
@@ -113,11 +124,27 @@ def test_curve_is_by_step(copied):
   _, workdir = copied
   path = write_metrics(
     workdir,
-    {'step': 0, 'tokens': 0, 'heldout_nll': 1, 'heldout_bits_per_byte': 4.0},
+    {
+      **{
+        'step': 0,
+        'tokens': 0,
+        'heldout_nll': 1,
+        'heldout_bits_per_byte': 4.0,
+      },
+      **{'heldout_nll/a/b': 1.5, 'heldout_nll/rare': 7.0},
+    },
     {'step': 5, 'tokens': 50, 'loss': 3.0},
-    {'step': 10, 'tokens': 100, 'heldout_bits_per_byte': 2.0},
+    {
+      **{'step': 10, 'tokens': 100, 'heldout_bits_per_byte': 2.0},
+      'heldout_nll/a/b': 0.5,
+    },
   )
-  curve = {'tokens': [0, 100], 'bits_per_byte': [4.0, 2.0]}
+  curve = {
+    'step': [0, 10],
+    'tokens': [0, 100],
+    'bits_per_byte': [4.0, 2.0],
+    'nats_per_token_by_source': {'a/b': [1.5, 0.5]},
+  }
   assert inputs.heldout_curve(workdir, 'full', 0) == curve
   text = files.read_bytes(path).decode()
   # A run that went on since, and was killed.
@@ -152,7 +179,7 @@ def test_a_selection_report_of_another_config_is_refused(small):
   )
   with pytest.raises(
     UserError,
-    match=r'options\.num_examples is 3, not 7\. Run --job=selection_report',
+    match=r'report: num_examples 3 -> 7\. Run --job=selection_report',
   ):
     inputs.open_upstream(other, workdir)
 
@@ -162,7 +189,7 @@ def test_a_selection_report_of_other_artifacts_is_refused(copied):
   path = posixpath.join(vocabulary_dir(workdir), 'manifest.json')
   manifest = files.read_record(path, '')
   files.write_record(path, {**manifest, 'fingerprint': 'f' * 16})
-  with pytest.raises(UserError, match=r'inputs\.vocabulary is .*, not .f{16}'):
+  with pytest.raises(UserError, match='another version of vocabulary'):
     inputs.open_upstream(config, workdir)
 
 

@@ -1,11 +1,21 @@
 """The page: escaped, standing alone, and always written."""
 
+import csv
+import dataclasses
+import io
 import logging
 import posixpath
 import re
+import shutil
 
 import pytest
-from page_elements import Elements, check_escaped, check_stands_alone
+from page_elements import (
+  Elements,
+  check_escaped,
+  check_files_beside,
+  check_stands_alone,
+  check_structure,
+)
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.report.results import page
@@ -34,19 +44,88 @@ def test_stands_alone(written):
   check_stands_alone(written[2])
 
 
+def test_is_read_without_seeing_it(written):
+  check_structure(written[2])
+
+
+def test_figures_and_tables_lie_beside_it_and_none_of_other_arms(written):
+  config, workdir, text = written
+  other = posixpath.join(report_dir(workdir), 'figures/forest_other.svg')
+  files.write_text(other, 'stale')
+  page.run(config, workdir)
+  check_files_beside(text, report_dir(workdir))
+
+
+def test_the_losses_as_csv(written):
+  config, workdir, _ = written
+  path = report_dir(workdir)
+  report = files.read_json(posixpath.join(path, 'report.json'))
+  text = files.read_bytes(posixpath.join(path, 'tables/losses.csv')).decode()
+  for row, arm in zip(
+    csv.DictReader(io.StringIO(text)), report['arms'], strict=True
+  ):
+    assert row['arm'] == arm['name'] and row['arm rules'] == arm['rules']
+    bits = arm['macro_bits_per_byte']
+    mean = row['bits per byte, mean over sources']
+    assert float(mean) == pytest.approx(bits['mean'])
+    assert float(row['bits per byte by seed seed-1']) == pytest.approx(
+      bits['values'][1]
+    )
+    if arm['name'] != config.report.baseline:
+      difference = arm['decisive']
+      name = 'minus random, bits per byte [95 % interval]'
+      for key, suffix in (('estimate', ''), ('low', ' low'), ('high', ' high')):
+        assert float(row[name + suffix]) == pytest.approx(difference[key])
+
+
 def test_the_result_comes_first(written, elements):
   config, workdir, _ = written
   report = files.read_json(posixpath.join(report_dir(workdir), 'report.json'))
   shown = ' '.join(''.join(elements.text).split())
   where = shown.index(report['found'][0])
-  assert where < shown.index('Final losses')
-  assert report['found'][1] in shown
+  assert where < shown.index('Losses of the texts that decide')
+  for line in report['found']:
+    assert line in shown
   for caution in report['cautions']:
     assert caution in shown
   for arm in config.arms:
     assert arm in shown
   for fingerprint in report['fingerprints'].values():
     assert fingerprint in shown
+
+
+def test_notes_of_the_config_are_shown(written, hostile, tmp_path):
+  config, workdir, _ = written
+  workdir = shutil.copytree(workdir, str(tmp_path / 'demo'))
+  notes = ('Less text was tried.', hostile['text'])
+  section = dataclasses.replace(config.report, notes=notes)
+  page.run(dataclasses.replace(config, report=section), workdir)
+  path = report_dir(workdir)
+  html = files.read_bytes(posixpath.join(path, 'index.html')).decode()
+  shown = ''.join(Elements(html).text)
+  assert shown.index(notes[0]) < shown.index('Losses of the texts')
+  check_escaped(html, hostile.values())
+  report = files.read_json(posixpath.join(path, 'report.json'))
+  assert report['terminal'][-2:] == list(notes)
+
+
+def test_comparisons_are_a_table(written):
+  _, workdir, _ = written
+  path = report_dir(workdir)
+  report = files.read_json(posixpath.join(path, 'report.json'))
+  file = posixpath.join(path, 'tables/comparisons.csv')
+  text = files.read_bytes(file).decode()
+  rows = list(csv.DictReader(io.StringIO(text)))
+  name = 'difference, bits per byte [95 % interval]'
+  assert len(rows) == 6
+  for row, one in zip(rows, report['comparisons'], strict=True):
+    assert [row['arm'], row['against'], row['verdict']] == [
+      one['arm'],
+      one['reference'],
+      one['verdict'],
+    ]
+    assert float(row[name]) == pytest.approx(one['decisive']['estimate'])
+    assert int(row['sources lower']) == one['wins']['better']
 
 
 def test_is_always_rewritten_to_the_same_bytes(written, caplog):
@@ -57,7 +136,9 @@ def test_is_always_rewritten_to_the_same_bytes(written, caplog):
     page.run(config, workdir)
   assert files.read_bytes(path).decode() == text
   manifest = manifests.open_finished(report_dir(workdir), 'report', 'report')
-  assert set(manifest['files']) == {'index.html', 'report.json'}
+  assert {'index.html', 'report.json', 'figures/curves.pdf'} <= {
+    *manifest['files']
+  }
   assert len(manifest['inputs']) == 6 + 6 + 10 + 10
   assert path in caplog.text
 
@@ -70,11 +151,15 @@ def test_is_always_rewritten_to_the_same_bytes(written, caplog):
       ['Only one arm', '1 arm, 1 seed. All losses'],
       ['Overlap of two', 'Changes of the mix', 'better than', 'three measures'],
     ),
-    (dict(arms=('random', 'full')), ['prunes nothing'], ['equal total FLOPs']),
+    (
+      dict(arms=('random', 'full')),
+      ['prunes nothing', 'on all of the held-out texts'],
+      ['equal total FLOPs'],
+    ),
     (
       dict(everything=True),
       [
-        'scoring included): top_sum minus everything',
+        'everything at equal total FLOPs (reference model and scoring inc',
         'everything needs no score. It trains on the reference split too',
         'everything: 1\u202f100 steps',
       ],

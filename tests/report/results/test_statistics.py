@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.report.results import statistics
+from infoprune_jax.report.results import bootstrap, statistics
 from infoprune_jax.report.results.statistics import HeldoutLosses
+
+PAIRS = [(0, 0), (1, 0)]
 
 
 def simulated(
@@ -52,7 +54,7 @@ def losses_of(columns: dict) -> HeldoutLosses:
 
 def intervals_of(columns: dict, num_samples: int = 200, seed: int = 0) -> dict:
   return statistics.difference_intervals(
-    losses_of(columns), 0, num_samples, seed
+    losses_of(columns), PAIRS, num_samples, seed
   )
 
 
@@ -88,6 +90,55 @@ def test_interval_covers_the_truth_about_95_times_of_100():
   assert 0.88 <= covered / trials <= 0.99
 
 
+def with_seeds(
+  columns: dict, rng: np.random.Generator, seed_sd: float, count: int
+) -> HeldoutLosses:
+  """The second arm trained from several seeds, which differ."""
+  nll = np.repeat(columns['nll_sum'], count, axis=1)
+  shift = rng.normal(0.0, seed_sd, count)
+  nll[1] += shift[:, None] * columns['num_tokens']
+  return of_seeds({**columns, 'nll_sum': nll}, tuple(range(count)))
+
+
+def test_interval_covers_seeds_that_differ():
+  # Without the seeds, about 60 of 100 intervals hold the truth.
+  rng = np.random.default_rng(20)
+  trials, covered = 150, 0
+  for _ in range(trials):
+    losses = with_seeds(simulated(rng, num_sources=11), rng, 0.03, 3)
+    parts = statistics.difference_intervals(losses, [(1, 0)], 150, 0)
+    nats = parts['nats_per_token']
+    covered += nats['low'][0] <= 0.0 <= nats['high'][0]
+  assert 0.88 <= covered / trials <= 0.99
+
+
+def test_fewer_than_three_seeds_do_not_widen_the_interval():
+  columns = simulated(np.random.default_rng(21))
+  widths = []
+  for count in (1, 2, 3):
+    # A seed moves all texts alike.
+    rng = np.random.default_rng(22)
+    losses = with_seeds(columns, rng, 0.2, count)
+    parts = statistics.difference_intervals(losses, [(1, 0)], 200, 0)
+    nats = parts['nats_per_token']
+    widths.append(nats['high'][0] - nats['low'][0])
+  assert widths[0] == pytest.approx(widths[1])
+  assert widths[2] > 3 * widths[0]
+
+
+def test_differences_by_seed_average_to_the_estimate():
+  rng = np.random.default_rng(23)
+  losses = with_seeds(simulated(rng, num_sources=3), rng, 0.1, 4)
+  by_seed = statistics.differences_by_seed(losses, PAIRS)
+  parts = statistics.difference_intervals(losses, PAIRS, 10, 0)
+  for measure in statistics.MEASURES:
+    assert by_seed[measure].shape == (2, 4)
+    assert not by_seed[measure][0].any()
+    assert by_seed[measure].mean(axis=1) == pytest.approx(
+      parts[measure]['estimate']
+    )
+
+
 def test_interval_is_wider_when_sources_differ():
   # Resampling texts alone would give both the same width.
   rng = np.random.default_rng(3)
@@ -112,7 +163,7 @@ def test_intervals_of_sources_cover_the_truth(texts, least):
     num_bytes=4 * tokens,
     nll_sum=np.stack([0.0 * effect, effect])[:, None] * tokens,
   )
-  intervals = statistics.source_intervals(losses_of(columns), 0, 400, 0)
+  intervals = statistics.source_intervals(losses_of(columns), PAIRS, 400, 0)
   covered = (intervals['low'][1] <= 0.0) & (intervals['high'][1] >= 0.0)
   assert least <= covered.mean() <= 0.99
   assert (
@@ -123,7 +174,7 @@ def test_intervals_of_sources_cover_the_truth(texts, least):
 def test_intervals_of_sources_equal_a_slow_bootstrap():
   columns = simulated(np.random.default_rng(7), num_sources=2, num_documents=50)
   losses = losses_of(columns)
-  intervals = statistics.source_intervals(losses, 0, 2000, 0)
+  intervals = statistics.source_intervals(losses, PAIRS, 2000, 0)
   rng = np.random.default_rng(8)
   for k in range(2):
     inside = losses.source == k
@@ -147,7 +198,7 @@ def test_intervals_of_sources_equal_a_slow_bootstrap():
 def test_sources_of_few_texts_have_no_interval():
   for texts, told in ((4, False), (5, True)):
     columns = simulated(np.random.default_rng(9), num_documents=texts)
-    intervals = statistics.source_intervals(losses_of(columns), 0, 50, 0)
+    intervals = statistics.source_intervals(losses_of(columns), PAIRS, 50, 0)
     assert np.isfinite(intervals['estimate']).all()
     assert np.isfinite(intervals['low']).all() == told
     assert np.isnan(intervals['high']).any() != told
@@ -185,7 +236,7 @@ def test_order_of_documents_and_names_does_not_matter():
 def test_resampled_sums_draw_within_sources():
   # A text's value is its source's power of 1000: sums show what was drawn.
   values = np.repeat([1.0, 1e3, 1e6], [2, 3, 5])[:, None]
-  sums = statistics.resampled_sums(values, np.array([0, 2, 5]), 400, 0)
+  sums = bootstrap.resampled_sums(values, np.array([0, 2, 5]), 400, 0)
   assert sums.shape == (400, 3, 1)
   assert set(sums.ravel()) == {2.0, 3e3, 5e6}
   fraction = (sums == 5e6).mean()
@@ -194,7 +245,7 @@ def test_resampled_sums_draw_within_sources():
 
 def test_a_source_drawn_twice_has_its_texts_drawn_twice():
   values = np.random.default_rng(7).normal(size=(50, 1))
-  sums = statistics.resampled_sums(values, np.array([0, 25]), 100, 0)[..., 0]
+  sums = bootstrap.resampled_sums(values, np.array([0, 25]), 100, 0)[..., 0]
   assert len(np.unique(sums)) == sums.size
 
 
@@ -293,8 +344,8 @@ def test_differences_are_means_over_seeds():
   one = dataclasses.replace(two, seeds=(0,), nll_sum=two.nll_sum[:, :1])
   # Both arms moved alike: the pairing takes it out.
   np.testing.assert_allclose(
-    statistics.paired_differences(two, 0),
-    statistics.paired_differences(one, 0),
+    statistics.paired_differences(two, PAIRS),
+    statistics.paired_differences(one, PAIRS),
     atol=1e-9,
   )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from configs import base
+from configs import base, baselines
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.report.selection import correlations as lib
 from infoprune_jax.selection.examples import ExampleTable
@@ -39,6 +39,7 @@ def scored(
 def compared(*expressions: str) -> config_lib.Config:
   edits = base.get_config()
   edits.corpus.sources.web = base.text('*.txt')
+  edits.select.arms.update(baselines.information(fraction=0.5))
   for number, expression in enumerate(expressions):
     edits.select.arms[f'arm{number}'] = base.arm(
       'top', expression, fraction=0.5

@@ -2,6 +2,7 @@
 
 import pytest
 
+from infoprune_jax.config.experiment import ReportConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.report.selection import kinds
 
@@ -57,3 +58,33 @@ def test_of_many_sources_some_are_listed():
 def test_two_patterns_of_one_kind_may_match_one_source():
   kind_of = kinds.of_sources({'code': ('code-*', '*-go')}, SOURCES)
   assert kind_of['code-go'] == 'code'
+
+
+def targeted(*target: str, **kinds_: tuple[str, ...]) -> list[str]:
+  report = ReportConfig(baseline='full', kinds=kinds_, target=target)
+  return kinds.targeted(report, SOURCES)
+
+
+def test_without_a_target_all_sources_decide():
+  assert targeted() == targeted(code=('code-*',)) == SOURCES
+
+
+def test_a_target_is_kinds_or_patterns():
+  code = ['code-go', 'code-java']
+  assert targeted('code', code=('code-*',)) == code
+  assert targeted('other', code=('code-*',)) == ['news', 'wiki [en]']
+  assert targeted('*-java', 'code', code=('code-*',)) == code
+  assert targeted('wiki [en]', 'code-g?') == ['code-go', 'wiki [en]']
+  # A kind comes before a pattern.
+  assert targeted('news', news=('code-*',)) == code
+
+
+def test_an_unknown_target_is_refused():
+  message = (
+    r"report\.target: 'cod' is no kind of report\.kinds \(code\) and matches no "
+    r"source\. Did you mean 'code'\? Sources are 'code-go', "
+  )
+  with pytest.raises(UserError, match=message):
+    targeted('cod', code=('code-*',))
+  with pytest.raises(UserError, match=r'kinds \(none\) and matches'):
+    targeted('other')

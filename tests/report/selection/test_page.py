@@ -7,7 +7,13 @@ import re
 import shutil
 
 import pytest
-from page_elements import Elements, check_escaped, check_stands_alone
+from page_elements import (
+  Elements,
+  check_escaped,
+  check_files_beside,
+  check_stands_alone,
+  check_structure,
+)
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.report.selection import page
@@ -42,6 +48,23 @@ def test_hostile_text_and_names_stay_text(untrained, hostile):
 
 def test_stands_alone(untrained):
   check_stands_alone(page_of(untrained[1]))
+
+
+def test_is_read_without_seeing_it(untrained):
+  check_structure(page_of(untrained[1]))
+
+
+def test_figures_and_tables_lie_beside_it(untrained):
+  _, workdir = untrained
+  check_files_beside(page_of(workdir), selection_report_dir(workdir))
+
+
+def test_opens_with_a_table_and_a_plot(untrained):
+  opening = page_of(untrained[1]).partition('<h2')[2]
+  table, plot = opening.index('<table'), opening.index('<svg')
+  text = re.sub(r'<[^>]*>', '', opening[:table])
+  assert table < plot < min(opening.index('<details'), opening.index('<p '))
+  assert len(text) < 200
 
 
 def test_warns_before_the_tables(untrained, elements):
@@ -92,7 +115,9 @@ def test_is_always_rewritten_to_the_same_bytes(untrained, caplog):
     page.run(config, workdir)
   assert page_of(workdir) == before
   manifest = manifests.open_finished(path, 'selection report', 'x')
-  assert set(manifest['files']) == {'index.html', 'selections.json'}
+  assert {'index.html', 'selections.json', 'tables/arms.csv'} <= {
+    *manifest['files']
+  }
   assert posixpath.join(path, 'index.html') in caplog.text
 
 
@@ -101,7 +126,7 @@ def test_is_always_rewritten_to_the_same_bytes(untrained, caplog):
   [
     (
       dict(arms=('random',), seeds=(3,), num_sources=1),
-      ['1 arm. The scored split', 'from 1 source.'],
+      ['1 arm, none trained yet. The scored', 'from 1 source.'],
       ['Overlap of two', 'change source', 'by kind', 'over their seeds.'],
     ),
     (
@@ -113,7 +138,7 @@ def test_is_always_rewritten_to_the_same_bytes(untrained, caplog):
       dict(everything=True, num_sources=70, seeds=(0,)),
       [
         'of 70 sources the 60 with most tokens',
-        'Keeps the same documents as full: to train both does not',
+        'Keeps the same documents as full: training both does not',
       ],
       [],
     ),

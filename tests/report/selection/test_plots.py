@@ -9,7 +9,7 @@ from infoprune_jax.report import plots as shared_plots
 from infoprune_jax.report.selection import plots
 
 ARMS = tuple(f'arm{a}' for a in range(7))
-COLOURS = shared_plots.arm_colours(ARMS)
+STYLES = shared_plots.arm_styles(ARMS)
 
 
 def names_in(svg: str) -> list[str]:
@@ -26,15 +26,15 @@ def test_shifts_show_the_largest(count, lines):
     }
     for k in range(count)
   ]
-  svg = plots.shifts(mix, COLOURS)
+  svg = plots.shifts(mix, STYLES).svg
   assert names_in(svg) == [f'source-{k:03d}' for k in range(lines)]
-  assert all(colour in svg for colour in COLOURS.values())
+  assert all(style.colour in svg for style in STYLES.values())
 
 
 def test_names_are_short_and_escaped():
   mix = [
     {'source': '<b>&\n' + 'x' * 60, 'fraction': 1.0, 'arms': {'arm0': 1.0}},
   ]
-  svg = plots.shifts(mix, {'arm0': '#000000'})
+  svg = plots.shifts(mix, shared_plots.arm_styles(['arm0'])).svg
   assert '&lt;b&gt;&amp; xxx' in svg and 'x…' in svg
   ElementTree.fromstring(svg)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from infoprune_jax.evaluate import auc
+from infoprune_jax.statistics import auc
 
 # Few values, so that many tie; and any.
 scores = st.integers(-2, 2).map(float) | st.floats(allow_nan=False)

@@ -3,12 +3,12 @@
 import numpy as np
 
 CONFIDENCE = 0.95
-# Of each label: resampling fewer says little of what others would be like.
+# Per label: resampling fewer pages says little about other pages.
 MIN_PAGES_FOR_INTERVAL = 5
 
 
 def auc(values: np.ndarray, label: np.ndarray) -> float:
-  """The chance that a page labelled 1 scores above one labelled 0.
+  """The probability that a page labelled 1 scores above one labelled 0.
 
   The statistic of Mann and Whitney over the number of pairs; a tie is half a
   win. Above 0.5, pages labelled 1 score higher.
@@ -25,7 +25,8 @@ def auc(values: np.ndarray, label: np.ndarray) -> float:
 
 
 def _auc(ones: np.ndarray, zeros: np.ndarray) -> float:
-  """The area, by the places of pages among the distinct scores."""
+  """The area, from the ranks of pages among the distinct scores."""
+  # Counts of places need no sort of each resample.
   num_values = 1 + max(ones.max(), zeros.max())
   of_one = np.bincount(ones, minlength=num_values)
   of_zero = np.bincount(zeros, minlength=num_values)
@@ -44,11 +45,11 @@ def interval(
   Args:
     values: [N], without NaN.
     label: [N] bool; both values occur.
-    num_samples: How often pages are drawn.
-    seed: Of the draws.
+    num_samples: Number of draws.
+    seed: Seed of the draws.
 
   Returns:
-    The bounds of the middle `CONFIDENCE` of the resampled areas; None where a
+    The bounds of the middle `CONFIDENCE` of the resampled areas; None if a
     label has fewer than `MIN_PAGES_FOR_INTERVAL` pages.
   """
   _, place = np.unique(values, return_inverse=True)

@@ -1,0 +1,192 @@
+"""The checks of stores, splits and models before any stage starts."""
+
+from collections.abc import Container, Sequence
+
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import paths, quiet_tensorflow
+from infoprune_jax.evaluate import labels, tasks
+from infoprune_jax.model import flops, mesh as mesh_lib, partitioning
+from infoprune_jax.report.selection import sweeps
+from infoprune_jax.runtime import distributed, drivers, filesystems, hub
+from infoprune_jax.score import references, scorer
+from infoprune_jax.selection import columns, rules
+from infoprune_jax.statistics import classify
+from infoprune_jax.tokens import vocabulary_files
+from infoprune_jax.train import metrics, state as state_lib
+
+SCORING = {'score', 'labels', 'loss'}
+NEED_HELDOUT = {'train', 'evaluate', 'report'}
+
+
+def check_hosts(job: str | None, able: Sequence[str]) -> None:
+  """Raises `UserError` if there are more processes than the job can use.
+
+  Args:
+    job: The stage; None for all.
+    able: The stages that several processes can run.
+  """
+  if distributed.count() > 1 and job not in able:
+    raise UserError(
+      f'--job={job or "(all)"} does not run on {distributed.count()} processes: '
+      f'only {" and ".join(f"--job={name}" for name in able)} do. Run the other '
+      'stages on one host, in a --workdir that all hosts see.'
+    )
+
+
+def not_needed(config: Config) -> set[str]:
+  """The stages that have nothing to do unless --job names them."""
+  without = set()
+  if not any(map(rules.reads_near_duplicates, config.select.arms.values())):
+    without.add('near_duplicates')
+  if not config.classifiers:
+    without.add('classify')
+  if not config.select.tables:
+    without.add('join')
+  if not config.reference.is_trained:
+    without.add('reference')
+  if config.corpus.heldout_fraction == 0:
+    without.update(NEED_HELDOUT)
+  return without
+
+
+def check_stages(config: Config, names: Container[str | None]) -> None:
+  """Raises `UserError` if one of these stages cannot do what is asked of it."""
+  if 'classify' in names:
+    classify.check(config)
+  if 'sweep' in names:
+    _check_sweep(config)
+  if 'evaluate' in names:
+    tasks.check(config)
+  if 'labels' in names:
+    labels.check(config)
+
+
+def _check_sweep(config: Config) -> None:
+  """Raises `UserError` unless some arms differ in their fraction alone."""
+  if not sweeps.of_arms(config.select):
+    raise UserError(
+      '--job=sweep compares arms that differ in their fraction alone, but '
+      f'select.arms ({", ".join(config.select.arms)}) has no two such arms. Add '
+      "some to the config, such as config.select.arms.update(base.sweep('top', "
+      "'top', base.INFORMATION, fractions=(0.3, 0.5, 0.7)))."
+    )
+
+
+def check_stores(
+  config: Config, workdir: str, job: str | None, names: set[str]
+) -> None:
+  """Raises `UserError` if a stage cannot work in an object store."""
+  drivers.check_keeps(workdir, '--workdir')
+  scores = names & SCORING
+  folders = {}
+  if names & {'train', 'evaluate'} or (
+    config.reference.is_trained and (scores or 'reference' in names)
+  ):
+    folders['--workdir'] = workdir
+  for column, given in config.reference.checkpoints.items() if scores else ():
+    if given.path and not given.is_file and not hub.model_name(given.path):
+      folders[f'the checkpoint path for {column}'] = given.path
+  for option, path in folders.items():
+    if not filesystems.is_local(path):
+      what = f'--job={job}' if job else 'The whole job'
+      drivers.check_holds_checkpoints(path, option, what)
+  paths.open_filesystem('--workdir', workdir)  # There is a driver for it.
+
+
+def check_splits(config: Config, names: set[str]) -> None:
+  """Raises `UserError` if stages need a split that the corpus has not."""
+  section = config.reference
+  lacks = ''
+  if 'loss' in names and section.is_trained:
+    raise UserError(
+      '--job=loss takes a model that is trained: name it in '
+      'reference.checkpoint.path, and leave no path in reference.extra_models '
+      'empty.'
+    )
+  if section.is_trained and section.folds == 1 and names & SCORING:
+    lacks = 'a reference model'
+  elif not config.vocabulary.path and not section.checkpoint.path:
+    lacks = 'a vocabulary' if 'tokenize' in names else ''
+  if lacks and config.corpus.reference_fraction == 0:
+    raise UserError(
+      f'corpus.reference_fraction is 0, which leaves no text to train {lacks} '
+      'on: name a model in reference.checkpoint.path, or raise the fraction, '
+      'for instance to 0.25.'
+    )
+  if names & NEED_HELDOUT and config.corpus.heldout_fraction == 0:
+    raise UserError(
+      f'--job={min(names & NEED_HELDOUT)} needs held-out text to evaluate on, '
+      'but corpus.heldout_fraction is 0: raise it, for instance to 0.1, and '
+      'use another --workdir.'
+    )
+
+
+def check_rules(config: Config, workdir: str, names: set[str]) -> None:
+  """Raises `UserError` for a column that cannot be kept or joined, or a rule.
+
+  Args:
+    config: The experiment.
+    workdir: Where tables were joined, if their files are elsewhere.
+    names: The stages that run.
+  """
+  if not names & {'tokenize', 'join', 'select'}:
+    return
+  schema = columns.rule_schema(config, workdir)
+  if 'select' in names:
+    for arm, of_arm in config.select.arms.items():
+      rules.check(of_arm, f'select.arms.{arm}', schema)
+
+
+def check_models(config: Config, names: set[str]) -> None:
+  """Raises `UserError` unless the models of stages run on these devices."""
+  distributed.check_devices()
+  mesh = mesh_lib.make_mesh(config.mesh)
+  partitioning.process_groups(mesh)
+  size = references.vocab_size(config)
+  if names & SCORING:
+    for one in references.planned(config).values():
+      scorer.abstract_params(one.model, one.vocab_size, mesh)
+      scorer.with_kernels(one.model, config.score, mesh)
+  own = references.PlannedModel(config.reference.model, size)
+  words = vocabulary_files.of_config(config)
+  arm = references.arm_model(config, size, words.hash if words else '')
+  references.check_same_commits()
+  for name, one, section in (
+    ('reference', own, config.reference.training),
+    ('train', arm, config.train.training),
+    ('evaluate', arm, None),
+  ):
+    if name not in names:
+      continue
+    model = one.model
+    scorer.abstract_params(model, one.vocab_size, mesh)
+    # Training follows its losses by those of evaluation.
+    scorer.with_kernels(model, config.evaluate.scoring, mesh)
+    if section is None:
+      continue
+    in_steps = section.in_steps(
+      flops.training_flops_per_token(
+        model, one.vocab_size, section.sequence_length
+      ),
+      f'{name}.training',
+    )
+    if name == 'reference':
+      _check_kept_steps(config, in_steps.num_steps)
+    metrics.check_sinks(section.metric_sinks, f'{name}.training')
+    state_lib.check_batch(mesh, section, f'{name}.training')
+    if section.reader == 'seqio':
+      quiet_tensorflow.import_seqio()
+
+
+def _check_kept_steps(config: Config, num_steps: int) -> None:
+  """Raises `UserError` if a model is to be a step that its run does not take."""
+  for column, checkpoint in config.reference.checkpoints.items():
+    if not checkpoint.path and not (
+      checkpoint.step == -1 or 0 < checkpoint.step <= num_steps
+    ):
+      raise UserError(
+        f'The model for {column} is step {checkpoint.step} of the reference '
+        f'run, which takes {num_steps} steps (reference.training): name a step '
+        f'from 1 to {num_steps}, or -1 for the last.'
+      )

@@ -1,0 +1,177 @@
+"""Which documents the corpus takes, and the split of each, by seeded hashes.
+
+Neither depends on the order of files. Copies of a text are in one split.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from infoprune_jax.config.corpus import SPLITS, CorpusConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus.records import InputFile
+from infoprune_jax.runtime.hashing import mix, uniform
+from infoprune_jax.runtime.progress import logger
+
+REFERENCE, SCORED, HELDOUT = range(len(SPLITS))
+# Equally long arrays of documents, as in `CorpusIndex`, and `source`, the
+# number of the name of its source.
+Columns = Mapping[str, np.ndarray]
+
+
+def drawn(
+  config: CorpusConfig,
+  files: Sequence[InputFile],
+  column: Columns,
+  names: Sequence[str],
+) -> np.ndarray:
+  """A mask of the documents within the limits of their sources.
+
+  Args:
+    config: Whose seed decides, and which has a limit for all sources.
+    files: With the limits of their sources.
+    column: The documents.
+    names: Of sources.
+
+  Returns:
+    [documents] bool.
+
+  Raises:
+    UserError: the limits leave no document.
+  """
+  size = column['num_bytes']
+  longest = _of_files(files, column, 'max_document_bytes')
+  taken = (longest == 0) | (size <= longest)
+  if not taken.all():
+    logger.info(
+      'tokenize: leaves out %d documents above max_document_bytes',
+      np.count_nonzero(~taken),
+    )
+  own = _of_files(files, column, 'max_bytes')
+  limit = np.where(own > 0, own, config.max_bytes_per_source)
+  # A source with a limit of its own is one group, whatever its records name.
+  sources, group = _sources(files, column)
+  group = np.where(own > 0, len(names) + group, column['source'])
+  key = np.where(
+    own > 0,
+    # Mixed again: the split goes by the first hash.
+    mix(mix(column['content_hash'], config.seed), config.seed),
+    mix(column['id_hash'], config.seed),
+  )
+  limited = np.flatnonzero(taken & (limit > 0))
+  taken[limited] = _up_to_limit(
+    group[limited], key[limited], size[limited], limit[limited]
+  )
+  names = [*names, *sources]
+  for missing in np.setdiff1d(group, group[taken]):
+    logger.warning(
+      'tokenize: no document of source %s is within max_document_bytes and '
+      'max_bytes (corpus.max_bytes_per_source): none is drawn',
+      names[missing],
+    )
+  if len(taken) and not taken.any():
+    raise UserError(
+      f'corpus.max_bytes_per_source={config.max_bytes_per_source}, or max_bytes '
+      'or max_document_bytes of the sources, is less than any document needs: '
+      'raise it, or set it to 0 for everything.'
+    )
+  return taken
+
+
+def split(
+  config: CorpusConfig, files: Sequence[InputFile], column: Columns
+) -> np.ndarray:
+  """The split of each document, by its content.
+
+  Args:
+    config: The fractions and the seed.
+    files: With the limits of their sources.
+    column: The documents.
+
+  Returns:
+    [documents] int8, into SPLITS.
+
+  Raises:
+    UserError: a split is empty whose fraction is not 0.
+  """
+  content, size = column['content_hash'], column['num_bytes']
+  point = uniform(content, config.seed)
+  result = np.full(len(content), SCORED, np.int8)
+  result[point < config.reference_fraction + config.heldout_fraction] = HELDOUT
+  result[point < config.reference_fraction] = REFERENCE
+  limit = _of_files(files, column, 'max_heldout_bytes')
+  limited = np.flatnonzero((result == HELDOUT) & (limit > 0))
+  _, group = _sources(files, column)
+  within = _up_to_limit(
+    group[limited], mix(content[limited], config.seed), size[limited],
+    limit[limited],
+  )  # fmt: skip
+  result[limited[~within]] = SCORED
+  # A text that one source holds out is held out in all of them.
+  result[np.isin(content, content[result == HELDOUT])] = HELDOUT
+  fractions = {
+    'reference': config.reference_fraction,
+    'heldout': config.heldout_fraction,
+  }
+  for number, name in enumerate(SPLITS):
+    if fractions.get(name) != 0 and not (result == number).any():
+      raise UserError(
+        f'The {name} split is empty: {len(result)} documents are too few for '
+        f'corpus.reference_fraction={config.reference_fraction} and '
+        f'corpus.heldout_fraction={config.heldout_fraction}.'
+      )
+  return result
+
+
+def _of_files(
+  files: Sequence[InputFile], column: Columns, option: str
+) -> np.ndarray:
+  """An option of each document's source, [documents] int64."""
+  values = np.array([getattr(file.config, option) for file in files], np.int64)
+  return values[column['file']]
+
+
+def _sources(
+  files: Sequence[InputFile], column: Columns
+) -> tuple[list[str], np.ndarray]:
+  """The sources that files belong to, and the number of each document's."""
+  names = sorted({file.source for file in files})
+  number = {name: position for position, name in enumerate(names)}
+  of_files = np.array([number[file.source] for file in files], np.int64)
+  return names, of_files[column['file']]
+
+
+def _up_to_limit(
+  group: np.ndarray, key: np.ndarray, size: np.ndarray, limit: np.ndarray
+) -> np.ndarray:
+  """A mask of whole texts, in the order of keys, up to the limit of each group.
+
+  Documents of one group and key are one text, taken together or not at all. A
+  text above the limit is passed over. The last text is taken if that brings the
+  group closer to its limit.
+
+  Args:
+    group: [N] int.
+    key: [N] uint64.
+    size: [N] int64, of documents.
+    limit: [N] int64, the same throughout a group, in the unit of sizes.
+
+  Returns:
+    [N] bool.
+  """
+  if not len(group):
+    return np.zeros(0, bool)
+  order = np.lexsort((key, group))
+  key, group = key[order], group[order]
+  new_group = np.diff(group, prepend=-1) != 0
+  texts = np.flatnonzero(new_group | np.append(True, key[1:] != key[:-1]))
+  text_size = np.add.reduceat(size[order], texts)
+  text_limit = limit[order[texts]]
+  text_size[text_size > text_limit] = 0
+  before = np.cumsum(text_size) - text_size
+  first = np.flatnonzero(new_group[texts])
+  before -= np.repeat(before[first], np.diff(first, append=len(texts)))
+  within = (text_size > 0) & (before + text_size // 2 <= text_limit)
+  taken = np.zeros(len(order), bool)
+  taken[order] = np.repeat(within, np.diff(texts, append=len(order)))
+  return taken

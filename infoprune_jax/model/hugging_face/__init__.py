@@ -1,0 +1,1 @@
+"""Models of Hugging Face: config.json, tensors, and files that hold them."""

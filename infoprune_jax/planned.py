@@ -1,0 +1,393 @@
+"""The artifacts that a config asks for, and what each is made from.
+
+There is one function for each stage. `runtime/lineage.py` compares what they
+list with what is on disk.
+"""
+
+import functools
+import posixpath
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+from infoprune_jax.config.classifier import PREFIX
+from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.training import TrainingConfig
+from infoprune_jax.config.validation import UserError
+from infoprune_jax.evaluate import downstream, perplexity, tasks
+from infoprune_jax.export import job as export_job
+from infoprune_jax.model import flops
+from infoprune_jax.report.results import page as results_page
+from infoprune_jax.report.selection import artifact as selection_artifact
+from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime.artifacts import Artifact
+from infoprune_jax.runtime.lineage import Planned
+from infoprune_jax.runtime.options import UNKNOWN
+from infoprune_jax.runtime.workdir import (
+  classifier_dir,
+  evaluation_dir,
+  keep_set_dir,
+  labels_dir,
+  near_duplicates_dir,
+  reference_dir,
+  reference_input,
+  run_dir,
+  scores_dir,
+  selection_report_dir,
+  statistics_dir,
+  task_results_dir,
+  token_store_dir,
+  user_table_dir,
+  user_table_input,
+  vocabulary_dir,
+)
+from infoprune_jax.score import references, stage
+from infoprune_jax.score.references import PlannedModel, Reference
+from infoprune_jax.selection import join, rules, select, user_tables
+from infoprune_jax.statistics import (
+  classify,
+  example_texts,
+  near_duplicates,
+  statistics,
+)
+from infoprune_jax.tokens import tokenize, vocabulary_files
+from infoprune_jax.train import branches, runs, token_weights
+
+
+def tokenize_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The token store, and the vocabulary."""
+  try:
+    given = vocabulary_files.of_config(config)
+    is_trained = given is None
+  except UserError:  # As in `_if_reachable`.
+    given, is_trained = None, False
+  words = {'vocabulary': given.hash} if given else {}
+  model = {'model': given.hash} if given else {}
+  store = tokenize.store_artifact(config, workdir, words)
+  return [
+    Planned(store),
+    Planned(
+      tokenize.vocabulary_artifact(config, workdir, model),
+      stale_with=store.path if is_trained else '',
+    ),
+  ]
+
+
+def _if_reachable(open_file: Callable[[], Any]) -> Any:
+  """A file of the user's as it is opened, or None if that cannot be.
+
+  Stages that only read what was made with a model run on other machines, too.
+  """
+  try:
+    return open_file()
+  except UserError:
+    return None
+
+
+def statistics_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The table of statistics."""
+  store = {'token_store': token_store_dir(workdir)}
+  return [Planned(statistics.describe(config, workdir, {}), store)]
+
+
+def near_duplicates_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The table of near-duplicates."""
+  store = {'token_store': token_store_dir(workdir)}
+  return [Planned(near_duplicates.describe(config, workdir, {}), store)]
+
+
+def join_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The user's tables, joined with the examples."""
+  planned, store = [], {'token_store': token_store_dir(workdir)}
+  for name in config.select.tables:
+    digest = functools.partial(_digest_of_table, config, workdir, name)
+    read = _read(user_table_dir(workdir, name), join.JOB, 'files', digest)
+    planned.append(Planned(join.describe(config, workdir, name, read), store))
+  return planned
+
+
+def _digest_of_table(config: Config, workdir: str, name: str) -> str:
+  table = user_tables.open_table(name, config.select.tables[name])
+  return user_tables.digest(join.files_facts(workdir, table))
+
+
+def _read(
+  path: str, job: str, name: str, digest: Callable[[], str]
+) -> dict[str, str]:
+  """The user's files that an artifact was made from: their digest, by name.
+
+  It is left out if the artifact is not begun, and where the files are not.
+  """
+  if not _if_reachable(lambda: manifests.read_begun(path, job)):
+    return {}
+  known = _if_reachable(digest)
+  return {name: known} if known else {}
+
+
+def classify_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The table of each classifier."""
+  planned, store = [], {'token_store': token_store_dir(workdir)}
+  for name, section in config.classifiers.items():
+    digest = functools.partial(example_texts.digest, name, section)
+    path = classifier_dir(workdir, name)
+    read = _read(path, classify.JOB, 'examples', digest)
+    table = classify.describe(config, workdir, name, read)
+    planned.append(Planned(table, store))
+  return planned
+
+
+def reference_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The run of each model that the stage `reference` trains."""
+  section = config.reference
+  store = token_store_dir(workdir)
+  model = PlannedModel(section.model, _vocab_size(workdir))
+  return [
+    Planned(
+      runs.describe_reference(config, workdir, fold, {}),
+      {'token_store': store},
+      num_steps=_steps(section.training, model),
+      budget_section='reference.training',
+    )
+    for fold in range(section.folds if section.is_trained else 0)
+  ]
+
+
+def _vocab_size(workdir: str) -> int:
+  """Of the token store; 0 if there is none."""
+  store = _manifest(token_store_dir(workdir), 'tokenize')
+  return store['vocab_size'] if store else 0
+
+
+def _manifest(path: str, job: str) -> Any:
+  """A manifest; None if it is missing or damaged."""
+  return _if_reachable(lambda: manifests.read_manifest(path, job))
+
+
+def _steps(training: TrainingConfig, model: PlannedModel) -> int | None:
+  """The budget in steps; None if it needs a vocabulary that is not there."""
+  if training.num_flops and not model.vocab_size:
+    return None
+  return training.whole_steps(
+    flops.training_flops_per_token(
+      model.model, model.vocab_size, training.sequence_length
+    )
+  )
+
+
+def score_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The score table."""
+  section = config.reference
+  made_from = {'token_store': token_store_dir(workdir)}
+  if section.is_trained:
+    for fold in range(section.folds):
+      name = reference_input(fold, section.folds)
+      made_from[name] = reference_dir(workdir, fold, section.folds)
+  given = {}
+  table = _manifest(scores_dir(workdir), 'score')
+  # A digest of a large model takes a minute. Only the stage `score` itself
+  # finds out whether the files of the same path have changed.
+  if (table or {}).get('given_paths') != stage.given_paths(config):
+    given = _if_reachable(lambda: references.given_models(config)) or {}
+  steps = _if_reachable(lambda: _steps_by_column(config, workdir, given))
+  digests = references.made_from([*given.values()])
+  scores = stage.describe(config, workdir, steps or UNKNOWN, digests)
+  return [Planned(scores, made_from)]
+
+
+def _steps_by_column(
+  config: Config, workdir: str, given: Mapping[str, Reference]
+) -> dict[str, Any]:
+  """As `references.steps`, of the models that a config asks for.
+
+  Args:
+    config: The experiment.
+    workdir: Where reference models are trained.
+    given: The models that were trained elsewhere, by column; the steps of those
+      that it lacks are `UNKNOWN`.
+  """
+  section, steps = config.reference, {}
+  for column, checkpoint in section.checkpoints.items():
+    for fold in range(section.folds):
+      name = reference_input(fold, section.folds)
+      step = checkpoint.step
+      if column in given:
+        name, step = given[column].input, given[column].step
+      elif step < 0 and not checkpoint.path:
+        path = reference_dir(workdir, fold, section.folds)
+        run = manifests.read_manifest(path, 'reference')
+        step = cast(Any, run)['step'] if run else UNKNOWN
+      is_known = column in given or not checkpoint.path
+      steps[f'{column}, fold {fold}'] = (
+        {'input': name, 'step': step} if is_known else UNKNOWN
+      )
+  return steps
+
+
+def select_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The keep set of each arm; of those that draw at random, one per seed."""
+  tables = {
+    'scores': scores_dir(workdir),
+    'statistics': statistics_dir(workdir),
+  }
+  planned = []
+  for arm, of_arm in config.select.arms.items():
+    made_from = {'token_store': token_store_dir(workdir)}
+    if rules.reads_tables(of_arm):
+      made_from |= tables
+    if rules.reads_near_duplicates(of_arm):
+      made_from['near_duplicates'] = near_duplicates_dir(workdir)
+    for name in rules.tables_read(of_arm, config.select.tables):
+      made_from[user_table_input(name)] = user_table_dir(workdir, name)
+    for name in rules.classifiers_read(of_arm):
+      made_from[PREFIX + name] = classifier_dir(workdir, name)
+    planned += [
+      Planned(select.describe(config, workdir, arm, seed, {}), made_from)
+      for seed in config.train.seeds
+    ]
+  return list({one.path: one for one in planned}.values())
+
+
+def selection_report_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The selection report."""
+  sources = [
+    vocabulary_dir(workdir),
+    token_store_dir(workdir),
+    statistics_dir(workdir),
+    scores_dir(workdir),
+    *(one.path for one in select_artifacts(config, workdir)),
+  ]
+  if _uses_near_duplicates(config):
+    sources.append(near_duplicates_dir(workdir))
+  sources += [user_table_dir(workdir, name) for name in config.select.tables]
+  read = map(rules.classifiers_read, config.select.arms.values())
+  sources += [classifier_dir(workdir, n) for n in sorted(set().union(*read))]
+  report = selection_artifact.describe(config, workdir, {})
+  return [Planned(report, _below(workdir, sources))]
+
+
+def _uses_near_duplicates(config: Config) -> bool:
+  return any(map(rules.reads_near_duplicates, config.select.arms.values()))
+
+
+def _below(workdir: str, paths: Iterable[str]) -> dict[str, str]:
+  """Paths by their names below the workdir."""
+  return {posixpath.relpath(path, workdir): path for path in paths}
+
+
+def train_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The run of each arm and seed."""
+  size = _vocab_size(workdir)
+  initial = _if_reachable(lambda: references.initial_model(config))
+  digests = {'initial': initial.fingerprint} if initial else {}
+  model = _if_reachable(lambda: references.arm_model(config, size))
+  steps = {
+    arm: _steps_of_arm(config, workdir, model, arm) for arm, _ in config.runs
+  }
+  of_all = _steps(config.train.training, model) if model else None
+  return [
+    Planned(
+      runs.describe_arm(
+        config, workdir, model and model.model, arm, seed, of_all, digests
+      ),
+      {
+        'token_store': token_store_dir(workdir),
+        **{
+          name: keep_set_dir(workdir, selection)
+          for name, selection in branches.keep_sets(config, arm, seed).items()
+        },
+        **token_weights.made_from(config, workdir, arm),
+      },
+      num_steps=steps[arm],
+      budget_section='train.training',
+      inputs_are_known=bool(initial or not config.train.init_from),
+    )
+    for arm, seed in config.runs
+  ]
+
+
+def _steps_of_arm(
+  config: Config, workdir: str, model: PlannedModel | None, arm: str
+) -> int | None:
+  """The steps of an arm; None if they are not known yet."""
+  training = config.train.training
+  steps = _steps(training, model) if model else None
+  if model is None or steps is None:
+    return steps
+  steps = round(config.budget_arms.get(arm, 1.0) * steps)
+  if not runs.is_longer(config, arm):
+    return steps
+  scores = _manifest(scores_dir(workdir), 'score')
+  if scores is None or not model.vocab_size:
+    return None
+  return steps + runs.extra_steps(training, model, scores)
+
+
+def check_branches(config: Config, workdir: str) -> None:
+  """Checks runs that start from others, once nothing is stale.
+
+  Raises:
+    UserError: as `branches.check`.
+  """
+  size = _vocab_size(workdir)
+  model = _if_reachable(lambda: references.arm_model(config, size))
+  steps = _steps(config.train.training, model) if model else None
+  if steps:  # They are known once there is a run.
+    branches.check(config, workdir, steps)
+
+
+def evaluate_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The held-out losses of each run, and its results in tasks."""
+  asked = _if_reachable(
+    lambda: tasks.questions(config, downstream.read(config.evaluate.downstream))
+  )
+  planned = []
+  for arm, seed in config.runs:
+    run = {'run': run_dir(workdir, arm, seed)}
+    losses = perplexity.describe(config, workdir, arm, seed, {})
+    store = {'token_store': token_store_dir(workdir)}
+    planned.append(Planned(losses, {**store, **run}))
+    if config.evaluate.has_tasks and arm in config.arms:
+      results = tasks.describe(config, workdir, arm, seed, asked or {})
+      planned.append(Planned(results, run, inputs_are_known=asked is not None))
+  return planned
+
+
+def report_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The report."""
+  [selected] = selection_report_artifacts(config, workdir)
+  sources = [
+    *selected.made_from.values(),
+    selection_report_dir(workdir),
+    *(one.path for one in reference_artifacts(config, workdir)),
+  ]
+  for arm, seed in config.runs:
+    sources += [run_dir(workdir, arm, seed), evaluation_dir(workdir, arm, seed)]
+    if config.evaluate.has_tasks and arm in config.arms:
+      sources.append(task_results_dir(workdir, arm, seed))
+  report = results_page.describe(config, workdir, {})
+  return [Planned(report, _below(workdir, sources))]
+
+
+def export_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The export of each arm and format."""
+  planned = []
+  for format, name, selections in export_job.folders(config):
+    made_from = {'token_store': token_store_dir(workdir)}
+    if name == export_job.EVERY_ARM:
+      made_from['scores'] = scores_dir(workdir)
+      made_from['statistics'] = statistics_dir(workdir)
+      for table in config.select.tables:
+        made_from[user_table_input(table)] = user_table_dir(workdir, table)
+    for selection in selections:
+      made_from[f'keep_set/{selection}'] = keep_set_dir(workdir, selection)
+    export = export_job.describe(config, workdir, format, name, {})
+    planned.append(Planned(export, made_from))
+  return planned
+
+
+def labels_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The folder of labelled pages, which holds artifacts by their digests."""
+  [scores] = score_artifacts(config, workdir)
+  made_from = {**scores.made_from, 'vocabulary': vocabulary_dir(workdir)}
+  folder = posixpath.dirname(labels_dir(workdir, 'any'))
+  pages = Artifact(folder, 'figures of labelled pages', 'labels', {}, {})
+  return [Planned(pages, made_from)]

@@ -1,0 +1,399 @@
+r"""Compiles scoring and training for TPU pods, without a TPU, into a table.
+
+Command: python tools/make_pod_table.py --out=pods.jsonl [--only=m124]
+
+Needs `libtpu`, the compiler of TPUs. Each cell is compiled in a process of its
+own, and its figures become a line of `--out`. Cells that have a line are not
+compiled again. The program then prints Markdown tables of all lines.
+
+Cells of a model are the programs that a job runs on packed sequences. Cells
+of splash attention are its kernels alone, with and without segments and for
+several sizes of blocks. Their cycles are the instruction bundles that the
+compiler schedules for a block, times the blocks that a causal mask leaves: an
+estimate that holds no wait for memory.
+"""
+
+import argparse
+import collections
+import dataclasses
+import itertools
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+HBM = {'v5e': 16e9, 'v6e': 32e9}  # bytes of a chip
+COLLECTIVES = 'all-(?:gather|reduce|to-all)|collective-permute|reduce-scatter'
+BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 'f32': 4, 's32': 4}
+BLOCKS = (128, 256, 512, 1024)
+LENGTHS = (1024, 2048, 4096)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """The program of a job: a preset of configs/models.py on some chips."""
+
+  preset: str
+  job: str  # 'score' or 'train'
+  topology: str
+  mesh: tuple[int, int, int]  # data, fsdp, tensor
+  sequences: int  # of a chip
+  sequence_length: int
+  vocab: int
+
+  @property
+  def name(self) -> str:
+    """Of the cell."""
+    mesh = 'x'.join(map(str, self.mesh))
+    return f'{self.preset} {self.job} {self.topology} {mesh}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+  """Splash attention alone, forward and backward, for each size of blocks."""
+
+  topology: str
+  head_dim: int
+  has_segments: bool
+
+  @property
+  def name(self) -> str:
+    """Of the cell."""
+    what = 'segments' if self.has_segments else 'causal'
+    return f'splash {what} {self.head_dim} {self.topology}'
+
+
+def cells() -> list[Program | Attention]:
+  """All cells, those that compile fastest first."""
+  generations = ('v5e', 'v6e')
+  small = [
+    Program('m124', job, f'{kind}:4x4', (16, 1, 1), 32, 1024, 50304)
+    for kind in generations
+    for job in ('score', 'train')
+  ]
+  splash = [
+    Attention(f'{kind}:2x2', head_dim, has_segments)
+    for kind in generations
+    for head_dim in (64, 128)
+    for has_segments in (True, False)
+  ]
+  middle = [
+    Program('b1_3', job, f'{kind}:4x4', mesh, 4, 2048, 50304)
+    for kind in generations
+    for job, mesh in (('score', (16, 1, 1)), ('train', (1, 16, 1)))
+  ]
+  large = [
+    Program('b8', job, f'{kind}:16x16', mesh, sequences, 4096, 128256)
+    for kind in generations
+    for job, mesh, sequences in (
+      ('score', (32, 8, 1), 4),
+      ('train', (1, 256, 1), 1),
+    )
+  ]
+  return [*small, *splash, *middle, *large]
+
+
+def compile_program(cell: Program) -> Any:
+  """The compiled program of a cell."""
+  from jax.experimental import topologies
+
+  from configs import base, models
+  from infoprune_jax.config.experiment import MeshConfig
+  from infoprune_jax.config.model import ModelConfig
+  from infoprune_jax.config.scoring import ScoringConfig
+  from infoprune_jax.config.training import TrainingConfig
+  from infoprune_jax.config.validation import build
+  from infoprune_jax.model import mesh as mesh_lib
+  from infoprune_jax.score import scorer
+  from infoprune_jax.train import state
+
+  topology = topologies.get_topology_desc(cell.topology, 'tpu')
+  data, fsdp, tensor = cell.mesh
+  mesh = mesh_lib.make_mesh(
+    MeshConfig(data=data, fsdp=fsdp, tensor=tensor), list(topology.devices)
+  )
+  fields = getattr(models, cell.preset)().to_dict()
+  model = build(ModelConfig, fields, 'model')
+  if cell.job == 'score':
+    scoring = ScoringConfig(
+      per_device_batch_size=cell.sequences,
+      sequence_length=cell.sequence_length,
+      window_overlap=0,
+      dtype='bfloat16',
+    )
+    made = scorer.compile_scorer(model, scoring, cell.vocab, mesh)
+    return made.program(1)
+  training = base.training()
+  training.update(
+    batch_size=cell.sequences * data * fsdp,
+    sequence_length=cell.sequence_length,
+  )
+  training = build(TrainingConfig, training.to_dict(), 'training')
+  return state.compile_program(model, training, cell.vocab, mesh).step
+
+
+def program_figures(cell: Program) -> Iterator[dict[str, Any]]:
+  """Memory; then also collectives, as printing some programs ends the process.
+
+  Yields:
+    'arguments', 'temporaries' and 'bytes' of a chip, the last without what is
+    donated; and 'collectives': by kind, how often they run in a step
+    and the bytes that they give a chip.
+  """
+  compiled = compile_program(cell)
+  memory = compiled.memory_analysis()
+  figures: dict[str, Any] = {
+    'arguments': memory.argument_size_in_bytes,
+    'temporaries': memory.temp_size_in_bytes,
+    'bytes': memory.argument_size_in_bytes
+    + memory.temp_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes,
+  }
+  yield figures
+  [module] = compiled.runtime_executable().hlo_modules()
+  texts = {
+    computation.name: [
+      re.sub(r'/\*.*?\*/', '', instruction.to_string())
+      for instruction in computation.instructions()
+    ]
+    for computation in module.computations()
+  }
+  yield {**figures, 'collectives': collectives(texts)}
+
+
+def collectives(texts: dict[str, list[str]]) -> dict[str, list[int]]:
+  """Collectives by kind: how often they run, and the bytes that they give.
+
+  Args:
+    texts: The instructions of each computation; a loop runs another one.
+  """
+  trips = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+  called = {
+    callee: (name, int((trips.findall(line) or [1])[0]))
+    for name, lines in texts.items()
+    for line in lines
+    for callee in re.findall(
+      r'(?:body|calls|to_apply|branch_computations)=\{?%?([\w.-]+)', line
+    )
+  }
+
+  def runs(name: str) -> int:
+    if name not in called:
+      return 1
+    caller, rounds = called[name]
+    return rounds * runs(caller)
+
+  total: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+  for name, lines in texts.items():
+    for line in lines:
+      match = re.search(rf'= (.*?) ({COLLECTIVES})(?:-start)?\(', line)
+      if match:
+        total[match[2]][0] += runs(name)
+        total[match[2]][1] += runs(name) * _given_bytes(match[1])
+  return dict(total)
+
+
+def _given_bytes(shapes: str) -> int:
+  """The bytes of the largest array; a start names its operands, too."""
+  sizes = [
+    BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(',') if n)
+    for dtype, dims in re.findall(r'(\w+)\[([\d,]*)\]', shapes)
+  ]
+  return max(sizes, default=0)
+
+
+def attention_figures(cell: Attention, dumps: str) -> dict[str, Any]:
+  """The result of `bundles` for each size of blocks and each kernel.
+
+  A step of a kernel handles one block of queries and one of keys.
+  """
+  import jax
+
+  by_block: dict[str, Any] = {}
+  for block in BLOCKS:
+    before = set(os.listdir(dumps))
+    try:
+      compile_attention(cell, block)
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error) and 'vmem' not in str(error):
+        raise
+      continue
+    by_block[str(block)] = {
+      kernel_name: bundles(pathlib.Path(dumps, file).read_text())
+      for file in sorted(set(os.listdir(dumps)) - before)
+      for kernel_name in re.findall(
+        r'splash_mha_(fwd|dkv|dq)\S*final_bundles\.txt$', file
+      )
+      if 'schedule-analysis' not in file
+    }
+  return {'bundles': by_block}
+
+
+def compile_attention(cell: Attention, block: int) -> None:
+  """Compiles the gradient of splash attention, with blocks of one size."""
+  import jax
+  import jax.numpy as jnp
+  from jax.experimental import topologies
+  from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+  topology = topologies.get_topology_desc(cell.topology, 'tpu')
+  one = jax.sharding.SingleDeviceSharding(topology.devices[0])  # noqa: TID251
+  length = max(BLOCKS)
+  fields = dataclasses.fields(splash.BlockSizes)
+  names = [field.name for field in fields if field.name.startswith('block_')]
+  mask = splash.CausalMask((length, length))
+  kernel = splash.make_splash_mha(
+    splash.MultiHeadMask([mask] * 2),
+    head_shards=1,
+    q_seq_shards=1,
+    block_sizes=splash.BlockSizes(**dict.fromkeys(names, block)),
+  )
+
+  def loss(query: Any, key: Any, value: Any, ids: Any, kernel: Any) -> Any:
+    segments = splash.SegmentIds(ids, ids) if cell.has_segments else None
+    mixed = jax.vmap(kernel)(query, key, value, segments)
+    return mixed.astype(jnp.float32).sum()
+
+  heads = jax.ShapeDtypeStruct(
+    (1, 2, length, cell.head_dim), jnp.bfloat16, sharding=one
+  )
+  ids = jax.ShapeDtypeStruct((1, length), jnp.int32, sharding=one)
+  program = jax.jit(jax.grad(loss, (0, 1, 2)))
+  program.lower(heads, heads, heads, ids, kernel).compile()
+
+
+def bundles(text: str) -> list[int]:
+  """The bundles of a kernel: of each step, of a line of steps, of a block.
+
+  The three largest branches are those that set up the sums of a line, add a
+  block to them, and write them. The block's is the largest.
+  """
+  lines = re.findall(r'^\s*(0x[0-9a-f]+|\d+)\s+(PF)?', text, re.M)
+  places = [(int(place, 0), label) for place, label in lines]
+  ends = [0, *(place for place, label in places if label), places[-1][0]]
+  branches = sorted(b - a for a, b in itertools.pairwise(ends))
+  return [sum(branches[:-3]), sum(branches[-3:-1]), branches[-1]]
+
+
+def cycles(kernel: list[int], length: int, block: int) -> int:
+  """The cycles of a kernel, for one head and one sequence."""
+  step, line, one = kernel
+  count = -(-length // block)
+  return count**2 * step + count * line + count * (count + 1) // 2 * one
+
+
+def run(name: str) -> dict[str, Any] | None:
+  """Compiles a cell in a process of its own; None if that fails."""
+  with tempfile.TemporaryDirectory() as dumps:
+    dump = f'--xla_jf_dump_to={dumps} --xla_jf_dump_llo_text=true'
+    done = subprocess.run(
+      [sys.executable, __file__, f'--cell={name}', f'--dumps={dumps}'],
+      env={
+        **os.environ,
+        'JAX_PLATFORMS': 'cpu',
+        'TPU_SKIP_MDS_QUERY': '1',
+        'LIBTPU_INIT_ARGS': dump if name.startswith('splash') else '',
+        'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path]),
+      },
+      capture_output=True,
+      text=True,
+    )
+  lines = [x for x in done.stdout.splitlines() if x.startswith('RESULT')]
+  if lines:
+    return json.loads(lines[-1].removeprefix('RESULT'))
+  if 'RESOURCE_EXHAUSTED' in done.stderr or 'needs more memory' in done.stderr:
+    return {'too_large': True}
+  print(f'{name} failed:\n{done.stderr[-2000:]}', file=sys.stderr)
+  return None
+
+
+def print_programs(results: dict[str, Any]) -> None:
+  """Memory and collectives of each program that is compiled."""
+  print(
+    '| program | sequences | GB per chip | of them temporary | collectives |'
+  )
+  print('| --- | --- | --- | --- | --- |')
+  for cell in cells():
+    if not isinstance(cell, Program) or cell.name not in results:
+      continue
+    figures = results[cell.name]
+    size = f'{cell.sequences} x {cell.sequence_length}'
+    hbm = HBM[cell.topology.partition(':')[0]] / 1e9
+    if 'bytes' not in figures:
+      print(f'| {cell.name} | {size} | more than {hbm:g} | | |')
+      continue
+    kinds = ', '.join(
+      f'{count} {kind} ({size / 1e9:.2f} GB)'
+      for kind, (count, size) in sorted(figures.get('collectives', {}).items())
+    )
+    print(
+      f'| {cell.name} | {size} | {figures["bytes"] / 1e9:.2f} of {hbm:g} | '
+      f'{figures["temporaries"] / 1e9:.2f} | {kinds or "not printed"} |'
+    )
+
+
+def print_attention(results: dict[str, Any]) -> None:
+  """Cycles of splash attention for one head, forward and all, by blocks."""
+  print('\n| kernel | tokens |' + ''.join(f' blocks of {b} |' for b in BLOCKS))
+  print('| --- | --- |' + ' --- |' * len(BLOCKS))
+  for cell in cells():
+    if not isinstance(cell, Attention) or cell.name not in results:
+      continue
+    for length in LENGTHS:
+      row = []
+      for block in BLOCKS:
+        kernels = results[cell.name]['bundles'].get(str(block))
+        if kernels:
+          each = {k: cycles(v, length, block) for k, v in kernels.items()}
+          row.append(
+            f' {each["fwd"] / 1e3:.0f}k, {sum(each.values()) / 1e3:.0f}k |'
+          )
+        else:
+          row.append(' too large |')
+      print(f'| {cell.name} | {length} |' + ''.join(row))
+
+
+def main() -> None:
+  """Compiles what is missing, and prints the tables."""
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--out')
+  parser.add_argument('--only', default='', help='cells whose name has this')
+  parser.add_argument('--cell', help='used by the program itself')
+  parser.add_argument('--dumps', help='used by the program itself')
+  options = parser.parse_args()
+  by_name = {cell.name: cell for cell in cells()}
+  if options.cell:
+    cell = by_name[options.cell]
+    if isinstance(cell, Attention):
+      print('RESULT' + json.dumps(attention_figures(cell, options.dumps)))
+      return
+    for figures in program_figures(cell):
+      print('RESULT' + json.dumps(figures), flush=True)
+    return
+  out = pathlib.Path(options.out)
+  out.touch()
+  lines = out.read_text().splitlines()
+  results = {line['cell']: line['figures'] for line in map(json.loads, lines)}
+  for name in by_name:
+    if name in results or options.only not in name:
+      continue
+    figures = run(name)
+    if figures:
+      results[name] = figures
+      with out.open('a') as file:
+        file.write(json.dumps({'cell': name, 'figures': figures}) + '\n')
+      print(f'{name}: {figures}', file=sys.stderr, flush=True)
+  print_programs(results)
+  print_attention(results)
+
+
+if __name__ == '__main__':
+  main()
