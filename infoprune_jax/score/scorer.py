@@ -7,7 +7,8 @@ conditioned on BOS. EOS is not counted.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -74,10 +75,28 @@ class Scorer:
       A function of prepared parameters and a batch on the mesh. It gives the
       statistics in `ScoringConfig.token_statistics` by name, [B, T] float32.
     """
-    limit = 0
-    if self.model.attention == 'cudnn':
-      limit = gpu_attention.segment_limit(max_segments + 1)  # and padding
+    return self._compiled(self._limit(max_segments))
+
+  def _limit(self, max_segments: int) -> int:
+    """The limit that a program is compiled for; 0 if it needs none."""
+    if self.model.attention != 'cudnn':
+      return 0
+    return gpu_attention.segment_limit(max_segments + 1)  # and padding
+
+  def _compiled(self, limit: int) -> Any:
     return _compile(self.model, self.scoring, self.vocab_size, self.mesh, limit)
+
+  def compile(self, max_segments: Iterable[int]) -> None:
+    """Compiles the programs for some numbers of segments, all at once.
+
+    Several processes compile them in the same order, one after another.
+    """
+    limits = sorted({self._limit(number) for number in max_segments})
+    alone = distributed.count() == 1
+    with futures.ThreadPoolExecutor(
+      max(len(limits), 1) if alone else 1
+    ) as pool:
+      list(pool.map(self._compiled, limits))
 
   @functools.cached_property
   def groups(self) -> list[tuple[list[int], list[int]]]:

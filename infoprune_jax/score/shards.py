@@ -14,7 +14,7 @@ from infoprune_jax.model import partitioning
 from infoprune_jax.runtime import artifacts, distributed
 from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.progress import Progress, duration, quantity, wipe
-from infoprune_jax.score import stream
+from infoprune_jax.score import memory, stream
 from infoprune_jax.score.documents import Documents
 from infoprune_jax.score.shard_scores import Fold, PackedShard, ShardScores
 from infoprune_jax.tokens import folds as folds_lib
@@ -99,17 +99,17 @@ class ShardScorer:
     """
     start = time.monotonic()
     try:
-      self._times = stream.Times()
       # If memory runs out, the message names a batch that fits for the model
       # with the largest program.
       models = [model for fold in self._folds for model in fold.models]
       largest = max(models, key=lambda model: model.scorer.flops_per_token)
       others = [m.params for m in models if m is not largest]
-      largest.scorer.run(
-        self._items(self._schedule()),
-        self._times,
-        partitioning.bytes_per_device(others),
-      )
+      others_bytes = partitioning.bytes_per_device(others)
+      blocks = self._schedule()
+      with memory.oom_as_user_error(largest.scorer, others_bytes):
+        self._compile(blocks)
+      self._times = stream.Times()
+      largest.scorer.run(self._items(blocks), self._times, others_bytes)
       markers = [future.result() for future in self._written]
     finally:
       self._writer.shutdown(cancel_futures=True)
@@ -149,6 +149,16 @@ class ShardScorer:
       dataclasses.replace(block, steps=int(steps), max_segments=int(segments))
       for block, (steps, segments) in zip(blocks, most, strict=True)
     ]
+
+  def _compile(self, blocks: list[_WorkBlock]) -> None:
+    """Compiles what the first shards need, so that no batch waits for it."""
+    for block in blocks[: len(self._folds)]:
+      counts = [block.max_segments]
+      if not block.max_segments and block.shards:
+        documents = self._packed(block.fold, block.shards[0]).documents
+        counts = documents.sequences.plan.segments_per_sequence.tolist()
+      for model in block.fold.models:
+        model.scorer.compile(counts)
 
   def _shards_of_a_block(self) -> int:
     """The shards that each fold scores in turn: few, because a kill loses them."""

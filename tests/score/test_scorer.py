@@ -221,3 +221,20 @@ def test_a_document_of_a_million_tokens(small):
     assert batch['decoder_target_tokens'].shape == (8, 4096)
     counted.add(chosen, [{'nll': zeros + 0.5}])
   assert counted.sums()[0]['nll'].tolist() == [500_000.0, 1.5]
+
+
+def test_programs_for_all_limits_compile_before_they_run(
+  small, mesh, monkeypatch
+):
+  """Of cuDNN's attention, which alone has several."""
+  compiled = []
+  monkeypatch.setattr(
+    scorer, '_compile', lambda *args: compiled.append(args[-1])
+  )
+  model = dataclasses.replace(small.model, attention='cudnn')
+  scorer.Scorer(mesh, model, small.score, 9).compile([40, 1, 1, 7, 8])
+  assert sorted(compiled) == [2, 8, 32, 128]
+  compiled.clear()
+  scorer.Scorer(mesh, small.model, small.score, 9).compile([40, 1, 1, 7, 8])
+  scorer.Scorer(mesh, model, small.score, 9).compile([])
+  assert compiled == [0]

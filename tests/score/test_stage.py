@@ -10,7 +10,7 @@ from infoprune_jax import stages
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.workdir import scores_dir
-from infoprune_jax.score import references
+from infoprune_jax.score import references, scorer
 
 
 def test_a_store_that_changed_under_a_half_finished_table(small, tmp_path):
@@ -59,3 +59,28 @@ def test_a_model_that_no_device_holds_is_told(small, tmp_path, monkeypatch):
     assert words in str(refused.value)
   monkeypatch.undo()
   stages.run(small, workdir, 'score')
+
+
+def test_no_batch_waits_for_a_program_of_the_first_shard(
+  small, tmp_path, monkeypatch
+):
+  needed, compiled = set(), set()
+  compiles, program = scorer.Scorer.compile, scorer.Scorer.program
+  monkeypatch.setattr(
+    scorer.Scorer,
+    'compile',
+    lambda self, counts: compiled.update(counts) or compiles(self, counts),
+  )
+  monkeypatch.setattr(
+    scorer.Scorer,
+    'program',
+    lambda self, most: needed.add(most) or program(self, most),
+  )
+  corpus = dataclasses.replace(small.corpus, num_shards=1)
+  config = dataclasses.replace(small, corpus=corpus)
+  workdir = str(tmp_path / 'work')
+  for job in ('tokenize', 'reference'):
+    stages.run(config, workdir, job)
+  needed.clear()
+  stages.run(config, workdir, 'score')
+  assert needed - {1} and needed <= compiled | {1}  # 1: `compile_scorer`.
