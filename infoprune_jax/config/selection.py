@@ -44,12 +44,20 @@ class NearDuplicatesConfig:
   # rows with probability s^r, and in one or more of b with 1 - (1 - s^r)^b.
   bands: int = 14
   rows_per_band: int = 8
+  # Two that agree in a band are near-duplicates only if they have at least this
+  # fraction of their shingles in common. 0 not to compare them.
+  min_jaccard: float = 0.0
+  # 'connected': all that pairs join are one group, also if its first and its last
+  # have little in common. 'star': each is a near-duplicate of the first.
+  groups: str = 'connected'
   seed: int
 
   def __post_init__(self):
     check_range('near_duplicates.ngram', self.ngram, 1, 1000)
     check_range('near_duplicates.bands', self.bands, 1, 1000)
     check_range('near_duplicates.rows_per_band', self.rows_per_band, 1, 1000)
+    check_range('near_duplicates.min_jaccard', self.min_jaccard, 0, 1)
+    check_choice('near_duplicates.groups', self.groups, ('connected', 'star'))
     check_range('near_duplicates.seed', self.seed, 0, 2**32 - 1)
 
 
@@ -129,6 +137,10 @@ class RuleConfig:
   # () to take the repeats from `score`.
   curve: tuple[tuple[float, float], ...] = ()
   max_repeats: int = MAX_REPEATS  # of 'repeat': an example with more gets these
+  # Of 'distinct': so many examples of each text or value stay, those with the
+  # highest value of this SQL expression; '' for the first of the store.
+  copies: int = 1
+  best: str = ''
   unit: str = 'tokens'  # 'tokens', 'examples' or 'bytes'
   # SQL expressions, such as 'source, language': the budget is spent within each
   # group of examples that have the same values; '' over all.
@@ -151,6 +163,12 @@ class RuleConfig:
     self._check_kind()
     self._check_floor()
     self._check_repeats()
+    check_range('select.copies', self.copies, 1, 2**31 - 1)
+    if self.keep != 'distinct' and (self.copies, self.best) != (1, ''):
+      raise UserError(
+        "select.copies and select.best are for keep='distinct', not for "
+        f"keep='{self.keep}'."
+      )
 
   def _check_fraction(self) -> None:
     if not isinstance(self.fraction, Mapping):
@@ -266,7 +284,8 @@ class RuleConfig:
   def expressions(self) -> tuple[str, ...]:
     """The SQL expressions that read tables; sources need none."""
     per = self.per.strip()
-    texts = (self.score.strip(), '' if per == 'source' else per)
+    per = '' if per == 'source' else per
+    texts = (self.score.strip(), per, self.best.strip())
     return tuple(filter(None, texts))
 
   @property

@@ -79,6 +79,8 @@ def check(rules: Sequence[RuleConfig], where: str, schema: pa.Schema) -> None:
     for rule in rules:
       if rule.has_score:
         expressions.parse(rule.score, schema)
+      if rule.best.strip():
+        expressions.parse(rule.best, schema)
       if rule.per.strip() not in ('', 'source'):
         parser.parse_groups(rule.per, schema)
   except UserError as error:
@@ -113,7 +115,7 @@ def apply(
     if rule.keep == 'threshold':
       kept = kept & _between(rule, examples)
     elif rule.keep == 'distinct':
-      kept = _first_of_each(rule, examples, kept)
+      kept = _best_of_each(rule, examples, kept)
     elif rule.keep == 'repeat':
       kept = _repeats(rule, examples, kept)
     elif rule.keep not in ('all', 'all_plus_reference'):
@@ -163,14 +165,17 @@ def _repeats(
   )
 
 
-def _first_of_each(
+def _best_of_each(
   rule: RuleConfig, examples: Examples, candidates: np.ndarray
 ) -> np.ndarray:
-  """The first candidate, in store order, of each text or value."""
+  """Of each text or value the best candidates, or the first of the store."""
   if rule.has_score:
     values = expressions.score(examples, rule.score, rule.missing)
   else:
     values = examples.column('content_hash', np.int64)
+  best = None
+  if rule.best.strip():
+    best = ranking(examples, rule.best, rule.missing)
   group = groups.of(examples, rule.per).codes
   content = scratch(len(examples), np.uint64)
 
@@ -185,9 +190,16 @@ def _first_of_each(
   side_by_side(fill, steps(len(examples)))
   kept = candidates.copy()
   for same, starts in copies.groups(content, candidates):
-    index = examples.index[same]
-    size = np.diff(starts, append=len(same))
-    kept[same] = index == np.repeat(np.minimum.reduceat(index, starts), size)
+    index, size = examples.index[same], np.diff(starts, append=len(same))
+    if best is None and rule.copies == 1:
+      kept[same] = index == np.repeat(np.minimum.reduceat(index, starts), size)
+      continue
+    # By group, then the best first, then in store order.
+    start = np.repeat(starts, size)
+    keys = [index, start]
+    if best is not None:
+      keys.insert(1, ~budget.ordered_bits(best[same]))
+    kept[same[np.lexsort(keys)]] = np.arange(len(same)) - start < rule.copies
   return kept
 
 

@@ -5,13 +5,13 @@ signatures agree in all rows of a band are joined, and so are those joined to
 them. Shingles are n-grams of token ids, as in RefinedWeb (arXiv 2306.01116).
 The defaults for shingles, bands and rows are those of FineWeb (arXiv
 2406.17557), for documents with three quarters in common. As in FineWeb, no pair
-is compared again.
+is compared again, unless the config says so: see `verified_groups`.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from infoprune_jax.runtime.manifests import Manifest, Marker
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.progress import Progress, logger
 from infoprune_jax.runtime.workdir import data_file, near_duplicates_dir
+from infoprune_jax.statistics import verified_groups
 from infoprune_jax.tokens import folds as folds_lib, tables
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -38,6 +39,7 @@ JOB = 'near_duplicates'
 _SCHEME = 'affine32'
 _PIECE = 1024  # shingles hashed at once; their hashes stay in the cache
 _BANDS = 'bands'  # a folder of arrays
+_CACHED = 256  # documents whose shingles stay in memory
 
 
 def run(config: Config, workdir: str) -> None:
@@ -118,7 +120,7 @@ def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
   return np.ascontiguousarray(keys.T)
 
 
-def joined(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def joined(pairs: np.ndarray, count: int) -> np.ndarray:
   """The connected components of a graph.
 
   Args:
@@ -126,12 +128,11 @@ def joined(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     count: N, the number of nodes.
 
   Returns:
-    The first node of each node's component, [N] int64, and the size of the
-    component, [N] int32.
+    The first node of each node's component, [N] int64.
   """
   from scipy import sparse
 
-  group, size = np.arange(count), np.ones(count, np.int32)
+  group = np.arange(count)
   if pairs.size:
     nodes, numbers = np.unique(pairs, return_inverse=True)
     first, second = numbers.reshape(2, -1)
@@ -141,8 +142,7 @@ def joined(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     _, label = sparse.csgraph.connected_components(graph, directed=False)
     _, first_of_label = np.unique(label, return_index=True)
     group[nodes] = nodes[first_of_label[label]]
-    size[nodes] = np.bincount(label)[label]
-  return group, size
+  return group
 
 
 class _SignaturesManifest(Manifest):
@@ -242,18 +242,26 @@ def _write_signatures(
   )
 
 
-def _pairs(task: tuple[str, Manifest, int]) -> np.ndarray:
-  """Neighbours of equal keys in one band, [2, pairs] int64."""
-  path, manifest, band = task
-  keys = np.concatenate(
+def _keys(path: str, manifest: Manifest, band: int) -> np.ndarray:
+  """The keys of all documents in one band, [documents] uint64."""
+  return np.concatenate(
     [
       np.load(manifests.verified(path, manifest, name), mmap_mode='r')[band]
       for name in sorted(manifest['files'])
     ]
   )
+
+
+def _pairs(task: tuple[str, Manifest, int]) -> np.ndarray:
+  """Neighbours of equal keys in one band, [2, pairs] int64."""
+  keys = _keys(*task)
   order = np.argsort(keys, kind='stable')
   same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
   return np.stack([order[same], order[same + 1]])
+
+
+def _buckets(task: tuple[str, Manifest, int]) -> np.ndarray:
+  return verified_groups.buckets(_keys(*task))
 
 
 def _groups(
@@ -262,28 +270,74 @@ def _groups(
   """The table's columns: the first document of each group, and its size."""
   manifest = signatures.finished()
   assert manifest is not None  # `_write_signatures` has finished it.
-  bands = config.near_duplicates.bands
-  tasks = [(signatures.path, manifest, band) for band in range(bands)]
-  progress = Progress(f'{JOB}: groups', 'bands', bands)
+  settings = config.near_duplicates
+  tasks = [(signatures.path, manifest, band) for band in range(settings.bands)]
+  folds = config.reference.folds
+  shards = range(store.num_shards)
+  doc_indices = [_doc_indices(store, shard, folds) for shard in shards]
+  if settings.min_jaccard or settings.groups == 'star':
+    group = _verified(config, store, doc_indices, tasks)
+  else:
+    count = sum(cast(_SignaturesManifest, manifest)['examples_per_shard'])
+    group = _unverified(config, tasks, count)
+  logger.info(
+    '%s: %d of %d examples are near-duplicates of an earlier one',
+    *(JOB, np.count_nonzero(group != np.arange(len(group))), len(group)),
+  )
+  first = np.cumsum([0, *store.documents_per_shard])
+  document = np.concatenate(
+    [first[shard] + doc_indices[shard] for shard in shards]
+  )
+  return {
+    'near_duplicate_group': document[group],
+    'near_duplicates': np.bincount(group)[group].astype(np.int32),
+  }
+
+
+def _unverified(config: Config, tasks: list[Any], count: int) -> np.ndarray:
+  """The first document of each group of documents that bands join."""
+  progress = Progress(f'{JOB}: groups', 'bands', len(tasks))
   pairs = np.zeros((2, 0), np.int64)
   for of_band in workers.run_all(_pairs, tasks, config.corpus.num_workers):
     # Most pairs are in many bands.
     pairs = np.unique(np.concatenate([pairs, of_band], axis=1), axis=1)
     progress.add(1)
-  count = sum(cast(_SignaturesManifest, manifest)['examples_per_shard'])
-  group, size = joined(pairs, count)
-  progress.finish(
-    f'{np.count_nonzero(group != np.arange(count))} of {count} examples are '
-    'near-duplicates of an earlier one'
-  )
-  first = np.cumsum([0, *store.documents_per_shard])
-  document = np.concatenate(
+  progress.finish()
+  return joined(pairs, count)
+
+
+def _verified(
+  config: Config,
+  store: TokenStore,
+  doc_indices: Sequence[np.ndarray],
+  tasks: list[Any],
+) -> np.ndarray:
+  """The first document of each group of documents that are compared."""
+  settings, num_workers = config.near_duplicates, config.corpus.num_workers
+  ends = np.cumsum([len(some) for some in doc_indices])
+
+  @functools.lru_cache(_CACHED)
+  def shingles_of(number: int) -> np.ndarray:
+    shard_index = int(np.searchsorted(ends, number, side='right'))
+    shard = store.shard(shard_index)
+    doc_index = doc_indices[shard_index][number - ends[shard_index]]
+    tokens = shard.tokens[
+      shard.offsets[doc_index] : shard.offsets[doc_index + 1]
+    ]
+    return np.unique(shingles(tokens, settings.ngram))
+
+  texts = np.concatenate(
     [
-      first[shard] + _doc_indices(store, shard, config.reference.folds)
-      for shard in range(store.num_shards)
+      store.shard(shard_index).column('content_hash')[some]
+      for shard_index, some in enumerate(doc_indices)
     ]
   )
-  return {'near_duplicate_group': document[group], 'near_duplicates': size}
+  _, first, inverse = np.unique(texts, return_index=True, return_inverse=True)
+  groups = verified_groups.Groups(
+    shingles_of, settings.min_jaccard, settings.groups == 'star'
+  )
+  by_band = list(workers.run_all(_buckets, tasks, num_workers))
+  return groups.find(by_band, first[inverse], f'{JOB}: compared')
 
 
 def _write_shard(task: _ShardTask) -> Marker:

@@ -1,6 +1,7 @@
 """Bands, samples, thresholds, copies, and scores of several folds."""
 
 import collections
+import functools
 import itertools
 import math
 import pathlib
@@ -159,6 +160,22 @@ def test_what_counts_as_a_copy_can_be_said(make_examples):
   by_source = rule('distinct', 'nll_sum', per='source')
   assert kept_by(by_source, examples) == {0, 1, 2, 3, 4}
   assert kept_by(rule('distinct', 'num_tokens'), examples) == {0}
+
+
+def test_the_best_copies_stay(make_examples):
+  examples = make_examples(
+    [1.0, 3.0, 2.0, 3.0, 0.0],
+    index=[9, 4, 7, 2, 1],
+    content=[5, 5, 5, 5, 6],
+  )
+  best = functools.partial(rule, 'distinct', best='nll_sum')
+  # Of equally good ones the first of the store.
+  assert kept_by(best(), examples) == {3, 4}
+  assert kept_by(best(copies=2), examples) == {1, 3, 4}
+  assert kept_by(best(copies=3), examples) == {1, 2, 3, 4}
+  assert kept_by(best(copies=9), examples) == {0, 1, 2, 3, 4}
+  assert kept_by(rule('distinct', copies=2), examples) == {1, 3, 4}
+  assert kept_by(best(best='-nll_sum'), examples) == {0, 4}
 
 
 def test_a_copy_of_what_was_dropped_stays(make_examples):

@@ -78,9 +78,8 @@ def test_groups_are_what_pairs_join(count, pairs):
     for n in together:
       member[n] = together
   array = np.array(pairs, np.int64).reshape(-1, 2).T
-  group, size = near_duplicates.joined(array, count)
+  group = near_duplicates.joined(array, count)
   assert group.tolist() == [min(members) for members in member]
-  assert size.tolist() == [len(members) for members in member]
 
 
 def varied(ids: list[int], share: float, rng: random.Random) -> list[int]:
@@ -144,8 +143,9 @@ def write(
   return TokenStore.open(str(workdir))
 
 
-def settings(**corpus) -> Config:
+def settings(near_duplicates: dict | None = None, **corpus) -> Config:
   edits = base.get_config()
+  edits.near_duplicates.update(near_duplicates or {})
   edits.corpus.sources.mine = base.text('*.txt')
   edits.corpus.update(num_workers=1, **corpus)
   return config_lib.from_mapping(edits)
@@ -180,6 +180,57 @@ def test_near_duplicates_are_found_and_nothing_else(
   # 20 and 41 are held out, and so is 5.
   assert groups == {n: 0 if n == 40 else n for n in range(60) if n % 3 != 2}
   assert sizes == {n: 2 if n in (0, 40) else 1 for n in groups}
+
+
+def groups_of(workdir: str) -> dict[int, int]:
+  """The group of each document of a store with one shard."""
+  found = tables.read_table(near_duplicates_dir(workdir))
+  columns = (
+    found[name].to_pylist() for name in ('doc_index', 'near_duplicate_group')
+  )
+  return dict(zip(*columns, strict=True))
+
+
+def test_pairs_with_less_in_common_are_apart(tmp_path):
+  """0 and 1 share 9 of 10 shingles, 0 and 3 about 6 of 10."""
+  rng = random.Random(1)
+  first = [rng.randrange(900) for _ in range(LENGTH)]
+  made = [first, varied(first, 0.05, rng), [], varied(first, 0.25, rng)]
+  many = {'bands': 200, 'rows_per_band': 2}  # All pairs are candidates.
+  for least, expected in (
+    (0.0, {0: 0, 1: 0, 3: 0}),
+    (0.75, {0: 0, 1: 0, 3: 3}),
+    (0.95, {0: 0, 1: 1, 3: 3}),
+  ):
+    workdir = tmp_path / str(least)
+    write(workdir, made, 1)
+    near_duplicates.run(settings(many | {'min_jaccard': least}), str(workdir))
+    assert groups_of(str(workdir)) == expected
+
+
+def test_a_star_cuts_a_chain(tmp_path):
+  """Each shares 8 of 10 shingles with the one before, and less with others."""
+  rng = random.Random(2)
+  chain = [[rng.randrange(900) for _ in range(LENGTH)]]
+  for number in range(1, 5):
+    ids = list(chain[-1])
+    ids[30 * number : 30 * number + 30] = [
+      rng.randrange(900) for _ in range(30)
+    ]
+    chain += [ids]
+  made = [each for ids in chain for each in (ids, ids, [])]  # 3n + 2 held out
+  many = {'bands': 200, 'rows_per_band': 2, 'min_jaccard': 0.75}
+  for groups, expected in (
+    ('connected', [0, 0, 0, 0, 0]),
+    ('star', [0, 0, 6, 6, 12]),
+  ):
+    write(tmp_path / groups, made, 1)
+    near_duplicates.run(
+      settings(many | {'groups': groups}), str(tmp_path / groups)
+    )
+    found = groups_of(str(tmp_path / groups))
+    assert [found[3 * n] for n in range(5)] == expected
+    assert [found[3 * n + 1] for n in range(5)] == expected
 
 
 def test_processes_beam_and_a_kill_do_not_matter(documents, tmp_path):

@@ -268,9 +268,10 @@ def _costs(
   runs = [upstream.runs[arm, seed] for seed in config.train.seeds]
   # Only rules that rank by the reference model's NLL need it, and weights.
   pays = config.train.token_weights.get(arm, 1.0) < 1.0 or any(
-    expressions.reads_reference(rule.score)
+    expressions.reads_reference(text)
     for _, keep_set in config.select.phases(arm)
     for rule in config.select.arms[keep_set]
+    for text in rule.expressions
   )
   scores = upstream.scores
   flops = {

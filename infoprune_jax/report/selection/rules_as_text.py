@@ -37,9 +37,7 @@ def describe_rule(rule: RuleConfig) -> str:
     'repeat': _repeats(rule, score),
     'all': 'everything scored',
     'all_plus_reference': 'everything scored, and the reference split',
-    'distinct': f'the first example of each value of {score}'
-    if score
-    else 'the first copy of each text',
+    'distinct': _distinct(rule, score),
     'random': f'a random {fraction}',
     'sample': f'a sample of {fraction}, likelier by exp(score / '
     f'{rule.temperature:g}), where score is {score}',
@@ -48,6 +46,16 @@ def describe_rule(rule: RuleConfig) -> str:
     'threshold': f'{score} {_bounds(rule.low, rule.high)}',
   }.get(rule.keep, f'the {rule.keep} {fraction} by {score}')
   return ', '.join([text, *_conditions(rule)])
+
+
+def _distinct(rule: RuleConfig, score: str) -> str:
+  one, many, group = 'copy', 'copies', 'each text'
+  if score:
+    one, many, group = 'example', 'examples', f'each value of {score}'
+  what = f'{one if rule.copies == 1 else f"{rule.copies} {many}"} of {group}'
+  if not rule.best.strip():
+    return f'the first {what}'
+  return f'the {what} with the highest {" ".join(rule.best.split())}'
 
 
 def _repeats(rule: RuleConfig, score: str) -> str:

@@ -71,6 +71,14 @@ def test_every_kind_of_rule(keep):
       'the first copy of each text, within each source',
     ),
     (
+      rule('distinct', copies=3, best='nll_sum'),
+      'the 3 copies of each text with the highest nll_sum',
+    ),
+    (
+      rule('distinct', 'near_duplicate_group', copies=2),
+      'the first 2 examples of each value of near_duplicate_group',
+    ),
+    (
       rule('distinct', 'near_duplicate_group', missing='lowest'),
       'the first example of each value of near_duplicate_group, where examples '
       'without a score count as one value',
@@ -105,6 +113,8 @@ OF_OTHER_KINDS = {
   'temperature': ('sample', 1.5, 2.5),
   'max_repeats': ('repeat', 2, 3),
   'curve': ('repeat', ((0.0, 1.0),), ((0.0, 2.0),)),
+  'copies': ('distinct', 2, 3),
+  'best': ('distinct', 'nll_sum', 'num_tokens'),
 }
 
 
