@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from infoprune_jax.export.documents import DocumentMarker, ShardTask
+from infoprune_jax.runtime import files
 from infoprune_jax.runtime.artifacts import Artifact
-from infoprune_jax.runtime.files import FileFacts, write_text
+from infoprune_jax.runtime.files import FileFacts
 from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.workdir import DATA, data_file
 
@@ -85,13 +86,13 @@ def write_index(artifact: Artifact, markers: Sequence[MdsMarker]) -> FileFacts:
     )
   ]
   text = json.dumps({'shards': shards, 'version': _VERSION}, indent=1)
-  return write_text(f'{artifact.path}/{INDEX}', text, artifact.write_file)
+  return files.write_text(f'{artifact.path}/{INDEX}', text, artifact.write_file)
 
 
 def _counts(num_bytes: np.ndarray) -> list[int]:
   """The number of samples of each file, from the bytes of their texts."""
-  files = np.cumsum(num_bytes, dtype=np.int64) // _SIZE_LIMIT
-  return np.unique(files, return_counts=True)[1].tolist()
+  number_of_file = np.cumsum(num_bytes, dtype=np.int64) // _SIZE_LIMIT
+  return np.unique(number_of_file, return_counts=True)[1].tolist()
 
 
 def _samples(task: ShardTask) -> Iterator[bytes]:

@@ -74,7 +74,7 @@ def test_a_shard_without_documents_has_no_files(
   select_all(edits, workdir)
   folder = export('megatron', 'few')
   kept = kept_documents('few')
-  assert 1 <= len(kept) and len(list(folder.glob('*.idx'))) < 4
+  assert len(kept) >= 1 and len(list(folder.glob('*.idx'))) < 4
   assert len(list(folder.glob('*.idx'))) <= len(kept)
   assert len(read_all(folder)) == len(kept)
 

@@ -3,19 +3,28 @@
 `make test-trainers` has their libraries; without one its tests are skipped.
 """
 
+import pathlib
+from collections.abc import Callable
+
 import pytest
 
 from infoprune_jax.tokens.token_store import TokenStore
 
 
+@pytest.fixture
+def exported(export, tmp_path) -> Callable[[str], pathlib.Path]:
+  """Exports an arm to a folder whose name every trainer can read."""
+  return lambda format: export(format, 'often', folder=str(tmp_path / 'out'))
+
+
 def test_megatron_core_reads_the_documents(
-  counts, export, kept_documents, workdir
+  counts, exported, kept_documents, workdir
 ):
   indexed_dataset = pytest.importorskip(
     'megatron.core.datasets.indexed_dataset'
   )
   eos = TokenStore.open(workdir).eos_id
-  folder = export('megatron', 'often')
+  folder = exported('megatron')
   found, num_documents = [], 0
   for path in sorted(folder.glob('*.idx')):
     dataset = indexed_dataset.IndexedDataset(str(path)[:-4])
@@ -29,12 +38,12 @@ def test_megatron_core_reads_the_documents(
   assert num_documents == len(found) == sum(counts.values())
 
 
-def test_megatron_core_merges_shards(counts, export, workdir, tmp_path):
+def test_megatron_core_merges_shards(counts, exported, workdir, tmp_path):
   """As tools/merge_datasets.py of Megatron-LM does."""
   indexed_dataset = pytest.importorskip(
     'megatron.core.datasets.indexed_dataset'
   )
-  paths = sorted(export('megatron', 'often').glob('*.idx'))
+  paths = sorted(exported('megatron').glob('*.idx'))
   first = indexed_dataset.IndexedDataset(str(paths[0])[:-4])
   builder = indexed_dataset.IndexedDatasetBuilder(
     f'{tmp_path}/all.bin', dtype=first.index.dtype
@@ -52,10 +61,10 @@ def test_megatron_core_merges_shards(counts, export, workdir, tmp_path):
 
 
 def test_streaming_reads_the_samples(
-  counts, export, exported_records, tmp_path
+  counts, exported, exported_records, tmp_path
 ):
   streaming = pytest.importorskip('streaming')
-  folder = export('mds', 'often')
+  folder = exported('mds')
   dataset = streaming.StreamingDataset(
     local=str(folder.parent), split='data', batch_size=1, shuffle=False
   )
@@ -71,12 +80,12 @@ def test_streaming_reads_the_samples(
   ]
 
 
-def test_levanter_reads_the_cache(counts, export, kept_documents, workdir):
+def test_levanter_reads_the_cache(counts, exported, kept_documents, workdir):
   cache_lib = pytest.importorskip('levanter.store.cache')
   import numpy as np
 
   store = TokenStore.open(workdir)
-  folder = export('levanter', 'often') / 'train'
+  folder = exported('levanter') / 'train'
   exemplar = {'input_ids': np.zeros(0, np.int32)}
   cache = cache_lib.TreeCache.load(str(folder), exemplar)
   expected = [
@@ -88,7 +97,7 @@ def test_levanter_reads_the_cache(counts, export, kept_documents, workdir):
 
 
 def test_levanter_makes_sequences_of_the_cache(
-  counts, export, kept_documents, workdir
+  counts, exported, kept_documents, workdir
 ):
   text = pytest.importorskip('levanter.data.text')
   cache_lib = pytest.importorskip('levanter.store.cache')
@@ -102,7 +111,7 @@ def test_levanter_makes_sequences_of_the_cache(
     for ids in kept_documents('often')
     for token in (store.bos_id, *ids, store.eos_id)
   ]
-  folder = export('levanter', 'often') / 'train'
+  folder = exported('levanter') / 'train'
   exemplar = {'input_ids': np.zeros(0, np.int32)}
   cache = cache_lib.TreeCache.load(str(folder), exemplar)
   dataset = text.TokenSeqDataset(cache, 64)
