@@ -38,7 +38,10 @@ def settings(corpus: str, beam_options: tuple[str, ...]) -> config_lib.Config:
   edits = small_config(corpus)
   edits.corpus.beam_options = beam_options
   edits.select.arms.deduplicated = base.arm('distinct', 'near_duplicate_group')
-  edits.export.formats = ('jsonl', 'parquet', 'dolma_attributes')
+  edits.export.formats = (
+    *('jsonl', 'parquet', 'dolma_attributes'),
+    *('megatron', 'mds', 'levanter'),
+  )
   edits.export.arms = ('deduplicated',)
   return config_lib.from_mapping(edits)
 

@@ -49,6 +49,7 @@ LAZY = (
   'huggingface_hub',
   'jinja2',
   'matplotlib',
+  'tensorstore',
 )
 MAX_FILE, MAX_FUNCTION = 400, 60  # lines
 
