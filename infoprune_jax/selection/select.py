@@ -15,6 +15,7 @@ from infoprune_jax.runtime import artifacts, files, manifests
 from infoprune_jax.runtime.progress import logger, quantity
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
+  contamination_dir,
   keep_set_dir,
   near_duplicates_dir,
   scores_dir,
@@ -135,6 +136,10 @@ def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
       inputs.store,
     )
     made_from['near_duplicates'] = groups['fingerprint']
+  if rules_lib.reads_contamination(rules):
+    path, kind = contamination_dir(inputs.workdir), 'table of contamination'
+    table = _open_table(path, kind, 'decontaminate', inputs.store)
+    made_from['contamination'] = table['fingerprint']
   for name in rules_lib.tables_read(rules, inputs.joined):
     made_from[user_table_input(name)] = inputs.joined[name]
   for name in rules_lib.classifiers_read(rules):
