@@ -95,7 +95,9 @@ def decontaminate(plan: Plan) -> Cost:
   """The text that is read again; the benchmarks were read by the checks."""
   section = plan.config.select.decontaminate
   size = quantity(sum(file.size for file in plan.inputs), 'B')
-  return Cost(f'reads the corpus twice, {size}; n-grams of {section.ngram} words')
+  return Cost(
+    f'reads the corpus twice, {size}; n-grams of {section.ngram} words'
+  )
 
 
 def train(plan: Plan) -> Cost:

@@ -57,7 +57,9 @@ class SelectConfig:
   # Tables of the user's, whose columns rules can read as TABLE.COLUMN.
   tables: Mapping[str, TableConfig] = dataclasses.field(default_factory=dict)
   # Benchmarks whose text is looked for in the corpus.
-  decontaminate: BenchmarksConfig = BenchmarksConfig()
+  decontaminate: BenchmarksConfig = dataclasses.field(
+    default_factory=BenchmarksConfig
+  )
 
   def __post_init__(self):
     for name in self.tables:

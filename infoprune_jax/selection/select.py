@@ -23,7 +23,13 @@ from infoprune_jax.runtime.workdir import (
   user_table_dir,
   user_table_input,
 )
-from infoprune_jax.selection import keep_set, rules as rules_lib, shown, summary
+from infoprune_jax.selection import (
+  groups_kept,
+  keep_set,
+  rules as rules_lib,
+  shown,
+  summary,
+)
 from infoprune_jax.selection.arrays import steps
 from infoprune_jax.selection.examples import Examples, ExampleShards
 from infoprune_jax.tokens.token_store import TokenStore
@@ -62,7 +68,7 @@ def run(config: Config, workdir: str) -> None:
   selections = []
   for name, (arm, seed) in arms.items():
     artifact = describe(config, workdir, arm, seed, _made_from(inputs, arm))
-    if _is_done(artifact, inputs.summary_key):
+    if _is_done(artifact, _summary_key(inputs, arm)):
       logger.info('select: %s finished before, skipped', name)
       continue
     try:
@@ -82,6 +88,9 @@ def _open_inputs(config: Config, workdir: str) -> _Inputs:
   manifests.check_sizes(path, scores, kind, 'score')
   path, kind = statistics_dir(workdir), 'table of statistics'
   statistics = _open_table(path, kind, 'statistics', store)
+  contamination = ''
+  if config.select.decontaminate.paths:
+    contamination = _contamination(workdir, store)['fingerprint']
   joined = {}
   for name in config.select.tables:
     path = user_table_dir(workdir, name)
@@ -103,6 +112,7 @@ def _open_inputs(config: Config, workdir: str) -> _Inputs:
       'num_examples': config.report.num_examples,
       # Shown examples have these columns.
       **({'tables': joined} if joined else {}),
+      **({'contaminated': contamination} if contamination else {}),
     },
   )
 
@@ -122,6 +132,17 @@ def _open_table(
   return manifest
 
 
+def _contamination(workdir: str, store: TokenStore) -> manifests.Manifest:
+  path, kind = contamination_dir(workdir), 'table of contamination'
+  return _open_table(path, kind, 'decontaminate', store)
+
+
+def _summary_key(inputs: _Inputs, arm: str) -> dict[str, Any]:
+  """Entries of the summary of an arm that decide if it is written again."""
+  per = groups_kept.expressions(inputs.config.select.arms[arm])
+  return {**inputs.summary_key, **({'per': per} if per else {})}
+
+
 def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
   """Fingerprints of what the keep sets of an arm are made from, by name."""
   rules = inputs.config.select.arms[arm]
@@ -137,8 +158,7 @@ def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
     )
     made_from['near_duplicates'] = groups['fingerprint']
   if rules_lib.reads_contamination(rules):
-    path, kind = contamination_dir(inputs.workdir), 'table of contamination'
-    table = _open_table(path, kind, 'decontaminate', inputs.store)
+    table = _contamination(inputs.workdir, inputs.store)
     made_from['contamination'] = table['fingerprint']
   for name in rules_lib.tables_read(rules, inputs.joined):
     made_from[user_table_input(name)] = inputs.joined[name]
@@ -147,6 +167,25 @@ def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
     odds = _open_table(path, f'table of {kind}', 'classify', inputs.store)
     made_from[PREFIX + name] = odds['fingerprint']
   return made_from
+
+
+def tables_read(
+  config: Config, workdir: str, rules: Sequence[RuleConfig]
+) -> dict[str, str]:
+  """The folders of the tables that rules read, by the names of the inputs."""
+  read = {}
+  if rules_lib.reads_tables(rules):
+    read['scores'] = scores_dir(workdir)
+    read['statistics'] = statistics_dir(workdir)
+  if rules_lib.reads_near_duplicates(rules):
+    read['near_duplicates'] = near_duplicates_dir(workdir)
+  if rules_lib.reads_contamination(rules):
+    read['contamination'] = contamination_dir(workdir)
+  for name in rules_lib.tables_read(rules, config.select.tables):
+    read[user_table_input(name)] = user_table_dir(workdir, name)
+  for name in rules_lib.classifiers_read(rules):
+    read[PREFIX + name] = classifier_dir(workdir, name)
+  return read
 
 
 def describe(
@@ -198,6 +237,7 @@ class _Selection(NamedTuple):
   """A keep set that is to be written."""
 
   artifact: artifacts.Artifact
+  key: Mapping[str, Any]  # entries that decide if it is written again
   counts: Mapping[str, Any]  # the summary
   # uint8, [ceil(documents / 8)]: a bit for each; or [documents]: a count.
   data: np.ndarray
@@ -215,9 +255,11 @@ def _select(
   config, store = inputs.config, inputs.store
   rules = config.select.arms[arm]
   kept, decision = decide(rules, examples, artifact.options['draw'])
+  key = _summary_key(inputs, arm)
   counts = {
-    **inputs.summary_key,
+    **key,
     **summary.summarize(examples, kept),
+    **_of_groups(key, examples, kept, rules),
     **shown.examples_of(
       examples,
       kept.astype(bool, copy=False),
@@ -238,17 +280,32 @@ def _select(
   keep_set.check_any(artifact, mask)
   is_mask = mask.dtype == bool
   data = np.packbits(mask) if is_mask else mask
-  return _Selection(artifact, counts, data, is_mask)
+  return _Selection(artifact, key, counts, data, is_mask)
+
+
+def _of_groups(
+  key: Mapping[str, Any],
+  examples: Examples,
+  kept: np.ndarray,
+  rules: Sequence[RuleConfig],
+) -> dict[str, Any]:
+  """What is kept of groups and of contaminated examples, where there are any."""
+  counts: dict[str, Any] = {}
+  if 'per' in key:
+    counts['groups'] = groups_kept.by_groups(examples, kept, rules)
+  if 'contaminated' in key:
+    counts['benchmarks'] = groups_kept.by_benchmarks(examples, kept)
+  return counts
 
 
 def _write(inputs: _Inputs, selection: _Selection) -> None:
   """Writes a keep set, unless another process has written it meanwhile."""
-  artifact, counts, kept, is_mask = selection
+  artifact, key, counts, kept, is_mask = selection
   if is_mask:
     num_documents = sum(inputs.store.documents_per_shard)
     kept = np.unpackbits(kept, count=num_documents).astype(bool)
   with files.lock(artifact.path):
-    if _is_done(artifact, inputs.summary_key):
+    if _is_done(artifact, key):
       return
     artifact = artifact.begin()
     files.write_record(

@@ -16,7 +16,9 @@ from infoprune_jax.runtime.progress import logger
 from infoprune_jax.statistics import words
 from infoprune_jax.statistics.example_texts import sha256_of
 
-INPUT = 'benchmark '  # what the names of inputs begin with, before a benchmark's
+INPUT = (
+  'benchmark '  # what the names of inputs begin with, before a benchmark's
+)
 SEPARATOR = ', '  # between the names of benchmarks
 _FIELD = 'select.decontaminate.paths'
 _EXTENSIONS = ('.jsonl', '.json', '.ndjson')
@@ -142,22 +144,25 @@ def read(config: BenchmarksConfig) -> BenchmarkNgrams:
       ngram,
     )
   hashes = np.concatenate(of_each)
-  owners = np.repeat(np.arange(len(names), dtype=np.int32), [*map(len, of_each)])
+  owners = np.repeat(
+    np.arange(len(names), dtype=np.int32), [*map(len, of_each)]
+  )
   order = np.argsort(hashes, kind='stable')
   return BenchmarkNgrams(names, hashes[order], owners[order], ngram)
 
 
 def _hashes(path: str, config: BenchmarksConfig) -> np.ndarray:
   """The distinct hashes of n-grams in a file, [n-grams] uint64."""
-  some, has_text, number = [np.zeros(0, np.uint64)], False, 0
+  some, has_text, line_number = [np.zeros(0, np.uint64)], False, 1
   try:
     for number, line in sources.read_lines(path):
+      line_number = number
       for text in _texts(sources.json_object(line), config.text_columns):
         has_text |= bool(text.strip())
         some.append(words.hashes(records.encodable(text), config.ngram))
   except records.Bad as bad:
     raise UserError(
-      f'{path}:{number or 1}: {bad.args[0]} ({bad.args[1]}). A benchmark is '
+      f'{path}:{line_number}: {bad.args[0]} ({bad.args[1]}). A benchmark is '
       'JSONL, with an object on each line: fix the file, or name others in '
       f'{_FIELD}.'
     ) from None

@@ -59,7 +59,9 @@ def run(config: Config, workdir: str) -> None:
   store = TokenStore.open(workdir)
   section = config.select.decontaminate
   if not section.paths:
-    logger.info('%s: select.decontaminate names no benchmarks: nothing to do', JOB)
+    logger.info(
+      '%s: select.decontaminate names no benchmarks: nothing to do', JOB
+    )
     return
   path = contamination_dir(workdir)
   with files.lock(path):

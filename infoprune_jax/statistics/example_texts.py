@@ -72,7 +72,10 @@ def digest(name: str, config: ClassifierConfig) -> str:
   """
   listed = list_files(name, config)
   return manifests.fingerprint(
-    {label: [sha256_of(file.path) for file in listed[label]] for label in LABELS}
+    {
+      label: [sha256_of(file.path) for file in listed[label]]
+      for label in LABELS
+    }
   )
 
 
