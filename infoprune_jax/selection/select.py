@@ -36,6 +36,8 @@ from infoprune_jax.tokens.token_store import TokenStore
 
 # The version of summaries; those of another version are written again.
 SUMMARY_VERSION = 3
+# Entries of summaries that only some have, see `_Inputs.summary_key`.
+_OPTIONAL_KEYS = ('tables', 'contaminated', 'per')
 
 
 class _Inputs(NamedTuple):
@@ -230,7 +232,9 @@ def _is_done(
   """
   finished = artifact.finished()
   written = keep_set.read_summary(artifact.path) or {}
-  return finished is not None and summary_key.items() <= written.items()
+  names = {*_OPTIONAL_KEYS, *summary_key}
+  same = all(written.get(name) == summary_key.get(name) for name in names)
+  return finished is not None and same
 
 
 class _Selection(NamedTuple):
