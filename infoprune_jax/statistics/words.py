@@ -81,9 +81,15 @@ def _characters() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     change, [_NUM_CHARACTERS] bool.
   """
   texts, varies = [], np.zeros(_NUM_CHARACTERS, bool)
-  second = {
-    unicodedata.decomposition(chr(code)).partition(' ')[2]
+  pairs = [
+    unicodedata.decomposition(chr(code)).split()
     for code in range(_NUM_CHARACTERS)
+  ]
+  # Of canonical decompositions, into two characters.
+  second = {
+    int(pair[1], 16)
+    for pair in pairs
+    if len(pair) == 2 and not pair[0].startswith('<')
   }
   for code in range(_NUM_CHARACTERS):
     if 0xD800 <= code < 0xE000:  # Surrogates are in no text.
@@ -96,7 +102,7 @@ def _characters() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     first = unicodedata.normalize('NFKD', chr(code))[0]
     varies[code] = (
       unicodedata.combining(first) > 0
-      or f'{ord(first):04X}' in second
+      or ord(first) in second
       or 0x1160 <= ord(first) < 0x1200
       or 'Σ' in composed
     )
@@ -117,10 +123,24 @@ def _hash(data, ngram, texts, starts, varies, out):
   The number is -1 if a character may change with its neighbours.
   """
   num_words, word, inside, position = 0, _START, False, 0
+  # What each character of ASCII becomes: one byte, or none.
+  plain = np.zeros(0x80, np.uint8)
+  for code in range(0x80):
+    if starts[code] < starts[code + 1]:
+      plain[code] = texts[starts[code]]
   while position < len(data):
     code = np.int64(data[position])
     position += 1
-    if code >= 0x80:  # Valid UTF-8 of two, three or four bytes.
+    if code < 0x80:
+      byte = plain[code]
+      if byte > _SPACE:
+        word = (word ^ np.uint64(byte)) * _PRIME
+        inside = True
+      elif byte and inside:
+        out[num_words] = _scramble(word)
+        num_words, word, inside = num_words + 1, _START, False
+      continue
+    else:  # Valid UTF-8 of two, three or four bytes.
       more = 1 if code < 0xE0 else 2 if code < 0xF0 else 3
       code &= 0x3F >> more
       for _ in range(more):
