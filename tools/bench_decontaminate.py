@@ -110,9 +110,9 @@ def check(
           owners[one].add(name)
   wrong = 0
   for text, count in zip(texts, got, strict=True):
-    found = [owners[one] for one in ngrams(text, config.ngram) if one in owners]
-    names = ', '.join(sorted(set().union(*found)))
-    wrong += count != (len(found), names)
+    known = [owners[one] for one in ngrams(text, config.ngram) if one in owners]
+    names = ', '.join(sorted(set().union(*known)))
+    wrong += count != (len(known), names)
   print(f'plain Python counts {len(texts) - wrong} of {len(texts)} texts alike')
   if wrong:
     sys.exit(1)

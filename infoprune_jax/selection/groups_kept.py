@@ -64,10 +64,10 @@ def by_benchmarks(examples: Examples, kept: np.ndarray) -> list[dict[str, Any]]:
   """
   names, counts = _sizes(examples, kept, 'contaminated_by')
   sums: dict[str, np.ndarray] = {'': np.zeros_like(counts[..., 0])}
-  for number, found in enumerate(names):
-    if found == CLEAN:
+  for number, joined in enumerate(names):
+    if joined == CLEAN:
       continue
-    for name in ('', *found.split(', ')):
+    for name in ('', *joined.split(', ')):
       sums[name] = sums.get(name, 0) + counts[..., number]
   return [{'benchmark': name, **_named(sums[name])} for name in sorted(sums)]
 

@@ -55,16 +55,16 @@ class BenchmarkNgrams:
       Their number, where an n-gram counts as often as it occurs; and the names
       of the benchmarks, with `SEPARATOR` between them.
     """
-    found = np.zeros(len(self.names), np.bool_)
+    is_owner = np.zeros(len(self.names), np.bool_)
     hashes = words.hashes(text.encode(), self.ngram)
-    count = _count(hashes, self._filter, self.hashes, self.owners, found)
-    names = [self.names[number] for number in np.flatnonzero(found)]
+    count = _count(hashes, self._filter, self.hashes, self.owners, is_owner)
+    names = [self.names[number] for number in np.flatnonzero(is_owner)]
     return int(count), SEPARATOR.join(names)
 
 
 @numba.njit(cache=True, nogil=True)
-def _count(hashes, is_set, known, owners, found):
-  """Counts the hashes that are known, and marks their owners in `found`."""
+def _count(hashes, is_set, known, owners, is_owner):
+  """Counts the hashes that are known, and marks their owners in `is_owner`."""
   count, bits = 0, 3
   while 1 << (bits - 3) < len(is_set):
     bits += 1
@@ -77,7 +77,7 @@ def _count(hashes, is_set, known, owners, found):
       continue
     count += 1
     while place < len(known) and known[place] == value:
-      found[owners[place]] = True
+      is_owner[owners[place]] = True
       place += 1
   return count
 
