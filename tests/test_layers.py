@@ -19,6 +19,7 @@ LAYERS = (
   ('main',),
   ('dry_run',),
   ('stages',),
+  ('stage',),
   ('checks', 'costs', 'planned'),
   ('verify',),
   ('report',),

@@ -15,7 +15,6 @@ from infoprune_jax.corpus import quiet_tensorflow, sources
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.corpus.records import InputFile
 from infoprune_jax.export import (
-  corpus,
   decisions,
   documents,
   dolma,
@@ -39,6 +38,7 @@ from infoprune_jax.runtime.resumable import (
 from infoprune_jax.runtime.workdir import export_dir
 from infoprune_jax.selection import keep_set
 from infoprune_jax.selection.keep_set import KeepSet
+from infoprune_jax.tokens import original_documents
 from infoprune_jax.tokens.token_store import TokenStore
 
 # No arm has this name: it is not an identifier.
@@ -111,7 +111,7 @@ def run(config: Config, workdir: str) -> None:
   with workers.shared_pool(config.corpus, workdir, 'export'):
     index = None
     if any(_needs_corpus(config, export.format) for export in todo):
-      index = corpus.read_again(config, store)
+      index = original_documents.read_again(config, store, 'export')
     source = _Source(
       workdir,
       store,
@@ -313,7 +313,7 @@ def _document_tasks(
     if chosen.has_repeats:
       documents.check_repeats(kept)
   if export.format == 'parquet':
-    corpus.source_names(kept)
+    original_documents.source_names(kept)
     types = workers.run_all(documents.record_types, tasks, source.num_workers)
     schemas = documents.schemas_of(kept, types, chosen.has_repeats)
     if len(set(schemas.values())) > 1:

@@ -118,7 +118,7 @@ def test_what_is_finished_is_skipped(edits, workdir, caplog, monkeypatch):
   folder = run(edits, workdir, formats=('jsonl', 'scores'))
   before = {path: path.stat().st_mtime_ns for path in folder.rglob('part-*')}
   # Nor is the corpus read again.
-  monkeypatch.setattr(job.corpus, 'read_again', None)
+  monkeypatch.setattr(job.original_documents, 'read_again', None)
   run(edits, workdir)
   assert before == {p: p.stat().st_mtime_ns for p in folder.rglob('part-*')}
 
