@@ -3,7 +3,7 @@
 This is a radix selection: each pass over the keys adds up weights by the next
 digit of the keys, and finds the digit at which the budget runs out. A seeded
 hash orders equal keys in the same way. All groups are selected at once, each
-with its own budget.
+with its own budget. Small groups of many are sorted, one at a time.
 """
 
 import functools
@@ -15,10 +15,18 @@ import numba
 import numpy as np
 
 from infoprune_jax.runtime import hashing
-from infoprune_jax.selection.arrays import scratch, side_by_side, slices
+from infoprune_jax.selection.arrays import (
+  by_group,
+  group_slices,
+  scratch,
+  side_by_side,
+  slices,
+)
 
-_BITS = 16  # of a digit; 8 where there are many groups, each with a table
-_MANY = 256
+_BITS = 16  # of a digit
+# The most groups that have a table of digits. Of more groups those that have a
+# smaller fraction of the examples are sorted.
+_TABLES = 256
 
 
 def ordered_bits(values: np.ndarray) -> np.ndarray:
@@ -66,7 +74,6 @@ class _Digit(NamedTuple):
 
   of_key: bool
   shift: np.uint64
-  bits: np.uint64
 
 
 def lowest(
@@ -104,33 +111,92 @@ def _run_out_at(
   ranking: Ranking, candidate: np.ndarray, budget: np.ndarray
 ) -> _Last:
   """The example at which each budget runs out; the largest where none does."""
-  bits = _BITS if len(budget) <= _MANY else _BITS // 2
-  left = budget.astype(np.int64)
-  zeros = np.zeros(len(left), np.uint64)
-  last = _Last(zeros, zeros.copy(), np.zeros(len(left), bool))
-  shifts = range(64 - bits, -1, -bits)
-  for of_key, shift in itertools.product((True, False), shifts):
-    if last.complete.all():
-      break
-    digit = _Digit(of_key, np.uint64(shift), np.uint64(bits))
-    sums = _sums_of_digits(ranking, candidate, last, digit)
-    _narrow(last, left, sums, digit)
+  count = len(budget)
+  zeros = np.zeros(count, np.uint64)
+  last = _Last(zeros, zeros.copy(), np.zeros(count, bool))
+  if count > _TABLES:
+    ones = np.broadcast_to(np.int32(1), len(candidate))
+    sizes = add_up(ones, ranking.group, candidate, count)
+    is_small = sizes < -(-len(candidate) // _TABLES)
+    _sort_groups(ranking, candidate, budget, is_small, last)
+    passed = np.flatnonzero(~is_small)
+  else:
+    passed = np.arange(count)
+  _pass_by_digits(ranking, candidate, budget, passed, last)
   return last
 
 
+def _sort_groups(
+  ranking: Ranking,
+  candidate: np.ndarray,
+  budget: np.ndarray,
+  chosen: np.ndarray,
+  last: _Last,
+) -> None:
+  """Finds where the budgets of some groups run out, by a sort of each.
+
+  Args:
+    ranking: The examples.
+    candidate: [examples] bool.
+    budget: [G] int64.
+    chosen: [G] bool, which groups.
+    last: Of these groups it is set.
+  """
+  key, index, weight, group, seed = ranking
+  order, starts = by_group(group, candidate, chosen)
+  salt = hashing.offset(seed)
+
+  def sort(some: slice) -> None:
+    numbers = np.arange(some.start, some.stop)[chosen[some]]
+    _sort_each(numbers, starts, order, key, index, weight, budget, salt, *last)
+
+  side_by_side(sort, group_slices(starts))
+
+
+def _pass_by_digits(
+  ranking: Ranking,
+  candidate: np.ndarray,
+  budget: np.ndarray,
+  numbers: np.ndarray,
+  last: _Last,
+) -> None:
+  """Finds where the budgets of some groups run out, digit by digit.
+
+  Args:
+    ranking: The examples.
+    candidate: [examples] bool.
+    budget: [G] int64.
+    numbers: The groups.
+    last: Of these groups it is set.
+  """
+  left = budget.astype(np.int64)
+  open_groups = numbers
+  for of_key, shift in itertools.product((True, False), range(48, -1, -_BITS)):
+    if not len(open_groups):
+      break
+    digit = _Digit(of_key, np.uint64(shift))
+    sums = _sums_of_digits(ranking, candidate, last, open_groups, digit)
+    open_groups = _narrow(last, left, open_groups, sums, digit)
+
+
 def _sums_of_digits(
-  ranking: Ranking, candidate: np.ndarray, last: _Last, digit: _Digit
+  ranking: Ranking,
+  candidate: np.ndarray,
+  last: _Last,
+  numbers: np.ndarray,
+  digit: _Digit,
 ) -> np.ndarray:
-  """`_add_up_digits` by threads, [G, digits]."""
+  """`_add_up_digits` by threads, [groups, digits, 2]: weights and counts."""
   *columns, seed = ranking
   arrays = (*columns, candidate)
-  shape = len(last.key), 1 << int(digit.bits)
-  options = (*last, hashing.offset(seed), *digit)
+  shape = len(numbers), 1 << _BITS, 2
+  row = np.full(len(last.key), -1, np.int32)
+  row[numbers] = np.arange(len(numbers))
+  options = (row, last.key, last.tie, hashing.offset(seed), *digit)
 
   def add(some: slice) -> np.ndarray:
     sums = np.zeros(shape, np.int64)
-    arguments = [*(array[some] for array in arrays), *options, sums]
-    _add_up_digits(*arguments)
+    _add_up_digits(*(array[some] for array in arrays), *options, sums)
     return sums
 
   return functools.reduce(
@@ -139,29 +205,44 @@ def _sums_of_digits(
 
 
 def _narrow(
-  last: _Last, left: np.ndarray, sums: np.ndarray, digit: _Digit
-) -> None:
+  last: _Last,
+  left: np.ndarray,
+  numbers: np.ndarray,
+  sums: np.ndarray,
+  digit: _Digit,
+) -> np.ndarray:
   """Finds the digit of each group at which its budget runs out.
 
   Args:
     last: The digits before; this one is added to them.
     left: [G] int64, of each budget; what smaller digits weigh is taken off.
-    sums: [G, digits] int64, what each digit weighs.
+    numbers: The groups.
+    sums: [groups, digits, 2] int64, the weight and the count of each digit.
     digit: Which one.
+
+  Returns:
+    The groups that need the next digit.
   """
   value = last.key if digit.of_key else last.tie
-  for group in np.flatnonzero(~last.complete):
-    total = np.cumsum(sums[group])
+  narrowed = []
+  for group, (weights, counts) in zip(
+    numbers, np.moveaxis(sums, 2, 1), strict=True
+  ):
+    total = np.cumsum(weights)
     position = int(np.searchsorted(total, left[group], side='right'))
     if position < len(total):
       left[group] -= total[position - 1] if position else 0
       value[group] |= np.uint64(position) << digit.shift
+      # One example alone is the one that is not taken, whatever follows.
+      if counts[position] > 1:
+        narrowed.append(group)
       continue
     # All is taken that begins so: this digit and those after are the largest.
-    value[group] |= np.uint64((1 << int(digit.shift + digit.bits)) - 1)
+    value[group] |= np.uint64((1 << (int(digit.shift) + _BITS)) - 1)
     if digit.of_key:
       last.tie[group] = np.uint64(2**64 - 1)
     last.complete[group] = True
+  return np.array(narrowed, np.int64)
 
 
 _scramble = numba.njit(hashing.scramble, inline='always')
@@ -180,21 +261,20 @@ def _add_up_digits(
   weight,
   group,
   candidate,
+  row,
   last_key,
   last_tie,
-  complete,
   salt,
   of_key,
   shift,
-  bits,
   sums,
 ):
-  """Adds weights to [G, digits], of what begins as the last example does."""
-  mask = (np.uint64(1) << bits) - np.uint64(1)
-  above = shift + bits
+  """Adds to [rows, digits, 2] what begins as the last example does."""
+  mask = np.uint64((1 << _BITS) - 1)
+  above = shift + np.uint64(_BITS)
   for n in range(len(key)):
     g = group[n]
-    if not candidate[n] or complete[g]:
+    if not candidate[n] or row[g] < 0:
       continue
     value, known = key[n], last_key[g]
     if not of_key:
@@ -203,7 +283,50 @@ def _add_up_digits(
       value, known = _scramble(np.uint64(index[n]) + salt), last_tie[g]
     if above < 64 and value >> above != known >> above:
       continue
-    sums[g, (value >> shift) & mask] += weight[n]
+    here = sums[row[g], (value >> shift) & mask]
+    here[0] += weight[n]
+    here[1] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _sort_each(
+  numbers,
+  starts,
+  order,
+  key,
+  index,
+  weight,
+  budget,
+  salt,
+  last_key,
+  last_tie,
+  complete,
+):
+  """Sets the last example of groups, whose positions are in `order`."""
+  for g in numbers:
+    members = order[starts[g] : starts[g + 1]]
+    keys = np.empty(len(members), np.uint64)
+    for n in range(len(members)):
+      keys[n] = key[members[n]]
+    by_key = np.argsort(keys)
+    total, first = 0, 0
+    complete[g] = True
+    while complete[g] and first < len(members):
+      known, end = keys[by_key[first]], first + 1
+      while end < len(members) and keys[by_key[end]] == known:
+        end += 1
+      equal = members[by_key[first:end]]
+      ties = np.empty(len(equal), np.uint64)
+      for n in range(len(equal)):
+        ties[n] = _scramble(np.uint64(index[equal[n]]) + salt)
+      for n in np.argsort(ties):
+        total += weight[equal[n]]
+        if total > budget[g]:
+          last_key[g], last_tie[g], complete[g] = known, ties[n], False
+          break
+      first = end
+    if complete[g]:
+      last_key[g] = last_tie[g] = np.uint64(2**64 - 1)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from infoprune_jax.config.selection import OTHER_GROUPS, RuleConfig
 from infoprune_jax.config.validation import UserError, did_you_mean
@@ -116,19 +117,26 @@ def _encoded(
   """The groups of examples with the same value of one expression."""
   names: dict[str, int] = {}
   codes = scratch(num_examples, np.int32)
+  seen, code_of_seen = None, np.zeros(0, np.int32)
   for here, order, column in values:
     if pa.types.is_dictionary(column.type):  # It may have nulls of its own.
       column = column.cast(column.type.value_type)
     encoded = column.dictionary_encode('encode')
     if not encoded.num_chunks:
       continue
-    known = [
-      names.setdefault(_name(value), len(names))
-      for value in encoded.chunk(0).dictionary.to_pylist()
+    values_here = encoded.chunk(0).dictionary
+    seen = values_here.slice(0, 0) if seen is None else seen
+    # Each value has a name once, not once a shard.
+    new = values_here.filter(pc.invert(pc.is_in(values_here, seen)))
+    of_new = [
+      names.setdefault(_name(value), len(names)) for value in new.to_pylist()
     ]
     _check_count(per, len(names))
+    seen = pa.concat_arrays([seen, new])
+    code_of_seen = np.append(code_of_seen, np.array(of_new, np.int32))
+    known = code_of_seen[pc.index_in(values_here, seen).to_numpy()]
     indices = [chunk.indices.to_numpy() for chunk in encoded.chunks]
-    codes[here][order] = np.array(known, np.int32)[np.concatenate(indices)]
+    codes[here][order] = known[np.concatenate(indices)]
   return Groups(list(names), codes)
 
 
