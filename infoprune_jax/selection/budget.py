@@ -3,7 +3,7 @@
 This is a radix selection: each pass over the keys adds up weights by the next
 digit of the keys, and finds the digit at which the budget runs out. A seeded
 hash orders equal keys in the same way. All groups are selected at once, each
-with its own budget. Small groups of many are sorted, one at a time.
+with its own budget. Of many groups, the small ones are selected one at a time.
 """
 
 import functools
@@ -25,7 +25,7 @@ from infoprune_jax.selection.arrays import (
 
 _BITS = 16  # of a digit
 # The most groups that have a table of digits. Of more groups those that have a
-# smaller fraction of the examples are sorted.
+# smaller fraction of the examples are selected one at a time.
 _TABLES = 256
 
 
@@ -118,7 +118,7 @@ def _run_out_at(
     ones = np.broadcast_to(np.int32(1), len(candidate))
     sizes = add_up(ones, ranking.group, candidate, count)
     is_small = sizes < -(-len(candidate) // _TABLES)
-    _sort_groups(ranking, candidate, budget, is_small, last)
+    _select_groups(ranking, candidate, budget, is_small, last)
     passed = np.flatnonzero(~is_small)
   else:
     passed = np.arange(count)
@@ -126,14 +126,14 @@ def _run_out_at(
   return last
 
 
-def _sort_groups(
+def _select_groups(
   ranking: Ranking,
   candidate: np.ndarray,
   budget: np.ndarray,
   chosen: np.ndarray,
   last: _Last,
 ) -> None:
-  """Finds where the budgets of some groups run out, by a sort of each.
+  """Finds where the budgets of some groups run out, one at a time.
 
   Args:
     ranking: The examples.
@@ -148,7 +148,9 @@ def _sort_groups(
 
   def sort(some: slice) -> None:
     numbers = np.arange(some.start, some.stop)[chosen[some]]
-    _sort_each(numbers, starts, order, key, index, weight, budget, salt, *last)
+    _select_each(
+      numbers, starts, order, key, index, weight, budget, salt, *last
+    )
 
   side_by_side(sort, group_slices(starts))
 
@@ -289,7 +291,55 @@ def _add_up_digits(
 
 
 @numba.njit(cache=True, nogil=True)
-def _sort_each(
+def _equal_keys(keys, members, weight, budget):
+  """Finds the key at which a budget runs out, by a quickselect.
+
+  Args:
+    keys: [n], put into another order.
+    members: [n] positions of examples, put into the same order.
+    weight: [examples].
+    budget: Of all of them.
+
+  Returns:
+    The first and the end of the examples with that key, no example if the
+    budget takes all; and what smaller keys leave of the budget.
+  """
+  low, high = 0, len(keys)
+  while low < high:
+    middle = keys[(low + high) // 2]
+    ends = (keys[low], keys[high - 1])
+    pivot = max(min(ends[0], ends[1]), min(max(ends[0], ends[1]), middle))
+    # Smaller keys are before `below`, larger ones from `above` on.
+    below, n, above = low, low, high
+    smaller = equal = 0
+    while n < above:
+      here = weight[members[n]]
+      if keys[n] < pivot:
+        smaller += here
+        _swap(keys, members, below, n)
+        below, n = below + 1, n + 1
+      elif keys[n] > pivot:
+        above -= 1
+        _swap(keys, members, n, above)
+      else:
+        equal, n = equal + here, n + 1
+    if below > low and smaller > budget:
+      high = below
+    elif smaller + equal > budget:
+      return below, above, budget - smaller
+    else:
+      budget, low = budget - smaller - equal, above
+  return high, high, budget
+
+
+@numba.njit(inline='always')
+def _swap(keys, members, a, b):
+  keys[a], keys[b] = keys[b], keys[a]
+  members[a], members[b] = members[b], members[a]
+
+
+@numba.njit(cache=True, nogil=True)
+def _select_each(
   numbers,
   starts,
   order,
@@ -308,25 +358,17 @@ def _sort_each(
     keys = np.empty(len(members), np.uint64)
     for n in range(len(members)):
       keys[n] = key[members[n]]
-    by_key = np.argsort(keys)
-    total, first = 0, 0
-    complete[g] = True
-    while complete[g] and first < len(members):
-      known, end = keys[by_key[first]], first + 1
-      while end < len(members) and keys[by_key[end]] == known:
-        end += 1
-      equal = members[by_key[first:end]]
-      ties = np.empty(len(equal), np.uint64)
-      for n in range(len(equal)):
-        ties[n] = _scramble(np.uint64(index[equal[n]]) + salt)
-      for n in np.argsort(ties):
-        total += weight[equal[n]]
-        if total > budget[g]:
-          last_key[g], last_tie[g], complete[g] = known, ties[n], False
-          break
-      first = end
-    if complete[g]:
-      last_key[g] = last_tie[g] = np.uint64(2**64 - 1)
+    first, end, left = _equal_keys(keys, members, weight, budget[g])
+    complete[g] = first == end
+    last_key[g] = last_tie[g] = np.uint64(2**64 - 1)
+    ties = np.empty(end - first, np.uint64)
+    for n in range(first, end):
+      ties[n - first] = _scramble(np.uint64(index[members[n]]) + salt)
+    for n in np.argsort(ties):
+      left -= weight[members[first + n]]
+      if left < 0:
+        last_key[g], last_tie[g] = keys[first], ties[n]
+        break
 
 
 @numba.njit(cache=True, nogil=True)
