@@ -9,6 +9,7 @@ with its own budget. Of many groups, the small ones are selected one at a time.
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numba
@@ -22,11 +23,14 @@ from infoprune_jax.selection.arrays import (
   side_by_side,
   slices,
 )
+from infoprune_jax.selection.quickselect import scramble, select_each
 
 _BITS = 16  # of a digit
+NUM_DIGITS = 1 << _BITS
 # The most groups that have a table of digits. Of more groups those that have a
 # smaller fraction of the examples are selected one at a time.
-_TABLES = 256
+MAX_TABLES = 256
+_SORTED = 1 << 24  # examples that are sorted by group at a time, about
 
 
 def ordered_bits(values: np.ndarray) -> np.ndarray:
@@ -61,15 +65,21 @@ class Ranking(NamedTuple):
   seed: int
 
 
-class _Last(NamedTuple):
+class Last(NamedTuple):
   """The last example that each budget takes, as far as its digits are known."""
 
   key: np.ndarray  # [G] uint64
   tie: np.ndarray  # [G] uint64
   complete: np.ndarray  # [G] bool: all that begins with these digits is taken
 
+  @classmethod
+  def first(cls, groups: int) -> 'Last':
+    """No digit is known."""
+    zeros = np.zeros(groups, np.uint64)
+    return cls(zeros, zeros.copy(), np.zeros(groups, bool))
 
-class _Digit(NamedTuple):
+
+class Digit(NamedTuple):
   """Which bits of an example's key, or of its hash, a pass looks at."""
 
   of_key: bool
@@ -89,40 +99,57 @@ def lowest(
   Returns:
     [examples] bool.
   """
-  last = _run_out_at(ranking, candidate, budget)
+  return taken(ranking, candidate, _run_out_at(ranking, candidate, budget))
+
+
+def taken(ranking: Ranking, candidate: np.ndarray, ran_out: Last) -> np.ndarray:
+  """What comes before the examples at which the budgets run out.
+
+  Args:
+    ranking: The examples.
+    candidate: [examples] bool, what may be taken.
+    ran_out: As from `run_out_at`.
+
+  Returns:
+    [examples] bool.
+  """
+  last = Last(*(array.copy() for array in ran_out))
   # What a budget ran out at is not taken: the last is the one before.
-  ran_out = ~last.complete
-  none = ran_out & (last.key == 0) & (last.tie == 0)
-  last.key[ran_out & (last.tie == 0)] -= np.uint64(1)
-  last.tie[ran_out] -= np.uint64(1)
+  ran_out_here = ~last.complete
+  none = ran_out_here & (last.key == 0) & (last.tie == 0)
+  last.key[ran_out_here & (last.tie == 0)] -= np.uint64(1)
+  last.tie[ran_out_here] -= np.uint64(1)
   key, index, _, group, seed = ranking
   salt = hashing.offset(seed)
-  taken = scratch(len(key), np.bool_)
+  is_taken = scratch(len(key), np.bool_)
 
   def take(some: slice) -> None:
     arrays = (key[some], index[some], group[some], candidate[some])
-    _take(*arrays, *last, none, salt, taken[some])
+    _take(*arrays, *last, none, salt, is_taken[some])
 
   side_by_side(take, slices(len(key)))
-  return taken
+  return is_taken
 
 
 def _run_out_at(
   ranking: Ranking, candidate: np.ndarray, budget: np.ndarray
-) -> _Last:
+) -> Last:
   """The example at which each budget runs out; the largest where none does."""
   count = len(budget)
-  zeros = np.zeros(count, np.uint64)
-  last = _Last(zeros, zeros.copy(), np.zeros(count, bool))
-  if count > _TABLES:
+  last = Last.first(count)
+  passed = np.arange(count)
+  if count > MAX_TABLES:
     ones = np.broadcast_to(np.int32(1), len(candidate))
     sizes = add_up(ones, ranking.group, candidate, count)
-    is_small = sizes < -(-len(candidate) // _TABLES)
+    is_small = sizes < -(-len(candidate) // MAX_TABLES)
     _select_groups(ranking, candidate, budget, is_small, last)
     passed = np.flatnonzero(~is_small)
-  else:
-    passed = np.arange(count)
-  _pass_by_digits(ranking, candidate, budget, passed, last)
+  pass_by_digits(
+    lambda *digit: sums_of_digits(ranking, candidate, *digit),
+    budget,
+    passed,
+    last,
+  )
   return last
 
 
@@ -131,7 +158,7 @@ def _select_groups(
   candidate: np.ndarray,
   budget: np.ndarray,
   chosen: np.ndarray,
-  last: _Last,
+  last: Last,
 ) -> None:
   """Finds where the budgets of some groups run out, one at a time.
 
@@ -148,50 +175,56 @@ def _select_groups(
 
   def sort(some: slice) -> None:
     numbers = np.arange(some.start, some.stop)[chosen[some]]
-    _select_each(
-      numbers, starts, order, key, index, weight, budget, salt, *last
-    )
+    select_each(numbers, starts, order, key, index, weight, budget, salt, *last)
 
   side_by_side(sort, group_slices(starts))
 
 
-def _pass_by_digits(
-  ranking: Ranking,
-  candidate: np.ndarray,
+def pass_by_digits(
+  sums_of: Callable[[Last, np.ndarray, Digit], np.ndarray],
   budget: np.ndarray,
   numbers: np.ndarray,
-  last: _Last,
+  last: Last,
 ) -> None:
   """Finds where the budgets of some groups run out, digit by digit.
 
   Args:
-    ranking: The examples.
-    candidate: [examples] bool.
+    sums_of: `sums_of_digits` of all examples.
     budget: [G] int64.
     numbers: The groups.
     last: Of these groups it is set.
   """
   left = budget.astype(np.int64)
-  open_groups = numbers
   for of_key, shift in itertools.product((True, False), range(48, -1, -_BITS)):
-    if not len(open_groups):
+    if not len(numbers):
       break
-    digit = _Digit(of_key, np.uint64(shift))
-    sums = _sums_of_digits(ranking, candidate, last, open_groups, digit)
-    open_groups = _narrow(last, left, open_groups, sums, digit)
+    digit = Digit(of_key, np.uint64(shift))
+    sums = sums_of(last, numbers, digit)
+    numbers = _narrow(last, left, numbers, sums, digit)
 
 
-def _sums_of_digits(
+def sums_of_digits(
   ranking: Ranking,
   candidate: np.ndarray,
-  last: _Last,
+  last: Last,
   numbers: np.ndarray,
-  digit: _Digit,
+  digit: Digit,
 ) -> np.ndarray:
-  """`_add_up_digits` by threads, [groups, digits, 2]: weights and counts."""
+  """What each digit weighs, of examples that begin as the last one does.
+
+  Args:
+    ranking: The examples.
+    candidate: [examples] bool.
+    last: The digits before, of the last example of each group.
+    numbers: [g] int64, the groups.
+    digit: Which digit.
+
+  Returns:
+    [g, NUM_DIGITS, 2] int64: weights and counts.
+  """
   *columns, seed = ranking
   arrays = (*columns, candidate)
-  shape = len(numbers), 1 << _BITS, 2
+  shape = len(numbers), NUM_DIGITS, 2
   row = np.full(len(last.key), -1, np.int32)
   row[numbers] = np.arange(len(numbers))
   options = (row, last.key, last.tie, hashing.offset(seed), *digit)
@@ -207,11 +240,11 @@ def _sums_of_digits(
 
 
 def _narrow(
-  last: _Last,
+  last: Last,
   left: np.ndarray,
   numbers: np.ndarray,
   sums: np.ndarray,
-  digit: _Digit,
+  digit: Digit,
 ) -> np.ndarray:
   """Finds the digit of each group at which its budget runs out.
 
@@ -247,9 +280,6 @@ def _narrow(
   return np.array(narrowed, np.int64)
 
 
-_scramble = numba.njit(hashing.scramble, inline='always')
-
-
 @numba.njit(cache=True, nogil=True)
 def _add_up(weight, group, candidate, total):
   for n in range(len(weight)):
@@ -282,93 +312,12 @@ def _add_up_digits(
     if not of_key:
       if value != known:
         continue
-      value, known = _scramble(np.uint64(index[n]) + salt), last_tie[g]
+      value, known = scramble(np.uint64(index[n]) + salt), last_tie[g]
     if above < 64 and value >> above != known >> above:
       continue
     here = sums[row[g], (value >> shift) & mask]
     here[0] += weight[n]
     here[1] += 1
-
-
-@numba.njit(cache=True, nogil=True)
-def _equal_keys(keys, members, weight, budget):
-  """Finds the key at which a budget runs out, by a quickselect.
-
-  Args:
-    keys: [n], put into another order.
-    members: [n] positions of examples, put into the same order.
-    weight: [examples].
-    budget: Of all of them.
-
-  Returns:
-    The first and the end of the examples with that key, no example if the
-    budget takes all; and what smaller keys leave of the budget.
-  """
-  low, high = 0, len(keys)
-  while low < high:
-    middle = keys[(low + high) // 2]
-    ends = (keys[low], keys[high - 1])
-    pivot = max(min(ends[0], ends[1]), min(max(ends[0], ends[1]), middle))
-    # Smaller keys are before `below`, larger ones from `above` on.
-    below, n, above = low, low, high
-    smaller = equal = 0
-    while n < above:
-      here = weight[members[n]]
-      if keys[n] < pivot:
-        smaller += here
-        _swap(keys, members, below, n)
-        below, n = below + 1, n + 1
-      elif keys[n] > pivot:
-        above -= 1
-        _swap(keys, members, n, above)
-      else:
-        equal, n = equal + here, n + 1
-    if below > low and smaller > budget:
-      high = below
-    elif smaller + equal > budget:
-      return below, above, budget - smaller
-    else:
-      budget, low = budget - smaller - equal, above
-  return high, high, budget
-
-
-@numba.njit(inline='always')
-def _swap(keys, members, a, b):
-  keys[a], keys[b] = keys[b], keys[a]
-  members[a], members[b] = members[b], members[a]
-
-
-@numba.njit(cache=True, nogil=True)
-def _select_each(
-  numbers,
-  starts,
-  order,
-  key,
-  index,
-  weight,
-  budget,
-  salt,
-  last_key,
-  last_tie,
-  complete,
-):
-  """Sets the last example of groups, whose positions are in `order`."""
-  for g in numbers:
-    members = order[starts[g] : starts[g + 1]]
-    keys = np.empty(len(members), np.uint64)
-    for n in range(len(members)):
-      keys[n] = key[members[n]]
-    first, end, left = _equal_keys(keys, members, weight, budget[g])
-    complete[g] = first == end
-    last_key[g] = last_tie[g] = np.uint64(2**64 - 1)
-    ties = np.empty(end - first, np.uint64)
-    for n in range(first, end):
-      ties[n - first] = _scramble(np.uint64(index[members[n]]) + salt)
-    for n in np.argsort(ties):
-      left -= weight[members[first + n]]
-      if left < 0:
-        last_key[g], last_tie[g] = keys[first], ties[n]
-        break
 
 
 @numba.njit(cache=True, nogil=True)
@@ -382,5 +331,5 @@ def _take(
       continue
     taken[n] = key[n] < last_key[g] or (
       key[n] == last_key[g]
-      and _scramble(np.uint64(index[n]) + salt) <= last_tie[g]
+      and scramble(np.uint64(index[n]) + salt) <= last_tie[g]
     )

@@ -163,7 +163,7 @@ def test_lowest_is_a_prefix(many, data, budget, keys):
     np.array(group, np.int32),
     seed=3,
   )
-  with mock.patch.object(lib, '_TABLES', many):
+  with mock.patch.object(lib, 'MAX_TABLES', many):
     found = lib.lowest(ranking, np.array(candidate, bool), budgets)
   tie = mix(index, 3)
   order = sorted(range(size), key=lambda i: (keys[i], int(tie[i])))
