@@ -63,7 +63,7 @@ RULES = {
   'top per groups': base.arm(
     'top', _MEAN, fraction=0.5, per='source, num_tokens // 100'
   ),
-  'top per 100,000 groups': base.arm(
+  'top per many groups': base.arm(
     'top', _MEAN, fraction=0.5, per='content_hash % 100_000'
   ),
   'top per ntile': base.arm(
@@ -108,7 +108,7 @@ def main(_) -> None:
       for name in names:
         result = in_process(workdir=workdir, rule=name)
         print(
-          f'{millions:4}M {name:22} {result["seconds"]:6.1f} s; of processors '
+          f'{millions:4}M {name:20} {result["seconds"]:6.1f} s; of processors '
           f'{result["processor"]:6.1f} s, {result["rules"]:6.1f} s of them for '
           f'the rule; {result["peak"] / 1e9:.2f} GB; keep set of '
           f'{result["bytes"] / 1e6:.1f} MB opens in {result["open"]:.2f} s',

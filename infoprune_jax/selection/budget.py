@@ -231,7 +231,8 @@ def sums_of_digits(
 
   def add(some: slice) -> np.ndarray:
     sums = np.zeros(shape, np.int64)
-    _add_up_digits(*(array[some] for array in arrays), *options, sums)
+    arguments = [*(array[some] for array in arrays), *options, sums]
+    _add_up_digits(*arguments)
     return sums
 
   return functools.reduce(

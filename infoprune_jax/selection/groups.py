@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 
 from infoprune_jax.config.selection import OTHER_GROUPS, RuleConfig
 from infoprune_jax.config.validation import UserError, did_you_mean
@@ -126,18 +126,24 @@ def _encoded(
       continue
     values_here = encoded.chunk(0).dictionary
     seen = values_here.slice(0, 0) if seen is None else seen
-    # Each value has a name once, not once a shard.
-    new = values_here.filter(pc.invert(pc.is_in(values_here, seen)))
+    # Each value is named once, not once a shard.
+    new = values_here.filter(_position(values_here, seen).is_null())
     of_new = [
       names.setdefault(_name(value), len(names)) for value in new.to_pylist()
     ]
     _check_count(per, len(names))
     seen = pa.concat_arrays([seen, new])
     code_of_seen = np.append(code_of_seen, np.array(of_new, np.int32))
-    known = code_of_seen[pc.index_in(values_here, seen).to_numpy()]
+    known = code_of_seen[_position(values_here, seen).to_numpy()]
     indices = [chunk.indices.to_numpy() for chunk in encoded.chunks]
     codes[here][order] = known[np.concatenate(indices)]
   return Groups(list(names), codes)
+
+
+def _position(values: pa.Array, among: pa.Array) -> pa.Array:
+  """Where each value is in another array; null if it is not there."""
+  options = compute.SetLookupOptions(among)
+  return compute.call_function('index_in', [values], options)
 
 
 def _name(value: Any) -> str:
