@@ -8,7 +8,7 @@ WORKDIR ?= runs/demo
 EXTRAS := beam,seqio,test,dev
 
 .PHONY: install demo check test test-drills test-ecosystem test-newest \
-  test-oldest test-hf test-readers test-browser lint format goldens clean
+  test-oldest test-hf test-readers test-trainers test-browser lint format goldens clean
 
 install: $(VENV)/.installed
 
@@ -50,7 +50,7 @@ check: lint
 
 # What takes longer, or needs more than .venv.
 test-ecosystem: test-drills test-newest test-oldest test-hf test-readers \
-  test-browser
+  test-trainers test-browser
 
 # Both ends of the version ranges in pyproject.toml: the newest of today, and
 # the lowest. Each environment is made once; `make clean` forgets it.
@@ -98,6 +98,18 @@ test-readers: .venv-readers/.installed
 	  --editable '.[test,readers-test]'
 	touch $@
 
+# Exports in the trainers that they are for: Megatron, Streaming and Levanter.
+test-trainers: .venv-trainers/.installed
+	$(<D)/bin/python -m pytest -rs tests/export/test_trainers.py
+
+.venv-trainers/.installed: pyproject.toml
+	$(MAKE_UV)
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python \
+	  --editable '.[test,trainers-test]'
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python \
+	  --no-deps mosaicml-streaming==0.13.0
+	touch $@
+
 # The reports in Chromium. The tests are skipped, and say so, without it.
 test-browser: install
 	command -v chromium > /dev/null || test "$$(id -u)" != 0 || \
@@ -119,4 +131,4 @@ goldens: install
 	$(BIN)/python -m pytest tests/test_golden.py --refresh-goldens
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest .venv-hf .venv-readers build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-hf .venv-readers .venv-trainers build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

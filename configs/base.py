@@ -21,6 +21,7 @@ from infoprune_jax.config import (
   selection as rule_config,
 )
 from infoprune_jax.config.classifier import ClassifierConfig
+from infoprune_jax.config.decontamination import BenchmarksConfig
 from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.config.training import MixturePhase, TrainingConfig
 from infoprune_jax.config.validation import default_of
@@ -137,6 +138,16 @@ def table(*paths: str, on: str | tuple[str, ...], **fields: Any) -> ConfigDict:
   """
   keys = (on,) if isinstance(on, str) else tuple(on)
   return section(rule_config.TableConfig, paths=paths, on=keys, **fields)
+
+
+def benchmarks(*paths: str, **fields: Any) -> ConfigDict:
+  """Benchmarks to look for in the corpus, for `config.select.decontaminate`.
+
+  Args:
+    *paths: Files, folders, globs or URLs of JSONL; each file is a benchmark.
+    **fields: `ngram` and `text_columns` of `BenchmarksConfig`.
+  """
+  return section(BenchmarksConfig, paths=paths, **fields)
 
 
 def phases(*starts_and_rules: tuple[float, Any]) -> tuple[ConfigDict, ...]:
@@ -292,6 +303,7 @@ def get_config() -> ConfigDict:
   # of configs/baselines.py: each arm is trained once for each seed.
   config.select = ConfigDict()
   config.select.tables = named({})
+  config.select.decontaminate = benchmarks()
   config.select.arms = ConfigDict(
     dict(
       full=arm('all'),

@@ -11,7 +11,7 @@ from infoprune_jax.report.selection import sweeps
 from infoprune_jax.runtime import distributed, drivers, filesystems, hub
 from infoprune_jax.score import references, scorer
 from infoprune_jax.selection import columns, rules
-from infoprune_jax.statistics import classify
+from infoprune_jax.statistics import classify, decontaminate
 from infoprune_jax.tokens import vocabulary_files
 from infoprune_jax.train import metrics, state as state_lib
 
@@ -39,6 +39,8 @@ def not_needed(config: Config) -> set[str]:
   without = set()
   if not any(map(rules.reads_near_duplicates, config.select.arms.values())):
     without.add('near_duplicates')
+  if not config.select.decontaminate.paths:
+    without.add('decontaminate')
   if not config.classifiers:
     without.add('classify')
   if not config.select.tables:
@@ -54,6 +56,8 @@ def check_stages(config: Config, names: Container[str | None]) -> None:
   """Raises `UserError` if one of these stages cannot do what is asked of it."""
   if 'classify' in names:
     classify.check(config)
+  if 'decontaminate' in names:
+    decontaminate.check(config)
   if 'sweep' in names:
     _check_sweep(config)
   if 'evaluate' in names:
@@ -133,9 +137,16 @@ def check_rules(config: Config, workdir: str, names: set[str]) -> None:
   if not names & {'tokenize', 'join', 'select'}:
     return
   schema = columns.rule_schema(config, workdir)
+  benchmarks = config.select.decontaminate.paths
   if 'select' in names:
     for arm, of_arm in config.select.arms.items():
       rules.check(of_arm, f'select.arms.{arm}', schema)
+      if rules.reads_contamination(of_arm) and not benchmarks:
+        raise UserError(
+          f'select.arms.{arm} reads what of a text is in benchmarks, but '
+          'select.decontaminate names none: set it, for instance to '
+          "base.benchmarks('eval/*.jsonl')."
+        )
 
 
 def check_models(config: Config, names: set[str]) -> None:

@@ -91,6 +91,15 @@ def join(plan: Plan) -> Cost:
   return Cost(counted(len(plan.config.select.tables), 'table'))
 
 
+def decontaminate(plan: Plan) -> Cost:
+  """The text that is read again; the benchmarks were read by the checks."""
+  section = plan.config.select.decontaminate
+  size = quantity(sum(file.size for file in plan.inputs), 'B')
+  return Cost(
+    f'reads the corpus twice, {size}; n-grams of {section.ngram} words'
+  )
+
+
 def train(plan: Plan) -> Cost:
   """Training each arm for each seed; steps that runs share count once."""
   config = plan.config

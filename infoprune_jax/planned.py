@@ -9,7 +9,6 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-from infoprune_jax.config.classifier import PREFIX
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import UserError
@@ -24,10 +23,10 @@ from infoprune_jax.runtime.lineage import Planned
 from infoprune_jax.runtime.options import UNKNOWN
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
+  contamination_dir,
   evaluation_dir,
   keep_set_dir,
   labels_dir,
-  near_duplicates_dir,
   reference_dir,
   reference_input,
   run_dir,
@@ -42,9 +41,11 @@ from infoprune_jax.runtime.workdir import (
 )
 from infoprune_jax.score import references, stage
 from infoprune_jax.score.references import PlannedModel, Reference
-from infoprune_jax.selection import join, rules, select, user_tables
+from infoprune_jax.selection import join, select, user_tables
 from infoprune_jax.statistics import (
+  benchmark_ngrams,
   classify,
+  decontaminate,
   example_texts,
   near_duplicates,
   statistics,
@@ -93,6 +94,22 @@ def near_duplicates_artifacts(config: Config, workdir: str) -> list[Planned]:
   """The table of near-duplicates."""
   store = {'token_store': token_store_dir(workdir)}
   return [Planned(near_duplicates.describe(config, workdir, {}), store)]
+
+
+def decontaminate_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The table of contamination, if there are benchmarks."""
+  section, path = config.select.decontaminate, contamination_dir(workdir)
+  if not section.paths:
+    return []
+  read, is_begun = (
+    {},
+    _if_reachable(lambda: manifests.read_begun(path, decontaminate.JOB)),
+  )
+  if is_begun:
+    read = _if_reachable(lambda: benchmark_ngrams.digests(section)) or {}
+  table = decontaminate.describe(config, workdir, read)
+  store = {'token_store': token_store_dir(workdir)}
+  return [Planned(table, store, inputs_are_known=bool(read))]
 
 
 def join_artifacts(config: Config, workdir: str) -> list[Planned]:
@@ -224,21 +241,10 @@ def _steps_by_column(
 
 def select_artifacts(config: Config, workdir: str) -> list[Planned]:
   """The keep set of each arm; of those that draw at random, one per seed."""
-  tables = {
-    'scores': scores_dir(workdir),
-    'statistics': statistics_dir(workdir),
-  }
   planned = []
   for arm, of_arm in config.select.arms.items():
-    made_from = {'token_store': token_store_dir(workdir)}
-    if rules.reads_tables(of_arm):
-      made_from |= tables
-    if rules.reads_near_duplicates(of_arm):
-      made_from['near_duplicates'] = near_duplicates_dir(workdir)
-    for name in rules.tables_read(of_arm, config.select.tables):
-      made_from[user_table_input(name)] = user_table_dir(workdir, name)
-    for name in rules.classifiers_read(of_arm):
-      made_from[PREFIX + name] = classifier_dir(workdir, name)
+    store = {'token_store': token_store_dir(workdir)}
+    made_from = store | select.tables_read(config, workdir, of_arm)
     planned += [
       Planned(select.describe(config, workdir, arm, seed, {}), made_from)
       for seed in config.train.seeds
@@ -255,17 +261,13 @@ def selection_report_artifacts(config: Config, workdir: str) -> list[Planned]:
     scores_dir(workdir),
     *(one.path for one in select_artifacts(config, workdir)),
   ]
-  if _uses_near_duplicates(config):
-    sources.append(near_duplicates_dir(workdir))
   sources += [user_table_dir(workdir, name) for name in config.select.tables]
-  read = map(rules.classifiers_read, config.select.arms.values())
-  sources += [classifier_dir(workdir, n) for n in sorted(set().union(*read))]
+  if config.select.decontaminate.paths:
+    sources.append(contamination_dir(workdir))
+  for of_arm in config.select.arms.values():
+    sources += select.tables_read(config, workdir, of_arm).values()
   report = selection_artifact.describe(config, workdir, {})
   return [Planned(report, _below(workdir, sources))]
-
-
-def _uses_near_duplicates(config: Config) -> bool:
-  return any(map(rules.reads_near_duplicates, config.select.arms.values()))
 
 
 def _below(workdir: str, paths: Iterable[str]) -> dict[str, str]:

@@ -1,8 +1,7 @@
 """The table of stages: their order, inputs, outputs, costs and checks."""
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from infoprune_jax import checks, costs, planned
 from infoprune_jax.config import validation
@@ -14,34 +13,18 @@ from infoprune_jax.report.selection import page as selection_page
 from infoprune_jax.runtime import distributed, files, filesystems, lineage
 from infoprune_jax.runtime.lineage import ArtifactState, Planned, StageState
 from infoprune_jax.runtime.progress import alive, duration, logger
-from infoprune_jax.score import loss_job, stage
+from infoprune_jax.score import loss_job, stage as score_stage
 from infoprune_jax.selection import join, select
-from infoprune_jax.statistics import classify, near_duplicates, statistics
+from infoprune_jax.stage import Stage
+from infoprune_jax.statistics import (
+  classify,
+  decontaminate,
+  near_duplicates,
+  statistics,
+)
 from infoprune_jax.tokens import tokenize
 from infoprune_jax.train import runs
 from infoprune_jax.verify import workdir as verify_workdir
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Stage:
-  """What `--job` runs. The texts are the table in docs/artifacts.md."""
-
-  run: Callable[..., None]  # with the config and the workdir
-  reads: str
-  writes: str
-  about: str
-  # Runs on devices: config.mesh and the models are checked.
-  uses_models: bool = False
-  many_hosts: bool = False  # Several processes can run it together.
-  on_request: bool = False  # Runs only if --job names it.
-  stands_for: tuple[str, ...] = ()  # the stages that it runs; () for itself
-  # The stages that make what it reads.
-  after: tuple[str, ...] = ()
-  artifacts: Callable[[Config, str], list[Planned]] = lambda config, workdir: []
-  always_anew: bool = False  # It is quick, and never skipped.
-  can_extend: bool = False  # `run` takes `extend`.
-  # What it costs, for the dry run; None if that is not known.
-  cost: Callable[[costs.Plan], costs.Cost] | None = None
 
 
 def _evaluate(config: Config, workdir: str) -> None:
@@ -83,6 +66,16 @@ STAGES = {
     after=('tokenize',),
     artifacts=planned.near_duplicates_artifacts,
   ),
+  'decontaminate': Stage(
+    run=decontaminate.run,
+    reads='the corpus, token store; benchmarks, `select.decontaminate`',
+    writes='`contamination/`',
+    about='how many n-grams of each scored example are in a benchmark, and in '
+    'which; only if there are benchmarks',
+    cost=costs.decontaminate,
+    after=('tokenize',),
+    artifacts=planned.decontaminate_artifacts,
+  ),
   'join': Stage(
     run=join.run,
     reads='token store; tables of yours, `select.tables`',
@@ -118,7 +111,7 @@ STAGES = {
     can_extend=True,
   ),
   'score': Stage(
-    run=stage.run,
+    run=score_stage.run,
     reads='token store, reference',
     writes='`scores/`',
     about='one record for each example: sums and counts',
@@ -135,7 +128,10 @@ STAGES = {
     about='a bit or a count for each example and arm, and `summary.json`: what '
     'the arm keeps',
     cost=costs.select,
-    after=('score', 'statistics', 'near_duplicates', 'join', 'classify'),
+    after=(
+      *('score', 'statistics', 'near_duplicates', 'decontaminate'),
+      *('join', 'classify'),
+    ),
     artifacts=planned.select_artifacts,
   ),
   'selection_report': Stage(

@@ -19,6 +19,7 @@ LAYERS = (
   ('main',),
   ('dry_run',),
   ('stages',),
+  ('stage',),
   ('checks', 'costs', 'planned'),
   ('verify',),
   ('report',),
@@ -49,6 +50,7 @@ LAZY = (
   'huggingface_hub',
   'jinja2',
   'matplotlib',
+  'tensorstore',
 )
 MAX_FILE, MAX_FUNCTION = 400, 60  # lines
 

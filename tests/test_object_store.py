@@ -24,7 +24,10 @@ def get_config():
   config.train.training.profile_from = 3
   config.train.training.profile_steps = 1
   config.report.bootstrap_samples = 20
-  config.export.formats = ('jsonl', 'parquet', 'array_record', 'scores')
+  config.export.formats = (
+    *('jsonl', 'parquet', 'array_record', 'scores'),
+    *('megatron', 'mds', 'levanter'),
+  )
   return config
 """
 # What may differ: logs, and Orbax's times and random names.
@@ -106,5 +109,5 @@ def test_it_is_verified_exported_and_finished(start, killed, emulator):
   before = digests(emulator.folder('work'))
   code, output = start(f'gs://{BUCKET}/work', '--job=verify')
   assert code == 0 and 'WRONG' not in output, output
-  assert output.count('ok  ') == 20, output
+  assert output.count('ok  ') == 26, output
   assert digests(emulator.folder('work')) == before

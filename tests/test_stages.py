@@ -20,7 +20,6 @@ import pytest
 from infoprune_jax.stages import IN_ORDER
 
 ROOT = pathlib.Path(__file__).parent.parent
-# The config has no table to join.
 # The config has no tables of the user's, and no classifiers.
 JOBS = tuple(name for name in IN_ORDER if name not in ('join', 'classify'))
 ONE_DEVICE = '--xla_force_host_platform_device_count=1'
@@ -35,6 +34,8 @@ def get_config():
   config.train.seeds = (0,)
   del config.select.arms.full
   config.select.arms.deduplicated = base.arm('distinct', 'near_duplicate_group')
+  # A benchmark that is the corpus itself.
+  config.select.decontaminate = base.benchmarks({path!r})
   config.report.bootstrap_samples = 50
   config.reference.training.num_steps = 30
   config.score.per_device_batch_size = 1

@@ -55,3 +55,13 @@ def test_the_bench_of_selection_runs():
   assert re.search(
     r'^   1M top .* keep set of 0\.1 MB opens in', result.stdout, re.M
   ), result
+
+
+def test_the_bench_of_selection_by_shards_runs():
+  command = [sys.executable, 'tools/bench_select_shards.py', '--millions=1']
+  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert re.search(
+    r'^    1M in 1 shards, .* keeps \d+ examples; 0\.1 MB of bits$',
+    result.stdout,
+    re.M,
+  ), result

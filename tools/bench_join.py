@@ -4,7 +4,8 @@ Command: python tools/bench_join.py --millions=1,10,100
 
 Writes the documents of a token store, and a table with a record for each of
 them, in an order by chance. For each key, a process of its own joins them. Peak
-memory is that of the process; its partitions are below the workdir.
+memory is that of the process. The log says where its partitions are, below the
+workdir, and how large they become.
 """
 
 import json
@@ -40,9 +41,10 @@ _SHARD = 1_000_000
 
 
 def main(_) -> None:
-  """Prints seconds, and peak memory."""
-  logging.set_verbosity(logging.WARNING)
+  """Prints seconds of clocks and of processors, and peak memory."""
   if _CHILD.value:
+    # The log says where partitions are, and how large.
+    logging.set_verbosity(logging.INFO)
     print(json.dumps(join_by(**json.loads(_CHILD.value))))
     return
   for millions in map(int, _MILLIONS.value):

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from infoprune_jax.config.decontamination import BenchmarksConfig
 from infoprune_jax.config.selection import (
   RuleConfig,
   TableConfig,
@@ -55,6 +56,10 @@ class SelectConfig:
   branches: Mapping[str, BranchConfig] = dataclasses.field(default_factory=dict)
   # Tables of the user's, whose columns rules can read as TABLE.COLUMN.
   tables: Mapping[str, TableConfig] = dataclasses.field(default_factory=dict)
+  # Benchmarks whose text is looked for in the corpus.
+  decontaminate: BenchmarksConfig = dataclasses.field(
+    default_factory=BenchmarksConfig
+  )
 
   def __post_init__(self):
     for name in self.tables:

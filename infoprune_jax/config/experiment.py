@@ -31,7 +31,10 @@ from infoprune_jax.config.validation import (
 )
 
 # Formats with a folder for each arm, then those that hold all arms at once.
-ARM_EXPORTS = ('jsonl', 'parquet', 'array_record', 'tfds', 'keep_set')
+ARM_EXPORTS = (
+  *('jsonl', 'parquet', 'array_record', 'tfds', 'keep_set'),
+  *('megatron', 'mds', 'levanter'),
+)
 JOINT_EXPORTS = ('scores', 'dolma_attributes')
 EXPORT_FORMATS = ARM_EXPORTS + JOINT_EXPORTS
 REPORT_MEASURES = ('macro', 'bytes')
@@ -236,7 +239,9 @@ class ExportConfig:
   # hold id, source and text. 'keep_set' is a table of all documents, with a
   # column `kept`; 'scores' is one for all arms, with scores. 'dolma_attributes'
   # has one line for each line of the sources. Where an arm repeats examples,
-  # each has a column `repeats`, too.
+  # each has a column `repeats`, too. 'megatron' and 'levanter' hold token ids,
+  # and 'mds' (for Streaming) id, source and text: an example is there as often
+  # as an epoch uses it.
   formats: tuple[str, ...] = ('jsonl', 'scores')
   folder: str = ''  # ARM/FORMAT/ is made in it; '' for export/ in the workdir
   # Adds file and record of each document to 'scores' and 'keep_set'. To do so,

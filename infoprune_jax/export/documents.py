@@ -21,10 +21,10 @@ from infoprune_jax.corpus import parquet, records, sources
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.corpus.records import Document, InputFile
 from infoprune_jax.export import json_values, schemas
-from infoprune_jax.export.corpus import source_names
 from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.workdir import data_file
+from infoprune_jax.tokens.original_documents import source_names
 
 REPEATS = 'repeats'  # the field that records of arms with repeats have besides
 # The largest row group, which is in memory as a whole.

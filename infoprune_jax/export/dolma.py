@@ -28,11 +28,11 @@ from infoprune_jax.corpus import (
 )
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.export import decisions
-from infoprune_jax.export.corpus import source_names
 from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.hashing import utf8_hash
 from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.workdir import DATA
+from infoprune_jax.tokens.original_documents import source_names
 
 NAME = 'infoprune'
 _DOCUMENTS = '/documents/'

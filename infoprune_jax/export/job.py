@@ -15,13 +15,16 @@ from infoprune_jax.corpus import quiet_tensorflow, sources
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.corpus.records import InputFile
 from infoprune_jax.export import (
-  corpus,
   decisions,
   documents,
   dolma,
+  levanter,
+  mds,
+  megatron,
   records,
   tfds_writer,
 )
+from infoprune_jax.export.kept_tokens import KeptTokens, TokenTask
 from infoprune_jax.runtime import files, filesystems, workers
 from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.manifests import Marker
@@ -35,6 +38,7 @@ from infoprune_jax.runtime.resumable import (
 from infoprune_jax.runtime.workdir import export_dir
 from infoprune_jax.selection import keep_set
 from infoprune_jax.selection.keep_set import KeepSet
+from infoprune_jax.tokens import original_documents
 from infoprune_jax.tokens.token_store import TokenStore
 
 # No arm has this name: it is not an identifier.
@@ -48,7 +52,11 @@ _WRITERS: dict[str, Callable[[documents.ShardTask], Marker]] = {
   'parquet': documents.write_parquet,
   'array_record': records.write_array_record,
   'tfds': records.write_tfds,
+  'mds': mds.write_mds,
 }
+_TOKENS = ('megatron', 'levanter')  # formats of token ids
+# Formats with as many copies of an example as an epoch uses.
+_WITH_COPIES = (*_TOKENS, 'mds')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +111,7 @@ def run(config: Config, workdir: str) -> None:
   with workers.shared_pool(config.corpus, workdir, 'export'):
     index = None
     if any(_needs_corpus(config, export.format) for export in todo):
-      index = corpus.read_again(config, store)
+      index = original_documents.read_again(config, store, 'export')
     source = _Source(
       workdir,
       store,
@@ -155,7 +163,9 @@ def _selections(config: Config) -> tuple[str, ...]:
 
 
 def _needs_corpus(config: Config, format: str) -> bool:
-  return format not in _TABLES or config.export.include_locations
+  if format in _TABLES:
+    return config.export.include_locations
+  return format not in _TOKENS
 
 
 def folders(config: Config) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -217,13 +227,39 @@ def _work(export: _Export, source: _Source) -> ShardWork:
   Raises:
     UserError: a record does not fit the format.
   """
+  unit = 'documents'
   if export.format in _TABLES:
     write, tasks = _TABLES[export.format], _table_tasks(export, source)
     sizes = source.store.documents_per_shard
+  elif export.format == 'levanter':
+    kept = _kept_tokens(export, source, with_bos=True)
+    write = levanter.write_chunk
+    tasks = levanter.tasks(export.artifact, kept, source.store.num_shards)
+    sizes, unit = [task.last - task.first for task in tasks], 'values'
+  elif export.format == 'megatron':
+    write, tasks = megatron.write_megatron, _token_tasks(export, source)
+    sizes = [len(task.kept.ends(task.shard)) for task in tasks]
   else:
     write, tasks = _document_tasks(export, source)
     sizes = [len(task.index.line) for task in tasks]
-  return ShardWork(export.name, write, tasks, 'documents', sizes)
+  return ShardWork(export.name, write, tasks, unit, sizes)
+
+
+def _token_tasks(export: _Export, source: _Source) -> list[TokenTask]:
+  store = source.store
+  kept = _kept_tokens(export, source, with_bos=False)
+  return [
+    TokenTask(export.artifact, shard, store.num_shards, kept, store.vocab_size)
+    for shard in range(store.num_shards)
+  ]
+
+
+def _kept_tokens(
+  export: _Export, source: _Source, with_bos: bool
+) -> KeptTokens:
+  [selection] = export.selections
+  fingerprint = source.keep_sets[selection].manifest['fingerprint']
+  return KeptTokens(source.workdir, selection, fingerprint, with_bos)
 
 
 def _table_tasks(export: _Export, source: _Source) -> list[decisions.TableTask]:
@@ -265,7 +301,7 @@ def _document_tasks(
     )
     for shard in range(num_shards)
   ]
-  if chosen.has_repeats:
+  if chosen.has_repeats and export.format not in _WITH_COPIES:
     logger.info(
       '%s: each example is written once; how often an epoch uses it is in '
       'its field %r',
@@ -277,7 +313,7 @@ def _document_tasks(
     if chosen.has_repeats:
       documents.check_repeats(kept)
   if export.format == 'parquet':
-    corpus.source_names(kept)
+    original_documents.source_names(kept)
     types = workers.run_all(documents.record_types, tasks, source.num_workers)
     schemas = documents.schemas_of(kept, types, chosen.has_repeats)
     if len(set(schemas.values())) > 1:
@@ -321,6 +357,10 @@ def _write(export: _Export, source: _Source, work: ShardWork) -> None:
     name = export.selections[0].replace('-', '_')
     with_repeats = source.keep_sets[export.selections[0]].has_repeats
     more_files = records.finish_tfds(artifact, name, markers, with_repeats)
+  elif export.format == 'mds':
+    more_files = {mds.INDEX: mds.write_index(artifact, markers)}
+  elif export.format == 'levanter':
+    more_files = levanter.write_metadata(artifact, markers)
   finish_from_markers(
     artifact, markers, sums=['num_documents'], more_files=more_files
   )

@@ -42,6 +42,11 @@ def near_duplicates_dir(workdir: str) -> str:
   return posixpath.join(workdir, 'near_duplicates')
 
 
+def contamination_dir(workdir: str) -> str:
+  """Which examples have text of benchmarks, and in it `ngrams/`."""
+  return posixpath.join(workdir, 'contamination')
+
+
 def user_table_dir(workdir: str, name: str) -> str:
   """A table of the user's, joined with the scored examples."""
   return posixpath.join(workdir, 'tables', name)

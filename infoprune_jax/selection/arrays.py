@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any, TypeVar
 
+import numba
 import numpy as np
 
 Item = TypeVar('Item')
@@ -63,3 +64,55 @@ def side_by_side(
     return [function(item) for item in items]
   with futures.ThreadPoolExecutor(_THREADS) as threads:
     return list(threads.map(function, items))
+
+
+def by_group(
+  group: np.ndarray, candidate: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Sorts the positions of examples by their group.
+
+  Args:
+    group: [examples] int32, below G.
+    candidate: [examples] bool, which examples to sort.
+    chosen: [G] bool, of which groups.
+
+  Returns:
+    The positions, ascending within each group; and where each group begins
+    among them, and the end, [G + 1] int64.
+  """
+  starts = np.zeros(len(chosen) + 1, np.int64)
+  _count_members(group, candidate, chosen, starts[1:])
+  starts = np.cumsum(starts)
+  small = len(group) < 2**32
+  order = scratch(int(starts[-1]), np.uint32 if small else np.int64)
+  _sort_by_group(group, candidate, chosen, starts[:-1].copy(), order)
+  return order, starts
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_members(group, candidate, chosen, sizes):
+  for n in range(len(group)):
+    sizes[group[n]] += candidate[n] and chosen[group[n]]
+
+
+@numba.njit(cache=True, nogil=True)
+def _sort_by_group(group, candidate, chosen, free, order):
+  """Writes each position to the next free place of its group."""
+  for n in range(len(group)):
+    g = group[n]
+    if candidate[n] and chosen[g]:
+      order[free[g]] = n
+      free[g] += 1
+
+
+def group_slices(starts: np.ndarray) -> list[slice]:
+  """A stretch of groups for each thread, of about as many examples each.
+
+  Args:
+    starts: [G + 1] int64, as from `by_group`.
+  """
+  ends = [stretch.stop for stretch in slices(int(starts[-1]))]
+  bounds = np.searchsorted(starts, [0, *ends[:-1]]).tolist()
+  return [
+    slice(*pair) for pair in itertools.pairwise([*bounds, len(starts) - 1])
+  ]

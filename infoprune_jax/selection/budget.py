@@ -3,22 +3,34 @@
 This is a radix selection: each pass over the keys adds up weights by the next
 digit of the keys, and finds the digit at which the budget runs out. A seeded
 hash orders equal keys in the same way. All groups are selected at once, each
-with its own budget.
+with its own budget. Of many groups, the small ones are selected one at a time.
 """
 
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from infoprune_jax.runtime import hashing
-from infoprune_jax.selection.arrays import scratch, side_by_side, slices
+from infoprune_jax.selection.arrays import (
+  by_group,
+  group_slices,
+  scratch,
+  side_by_side,
+  slices,
+)
+from infoprune_jax.selection.quickselect import scramble, select_each
 
-_BITS = 16  # of a digit; 8 where there are many groups, each with a table
-_MANY = 256
+_BITS = 16  # of a digit
+NUM_DIGITS = 1 << _BITS
+# The most groups that have a table of digits. Of more groups those that have a
+# smaller fraction of the examples are selected one at a time.
+MAX_TABLES = 256
+_SORTED = 1 << 24  # examples that are sorted by group at a time, about
 
 
 def ordered_bits(values: np.ndarray) -> np.ndarray:
@@ -53,20 +65,25 @@ class Ranking(NamedTuple):
   seed: int
 
 
-class _Last(NamedTuple):
+class Last(NamedTuple):
   """The last example that each budget takes, as far as its digits are known."""
 
   key: np.ndarray  # [G] uint64
   tie: np.ndarray  # [G] uint64
   complete: np.ndarray  # [G] bool: all that begins with these digits is taken
 
+  @classmethod
+  def first(cls, groups: int) -> 'Last':
+    """No digit is known."""
+    zeros = np.zeros(groups, np.uint64)
+    return cls(zeros, zeros.copy(), np.zeros(groups, bool))
 
-class _Digit(NamedTuple):
+
+class Digit(NamedTuple):
   """Which bits of an example's key, or of its hash, a pass looks at."""
 
   of_key: bool
   shift: np.uint64
-  bits: np.uint64
 
 
 def lowest(
@@ -82,50 +99,135 @@ def lowest(
   Returns:
     [examples] bool.
   """
-  last = _run_out_at(ranking, candidate, budget)
+  return taken(ranking, candidate, _run_out_at(ranking, candidate, budget))
+
+
+def taken(ranking: Ranking, candidate: np.ndarray, ran_out: Last) -> np.ndarray:
+  """What comes before the examples at which the budgets run out.
+
+  Args:
+    ranking: The examples.
+    candidate: [examples] bool, what may be taken.
+    ran_out: As from `run_out_at`.
+
+  Returns:
+    [examples] bool.
+  """
+  last = Last(*(array.copy() for array in ran_out))
   # What a budget ran out at is not taken: the last is the one before.
-  ran_out = ~last.complete
-  none = ran_out & (last.key == 0) & (last.tie == 0)
-  last.key[ran_out & (last.tie == 0)] -= np.uint64(1)
-  last.tie[ran_out] -= np.uint64(1)
+  ran_out_here = ~last.complete
+  none = ran_out_here & (last.key == 0) & (last.tie == 0)
+  last.key[ran_out_here & (last.tie == 0)] -= np.uint64(1)
+  last.tie[ran_out_here] -= np.uint64(1)
   key, index, _, group, seed = ranking
   salt = hashing.offset(seed)
-  taken = scratch(len(key), np.bool_)
+  is_taken = scratch(len(key), np.bool_)
 
   def take(some: slice) -> None:
     arrays = (key[some], index[some], group[some], candidate[some])
-    _take(*arrays, *last, none, salt, taken[some])
+    _take(*arrays, *last, none, salt, is_taken[some])
 
   side_by_side(take, slices(len(key)))
-  return taken
+  return is_taken
 
 
 def _run_out_at(
   ranking: Ranking, candidate: np.ndarray, budget: np.ndarray
-) -> _Last:
+) -> Last:
   """The example at which each budget runs out; the largest where none does."""
-  bits = _BITS if len(budget) <= _MANY else _BITS // 2
-  left = budget.astype(np.int64)
-  zeros = np.zeros(len(left), np.uint64)
-  last = _Last(zeros, zeros.copy(), np.zeros(len(left), bool))
-  shifts = range(64 - bits, -1, -bits)
-  for of_key, shift in itertools.product((True, False), shifts):
-    if last.complete.all():
-      break
-    digit = _Digit(of_key, np.uint64(shift), np.uint64(bits))
-    sums = _sums_of_digits(ranking, candidate, last, digit)
-    _narrow(last, left, sums, digit)
+  count = len(budget)
+  last = Last.first(count)
+  passed = np.arange(count)
+  if count > MAX_TABLES:
+    ones = np.broadcast_to(np.int32(1), len(candidate))
+    sizes = add_up(ones, ranking.group, candidate, count)
+    is_small = sizes < -(-len(candidate) // MAX_TABLES)
+    _select_groups(ranking, candidate, budget, is_small, last)
+    passed = np.flatnonzero(~is_small)
+  pass_by_digits(
+    lambda *digit: sums_of_digits(ranking, candidate, *digit),
+    budget,
+    passed,
+    last,
+  )
   return last
 
 
-def _sums_of_digits(
-  ranking: Ranking, candidate: np.ndarray, last: _Last, digit: _Digit
+def _select_groups(
+  ranking: Ranking,
+  candidate: np.ndarray,
+  budget: np.ndarray,
+  chosen: np.ndarray,
+  last: Last,
+) -> None:
+  """Finds where the budgets of some groups run out, one at a time.
+
+  Args:
+    ranking: The examples.
+    candidate: [examples] bool.
+    budget: [G] int64.
+    chosen: [G] bool, which groups.
+    last: Of these groups it is set.
+  """
+  key, index, weight, group, seed = ranking
+  order, starts = by_group(group, candidate, chosen)
+  salt = hashing.offset(seed)
+
+  def sort(some: slice) -> None:
+    numbers = np.arange(some.start, some.stop)[chosen[some]]
+    select_each(numbers, starts, order, key, index, weight, budget, salt, *last)
+
+  side_by_side(sort, group_slices(starts))
+
+
+def pass_by_digits(
+  sums_of: Callable[[Last, np.ndarray, Digit], np.ndarray],
+  budget: np.ndarray,
+  numbers: np.ndarray,
+  last: Last,
+) -> None:
+  """Finds where the budgets of some groups run out, digit by digit.
+
+  Args:
+    sums_of: `sums_of_digits` of all examples.
+    budget: [G] int64.
+    numbers: The groups.
+    last: Of these groups it is set.
+  """
+  left = budget.astype(np.int64)
+  for of_key, shift in itertools.product((True, False), range(48, -1, -_BITS)):
+    if not len(numbers):
+      break
+    digit = Digit(of_key, np.uint64(shift))
+    sums = sums_of(last, numbers, digit)
+    numbers = _narrow(last, left, numbers, sums, digit)
+
+
+def sums_of_digits(
+  ranking: Ranking,
+  candidate: np.ndarray,
+  last: Last,
+  numbers: np.ndarray,
+  digit: Digit,
 ) -> np.ndarray:
-  """`_add_up_digits` by threads, [G, digits]."""
+  """What each digit weighs, of examples that begin as the last one does.
+
+  Args:
+    ranking: The examples.
+    candidate: [examples] bool.
+    last: The digits before, of the last example of each group.
+    numbers: [g] int64, the groups.
+    digit: Which digit.
+
+  Returns:
+    [g, NUM_DIGITS, 2] int64: weights and counts.
+  """
   *columns, seed = ranking
   arrays = (*columns, candidate)
-  shape = len(last.key), 1 << int(digit.bits)
-  options = (*last, hashing.offset(seed), *digit)
+  shape = len(numbers), NUM_DIGITS, 2
+  row = np.full(len(last.key), -1, np.int32)
+  row[numbers] = np.arange(len(numbers))
+  options = (row, last.key, last.tie, hashing.offset(seed), *digit)
 
   def add(some: slice) -> np.ndarray:
     sums = np.zeros(shape, np.int64)
@@ -139,32 +241,44 @@ def _sums_of_digits(
 
 
 def _narrow(
-  last: _Last, left: np.ndarray, sums: np.ndarray, digit: _Digit
-) -> None:
+  last: Last,
+  left: np.ndarray,
+  numbers: np.ndarray,
+  sums: np.ndarray,
+  digit: Digit,
+) -> np.ndarray:
   """Finds the digit of each group at which its budget runs out.
 
   Args:
     last: The digits before; this one is added to them.
     left: [G] int64, of each budget; what smaller digits weigh is taken off.
-    sums: [G, digits] int64, what each digit weighs.
+    numbers: The groups.
+    sums: [groups, digits, 2] int64, the weight and the count of each digit.
     digit: Which one.
+
+  Returns:
+    The groups that need the next digit.
   """
   value = last.key if digit.of_key else last.tie
-  for group in np.flatnonzero(~last.complete):
-    total = np.cumsum(sums[group])
+  narrowed = []
+  for group, (weights, counts) in zip(
+    numbers, np.moveaxis(sums, 2, 1), strict=True
+  ):
+    total = np.cumsum(weights)
     position = int(np.searchsorted(total, left[group], side='right'))
     if position < len(total):
       left[group] -= total[position - 1] if position else 0
       value[group] |= np.uint64(position) << digit.shift
+      # One example alone is the one that is not taken, whatever follows.
+      if counts[position] > 1:
+        narrowed.append(group)
       continue
     # All is taken that begins so: this digit and those after are the largest.
-    value[group] |= np.uint64((1 << int(digit.shift + digit.bits)) - 1)
+    value[group] |= np.uint64((1 << (int(digit.shift) + _BITS)) - 1)
     if digit.of_key:
       last.tie[group] = np.uint64(2**64 - 1)
     last.complete[group] = True
-
-
-_scramble = numba.njit(hashing.scramble, inline='always')
+  return np.array(narrowed, np.int64)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -180,30 +294,31 @@ def _add_up_digits(
   weight,
   group,
   candidate,
+  row,
   last_key,
   last_tie,
-  complete,
   salt,
   of_key,
   shift,
-  bits,
   sums,
 ):
-  """Adds weights to [G, digits], of what begins as the last example does."""
-  mask = (np.uint64(1) << bits) - np.uint64(1)
-  above = shift + bits
+  """Adds to [rows, digits, 2] what begins as the last example does."""
+  mask = np.uint64((1 << _BITS) - 1)
+  above = shift + np.uint64(_BITS)
   for n in range(len(key)):
     g = group[n]
-    if not candidate[n] or complete[g]:
+    if not candidate[n] or row[g] < 0:
       continue
     value, known = key[n], last_key[g]
     if not of_key:
       if value != known:
         continue
-      value, known = _scramble(np.uint64(index[n]) + salt), last_tie[g]
+      value, known = scramble(np.uint64(index[n]) + salt), last_tie[g]
     if above < 64 and value >> above != known >> above:
       continue
-    sums[g, (value >> shift) & mask] += weight[n]
+    here = sums[row[g], (value >> shift) & mask]
+    here[0] += weight[n]
+    here[1] += 1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -217,5 +332,5 @@ def _take(
       continue
     taken[n] = key[n] < last_key[g] or (
       key[n] == last_key[g]
-      and _scramble(np.uint64(index[n]) + salt) <= last_tie[g]
+      and scramble(np.uint64(index[n]) + salt) <= last_tie[g]
     )

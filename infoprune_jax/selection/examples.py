@@ -20,6 +20,7 @@ from infoprune_jax.corpus import parquet
 from infoprune_jax.runtime import filesystems, manifests
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
+  contamination_dir,
   near_duplicates_dir,
   scores_dir,
   statistics_dir,
@@ -161,7 +162,8 @@ class ExampleShards(Examples):
   ):
     """Opens scores and statistics, and what there is of optional tables.
 
-    These are groups of near-duplicates, and log odds of classifiers.
+    These are groups of near-duplicates, contamination by benchmarks, and log
+    odds of classifiers.
 
     Args:
       workdir: Where they are.
@@ -173,9 +175,14 @@ class ExampleShards(Examples):
     """
     self._scores = _Table(scores_dir(workdir), 'score')
     self._others = [_Table(statistics_dir(workdir), 'statistics')]
-    groups = near_duplicates_dir(workdir)
-    if manifests.read_manifest(groups, 'near_duplicates') is not None:
-      self._others.append(_Table(groups, 'near_duplicates'))
+    self._others += [
+      _Table(path, job)
+      for path, job in (
+        (near_duplicates_dir(workdir), 'near_duplicates'),
+        (contamination_dir(workdir), 'decontaminate'),
+      )
+      if manifests.read_manifest(path, job) is not None
+    ]
     self._others += [
       _Table(user_table_dir(workdir, name), 'join', f'{name}.')
       for name in tables

@@ -192,6 +192,15 @@ def reads_near_duplicates(text: str) -> bool:
   return bool(re.search(r'\bnear_duplicate', text, re.IGNORECASE))
 
 
+def reads_contamination(text: str) -> bool:
+  """Whether an expression reads what of it is in benchmarks.
+
+  >>> reads_contamination('Contaminated_ngrams'), reads_contamination('nll_sum')
+  (True, False)
+  """
+  return bool(re.search(r'\bcontaminated_', text, re.IGNORECASE))
+
+
 def reads_table(text: str, name: str) -> bool:
   """Whether an expression may read columns of a table of the user's.
 

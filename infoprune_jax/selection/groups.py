@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import compute
 
 from infoprune_jax.config.selection import OTHER_GROUPS, RuleConfig
 from infoprune_jax.config.validation import UserError, did_you_mean
@@ -116,20 +117,33 @@ def _encoded(
   """The groups of examples with the same value of one expression."""
   names: dict[str, int] = {}
   codes = scratch(num_examples, np.int32)
+  seen, code_of_seen = None, np.zeros(0, np.int32)
   for here, order, column in values:
     if pa.types.is_dictionary(column.type):  # It may have nulls of its own.
       column = column.cast(column.type.value_type)
     encoded = column.dictionary_encode('encode')
     if not encoded.num_chunks:
       continue
-    known = [
-      names.setdefault(_name(value), len(names))
-      for value in encoded.chunk(0).dictionary.to_pylist()
+    values_here = encoded.chunk(0).dictionary
+    seen = values_here.slice(0, 0) if seen is None else seen
+    # Each value is named once, not once a shard.
+    new = values_here.filter(_position(values_here, seen).is_null())
+    of_new = [
+      names.setdefault(_name(value), len(names)) for value in new.to_pylist()
     ]
     _check_count(per, len(names))
+    seen = pa.concat_arrays([seen, new])
+    code_of_seen = np.append(code_of_seen, np.array(of_new, np.int32))
+    known = code_of_seen[_position(values_here, seen).to_numpy()]
     indices = [chunk.indices.to_numpy() for chunk in encoded.chunks]
-    codes[here][order] = np.array(known, np.int32)[np.concatenate(indices)]
+    codes[here][order] = known[np.concatenate(indices)]
   return Groups(list(names), codes)
+
+
+def _position(values: pa.Array, among: pa.Array) -> pa.Array:
+  """Where each value is in another array; null if it is not there."""
+  options = compute.SetLookupOptions(among)
+  return compute.call_function('index_in', [values], options)
 
 
 def _name(value: Any) -> str:

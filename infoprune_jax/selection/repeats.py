@@ -3,13 +3,17 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numba
 import numpy as np
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.hashing import uniform
 from infoprune_jax.runtime.progress import logger
-from infoprune_jax.selection.arrays import scratch, side_by_side, steps
+from infoprune_jax.selection.arrays import (
+  by_group,
+  scratch,
+  side_by_side,
+  steps,
+)
 from infoprune_jax.selection.ranks import bucket_ranks, look_up
 
 # Added to the seed of a rule. Other rules hash examples by seeds below 2**32:
@@ -60,24 +64,11 @@ def _members(num_groups: int, group: np.ndarray) -> Iterator[Any]:
   if num_groups == 1:
     yield slice(None)
     return
-  order = scratch(len(group), np.int64)
-  starts = np.zeros(num_groups + 1, np.int64)
-  _sort_by_group(group, starts, order)
+  everything = np.broadcast_to(np.True_, len(group))
+  order, starts = by_group(group, everything, np.ones(num_groups, bool))
   for number in range(num_groups):
     if starts[number] < starts[number + 1]:
       yield order[starts[number] : starts[number + 1]]
-
-
-@numba.njit(cache=True, nogil=True)
-def _sort_by_group(group, starts, order):
-  """Writes the positions of each group in turn, and where each group starts."""
-  for n in range(len(group)):
-    starts[group[n] + 1] += 1
-  starts[:] = np.cumsum(starts)
-  free = starts[:-1].copy()
-  for n in range(len(group)):
-    order[free[group[n]]] = n
-    free[group[n]] += 1
 
 
 def rounded(

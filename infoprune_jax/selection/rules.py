@@ -327,6 +327,15 @@ def reads_near_duplicates(rules: Sequence[RuleConfig]) -> bool:
   )
 
 
+def reads_contamination(rules: Sequence[RuleConfig]) -> bool:
+  """Whether any of the rules reads what of examples is in benchmarks."""
+  return any(
+    expressions.reads_contamination(text)
+    for rule in rules
+    for text in rule.expressions
+  )
+
+
 def tables_read(
   rules: Sequence[RuleConfig], names: Iterable[str]
 ) -> tuple[str, ...]:

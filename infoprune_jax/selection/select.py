@@ -15,6 +15,7 @@ from infoprune_jax.runtime import artifacts, files, manifests
 from infoprune_jax.runtime.progress import logger, quantity
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
+  contamination_dir,
   keep_set_dir,
   near_duplicates_dir,
   scores_dir,
@@ -22,13 +23,21 @@ from infoprune_jax.runtime.workdir import (
   user_table_dir,
   user_table_input,
 )
-from infoprune_jax.selection import keep_set, rules as rules_lib, shown, summary
+from infoprune_jax.selection import (
+  groups_kept,
+  keep_set,
+  rules as rules_lib,
+  shown,
+  summary,
+)
 from infoprune_jax.selection.arrays import steps
 from infoprune_jax.selection.examples import Examples, ExampleShards
 from infoprune_jax.tokens.token_store import TokenStore
 
 # The version of summaries; those of another version are written again.
 SUMMARY_VERSION = 3
+# Entries of summaries that only some have, see `_Inputs.summary_key`.
+_OPTIONAL_KEYS = ('tables', 'contaminated', 'per')
 
 
 class _Inputs(NamedTuple):
@@ -61,7 +70,7 @@ def run(config: Config, workdir: str) -> None:
   selections = []
   for name, (arm, seed) in arms.items():
     artifact = describe(config, workdir, arm, seed, _made_from(inputs, arm))
-    if _is_done(artifact, inputs.summary_key):
+    if _is_done(artifact, _summary_key(inputs, arm)):
       logger.info('select: %s finished before, skipped', name)
       continue
     try:
@@ -81,6 +90,9 @@ def _open_inputs(config: Config, workdir: str) -> _Inputs:
   manifests.check_sizes(path, scores, kind, 'score')
   path, kind = statistics_dir(workdir), 'table of statistics'
   statistics = _open_table(path, kind, 'statistics', store)
+  contamination = ''
+  if config.select.decontaminate.paths:
+    contamination = _contamination(workdir, store)['fingerprint']
   joined = {}
   for name in config.select.tables:
     path = user_table_dir(workdir, name)
@@ -102,6 +114,7 @@ def _open_inputs(config: Config, workdir: str) -> _Inputs:
       'num_examples': config.report.num_examples,
       # Shown examples have these columns.
       **({'tables': joined} if joined else {}),
+      **({'contaminated': contamination} if contamination else {}),
     },
   )
 
@@ -121,6 +134,17 @@ def _open_table(
   return manifest
 
 
+def _contamination(workdir: str, store: TokenStore) -> manifests.Manifest:
+  path, kind = contamination_dir(workdir), 'table of contamination'
+  return _open_table(path, kind, 'decontaminate', store)
+
+
+def _summary_key(inputs: _Inputs, arm: str) -> dict[str, Any]:
+  """Entries of the summary of an arm that decide if it is written again."""
+  per = groups_kept.expressions(inputs.config.select.arms[arm])
+  return {**inputs.summary_key, **({'per': per} if per else {})}
+
+
 def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
   """Fingerprints of what the keep sets of an arm are made from, by name."""
   rules = inputs.config.select.arms[arm]
@@ -135,6 +159,9 @@ def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
       inputs.store,
     )
     made_from['near_duplicates'] = groups['fingerprint']
+  if rules_lib.reads_contamination(rules):
+    table = _contamination(inputs.workdir, inputs.store)
+    made_from['contamination'] = table['fingerprint']
   for name in rules_lib.tables_read(rules, inputs.joined):
     made_from[user_table_input(name)] = inputs.joined[name]
   for name in rules_lib.classifiers_read(rules):
@@ -142,6 +169,25 @@ def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
     odds = _open_table(path, f'table of {kind}', 'classify', inputs.store)
     made_from[PREFIX + name] = odds['fingerprint']
   return made_from
+
+
+def tables_read(
+  config: Config, workdir: str, rules: Sequence[RuleConfig]
+) -> dict[str, str]:
+  """The folders of the tables that rules read, by the names of the inputs."""
+  read = {}
+  if rules_lib.reads_tables(rules):
+    read['scores'] = scores_dir(workdir)
+    read['statistics'] = statistics_dir(workdir)
+  if rules_lib.reads_near_duplicates(rules):
+    read['near_duplicates'] = near_duplicates_dir(workdir)
+  if rules_lib.reads_contamination(rules):
+    read['contamination'] = contamination_dir(workdir)
+  for name in rules_lib.tables_read(rules, config.select.tables):
+    read[user_table_input(name)] = user_table_dir(workdir, name)
+  for name in rules_lib.classifiers_read(rules):
+    read[PREFIX + name] = classifier_dir(workdir, name)
+  return read
 
 
 def describe(
@@ -186,13 +232,16 @@ def _is_done(
   """
   finished = artifact.finished()
   written = keep_set.read_summary(artifact.path) or {}
-  return finished is not None and summary_key.items() <= written.items()
+  names = {*_OPTIONAL_KEYS, *summary_key}
+  same = all(written.get(name) == summary_key.get(name) for name in names)
+  return finished is not None and same
 
 
 class _Selection(NamedTuple):
   """A keep set that is to be written."""
 
   artifact: artifacts.Artifact
+  key: Mapping[str, Any]  # entries that decide if it is written again
   counts: Mapping[str, Any]  # the summary
   # uint8, [ceil(documents / 8)]: a bit for each; or [documents]: a count.
   data: np.ndarray
@@ -210,9 +259,11 @@ def _select(
   config, store = inputs.config, inputs.store
   rules = config.select.arms[arm]
   kept, decision = decide(rules, examples, artifact.options['draw'])
+  key = _summary_key(inputs, arm)
   counts = {
-    **inputs.summary_key,
+    **key,
     **summary.summarize(examples, kept),
+    **_of_groups(key, examples, kept, rules),
     **shown.examples_of(
       examples,
       kept.astype(bool, copy=False),
@@ -233,17 +284,32 @@ def _select(
   keep_set.check_any(artifact, mask)
   is_mask = mask.dtype == bool
   data = np.packbits(mask) if is_mask else mask
-  return _Selection(artifact, counts, data, is_mask)
+  return _Selection(artifact, key, counts, data, is_mask)
+
+
+def _of_groups(
+  key: Mapping[str, Any],
+  examples: Examples,
+  kept: np.ndarray,
+  rules: Sequence[RuleConfig],
+) -> dict[str, Any]:
+  """What is kept of groups and of contaminated examples, where there are any."""
+  counts: dict[str, Any] = {}
+  if 'per' in key:
+    counts['groups'] = groups_kept.by_groups(examples, kept, rules)
+  if 'contaminated' in key:
+    counts['benchmarks'] = groups_kept.by_benchmarks(examples, kept)
+  return counts
 
 
 def _write(inputs: _Inputs, selection: _Selection) -> None:
   """Writes a keep set, unless another process has written it meanwhile."""
-  artifact, counts, kept, is_mask = selection
+  artifact, key, counts, kept, is_mask = selection
   if is_mask:
     num_documents = sum(inputs.store.documents_per_shard)
     kept = np.unpackbits(kept, count=num_documents).astype(bool)
   with files.lock(artifact.path):
-    if _is_done(artifact, inputs.summary_key):
+    if _is_done(artifact, key):
       return
     artifact = artifact.begin()
     files.write_record(

@@ -72,11 +72,15 @@ def digest(name: str, config: ClassifierConfig) -> str:
   """
   listed = list_files(name, config)
   return manifests.fingerprint(
-    {label: [_sha256(file.path) for file in listed[label]] for label in LABELS}
+    {
+      label: [sha256_of(file.path) for file in listed[label]]
+      for label in LABELS
+    }
   )
 
 
-def _sha256(path: str) -> str:
+def sha256_of(path: str) -> str:
+  """The SHA-256 of a file, in hexadecimal digits."""
   if filesystems.is_local(path):
     return files.facts_of(path)['sha256']
   with filesystems.open_file(path) as file:

@@ -56,6 +56,17 @@ NEAR_DUPLICATES_SCHEMA = pa.schema(
   ]
 )
 
+CONTAMINATION_SCHEMA = pa.schema(
+  [
+    ('shard', pa.int32()),
+    ('doc_index', pa.int64()),
+    # How many of its n-grams occur in a benchmark, and the names of these
+    # benchmarks with ', ' between them.
+    ('contaminated_ngrams', pa.int32()),
+    ('contaminated_by', pa.dictionary(pa.int32(), pa.string())),
+  ]
+)
+
 
 def score_schema(columns: Sequence[str]) -> pa.Schema:
   """The schema of a score table.
@@ -102,6 +113,7 @@ def rule_schema(
     [
       *example_schema(columns),
       *list(NEAR_DUPLICATES_SCHEMA)[2:],
+      *list(CONTAMINATION_SCHEMA)[2:],
       *(classifier_schema(name).field(2) for name in classifiers),
     ]
   )

@@ -13,6 +13,7 @@ from infoprune_jax.runtime.manifests import Manifest
 from infoprune_jax.runtime.options import first_difference
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
+  contamination_dir,
   keep_set_dir,
   near_duplicates_dir,
   reference_dir,
@@ -188,6 +189,7 @@ def _input_paths(status: ArtifactStatus, workdir: str) -> dict[str, str]:
     'scores': scores_dir(workdir),
     'statistics': statistics_dir(workdir),
     'near_duplicates': near_duplicates_dir(workdir),
+    'contamination': contamination_dir(workdir),
     'reference': reference_dir(workdir),
     **{
       reference_input(fold, 2): reference_dir(workdir, fold, 2)

@@ -37,6 +37,9 @@ _NEAR_DUPLICATES = _Kind(
   ('near_duplicate_group', 'near_duplicates'),
   ('num_examples',),
 )
+_CONTAMINATION = _Kind(
+  tables.CONTAMINATION_SCHEMA, ('contaminated_ngrams',), ('num_examples',)
+)
 _LOSSES = _Kind(tables.LOSS_SCHEMA, ('nll_sum',), ())
 
 
@@ -100,6 +103,13 @@ def near_duplicates_problems(
 ) -> Iterator[str]:
   """Yields the problems with a table of near-duplicates."""
   yield from _problems(status, workdir, _NEAR_DUPLICATES, _folds_of(status))
+
+
+def contamination_problems(
+  status: ArtifactStatus, workdir: str
+) -> Iterator[str]:
+  """Yields the problems with a table of contamination."""
+  yield from _problems(status, workdir, _CONTAMINATION, _folds_of(status))
 
 
 def joined_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:

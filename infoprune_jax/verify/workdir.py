@@ -30,6 +30,13 @@ _KINDS: tuple[
     'table of near-duplicates',
     tables.near_duplicates_problems,
   ),
+  (
+    'contamination',
+    'decontaminate',
+    'table of contamination',
+    tables.contamination_problems,
+  ),
+  ('contamination/ngrams', 'decontaminate', 'n-grams of benchmarks', None),
   ('tables/*', 'join', 'joined table', tables.joined_problems),
   (
     'classifiers/*',
@@ -61,6 +68,7 @@ _KINDS: tuple[
 _COMPARED = (
   'statistics',
   'near_duplicates',
+  'decontaminate',
   'join',
   'classify',
   'score',

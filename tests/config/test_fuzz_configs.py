@@ -60,6 +60,7 @@ def config_of_all_fields() -> dict[str, Any]:
   edits.classifiers.made_up = base.classifier(
     good=base.jsonl('good/*.jsonl'), bad_sources=('made_up',)
   )
+  edits.select.decontaminate = base.benchmarks('eval', text_columns=('text',))
   edits.select.tables.made_up = base.table('made_up/*.parquet', on='example_id')
   edits.select.arms.late = base.branch('full', 0.5, base.arm('all'))
   edits.train.training.mixture = {'made_up': 1.0}

@@ -27,6 +27,7 @@ from infoprune_jax.tokens import tables, tokenize
 from infoprune_jax.tokens.token_store import TokenStore
 
 NEWS = 'dolma/documents/2019/{}.jsonl.gz'
+CURVE = ((0.0, 0.0), (0.3, 0.0), (1.0, 300 / 4))  # Counts of two bytes, too.
 
 
 def json_lines(rng: random.Random, first: int, count: int) -> list[str]:
@@ -177,6 +178,45 @@ def ids_kept(workdir: str, selection: str) -> list[str]:
     .take(chosen.doc_indices(number))
     .to_pylist()
   ]
+
+
+@pytest.fixture
+def counts(edits, workdir) -> dict[str, int]:
+  """Selects the arm `often`; how often it uses each example, by id."""
+  edits.select.arms = {
+    'often': base.arm('repeat', base.INFORMATION, curve=CURVE),
+    'all': base.arm('all'),
+  }
+  edits.report.baseline = 'all'
+  select.run(config_lib.from_mapping(edits), workdir)
+  store = TokenStore.open(workdir)
+  kept = KeepSet.open(workdir, 'often', store)
+  return {
+    example_id: int(count)
+    for number in range(store.num_shards)
+    for example_id, count in zip(
+      store.shard(number).table('example_id')['example_id'].to_pylist(),
+      kept.of_shard(number),
+      strict=True,
+    )
+  }
+
+
+@pytest.fixture
+def kept_documents(workdir) -> Callable[[str], list[list[int]]]:
+  """The token ids of each document of an arm, as often as an epoch uses it."""
+
+  def read(selection: str) -> list[list[int]]:
+    store = TokenStore.open(workdir)
+    chosen = KeepSet.open(workdir, selection, store)
+    return [
+      store.document(number, index).tolist()
+      for number in range(store.num_shards)
+      for index, count in enumerate(chosen.of_shard(number).tolist())
+      for _ in range(count)
+    ]
+
+  return read
 
 
 @pytest.fixture

@@ -18,7 +18,10 @@ from infoprune_jax.export import job
 from infoprune_jax.runtime import manifests
 from infoprune_jax.verify import workdir as verify
 
-FORMATS = ('jsonl', 'parquet', 'array_record', 'keep_set', 'scores')
+FORMATS = (
+  *('jsonl', 'parquet', 'array_record', 'keep_set', 'scores'),
+  *('megatron', 'mds', 'levanter'),
+)
 
 
 def tree(folder: pathlib.Path) -> dict[str, bytes]:
@@ -65,9 +68,15 @@ job.run(config.from_mapping(json.loads(sys.argv[1])), sys.argv[2])
 """
 
 
-@pytest.mark.parametrize('num_shards', [0, 3, 6])
-def test_a_killed_job_goes_on(num_shards, edits, workdir, tmp_path):
-  edits.export.update(arms=('top',), formats=('array_record', 'parquet'))
+@pytest.mark.parametrize(
+  'formats, num_shards',
+  [
+    *((('array_record', 'parquet'), number) for number in (0, 3, 6)),
+    *((('levanter', 'mds', 'megatron'), number) for number in (0, 1, 4, 8)),
+  ],
+)
+def test_a_killed_job_goes_on(formats, num_shards, edits, workdir, tmp_path):
+  edits.export.update(arms=('top',), formats=formats)
   expected = tree(run(edits, workdir, folder=str(tmp_path / 'whole')))
   folder = tmp_path / 'killed'
   edits.export.folder = str(folder)
@@ -86,7 +95,7 @@ def test_a_killed_job_goes_on(num_shards, edits, workdir, tmp_path):
   assert len(list(folder.rglob('*.done'))) == num_shards
   if not num_shards:  # As a kill within the first shard leaves it.
     scratch = (
-      folder / 'top/array_record/part-00000-of-00004.0123456789abcdef.tmp'
+      folder / f'top/{formats[0]}/part-00000-of-00004.0123456789abcdef.tmp'
     )
     scratch.mkdir()
     (scratch / 'records').write_bytes(b'half')
@@ -97,11 +106,19 @@ def test_a_killed_job_goes_on(num_shards, edits, workdir, tmp_path):
     assert path.stat().st_mtime_ns == time, path
 
 
+def test_formats_of_token_ids_do_not_read_the_corpus(
+  edits, workdir, monkeypatch
+):
+  monkeypatch.setattr(job.corpus, 'read_again', None)
+  folder = run(edits, workdir, arms=('top',), formats=('megatron', 'levanter'))
+  assert len(list(folder.glob('top/*/manifest.json'))) == 2
+
+
 def test_what_is_finished_is_skipped(edits, workdir, caplog, monkeypatch):
   folder = run(edits, workdir, formats=('jsonl', 'scores'))
   before = {path: path.stat().st_mtime_ns for path in folder.rglob('part-*')}
   # Nor is the corpus read again.
-  monkeypatch.setattr(job.corpus, 'read_again', None)
+  monkeypatch.setattr(job.original_documents, 'read_again', None)
   run(edits, workdir)
   assert before == {p: p.stat().st_mtime_ns for p in folder.rglob('part-*')}
 

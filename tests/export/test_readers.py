@@ -96,6 +96,7 @@ def test_the_docs_have_the_columns_of_the_files(folder, golden):
     ('token_store', token_store.SCHEMA),
     ('statistics', tables.STATISTICS_SCHEMA),
     ('near_duplicates', tables.NEAR_DUPLICATES_SCHEMA),
+    ('contamination', tables.CONTAMINATION_SCHEMA),
     ('classifiers/NAME', tables.classifier_schema('NAME')),
     ('scores', tables.score_schema(['nll_sum'])),
     ('evaluate/random/seed-0', tables.LOSS_SCHEMA),
@@ -108,8 +109,8 @@ def test_the_docs_have_the_schemas_of_the_code(folder, schema):
 def test_the_docs_have_no_other_table():
   page = (ROOT / 'docs/artifacts.md').read_text()
   titles = re.findall(r'^### `(.*)/data/`$', page, re.MULTILINE)
-  # The golden workdir has no classifier.
-  assert len(titles) == len([*FOLDERS, 'classifiers/NAME'])
+  # The golden workdir has no classifier and no benchmarks.
+  assert len(titles) == len([*FOLDERS, 'classifiers/NAME', 'contamination'])
 
 
 # A program's table of all records of a folder, as a table of Arrow.

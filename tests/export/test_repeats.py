@@ -15,33 +15,6 @@ from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import quiet_tensorflow
 from infoprune_jax.export import job
-from infoprune_jax.selection import select
-from infoprune_jax.selection.keep_set import KeepSet
-from infoprune_jax.tokens.token_store import TokenStore
-
-CURVE = ((0.0, 0.0), (0.3, 0.0), (1.0, 300 / 4))  # Counts of two bytes, too.
-
-
-@pytest.fixture
-def counts(edits, workdir) -> dict[str, int]:
-  """Selects the arm `often`; how often it uses each example, by id."""
-  edits.select.arms = {
-    'often': base.arm('repeat', base.INFORMATION, curve=CURVE),
-    'all': base.arm('all'),
-  }
-  edits.report.baseline = 'all'
-  select.run(config_lib.from_mapping(edits), workdir)
-  store = TokenStore.open(workdir)
-  kept = KeepSet.open(workdir, 'often', store)
-  return {
-    example_id: int(count)
-    for number in range(store.num_shards)
-    for example_id, count in zip(
-      store.shard(number).table('example_id')['example_id'].to_pylist(),
-      kept.of_shard(number),
-      strict=True,
-    )
-  }
 
 
 def tables(folder: pathlib.Path, pattern: str = '*.parquet') -> pa.Table:

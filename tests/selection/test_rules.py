@@ -149,7 +149,7 @@ def test_rules_compose(make_examples, data, first, second):
   keys=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 3), max_size=30),
 )
 def test_lowest_is_a_prefix(many, data, budget, keys):
-  """Of each group, with digits of 16 bits and of 8."""
+  """Of each group, with a table of digits and without."""
   size = len(keys)
   weight = data.draw(st.lists(st.integers(0, 20), min_size=size, max_size=size))
   group = data.draw(st.lists(st.integers(0, 2), min_size=size, max_size=size))
@@ -163,7 +163,7 @@ def test_lowest_is_a_prefix(many, data, budget, keys):
     np.array(group, np.int32),
     seed=3,
   )
-  with mock.patch.object(lib, '_MANY', many):
+  with mock.patch.object(lib, 'MAX_TABLES', many):
     found = lib.lowest(ranking, np.array(candidate, bool), budgets)
   tie = mix(index, 3)
   order = sorted(range(size), key=lambda i: (keys[i], int(tie[i])))

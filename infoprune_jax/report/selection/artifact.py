@@ -6,7 +6,7 @@ from typing import Any
 
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.report.selection import sweeps
+from infoprune_jax.report.selection import group_tables, sweeps
 from infoprune_jax.runtime import artifacts, files, manifests
 from infoprune_jax.runtime.options import options_of
 from infoprune_jax.runtime.workdir import selection_report_dir
@@ -81,6 +81,7 @@ def read(
   }
   # Older reports have none.
   report['sweeps'] = sweeps.only(report.get('sweeps', ()), arms)
+  report |= group_tables.only(report, arms)
   for part in ('examples', 'decisions'):
     for item in report[part]:
       item['arms'] = [arm for arm in item['arms'] if arm in arms]

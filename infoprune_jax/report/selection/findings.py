@@ -14,6 +14,7 @@ from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.report.selection import (
   correlations,
+  group_tables,
   inputs,
   kinds,
   overlaps,
@@ -85,6 +86,7 @@ def _tables(config: Config, summaries: Summaries) -> dict[str, Any]:
     'kinds': tables.by_kind(summaries, mix, kind_of),
     'lengths': tables.fractions(summaries, 'lengths', 'examples'),
     'mix': mix,
+    **group_tables.gather(summaries),
   }
 
 

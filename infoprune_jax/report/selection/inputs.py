@@ -10,6 +10,7 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
+  contamination_dir,
   keep_set_dir,
   near_duplicates_dir,
   scores_dir,
@@ -38,6 +39,7 @@ class Selected:
   statistics: Mapping[str, Any]
   scores: Mapping[str, Any]
   near_duplicates: Mapping[str, Any] | None  # if a keep set reads them
+  contamination: Mapping[str, Any] | None  # if there are benchmarks
   joined: Mapping[str, Mapping[str, Any]]  # tables of the user's, by name
   classifiers: Mapping[str, Mapping[str, Any]]  # those that a keep set reads
   keep_sets: Mapping[str, Mapping[str, Any]]  # by selection
@@ -54,6 +56,8 @@ class Selected:
     }
     if self.near_duplicates:
       manifests['near_duplicates'] = self.near_duplicates
+    if self.contamination:
+      manifests['contamination'] = self.contamination
     for name, manifest in self.joined.items():
       manifests[user_table_input(name)] = manifest
     for name, manifest in self.classifiers.items():
@@ -84,6 +88,9 @@ class Selected:
       if self.near_duplicates and 'near_duplicates' in manifest['inputs']:
         groups = (self.near_duplicates, 'table of near-duplicates')
         check(*keep_set, 'near_duplicates', *groups)
+      if self.contamination and 'contamination' in manifest['inputs']:
+        table = (self.contamination, 'table of contamination')
+        check(*keep_set, 'contamination', *table)
       for table, joined in self.joined.items():
         if user_table_input(table) in manifest['inputs']:
           input_name = user_table_input(table)
@@ -127,6 +134,11 @@ def open_selected(config: Config, workdir: str) -> Selected:
     statistics=opened(path, 'table of statistics', 'statistics'),
     scores=scores,
     near_duplicates=near_duplicates,
+    contamination=opened(
+      contamination_dir(workdir), 'table of contamination', 'decontaminate'
+    )
+    if config.select.decontaminate.paths
+    else None,
     joined={
       name: opened(user_table_dir(workdir, name), f'table {name}', 'join')
       for name in config.select.tables
@@ -184,10 +196,14 @@ def _summary(workdir: str, name: str, selected: Selected) -> dict[str, Any]:
       f'{folder}/summary.json was made with the scores {summary["scores"]}, '
       f'but the table here is {scores}: run --job=select again.'
     )
+  contaminated = (selected.contamination or {}).get('fingerprint')
   joined = {name: one['fingerprint'] for name, one in selected.joined.items()}
-  if summary.get('tables', {}) != joined:
+  if (
+    summary.get('tables', {}) != joined
+    or summary.get('contaminated') != contaminated
+  ):
     raise UserError(
-      f'{folder}/summary.json was made with other tables of select.tables: run '
+      f'{folder}/summary.json was made with other tables of the config: run '
       '--job=select again, which writes it anew and does not change the keep '
       'set.'
     )

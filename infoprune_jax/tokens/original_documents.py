@@ -18,8 +18,13 @@ from infoprune_jax.tokens import tokenize
 from infoprune_jax.tokens.token_store import TokenStore
 
 
-def read_again(config: Config, store: TokenStore) -> CorpusIndex:
+def read_again(config: Config, store: TokenStore, job: str) -> CorpusIndex:
   """The index that the store was tokenized from; reads the corpus once.
+
+  Args:
+    config: The experiment.
+    store: Its token store.
+    job: The stage that reads it, for the log.
 
   Raises:
     UserError: the config asks for another corpus, or a file changed.
@@ -28,8 +33,8 @@ def read_again(config: Config, store: TokenStore) -> CorpusIndex:
   tokenize.store_artifact(
     config, posixpath.dirname(store.path), inputs
   ).finished()
-  logger.info('export: reads the corpus, to find the record of each document')
-  index = corpus_index.build(config.corpus, 'export')
+  logger.info('%s: reads the corpus, to find each document', job)
+  index = corpus_index.build(config.corpus, job)
   if index.fingerprint() != store.manifest['inputs']['corpus']:
     raise UserError(_difference(index, store))
   return index
