@@ -36,6 +36,7 @@ _PACKAGES = (
   'scipy',
   'sentencepiece',
   'tensorboardX',
+  'tensorstore',
   'tokenizers',
   'zstandard',
   'apache-beam',

@@ -109,7 +109,7 @@ def test_a_killed_job_goes_on(formats, num_shards, edits, workdir, tmp_path):
 def test_formats_of_token_ids_do_not_read_the_corpus(
   edits, workdir, monkeypatch
 ):
-  monkeypatch.setattr(job.corpus, 'read_again', None)
+  monkeypatch.setattr(job.original_documents, 'read_again', None)
   folder = run(edits, workdir, arms=('top',), formats=('megatron', 'levanter'))
   assert len(list(folder.glob('top/*/manifest.json'))) == 2
 
