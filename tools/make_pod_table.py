@@ -330,16 +330,13 @@ def print_programs(results: dict[str, Any]) -> None:
     if 'bytes' not in figures:
       print(f'| {cell.name} | {size} | more than {hbm:g} | | |')
       continue
-    collectives = figures.get('collectives')  # None if libtpu prints none
-    kinds = ', '.join(
-      f'{count} {kind} ({size / 1e9:.2f} GB)'
-      for kind, (count, size) in sorted((collectives or {}).items())
-    )
-    if collectives is None:
-      kinds = 'not printed'
+    kinds = 'not printed'  # by libtpu
+    if (by_kind := figures.get('collectives')) is not None:
+      numbers = (f'{by_kind[kind][0]} {kind}' for kind in sorted(by_kind))
+      kinds = ', '.join(numbers) or 'none'
     print(
       f'| {cell.name} | {size} | {figures["bytes"] / 1e9:.2f} of {hbm:g} | '
-      f'{figures["temporaries"] / 1e9:.2f} | {kinds or "none"} |'
+      f'{figures["temporaries"] / 1e9:.2f} | {kinds} |'
     )
 
 
