@@ -20,6 +20,7 @@ import numpy as np
 
 SPREAD = 1.0  # of the logarithm of lengths
 REPEATS = 3
+FILL = 0.99  # of the last batches that are scored
 # Of JAX's attention: tokens of a block, and in its backward pass.
 BLOCKS = ((64, 32), (128, 32), (64, 64), (128, 64))
 Settings = dict[str, Any]
@@ -109,7 +110,7 @@ def check_attention(settings: Settings) -> None:
   from infoprune_jax.model import attention
   from infoprune_jax.model.kernels import gpu_attention
 
-  length = settings['sequence_length'] - 3  # No multiple of a block.
+  length = settings['sequence_length'] - 2  # No multiple of a block.
   made = packed({**settings, 'sequence_length': length}, '83', 4 * length)
   batch = made.batch(np.arange(2), 2)
   ids = jnp.asarray(batch['decoder_segment_ids'])
@@ -121,9 +122,8 @@ def check_attention(settings: Settings) -> None:
       for key, heads in zip(keys, (4, kv_heads, kv_heads, 4), strict=True)
     )
 
-    def pulled(
-      backend: str, inputs: list = inputs, direction: Any = direction
-    ) -> list:
+    @functools.partial(jax.jit, static_argnums=0)
+    def pulled(backend: str, inputs: list, direction: Any) -> list:
       segments = attention.segments(ids, backend, limit)
       out, pull = jax.vjp(
         lambda *x: attention.attention(
@@ -134,12 +134,14 @@ def check_attention(settings: Settings) -> None:
       seen = (ids > 0)[:, :, None, None]  # Nothing reads the rest.
       return [jnp.where(seen, x, 0) for x in (out, *pull(direction * seen))]
 
-    expected = pulled('xla')
+    expected = pulled('xla', inputs, direction)
     for backend in settings['attention']:
       with failures(settings, backend, kv_heads=kv_heads):
         apart = [
           float(abs(a.astype(float) - b).max() / abs(b).max())
-          for a, b in zip(pulled(backend), expected, strict=True)
+          for a, b in zip(
+            pulled(backend, inputs, direction), expected, strict=True
+          )
         ]
         worst = float(np.max(apart))  # NaN if one is.
         record(settings, kind=backend, kv_heads=kv_heads, apart=worst)
@@ -193,7 +195,8 @@ def time_attention(settings: Settings) -> None:
     with failures(settings, f'{backend} {kind}'):
       if backend == 'pallas':
         blocks = map(int, kind.split()[1:])
-        gpu_attention.BLOCK, gpu_attention.BACKWARD_BLOCK = blocks
+        gpu_attention.BLOCK, backward = blocks
+        gpu_attention.backward_block = lambda head_dim, size=backward: size
       taken = seconds(backend, segments, limit) / 4
       record(settings, kind=f'{backend} {kind}', layer_seconds=taken)
 
@@ -280,7 +283,8 @@ def score(settings: Settings) -> None:
         tokens = size
         seconds = bench_score_contenders.dense_seconds(given, scorer, params)
       else:
-        tokens = size * settings['batches']
+        # A little less than fills the batches: one more would be near empty.
+        tokens = int(FILL * size * settings['score_batches'])
         made = documents(settings, kind, tokens)
         tokens, number = int(made.lengths.sum()), np.arange(len(made.lengths))
         work = functools.partial(

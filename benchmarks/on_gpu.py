@@ -35,15 +35,21 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = ('dense', '83', '800')  # tokens, the median length
 LEAST_SECONDS = 15
 MODELS = {
-  '17m': dict(vocab_size=16384, sequence_length=512, sequences=128),
-  '124m': dict(vocab_size=50257, sequence_length=1024, sequences=64),
-  '1b3': dict(vocab_size=50257, sequence_length=2048, sequences=8),
+  '17m': dict(
+    vocab_size=16384, sequence_length=512, sequences=128, score_batches=64
+  ),
+  '124m': dict(
+    vocab_size=50257, sequence_length=1024, sequences=64, score_batches=64
+  ),
+  '1b3': dict(
+    vocab_size=50257, sequence_length=2048, sequences=8, score_batches=16
+  ),
 }
 SHARED = dict(
   dtype='bfloat16',
   folder='',  # Weights are random on both sides.
   documents=DOCUMENTS,
-  batches=8,
+  batches=8,  # of different sequences, to train on
   shards=1,
   steps=10_000,
   timed_steps=4,
@@ -51,7 +57,9 @@ SHARED = dict(
 )
 # Upper bounds, as a user sets them once for all models.
 CHOICES = dict(scan_unroll=24, loss_chunk_tokens=16_384)
-TINY_MODEL = dict(vocab_size=256, sequence_length=64, sequences=4)
+TINY_MODEL = dict(
+  vocab_size=256, sequence_length=64, sequences=4, score_batches=2
+)
 TINY = dict(
   **dict(dtype='float32', batches=2, timed_steps=1),
   documents=('dense', '12'),
@@ -254,17 +262,20 @@ def main() -> None:
   parser.add_argument('--results', required=True, help='a file to write')
   parser.add_argument('--seconds', type=float, default=540, help='for all')
   parser.add_argument('--part_seconds', type=float, default=100, help='for one')
-  parser.add_argument('--only', default='', help='parts whose name begins so')
+  parser.add_argument(
+    '--only', default='', help='parts whose name begins so, by comma'
+  )
   parser.add_argument('--tiny', action='store_true', help='try it on a CPU')
   flags = parser.parse_args()
   # As an error, so that the part that runs is ended, too.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
   end = time.monotonic() + flags.seconds
+  only = tuple(flags.only.split(','))
   results = str(pathlib.Path(flags.results).resolve())
   pathlib.Path(results).write_text('')
   for part in PARTS:
     name = ' '.join(filter(None, part))
-    chosen = part[0] == 'ceiling' or name.startswith(flags.only)
+    chosen = part[0] == 'ceiling' or name.startswith(only)
     # One model of them all is enough to try the parts.
     if not chosen or (flags.tiny and part[1] not in ('', '124m')):
       continue

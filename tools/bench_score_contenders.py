@@ -56,6 +56,7 @@ def compile_scorer(settings: Any, mesh: Any) -> tuple[Any, Any]:
     **{
       **bench_llama.model_fields(settings.model, settings.dtype),
       'attention': settings.attention,
+      'scan_unroll': 0,  # As the presets do.
     }
   )
   scoring = ScoringConfig(

@@ -15,6 +15,11 @@ LANES = 128  # of a TPU
 CUDNN_CAPABILITY = (9, 0)  # or later, of packed sequences
 PALLAS_CAPABILITY = (8, 0)  # or later, of bfloat16 in JAX's kernel for GPUs
 HOPPER_CAPABILITY = (9, 0)
+# cuDNN's time grows with the segments that a program has room for, and that of
+# Pallas does not. Room for one more in this many tokens makes cuDNN slower: on
+# one H200, a layer took 2.4 ms with room for 16 segments in 1,024 tokens, 5.7 ms
+# for 64 and 19.0 ms for 256, beside 2.6 ms by Pallas. Head dimension 64.
+TOKENS_PER_SEGMENT, MEASURED_HEAD_DIM = 64, 64
 # Where a kernel runs. 'xla' runs anywhere.
 _PLATFORM = {
   **{'splash': 'tpu', 'tpu': 'tpu'},
@@ -32,14 +37,13 @@ class _Choice(NamedTuple):
 
 
 # The first line that fits a device counts. Attention is the same for scoring
-# and training, for any length, and for one document a sequence or many: nothing
-# measured so far tells them apart. Measured on one H200 with jax 0.11.2 (Llama
-# of 124M parameters, 64 sequences of 1,024 tokens, bfloat16): scoring 1.92M
-# tokens/s dense and 1.82M packed, training 0.51M dense, all with cuDNN.
-# Its gradient equals XLA's there. Unmeasured: training of packed sequences with
-# a small limit of segments (with a limit of 128 to 512, 17M parameters trained
-# at 5 % of the device's matrix products), 'pallas' on any GPU, and all of
-# Ampere, Ada and Blackwell. `benchmarks/on_gpu.py` measures them.
+# and training, for any length, and for one document a sequence or many; see
+# `prefers_pallas` for the exception. Measured on one H200 with jax 0.11.2, a Llama
+# of 124M parameters and 64 sequences of 1,024 tokens in bfloat16. Forward and
+# backward, a layer's attention took 1.8 ms by cuDNN with one document a
+# sequence; with documents of 83 tokens (median) 2.4 ms by cuDNN, 2.6 ms by
+# Pallas and 7.6 ms by XLA. Unmeasured: Ampere, Ada and Blackwell.
+# `benchmarks/on_gpu.py` measures them.
 _FASTEST = {
   'attention': (
     _Choice('tpu', ('splash',)),
@@ -132,13 +136,40 @@ def resolve_training(
   check_length(config, sequence_length)
   obstacles = {
     'splash': lambda: _no_splash(config, mesh, sequence_length),
-    'cudnn': lambda: _no_cudnn(config, mesh, sequence_length),
+    'cudnn': lambda: (
+      _odd_length(sequence_length) or _no_cudnn(config, mesh, sequence_length)
+    ),
     'pallas': lambda: _no_pallas(config, mesh, sequence_length),
   }
   attention = _choose('attention', config, mesh, obstacles)
   return dataclasses.replace(
     config, attention=attention, loss_kernel='xla', mlp_kernel='xla'
   )
+
+
+def prefers_pallas(
+  config: ModelConfig, mesh: Mesh, sequence_length: int, limit: int
+) -> bool:
+  """Whether Pallas is faster than cuDNN with room for so many segments.
+
+  Args:
+    config: A model whose 'auto' became 'cudnn', from `resolve_training`.
+    mesh: The mesh, whose devices decide.
+    sequence_length: Tokens of a sequence.
+    limit: The segments of a sequence that a program has room for.
+  """
+  slower = limit * TOKENS_PER_SEGMENT > sequence_length
+  measured = config.head_dim <= MEASURED_HEAD_DIM
+  prefers = (
+    slower and measured and not _no_pallas(config, mesh, sequence_length)
+  )
+  if prefers:
+    logger.info(
+      'model.attention: pallas, because cudnn is slower with room for %d '
+      'segments in each sequence',
+      limit,
+    )
+  return prefers
 
 
 def _choose(
@@ -241,6 +272,14 @@ def _no_cudnn(config: ModelConfig, mesh: Mesh, sequence_length: int) -> str:
   if config.head_dim % 8 or config.head_dim > 128:
     return f'head_dim={config.head_dim} is no multiple of 8 up to 128'
   return _no_flash(config, mesh, sequence_length)
+
+
+def _odd_length(sequence_length: int) -> str:
+  """Why the backward pass of cuDNN's attention cannot run; '' if it can."""
+  return (
+    'its backward pass takes sequences of an even number of tokens, not '
+    f'{sequence_length}'
+  ) * (sequence_length % 2)
 
 
 def _no_pallas(config: ModelConfig, mesh: Mesh, sequence_length: int) -> str:

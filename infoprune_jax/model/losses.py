@@ -313,7 +313,12 @@ def _logits(
   )
   if softcap:
     logits = softcap * jnp.tanh(logits / softcap)
-  return logits if valid is None else jnp.where(valid, logits, -jnp.inf)
+  if valid is None:
+    return logits
+  # XLA would mask within the product, with a kernel that takes 1.7 times as
+  # long as cuBLAS's on an H200.
+  logits = jax.lax.optimization_barrier(logits)
+  return jnp.where(valid, logits, -jnp.inf)
 
 
 def _tile_shape(tokens: int, tile: int) -> tuple[int, int]:

@@ -322,6 +322,9 @@ def compile_scorer(
       config names does not run there, or the program does not fit into memory.
   """
   model = with_kernels(model, scoring, mesh)
+  model = dataclasses.replace(
+    model, scan_unroll=device_memory.scan_unroll(model, mesh)
+  )
   if model.loss_kernel == 'xla' and not model.loss_chunk_tokens:
     model = device_memory.with_loss_chunk(model, vocab_size, mesh)
     chunk = model.loss_chunk_tokens or network.LOSS_CHUNK_TOKENS

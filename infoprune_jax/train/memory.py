@@ -15,10 +15,6 @@ from infoprune_jax.runtime import distributed
 from infoprune_jax.runtime.progress import logger, quantity
 from infoprune_jax.train import optimizer
 
-# Layers in an iteration of the scan, at most. On an H100, a scan over single
-# layers took 1.36 times as long as unrolled layers, with 124M parameters. The
-# compiler takes longer for each layer.
-_UNROLL_ON_GPU = 32
 # Of a device's memory, for what is not part of the step, such as batches.
 _SPARE_FRACTION = 0.1
 
@@ -79,9 +75,7 @@ def _candidates(
     chunked: The same with a chunk of tokens for the loss.
     mesh: The mesh to train on.
   """
-  on_gpu = mesh.devices.flat[0].platform == 'gpu'
-  most = _UNROLL_ON_GPU if on_gpu else network.SCAN_UNROLL
-  unroll = given.scan_unroll or min(given.num_layers, most)
+  unroll = memory.scan_unroll(given, mesh)
   policies = REMAT if given.remat == 'auto' else (given.remat,)
   for policy in policies:
     last = dataclasses.replace(chunked, remat=policy, scan_unroll=unroll)

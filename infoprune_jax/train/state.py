@@ -67,8 +67,7 @@ class Program:
     )
     if mean <= self.segment_limit:
       return self.step
-    limit = gpu_attention.segment_limit(mean, growth=2)
-    return self.with_limit(limit).step
+    return self.with_limit(gpu_attention.segment_limit(mean, growth=2)).step
 
   def put(
     self,
@@ -106,10 +105,13 @@ def compile_program(
       config names does not run there.
   """
   check_batch(mesh, training, 'training')
-  model = backends.resolve_training(model, mesh, training.sequence_length)
+  length, free = training.sequence_length, model.attention == 'auto'
+  model = backends.resolve_training(model, mesh, length)
   limit = 0
   if model.attention == 'cudnn':
     limit = _first_limit(training, mesh, segments)
+    if free and backends.prefers_pallas(model, mesh, length, limit):
+      model, limit = dataclasses.replace(model, attention='pallas'), 0
   model = _choose(model, training, vocab_size, mesh, limit)
   return _compile(model, training, vocab_size, mesh, limit)
 

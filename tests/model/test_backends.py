@@ -212,6 +212,39 @@ def test_training_refuses_cudnn_where_it_does_not_run(model, device):
     backends.resolve_training(model, Mesh(device), 1024)
 
 
+def test_training_on_odd_lengths_leaves_cudnn_out(model):
+  """JAX refuses an odd number of tokens in the backward pass."""
+  mesh = Mesh(H100)
+  assert backends.resolve_training(model, mesh, 1022).attention == 'cudnn'
+  assert backends.resolve_training(model, mesh, 1021).attention == 'pallas'
+  assert backends.resolve(model, mesh, 8, 1021).attention == 'cudnn'
+  model = dataclasses.replace(model, attention='cudnn')
+  with pytest.raises(UserError, match='an even number of tokens, not 1021'):
+    backends.resolve_training(model, mesh, 1021)
+
+
+@pytest.mark.parametrize(
+  'device, length, limit, edits, preferred',
+  [
+    (H100, 1024, 16, {}, False),
+    (H100, 1024, 32, {}, True),
+    (H100, 2048, 32, {}, False),
+    (H100, 512, 16, {}, True),
+    (H100, 1024, 256, {'head_dim': 128}, False),
+    (H100, 1024, 256, {'head_dim': 8}, False),
+  ],
+)
+def test_many_segments_are_faster_by_pallas(
+  model, device, length, limit, edits, preferred, caplog
+):
+  model = dataclasses.replace(model, **edits)
+  with caplog.at_level('INFO'):
+    found = backends.prefers_pallas(model, Mesh(device), length, limit)
+  assert found == preferred
+  said = f'pallas, because cudnn is slower with room for {limit} segments'
+  assert (said in caplog.text) == preferred
+
+
 def test_a_jax_without_its_kernel_takes_that_of_xla(model, monkeypatch):
   gone = types.SimpleNamespace(pallas_attention=lambda: None)
   monkeypatch.setattr(backends, 'gpu_attention', gone)

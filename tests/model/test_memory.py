@@ -4,6 +4,7 @@ import dataclasses
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from infoprune_jax.config.validation import UserError
@@ -79,3 +80,24 @@ def test_only_a_lack_of_memory_is_explained():
   explained = memory.oom_as_user_error(lambda: 'take less')
   with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'), explained:
     failing('INTERNAL: broken')()
+
+
+@pytest.mark.parametrize(
+  'platform, num_layers, given, unroll',
+  [
+    ('gpu', 24, 0, 24),
+    ('gpu', 40, 0, 32),
+    ('tpu', 24, 0, 4),
+    ('cpu', 3, 0, 3),
+    ('gpu', 24, 2, 2),
+  ],
+)
+def test_layers_of_an_iteration_of_the_scan(
+  small, platform, num_layers, given, unroll
+):
+  device = types.SimpleNamespace(platform=platform)
+  on = types.SimpleNamespace(devices=np.array([device]))
+  model = dataclasses.replace(
+    small.model, num_layers=num_layers, scan_unroll=given
+  )
+  assert memory.scan_unroll(model, on) == unroll

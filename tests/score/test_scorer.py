@@ -44,6 +44,13 @@ def test_equals_documents_scored_alone(score):
   assert np.all(together[np.array(LENGTHS) > 0] > 0)
 
 
+def test_layers_are_unrolled_where_the_config_leaves_that_open(small, mesh):
+  for given, taken in ((0, small.model.num_layers), (1, 1)):
+    model = dataclasses.replace(small.model, scan_unroll=given)
+    program = scorer.compile_scorer(model, small.score, Store.vocab_size, mesh)
+    assert program.model.scan_unroll == taken
+
+
 @pytest.mark.parametrize('batch_size', [1, 3, 8])
 def test_batch_size_does_not_matter(score, batch_size):
   store = Store(LENGTHS)

@@ -327,3 +327,35 @@ def test_a_step_for_few_segments_computes_what_xla_does(small, monkeypatch):
     np.testing.assert_allclose(
       metrics['cudnn'][name], metrics['xla'][name], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+  'choice, segments, expected',
+  [
+    ('auto', 1, ('cudnn', 2)),
+    ('auto', 9, ('pallas', 0)),
+    ('cudnn', 9, ('cudnn', 16)),
+  ],
+)
+def test_auto_leaves_cudnn_where_segments_make_it_slow(
+  small, monkeypatch, choice, segments, expected
+):
+  def resolved(model, mesh, length):
+    return dataclasses.replace(model, attention='cudnn')
+
+  monkeypatch.setattr(state.backends, 'resolve_training', resolved)
+  monkeypatch.setattr(
+    state.backends, 'prefers_pallas', lambda *args: args[-1] > 2
+  )
+  monkeypatch.setattr(state, '_choose', lambda model, *_: model)
+  monkeypatch.setattr(
+    state, '_compile', lambda model, *args: (model.attention, args[-1])
+  )
+  model = dataclasses.replace(small.model, attention=choice)
+  mesh = mesh_lib.make_mesh(
+    MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
+  )
+  found = state.compile_program(
+    model, small.train.training, VOCAB, mesh, np.full(8, segments)
+  )
+  assert found == expected
