@@ -128,8 +128,8 @@ class ModelConfig:
   tie_embeddings: bool = True  # the head is the embedding, transposed
   # Of the computation; parameters are float32. 'bfloat16' on TPUs and GPUs.
   dtype: str = 'float32'
-  # Layers in each iteration of the scan over layers; 0 for all on a GPU, and for
-  # 4 on others, as far as memory allows.
+  # Layers in each iteration of the scan over layers. 0 for all on a GPU, up to 8
+  # on a CPU and 4 on a TPU, as far as memory allows.
   scan_unroll: int = 4
   # 'auto' is the first of REMAT that fits in memory.
   remat: str = 'none'

@@ -89,6 +89,7 @@ def test_only_a_lack_of_memory_is_explained():
     ('gpu', 40, 0, 32),
     ('tpu', 24, 0, 4),
     ('cpu', 3, 0, 3),
+    ('cpu', 24, 0, 8),
     ('gpu', 24, 2, 2),
   ],
 )
