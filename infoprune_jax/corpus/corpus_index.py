@@ -14,7 +14,7 @@ import numpy as np
 
 from infoprune_jax.config.corpus import CorpusConfig
 from infoprune_jax.config.validation import UserError, did_you_mean
-from infoprune_jax.corpus import draw, sources
+from infoprune_jax.corpus import draw, parts, sources
 from infoprune_jax.runtime import manifests, workers
 from infoprune_jax.runtime.hashing import content_hash, text_hash, utf8_hash
 from infoprune_jax.runtime.progress import Progress, logger, wipe
@@ -191,7 +191,9 @@ def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
     UserError: a path matches nothing, a record is bad and records may not be
       dropped, or a split comes out empty.
   """
-  files = sources.list_files(config.sources)
+  files = parts.cut(
+    sources.list_files(config.sources), config.num_shards, config.num_workers
+  )
   total = sum(file.size for file in files)
   progress = Progress(f'{job}: index', 'B', total)
   indices = []

@@ -4,11 +4,19 @@ import dataclasses
 import json
 import uuid
 from collections.abc import Callable, Generator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from infoprune_jax.config.corpus import SourceConfig
 
 MAX_ID_BYTES = 4096
+
+
+class Part(NamedTuple):
+  """Whole lines of a file."""
+
+  start: int  # bytes
+  end: int
+  lines_before: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +28,9 @@ class InputFile:
   config: SourceConfig  # of a dataset: narrowed to this unit
   path: str  # shown to the user; for a file, also its path to open
   name: str  # relative to what the source's path names; part of the ids
-  size: int  # bytes, as stored
+  size: int  # bytes, as stored; of the part if it is one
   shard: tuple[int, int] = (0, 1)  # of a SeqIO task: index and count
+  part: Part | None = None  # None for all of the file
 
 
 @dataclasses.dataclass(frozen=True)

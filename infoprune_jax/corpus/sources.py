@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import sys
 import types
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from typing import Any
@@ -203,7 +204,7 @@ def _json_records(
   file: InputFile, wanted: Container[int] | None, whole: bool
 ) -> Records:
   try:
-    with contextlib.closing(read_lines(file.path)) as lines:
+    with contextlib.closing(read_lines(file.path, file.part)) as lines:
       for number, line in lines:
         if wanted is None or number in wanted:
           yield records.read_record(
@@ -215,8 +216,14 @@ def _json_records(
     yield 1, BadRecord(bad.args[0], file.path, bad.args[1])
 
 
-def read_lines(path: str) -> Generator[tuple[int, bytes], None, None]:
+def read_lines(
+  path: str, part: records.Part | None = None
+) -> Generator[tuple[int, bytes], None, None]:
   """The lines of a file of JSONL that are not blank, with numbers from 1.
+
+  Args:
+    path: The file.
+    part: The lines to read, of a file that is not compressed; None for all.
 
   Raises:
     Bad: the name says that the file is compressed, and it has no byte.
@@ -227,10 +234,18 @@ def read_lines(path: str) -> Generator[tuple[int, bytes], None, None]:
     filesystems.open_file(path) as raw,
     compressed.open_stored(path, raw) as lines,
   ):
-    compressed.skip_mark(path, lines)
-    for number, line in enumerate(lines, 1):
+    part = part or records.Part(0, sys.maxsize, 0)
+    if part.start:
+      lines.seek(part.start)
+    else:
+      compressed.skip_mark(path, lines)
+    position = lines.tell() if part.end < sys.maxsize else 0
+    for number, line in enumerate(lines, part.lines_before + 1):
       if line.strip():
         yield number, line
+      position += len(line)
+      if position >= part.end:
+        return
 
 
 def read_schema(file: InputFile) -> pa.Schema:
