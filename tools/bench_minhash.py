@@ -87,12 +87,12 @@ def write_input(folder: str) -> tuple[int, int]:
 
 def recall(groups: dict[str, Any], copies: int) -> float:
   """The fraction of copies that are in a group with their original."""
-  found = sum(
+  together = sum(
     group == groups.get(id_[1:], id_)
     for id_, group in groups.items()
     if id_.startswith('~')
   )
-  return found / copies
+  return together / copies
 
 
 def ours(folder: str) -> dict[str, Any]:
@@ -123,14 +123,14 @@ def ours(folder: str) -> dict[str, Any]:
   artifact = near_duplicates.describe(
     config, workdir, {'token_store': store.fingerprint}
   )
-  found = tables.read_table(artifact.path)
+  table = tables.read_table(artifact.path)
   ids = [
     store.shard(shard).table('example_id')['example_id'].to_pylist()
     for shard in range(store.num_shards)
   ]
   groups = {
     ids[row['shard']][row['doc_index']]: row['near_duplicate_group']
-    for row in found.to_pylist()
+    for row in table.to_pylist()
   }
   return {
     'seconds': times[2] - times[1],
@@ -193,6 +193,11 @@ def datatrove(folder: str) -> dict[str, Any]:
   return {'seconds': seconds, 'groups': groups}
 
 
+def _line(size: int, side: dict[str, Any], copies: int) -> str:
+  rate = size / 1e6 / side['seconds']
+  return f'{rate:8.2f} MB/s  recall {recall(side["groups"], copies):.3f}'
+
+
 def main(argv: list[str]) -> None:
   """Runs both sides, and prints a table."""
   del argv
@@ -203,8 +208,7 @@ def main(argv: list[str]) -> None:
     size, copies = write_input(folder)
     print(f'{size / 1e6:.1f} MB of text, {copies} documents with a near-copy')
     own = ours(folder)
-    found = recall(own['groups'], copies)
-    line = f'{size / 1e6 / own["seconds"]:8.2f} MB/s  recall {found:.3f}'
+    line = _line(size, own, copies)
     print(f'ours       {line} (and {own["tokenize"]:.1f} s to tokenize)')
     if not _PEER.value:
       return
@@ -216,9 +220,7 @@ def main(argv: list[str]) -> None:
       check=True,
     )
     peer = json.loads(done.stdout.split('RESULT')[-1])
-    found = recall(peer['groups'], copies)
-    line = f'{size / 1e6 / peer["seconds"]:8.2f} MB/s  recall {found:.3f}'
-    print(f'datatrove  {line}')
+    print(f'datatrove  {_line(size, peer, copies)}')
     ratio = peer['seconds'] / own['seconds']
     whole = peer['seconds'] / (own['seconds'] + own['tokenize'])
     print(f'ours is {ratio:.2f}x as fast, {whole:.2f}x with tokenizing')
