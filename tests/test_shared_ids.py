@@ -4,6 +4,7 @@ import collections
 import json
 import pathlib
 import random
+import shutil
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,12 @@ from infoprune_jax.batches import loader
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime.workdir import scores_dir, vocabulary_dir
+from infoprune_jax.runtime.workdir import (
+  scores_dir,
+  user_table_dir,
+  vocabulary_dir,
+)
+from infoprune_jax.selection import join
 from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.seqio_tasks import tasks
 from infoprune_jax.tokens import tables, vocabulary
@@ -54,10 +60,14 @@ def edits_over(folder: pathlib.Path) -> ConfigDict:
 
 
 @pytest.fixture(scope='module')
-def workdir(tmp_path_factory) -> str:
-  folder = tmp_path_factory.mktemp('shared')
-  workdir = str(folder / 'shared')
-  config = config_lib.from_mapping(edits_over(folder))
+def edits(tmp_path_factory) -> ConfigDict:
+  return edits_over(tmp_path_factory.mktemp('shared'))
+
+
+@pytest.fixture(scope='module')
+def workdir(edits, tmp_path_factory) -> str:
+  workdir = str(tmp_path_factory.mktemp('shared') / 'shared')
+  config = config_lib.from_mapping(edits)
   for job in (
     'tokenize',
     'reference',
@@ -250,6 +260,59 @@ def test_exports_tell_the_sources_apart(documents, workdir):
       [[_, _, keep]] = record['attributes'][f'infoprune__{ARM}_keep']
       assert (record['source'], record['id']) == (source, n)
       assert keep == float(documents[source, str(n)]['kept'])
+
+
+def test_a_table_must_say_of_which_source_an_id_is(
+  documents, edits, workdir, tmp_path
+):
+  """Also if only one of the documents with this id was scored."""
+  path = tmp_path / 'made.parquet'
+  made = [
+    {'source': source, 'example_id': id_, 'score': n / 2}
+    for n, (source, id_) in enumerate(documents)
+  ]
+
+  def joined(rows: list[dict[str, Any]], *on: str, **fields: Any) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    edits.select.tables.made = base.table(str(path), on=on, **fields)
+    join.run(config_lib.from_mapping(edits), workdir)
+
+  web = [
+    {'example_id': row['example_id'], 'score': row['score']}
+    for row in made
+    if row['source'] == 'web'
+  ]
+  with pytest.raises(UserError, match="no column 'source'"):
+    joined(web, 'source', 'example_id')
+  with pytest.raises(
+    UserError,
+    match="70 records are about ids of several sources, such as '[0-9]+' of the "
+    r"source 'books' .*write on=\('source', 'example_id'\)",
+  ):
+    joined(web, 'example_id')
+  other = next(
+    id_
+    for (source, id_), row in documents.items()
+    if source == 'books'
+    and row['split'] == 1
+    and documents['web', id_]['split'] != 1
+  )
+  with pytest.raises(UserError, match=f"1 records .* such as '{other}' of"):
+    joined(
+      [row for row in web if row['example_id'] == other],
+      'example_id',
+      missing=0.0,
+    )
+  expected = {(r['source'], r['example_id']): r['score'] for r in made}
+  for on in (('source', 'example_id'), ('example_id',)):
+    joined(made, *on)
+    rows = tables.read_table(user_table_dir(workdir, 'made')).to_pylist()
+    assert len(rows) == sum(row['split'] == 1 for row in documents.values())
+    key_of = {row['place']: key for key, row in documents.items()}
+    for row in rows:
+      key = key_of[row['shard'], row['doc_index']]
+      assert row['score'] == expected[key]
+    shutil.rmtree(user_table_dir(workdir, 'made'))
 
 
 def test_examples_of_a_step_are_named_by_their_sources(documents, store):

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import seqio
 import tensorflow as tf
 from seqio.vocabularies import PAD_ID
@@ -185,11 +184,8 @@ def kept_ids(workdir: str, selection: str, source: str = '') -> list[str]:
     repeats.append(_repeats(shard, keep_set.doc_indices(number)))
   documents, repeats = pa.concat_tables(columns), np.concatenate(repeats)
   if source:
-    inside = pc.equal(documents['source'].cast(pa.string()), source)
-    documents, repeats = (
-      documents.filter(inside),
-      repeats[inside.to_numpy()],
-    )
+    inside = np.array([s == source for s in documents['source'].to_pylist()])
+    documents, repeats = documents.filter(inside), repeats[inside]
     if not len(repeats):
       raise UserError(f'{store.path} has no document of the source {source!r}.')
   ids = documents['example_id']
@@ -199,12 +195,12 @@ def kept_ids(workdir: str, selection: str, source: str = '') -> list[str]:
 
 def _check_distinct(store: TokenStore, ids: pa.ChunkedArray) -> None:
   """Raises `UserError` unless these ids and their fingerprints all differ."""
-  counts = pc.value_counts(ids)
-  again = counts.filter(pc.greater(counts.field('counts'), 1))
-  if len(again):
+  values, counts = ids.value_counts().flatten()
+  shared = values.filter(counts.to_numpy() > 1)
+  if len(shared):
     raise UserError(
-      f'{store.path}: {len(again)} ids are of more than one source, such as '
-      f'{again.field("values")[0].as_py()!r}: prune a task for each source, with '
+      f'{store.path}: {len(shared)} ids are of more than one source, such as '
+      f'{shared[0].as_py()!r}: prune a task for each source, with '
       "kept_ids(..., source='NAME')."
     )
   prints = _fingerprint(tf.constant(ids.to_pylist(), tf.string)).numpy()

@@ -76,7 +76,6 @@ def joined(workdir: str, name: str = 'quality') -> pa.Table:
   ('on', 'suffix'),
   [
     ('example_id', '.parquet'),
-    ('example_id', '.jsonl'),
     (('source', 'example_id'), '.jsonl'),
     ('content_hash', '.arrow'),
     (('shard', 'doc_index'), '.parquet'),
@@ -123,60 +122,6 @@ def test_a_source_in_the_table_must_be_that_of_the_example(
     join.run(
       config(experiment, other=base.table(path, on='example_id')), workdir
     )
-
-
-def test_a_record_of_an_id_of_several_sources_is_refused(tmp_path):
-  """Also if only one of these documents was scored; the source tells them apart."""
-  edits = base.get_config()
-  for name, count in (('a', 60), ('b', 90)):
-    rows = [{'id': n, 'text': f'text {n} of {name}'} for n in range(count)]
-    path = write(pa.Table.from_pylist(rows), tmp_path / f'{name}.jsonl')
-    edits.corpus.sources[name] = base.jsonl(path, id_column='id')
-  edits.corpus.update(num_shards=3, num_workers=1)
-  edits.vocabulary.update(size=330, type='bpe')
-  workdir = str(tmp_path / 'work')
-  tokenize.run(config_lib.from_mapping(edits), workdir)
-  write_scores(workdir)
-  statistics.run(config_lib.from_mapping(edits), workdir)
-  made = documents(workdir).select(['example_id', 'source', 'score', 'split'])
-  path = write(made.drop(['source', 'split']), tmp_path / 'x.parquet')
-  quality = base.table(path, on=('source', 'example_id'))
-  with pytest.raises(UserError, match="no column 'source'"):
-    join.run(config(edits, quality=quality), workdir)
-  # The ids of `b` alone: each of one document, or of two.
-  of_b = made.filter(pa.compute.equal(made['source'], 'b'))
-  write(of_b.drop(['source', 'split']), tmp_path / 'x.parquet')
-  quality.on = ('example_id',)
-  with pytest.raises(UserError) as error:
-    join.run(config(edits, quality=quality), workdir)
-  assert "60 records are about ids of several sources, such as '" in str(
-    error.value
-  )
-  assert "write on=('source', 'example_id')" in str(error.value)
-  # A record of a document that was not scored, whose id one of `a` has.
-  split = {(r['source'], r['example_id']): r['split'] for r in made.to_pylist()}
-  other = next(
-    n for n in map(str, range(60)) if split['a', n] == 1 and split['b', n] != 1
-  )
-  one = of_b.filter(pa.compute.equal(of_b['example_id'], other))
-  write(one.drop(['source', 'split']), tmp_path / 'x.parquet')
-  quality.missing = 0.0
-  with pytest.raises(
-    UserError, match=f"1 records .* as '{other}' of the sourc"
-  ):
-    join.run(config(edits, quality=quality), workdir)
-  write(made.drop(['split']), tmp_path / 'x.parquet')
-  expected = {
-    (r['source'], r['example_id']): r['score'] for r in made.to_pylist()
-  }
-  for n, on in enumerate((('source', 'example_id'), ('example_id',))):
-    quality = base.table(path, on=on)
-    join.run(config(edits, **{f'q{n}': quality}), workdir)
-    rows = joined(workdir, f'q{n}').to_pylist()
-    assert len(rows) > 90
-    for row in rows:
-      key = row['source'], row['example_id']
-      assert row[f'q{n}.score'] == expected[key]
 
 
 def test_copies_share_the_record_of_their_text():
