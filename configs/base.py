@@ -133,7 +133,8 @@ def table(*paths: str, on: str | tuple[str, ...], **fields: Any) -> ConfigDict:
 
   Args:
     *paths: Files, folders, globs or URLs of Parquet, JSONL or Arrow.
-    on: 'example_id', 'content_hash' or ('shard', 'doc_index').
+    on: 'example_id', ('source', 'example_id'), 'content_hash' or ('shard',
+      'doc_index').
     **fields: `columns` and `missing` of `TableConfig`.
   """
   keys = (on,) if isinstance(on, str) else tuple(on)

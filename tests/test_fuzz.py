@@ -135,7 +135,8 @@ def tokenized(edits: ConfigDict, workdir: pathlib.Path) -> int | None:
     return None
   store = TokenStore.open(str(workdir))
   for shard in range(store.num_shards):
-    ids = store.shard(shard).table('example_id')['example_id'].to_pylist()
+    table = store.shard(shard).table('source', 'example_id')
+    ids = [tuple(row.values()) for row in table.to_pylist()]
     assert len(ids) == len(set(ids)) == store.documents_per_shard[shard]
     for row in range(len(ids)):
       assert store.document(shard, row).max() < store.vocab_size

@@ -173,7 +173,7 @@ def test_dry_run_prints_and_writes_nothing(tmp_path, corpus_path):
     (b'{"id": "x", "text": 7, "source": "s"}', 'text is not a string'),
     (b'{"id": "x", "text": " ", "source": "s"}', 'empty text'),
     (b'{"id": "x", "text": "\xff", "source": "s"}', 'not UTF-8'),
-    (b'{"id": "doc-4", "text": "abc", "source": "s"}', 'has the id of'),
+    (b'{"id": "doc-5", "text": "abc", "source": "copies"}', 'has the id of'),
   ],
 )
 def test_a_bad_row_is_refused_or_counted(

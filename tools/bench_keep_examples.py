@@ -42,7 +42,7 @@ def main(_) -> None:
   }
   made = {
     name: corpus.task(
-      f'bench.{number}', keep and tasks.keep_examples(tasks.ids_of(store, keep))
+      f'bench.{number}', keep and tasks.keep_documents(store, keep)
     )
     for number, (name, keep) in enumerate(variants.items())
   }

@@ -53,8 +53,8 @@ class Reader(Protocol):
     """
     ...
 
-  def example_ids(self, step: int) -> list[str]:
-    """The examples of a step's global batch, each once, in order.
+  def examples(self, step: int) -> list[tuple[str, str]]:
+    """Source and id of the examples of a step's global batch, each once.
 
     For messages; [] if the reader cannot know.
     """
@@ -112,10 +112,10 @@ class GrainReader:
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     yield from steps.to_iter_dataset(options)
 
-  def example_ids(self, step: int) -> list[str]:
+  def examples(self, step: int) -> list[tuple[str, str]]:
     """See `Reader`."""
     sequences = np.arange(self.batch_size)
-    return self.sequences.example_ids(
+    return self.sequences.examples(
       self._chosen(self._endless(), step, sequences)
     )
 

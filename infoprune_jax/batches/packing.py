@@ -349,18 +349,19 @@ class PackedSequences:
       batch[name].reshape(-1)[slots.place] = values
     return batch
 
-  def example_ids(self, sequences: np.ndarray) -> list[str]:
-    """The ids of the examples of some sequences, each once, in order."""
+  def examples(self, sequences: np.ndarray) -> list[tuple[str, str]]:
+    """Source and id of the examples of some sequences, each once, in order."""
     segments, _ = self.plan._segments(np.asarray(sequences))
     documents = np.array(list(dict.fromkeys(self.plan.document[segments])), int)
     shard_index = self._shard_index[documents]
-    example_ids = np.empty(len(documents), object)
+    names = np.empty((len(documents), 2), object)
     for number in np.unique(shard_index).tolist():
       here = shard_index == number
-      ids = self._store.shard(number).table('example_id')['example_id']
-      doc_indices = self._doc_index[documents[here]]
-      example_ids[here] = ids.take(doc_indices).to_pylist()
-    return list(dict.fromkeys(example_ids.tolist()))
+      table = self._store.shard(number).table('source', 'example_id')
+      taken = table.take(self._doc_index[documents[here]])
+      names[here] = [tuple(row.values()) for row in taken.to_pylist()]
+    # Copies of an example are several documents here.
+    return list(dict.fromkeys(map(tuple, names.tolist())))
 
   def _tokens(self, slots: Slots) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Targets, inputs, and whether they count in the loss, [slots] each.

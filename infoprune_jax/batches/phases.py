@@ -36,10 +36,10 @@ class PhasedReader:
       if first < last:
         yield from reader.batches(first - start, last - start, sequences)
 
-  def example_ids(self, step: int) -> list[str]:
+  def examples(self, step: int) -> list[tuple[str, str]]:
     """See `Reader`."""
     reader, start = self._phase(step)
-    return reader.example_ids(step - start)
+    return reader.examples(step - start)
 
   def position(self, step: int) -> dict[str, float]:
     """See `Reader`; the epoch counts from the start of the phase."""

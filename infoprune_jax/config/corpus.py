@@ -32,7 +32,8 @@ class SourceConfig:
   paths: tuple[str, ...]  # files, folders, globs, URLs; names of TFDS and SeqIO
   # The column of the text in a record; 'a.b' is field b of column a.
   text_column: str = 'text'
-  # The column of a unique string or integer; '' for the format's default id.
+  # The column of a string, integer or UUID, unique within a source; '' for the
+  # format's default id.
   id_column: str = ''
   # The column of a name that replaces the name of the source; '' for none.
   source_column: str = ''

@@ -25,7 +25,12 @@ FLOOR_KINDS = ('top', 'bottom', 'middle', 'band')
 UNITS = ('tokens', 'examples', 'bytes')
 OTHER_GROUPS = '*'  # in a table of fractions
 # What a table of the user's may be joined on.
-TABLE_KEYS = (('example_id',), ('content_hash',), ('shard', 'doc_index'))
+TABLE_KEYS = (
+  ('example_id',),
+  ('source', 'example_id'),
+  ('content_hash',),
+  ('shard', 'doc_index'),
+)
 MISSING = ('refuse', 'lowest')
 MAX_REPEATS = 255  # a keep set with repeats has a byte for each document
 
@@ -71,9 +76,9 @@ class TableConfig:
 
   # Files, folders, globs or URLs of Parquet, JSONL or Arrow.
   paths: tuple[str, ...]
-  # The columns that say which example a record is about: ('example_id',), with
-  # the column `source` if there is one; ('content_hash',); or ('shard',
-  # 'doc_index').
+  # The columns that say which example a record is about: ('source',
+  # 'example_id'); ('example_id',), with the column `source` if there is one;
+  # ('content_hash',); or ('shard', 'doc_index').
   on: tuple[str, ...]
   columns: tuple[str, ...] = ()  # those to join; () for all but the keys
   # What an example without a record has in each column, a number or a text; ''
@@ -89,9 +94,7 @@ class TableConfig:
       )
       raise UserError(
         f'table.on must be one of {keys}, got {", ".join(self.on) or None}.'
-        + did_you_mean(
-          self.on[0] if self.on else '', [k[0] for k in TABLE_KEYS]
-        )
+        + did_you_mean(', '.join(self.on), [', '.join(k) for k in TABLE_KEYS])
       )
 
 

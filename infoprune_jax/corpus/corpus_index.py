@@ -322,19 +322,24 @@ def _first_of_each_id(
   column: dict[str, np.ndarray],
   bad: collections.Counter[str],
 ) -> np.ndarray:
-  """A mask of documents whose id no earlier document has."""
-  _, first, inverse = np.unique(
-    column['id_hash'], return_index=True, return_inverse=True
-  )
-  kept = np.zeros(len(inverse), bool)
-  kept[first] = True
+  """A mask of documents whose id no earlier document of their source has."""
+  id_hash, source = column['id_hash'], column['source']
+  # Stable: of equal ids, the first document of the corpus comes first.
+  order = np.lexsort((id_hash, source))
+  before, after = order[:-1], order[1:]
+  is_first = np.ones(len(order), bool)
+  is_first[1:] = id_hash[before] != id_hash[after]
+  is_first[1:] |= source[before] != source[after]
+  kept = np.zeros(len(order), bool)
+  kept[order[is_first]] = True
   if not kept.all():
     again = int(np.flatnonzero(~kept)[0])
-    original = int(first[inverse[again]])
+    same = (id_hash == id_hash[again]) & (source == source[again])
+    original = int(np.argmax(same))
     if config.on_bad_record == 'refuse':
       raise UserError(
         f'{_where(files, column, again)} has the id of '
-        f'{_where(files, column, original)}. '
+        f'{_where(files, column, original)}, and ids must differ within a source. '
         f'{sources.about_ids(files[column["file"][again]].config)} or set '
         "corpus.on_bad_record='drop' to keep the first of each."
       )

@@ -56,6 +56,7 @@ def drawn(
     own > 0,
     # Mixed again: the split goes by the first hash.
     mix(mix(column['content_hash'], config.seed), config.seed),
+    # Unique in a group. Sources with the same ids draw the same ones first.
     mix(column['id_hash'], config.seed),
   )
   limited = np.flatnonzero(taken & (limit > 0))

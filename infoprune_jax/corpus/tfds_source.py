@@ -187,13 +187,14 @@ def _shards(
 
 
 def check_ids(units: Mapping[str, Sequence[InputFile]]) -> None:
-  """Refuses datasets with equal file names: their examples have equal ids.
+  """Refuses sources of datasets whose examples have equal ids.
 
   Raises:
-    UserError: two datasets of TFDS without an id_column have equal file names.
+    UserError: two datasets of a source of TFDS without an id_column have equal
+      file names.
   """
-  folders: dict[str, str] = {}
   for source, files in units.items():
+    folders: dict[str, str] = {}
     for file in files:
       if file.config.format != 'tfds' or file.config.id_column:
         continue
@@ -202,7 +203,8 @@ def check_ids(units: Mapping[str, Sequence[InputFile]]) -> None:
         raise UserError(
           f'corpus.sources.{source}: {folder} and {folders[name]} both have a '
           f'file {name}, so that their examples would have the same tfds_id. '
-          'Name a feature that is unique in id_column.'
+          'Name a feature that is unique in id_column, or give each dataset a '
+          'source of its own.'
         )
 
 

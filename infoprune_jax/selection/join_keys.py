@@ -66,6 +66,10 @@ class Matches(NamedTuple):
   there: np.ndarray  # [examples] bool: whether any record has it
   duplicate: np.ndarray | None  # the words of a key of two records; or None
 
+  def of_examples(self, chosen: np.ndarray) -> 'Matches':
+    """The same of some examples, [examples] bool."""
+    return self._replace(records=self.records[chosen], there=self.there[chosen])
+
 
 def match(examples: np.ndarray, records: np.ndarray) -> Matches:
   """Finds the record of each example. Several examples may share one.

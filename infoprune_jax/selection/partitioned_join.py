@@ -36,13 +36,18 @@ class Join:
     self._refuses = missing == ''
     self._num_words = 2 if pa.types.is_string(self._key_type) else 1
     self._lock = threading.Lock()
-    self._num_missing = self._num_joined = 0
-    self._first_missing = int(self.offsets[-1])
+    self._num_missing = self._num_joined = self._num_shared = 0
+    self._first_missing = self._first_shared = int(self.offsets[-1])
 
   @property
   def _key_type(self) -> pa.DataType:
-    is_text = self.table.keys[0] == 'example_id'
+    is_text = 'example_id' in self.table.keys
     return pa.string() if is_text else pa.int64()
+
+  @property
+  def _is_by_id(self) -> bool:
+    """Whether the table does not say of which source an id is."""
+    return self.table.keys == ('example_id',)
 
   def doc_indices(self, shard: int) -> np.ndarray:
     """The documents of a shard that are joined, ascending."""
@@ -53,8 +58,9 @@ class Join:
     """The joined records, in partitions of consecutive shards.
 
     Raises:
-      UserError: a key is in the table twice, no key is that of an example, or
-        an example has no record and may not be without one.
+      UserError: a key is in the table twice, no key is that of an example, a
+        record is about an id of several sources, or an example has no record
+        and may not be without one.
     """
     count = int(self.offsets[-1]) // _PER_PARTITION
     count = min(max(count, 1), _MAX_PARTITIONS)
@@ -75,9 +81,17 @@ class Join:
     return joined
 
   def _cut_examples(self, partitions: Partitions) -> None:
-    """Cuts the keys and positions of all scored documents."""
+    """Cuts the keys and positions of all scored documents.
+
+    By ids without sources also those of the others: a record may be about one
+    of these, if a scored document of another source has its id.
+    """
     for shard in range(self.store.num_shards):
       every = self.doc_indices(shard)
+      is_scored = np.zeros(self.store.documents_per_shard[shard], bool)
+      is_scored[every] = True
+      if self._is_by_id:
+        every = np.arange(len(is_scored))
       names = [n for n in self.table.keys if n not in ('shard', 'doc_index')]
       there = self.store.shard(shard).table(*names) if names else None
       for first in range(0, len(every), user_tables.BATCH):
@@ -88,7 +102,7 @@ class Join:
           taken = there.take(pa.array(some))
           keys = [spill_lib.plain(taken[name]) for name in self.table.keys]
         words = join_keys.words(keys)
-        columns = [*words, some + self.offsets[shard]]
+        columns = [*words, some + self.offsets[shard], is_scored[some]]
         partitions.cut(spill_lib.batch_of(map(pa.array, columns)), words)
     partitions.close()
 
@@ -110,15 +124,19 @@ class Join:
     """Joins a partition, and adds what it gives to those of its shards."""
     num_words = self._num_words
     word = [pa.uint64()] * num_words
-    no_examples = spill_lib.nothing([*word, pa.int64()])
+    no_examples = spill_lib.nothing([*word, pa.int64(), pa.bool_()])
     no_records = spill_lib.nothing([*word, *self.table.schema.types])
     left = (no_examples if examples is None else examples).columns
     right = (no_records if records is None else records).columns
-    *words, positions = (column.to_numpy() for column in left)
+    *words, positions, is_scored = (column.to_numpy() for column in left)
     keys = [column.to_numpy() for column in right[: self._num_words]]
     matches = join_keys.match(np.stack(words), np.stack(keys))
     if matches.duplicate is not None:
       raise UserError(_duplicate(self.table, matches.duplicate))
+    if self._is_by_id:
+      self._count_shared(matches, positions)
+      matches = matches.of_examples(is_scored)
+      positions = positions[is_scored]
     self._count(matches, positions)
     columns = [pa.array(positions)]
     for column, fill in zip(right[self._num_words :], self._fill, strict=True):
@@ -135,6 +153,19 @@ class Join:
       if start < end:
         joined.add(number, batch.slice(start, end - start))
 
+  def _count_shared(
+    self, matches: join_keys.Matches, positions: np.ndarray
+  ) -> None:
+    """Counts records whose id several documents have, each of its own source."""
+    records = matches.records[matches.there]
+    shared = np.bincount(records) > 1
+    if not shared.any():
+      return
+    first = positions[matches.there][shared[records]].min()
+    with self._lock:
+      self._num_shared += int(shared.sum())
+      self._first_shared = min(self._first_shared, int(first))
+
   def _count(self, matches: join_keys.Matches, positions: np.ndarray) -> None:
     missing = positions[~matches.there]
     with self._lock:
@@ -143,8 +174,14 @@ class Join:
       self._first_missing = min([self._first_missing, *missing[:1].tolist()])
 
   def _check(self) -> None:
-    """Raises `UserError` if examples have no record and may not be without."""
+    """Raises `UserError` for keys of several examples, of none, and of some."""
     table, keys = self.table, ', '.join(self.table.keys)
+    if self._num_shared:
+      raise UserError(
+        f'select.tables.{table.name}: {self._num_shared} records are about ids of '
+        f'several sources, such as {self._example(self._first_shared)}: add a '
+        "column `source` to the table, and write on=('source', 'example_id')."
+      )
     if not self._num_joined:
       raise UserError(
         f'select.tables.{table.name}: no record has the {keys} of a scored '
@@ -170,10 +207,13 @@ class Join:
     """The id of a document, and where it is in the store."""
     shard = int(np.searchsorted(self.offsets, position, side='right')) - 1
     doc_index = position - int(self.offsets[shard])
-    ids = self.store.shard(shard).table('example_id', 'content_hash')
-    [row] = ids.slice(doc_index, 1).to_pylist()
-    return f'{row["example_id"]!r} (shard {shard}, doc_index {doc_index}, ' + (
-      f'content_hash {row["content_hash"]})'
+    names = ('example_id', 'source', 'content_hash')
+    [row] = (
+      self.store.shard(shard).table(*names).slice(doc_index, 1).to_pylist()
+    )
+    return (
+      f'{row["example_id"]!r} of the source {row["source"]!r} (shard {shard}, '
+      f'doc_index {doc_index}, content_hash {row["content_hash"]})'
     )
 
 

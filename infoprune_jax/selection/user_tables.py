@@ -110,7 +110,7 @@ def open_table(name: str, config: TableConfig) -> UserTable:
         f'{", ".join(schema.names)}.'
       )
   has_source = config.on == (_EXAMPLE_ID,) and _SOURCE in there
-  keys = (*config.on, *((_SOURCE,) if has_source else ()))
+  keys = (_SOURCE, _EXAMPLE_ID) if has_source else config.on
   wanted = config.columns or [n for n in there if n not in keys]
   types = {n: stored_type(there[n]) for n in wanted}
   lacking = [n for n in wanted if types[n] is None]

@@ -114,8 +114,8 @@ class SeqIOReader:
       if step == num_steps:
         return
 
-  def example_ids(self, step: int) -> list[str]:
-    """[]: packed sequences hold the tokens of examples, without their ids."""
+  def examples(self, step: int) -> list[tuple[str, str]]:
+    """[]: packed sequences hold the tokens of examples, without their names."""
     del step
     return []
 
@@ -199,7 +199,7 @@ def seqio_reader(
     )
   words = vocabulary.Vocabulary.load(vocabulary_dir(workdir))
   corpus = tasks.Corpus(store, words)
-  preprocessor = tasks.keep_examples(tasks.ids_of(store, keep))
+  preprocessor = tasks.keep_documents(store, keep)
   task = tasks.task_name('train', name)
   if training.mixture:
     provider = _mixture(

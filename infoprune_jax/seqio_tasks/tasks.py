@@ -1,8 +1,8 @@
 """SeqIO tasks and mixtures of a token store: a corpus, whole and pruned.
 
-`register` names them. One preprocessor, `keep_examples`, drops the examples
-that a keep set leaves out, and repeats those that it repeats. Needs TensorFlow
-and SeqIO.
+`register` names them. A preprocessor drops the examples that a keep set leaves
+out, and repeats those that it repeats: `keep_documents` in our tasks, by source
+and id, and `keep_examples` in tasks of others, by id. Needs TensorFlow and SeqIO.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import seqio
 import tensorflow as tf
 from seqio.vocabularies import PAD_ID
@@ -28,7 +29,7 @@ from infoprune_jax.seqio_tasks.token_store_source import (
   unbatched,
 )
 from infoprune_jax.tokens import vocabulary as vocabulary_lib
-from infoprune_jax.tokens.token_store import TokenStore
+from infoprune_jax.tokens.token_store import Shard, TokenStore
 
 Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
 
@@ -38,10 +39,10 @@ def keep_examples(
 ) -> Preprocessor:
   """A preprocessor that keeps the examples with the given ids.
 
-  It works for any SeqIO task whose examples have an id, such as the `tfds_id`
-  of TFDS. Elements are examples or, which is much faster, batches of them. If
-  an id is there several times, the source is read in several passes, see
-  `batches/passes.py`.
+  It works for any SeqIO task of one source whose examples have an id, such as
+  the `tfds_id` of TFDS. Elements are examples or, which is much faster, batches
+  of them. If an id is there several times, the source is read in several
+  passes, see `batches/passes.py`.
 
   Args:
     example_ids: The ids to keep, once for each time that an epoch uses the
@@ -49,36 +50,92 @@ def keep_examples(
     feature: The string feature that identifies an example.
   """
   prints = np.sort(_fingerprint(tf.constant(example_ids, tf.string)).numpy())
-  kept = passes.split(prints, prints, seed=0)
+  return _keep(prints, prints, (feature,))
+
+
+def keep_documents(
+  store: TokenStore, keep: Sequence[np.ndarray]
+) -> Preprocessor:
+  """A preprocessor that keeps documents, for the tasks of their token store.
+
+  It tells them apart by source and id. Held-out documents stay, so that a
+  pruned task has the same validation split as the unpruned task.
+
+  Args:
+    store: The store, which the tasks read by `TokenStoreSource`.
+    keep: For each shard, the indices of documents to keep, int. An epoch uses a
+      document as often as it is there.
+
+  Raises:
+    UserError: two documents have the same fingerprint of source and id.
+  """
+  prints, of_ids, repeats = [], [], []
+  for number, doc_indices in enumerate(keep):
+    shard = store.shard(number)
+    table = shard.table('source', 'example_id')
+    sources, ids = (
+      tf.constant(table[name].to_pylist(), tf.string)
+      for name in table.column_names
+    )
+    prints.append(_fingerprint(sources, ids).numpy())
+    of_ids.append(_fingerprint(ids).numpy())
+    repeats.append(_repeats(shard, doc_indices))
+  every = np.concatenate(prints)
+  if len(np.unique(every)) < len(every):
+    raise UserError(
+      f'{store.path}: two examples have the same fingerprint of source and id, '
+      "so SeqIO cannot tell them apart: use reader='grain'."
+    )
+  # Passes go by the id alone, unless several sources have it.
+  ids, inverse, count = np.unique(
+    np.concatenate(of_ids), return_inverse=True, return_counts=True
+  )
+  document = np.where(count[inverse] > 1, every, ids[inverse])
+  order = np.argsort(every)
+  copies = np.repeat(order, np.concatenate(repeats)[order])
+  return _keep(every[copies], document[copies], ('source', 'example_id'))
+
+
+def _keep(
+  prints: np.ndarray, document: np.ndarray, features: tuple[str, ...]
+) -> Preprocessor:
+  """A preprocessor that keeps the examples whose features have these prints.
+
+  Args:
+    prints: [copies] int64, ascending.
+    document: [copies] int64, see `passes.split`.
+    features: The string features that together identify an example.
+  """
+  kept = passes.split(prints, document, seed=0)
 
   def preprocessor(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    whole = _only(dataset, kept[0], feature)
+    whole = _only(dataset, kept[0], features)
     for one in kept[1:]:
-      whole = whole.concatenate(_only(dataset, one, feature))
+      whole = whole.concatenate(_only(dataset, one, features))
     return whole
 
   return preprocessor
 
 
 def _only(
-  dataset: tf.data.Dataset, kept: np.ndarray, feature: str
+  dataset: tf.data.Dataset, kept: np.ndarray, features: tuple[str, ...]
 ) -> tf.data.Dataset:
   """The examples with these fingerprints, [n] int64, ascending."""
   table = tf.constant(kept)
 
-  def is_kept(names: tf.Tensor) -> tf.Tensor:
-    prints = _fingerprint(names)
+  def is_kept(*names: tf.Tensor) -> tf.Tensor:
+    prints = _fingerprint(*names)
     nearest = tf.minimum(tf.searchsorted(table, prints), len(kept) - 1)
     return tf.gather(table, nearest) == prints
 
   spec: Any = dataset.element_spec
-  if spec[feature].shape.rank == 0:
+  if spec[features[0]].shape.rank == 0:
     return dataset.filter(
-      lambda doc_index: is_kept(doc_index[feature][tf.newaxis])[0]
+      lambda example: is_kept(*(example[f][tf.newaxis] for f in features))[0]
     )
 
   def masked(batch: Mapping[str, Any]) -> dict[str, Any]:
-    doc_indices = tf.where(is_kept(batch[feature]))[:, 0]
+    doc_indices = tf.where(is_kept(*(batch[f] for f in features)))[:, 0]
     return {
       name: tf.gather(values, doc_indices) for name, values in batch.items()
     }
@@ -86,12 +143,21 @@ def _only(
   return dataset.map(masked)
 
 
-def _fingerprint(names: tf.Tensor) -> tf.Tensor:
-  """A 64-bit integer for each string, [n] int64."""
-  return tf.bitcast(tf.fingerprint(names), tf.int64)
+def _fingerprint(*names: tf.Tensor) -> tf.Tensor:
+  """A 64-bit integer for each example, by its strings, [n] int64."""
+  joined = tf.strings.join(names, separator='\0')
+  return tf.bitcast(tf.fingerprint(joined), tf.int64)
 
 
-def kept_ids(workdir: str, selection: str) -> list[str]:
+def _repeats(shard: Shard, doc_indices: np.ndarray) -> np.ndarray:
+  """How often an epoch uses each document, and 1 for held-out ones, [documents]."""
+  repeats = np.bincount(doc_indices, minlength=len(shard.offsets) - 1)
+  heldout = shard.documents_of('heldout')
+  repeats[heldout] = np.maximum(repeats[heldout], 1)
+  return repeats
+
+
+def kept_ids(workdir: str, selection: str, source: str = '') -> list[str]:
   """The ids of the examples in a keep set, and of all held-out examples.
 
   Held-out examples stay, so that a pruned task has the same validation split as
@@ -100,39 +166,49 @@ def kept_ids(workdir: str, selection: str) -> list[str]:
   Args:
     workdir: The workdir of the experiment.
     selection: A folder in its `keep_sets/`.
+    source: The source of the examples; '' for all sources, if no two of them
+      have an id in common.
 
   Raises:
-    UserError: the keep set is missing, or two examples cannot be told apart by
-      the fingerprint of their id.
+    UserError: the keep set or the source is missing, an id is of several
+      sources, or two examples cannot be told apart by the fingerprint of their
+      id.
   """
   store = TokenStore.open(workdir)
   keep_set = KeepSet.open(workdir, selection, store)
-  return ids_of(
-    store, [keep_set.doc_indices(p) for p in range(store.num_shards)]
-  )
-
-
-def ids_of(store: TokenStore, keep: Sequence[np.ndarray]) -> list[str]:
-  """The ids of the given documents of each shard, and of held-out ones."""
-  kept: list[str] = []
-  dropped: list[str] = []
-  for number, doc_indices in enumerate(keep):
+  columns, repeats = [], []
+  for number in range(store.num_shards):
     shard = store.shard(number)
-    names = shard.table('example_id')['example_id']
-    heldout = np.setdiff1d(shard.documents_of('heldout'), doc_indices)
-    doc_indices = np.sort(np.concatenate([doc_indices, heldout]))
-    others = np.setdiff1d(np.arange(len(names)), doc_indices)
-    kept += names.take(doc_indices).to_pylist()
-    dropped += names.take(others).to_pylist()
-  kept_prints, dropped_prints = (
-    _fingerprint(tf.constant(ids, tf.string)).numpy() for ids in (kept, dropped)
-  )
-  if np.intersect1d(kept_prints, dropped_prints).size:
+    table = shard.table('example_id', 'source')
+    columns.append(table)
+    repeats.append(_repeats(shard, keep_set.doc_indices(number)))
+  documents, repeats = pa.concat_tables(columns), np.concatenate(repeats)
+  if source:
+    inside = np.array([s == source for s in documents['source'].to_pylist()])
+    documents, repeats = documents.filter(inside), repeats[inside]
+    if not len(repeats):
+      raise UserError(f'{store.path} has no document of the source {source!r}.')
+  ids = documents['example_id']
+  _check_distinct(store, ids)
+  return ids.take(np.repeat(np.arange(len(ids)), repeats)).to_pylist()
+
+
+def _check_distinct(store: TokenStore, ids: pa.ChunkedArray) -> None:
+  """Raises `UserError` unless these ids and their fingerprints all differ."""
+  values, counts = ids.value_counts().flatten()
+  shared = values.filter(counts.to_numpy() > 1)
+  if len(shared):
     raise UserError(
-      f'{store.path}: the ids of a kept and a dropped example have the same '
-      "fingerprint, so SeqIO cannot tell them apart: use reader='grain'."
+      f'{store.path}: {len(shared)} ids are of more than one source, such as '
+      f'{shared[0].as_py()!r}: prune a task for each source, with '
+      "kept_ids(..., source='NAME')."
     )
-  return kept
+  prints = _fingerprint(tf.constant(ids.to_pylist(), tf.string)).numpy()
+  if len(np.unique(prints)) < len(prints):
+    raise UserError(
+      f'{store.path}: two ids have the same fingerprint, so SeqIO cannot tell '
+      "their examples apart: use reader='grain'."
+    )
 
 
 def task_name(*names: str) -> str:
@@ -237,7 +313,7 @@ def register(workdir: str, name: str = '') -> list[str]:
       task_name(name, selection),
       store,
       doc_indices,
-      keep_examples(ids_of(store, doc_indices)),
+      keep_documents(store, doc_indices),
     )
   return names
 

@@ -28,7 +28,7 @@ class TokenStoreSource(seqio.FileDataSource):
   """The documents of a token store for a SeqIO task, with the store's shards.
 
   Elements are batches: `targets`, [documents, tokens] int32 and ragged, without
-  BOS or EOS, and `example_id`, [documents].
+  BOS or EOS, and `example_id` and `source`, [documents].
   """
 
   def __init__(self, store: TokenStore, source: str | None = None):
@@ -56,8 +56,8 @@ class TokenStoreSource(seqio.FileDataSource):
 
   def _open_shard(
     self, shard_name: str
-  ) -> tuple[Shard, np.ndarray, np.ndarray]:
-    """A shard of the store, its documents to read, and their example ids."""
+  ) -> tuple[Shard, np.ndarray, list[np.ndarray]]:
+    """A shard of the store, its documents to read, their ids and sources."""
     split, number = shard_name.split('/')
     shard = self.store.shard(int(number))
     chosen = np.sort(
@@ -69,8 +69,11 @@ class TokenStoreSource(seqio.FileDataSource):
         [name == self._source for name in table['source'].to_pylist()], bool
       )
       chosen, table = chosen[mine], table.filter(mine)
-    names = [name.encode() for name in table['example_id'].to_pylist()]
-    return shard, chosen, np.array(names, object)
+    names = [
+      np.array([name.encode() for name in column.to_pylist()], object)
+      for column in table.columns
+    ]
+    return shard, chosen, names
 
   def _batches(self, shard_name: tf.Tensor) -> tf.data.Dataset:
     """The documents of a shard, in order."""
@@ -88,19 +91,20 @@ class TokenStoreSource(seqio.FileDataSource):
       tokens = np.concatenate(
         [shard.tokens[a:b] for a, b in zip(starts, stops, strict=True)]
       )
-      return tokens.astype(np.int32), stops - starts, names[here]
+      of_documents = (column[here] for column in names)
+      return tokens.astype(np.int32), stops - starts, *of_documents
 
     def batch(number: tf.Tensor) -> dict[str, tf.Tensor | tf.RaggedTensor]:
-      tokens, lengths, names = tf.numpy_function(
-        read, [shard_name, number], (tf.int32, tf.int64, tf.string)
+      tokens, lengths, names, sources = tf.numpy_function(
+        read, [shard_name, number], (tf.int32, tf.int64, tf.string, tf.string)
       )
-      for tensor in (tokens, lengths, names):
+      for tensor in (tokens, lengths, names, sources):
         tensor.set_shape([None])
       # Checking lengths would double the cost. TensorFlow's types lack this.
       targets = tf.RaggedTensor.from_row_lengths(  # pyright: ignore[reportAttributeAccessIssue]
         tokens, lengths, validate=False
       )
-      return {'targets': targets, 'example_id': names}
+      return {'targets': targets, 'example_id': names, 'source': sources}
 
     batches = tf.numpy_function(count, [shard_name], tf.int64)
     batches.set_shape([])

@@ -190,12 +190,12 @@ class BadSteps(Hook):
     self._in_a_row = self._in_a_row + 1 if step.is_bad else 0
     if not step.is_bad:
       return
-    ids = self._run.reader.example_ids(step.number - 1)
+    examples = self._run.reader.examples(step.number - 1)
+    names = ', '.join(f'{id_} of {source}' for source, id_ in examples)
     message = (
       f'{self._run.name}: step {step.number} is bad: loss '
       f'{step.values["loss"]}, gradient norm {step.values["grad_norm"]}, '
-      'examples '
-      f'{", ".join(ids) if ids else "unknown to this reader"}.'
+      f'examples {names or "unknown to this reader"}.'
     )
     if self._training.on_bad_step == 'skip' and self._in_a_row < MAX_SKIPPED:
       logger.warning('%s The parameters do not change.', message)

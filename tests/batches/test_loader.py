@@ -161,12 +161,12 @@ def test_the_examples_of_a_step(store):
   sequences = reader(store, [np.arange(25), np.arange(35)])
   for step in (0, 7):
     [batch] = batches(sequences, step, step + 1)
-    found = sequences.example_ids(step)
+    found = sequences.examples(step)
     assert len(found) == len(set(found))
     # Document n of the first shard is all n + 10, of the second all n + 35.
     tokens = [
       10 + 25 * int(shard) + int(sequence)
-      for shard, sequence in (name.split('-') for name in found)
+      for shard, sequence in (name.split('-') for _, name in found)
     ]
     seen = dict.fromkeys(batch['decoder_target_tokens'].ravel().tolist())
     assert [token for token in seen if token not in (0, store.eos_id)] == tokens

@@ -118,5 +118,5 @@ def test_a_resumed_run_reads_on_where_it_stopped(make_store, mixture):
 
 def test_an_example_is_named_once(make_store):
   sequences = reader(make_store).sequences
-  names = sequences.example_ids(np.arange(len(sequences)))
+  names = sequences.examples(np.arange(len(sequences)))
   assert len(set(names)) == len(names) == 68 - 8 - 14

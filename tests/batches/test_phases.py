@@ -56,7 +56,7 @@ def test_places_count_from_the_start_of_the_phase(readers):
   phased = phases.PhasedReader(readers, STARTS)
   assert phased.position(3) == readers[0].position(3)  # after three steps
   assert phased.position(4) == readers[1].position(1)
-  assert phased.example_ids(3) == readers[1].example_ids(0)
+  assert phased.examples(3) == readers[1].examples(0)
   assert phased.facts(10) == readers[2].facts(3)
   np.testing.assert_array_equal(
     phased.segments, np.concatenate([r.segments for r in readers])

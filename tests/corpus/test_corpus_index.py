@@ -62,7 +62,7 @@ def test_bad_records_are_dropped_and_counted(make_index, make_records):
   for at in (3, 50, 130):
     records[at] = {**records[at], 'text': ' '}
   records[4] = {'id': 'x'}
-  records[299] = {**records[299], 'id': records[0]['id']}
+  records[299] = {**records[0], 'text': 'another'}
   index = make_index(records, on_bad_record='drop')
   assert index.bad_records == {
     'empty text': 3,
@@ -85,14 +85,49 @@ def test_a_duplicate_id_is_named_with_both_places(make_index, make_records):
   with pytest.raises(UserError) as caught:
     make_index(records)
   assert '000080.jsonl:6 has the id of ' in str(caught.value)
-  assert '000040.jsonl:2. ' in str(caught.value)
+  assert '000040.jsonl:2, and ids must differ within a source.' in str(
+    caught.value
+  )
 
 
 def test_an_id_of_another_type_is_the_same_id(make_index, make_records):
   records = make_records(100)
   records[3]['id'], records[4]['id'] = 12, '12'
-  with pytest.raises(UserError, match=r':5 has the id of .*:4\.'):
+  records[4]['source'] = records[3]['source']
+  with pytest.raises(UserError, match=r':5 has the id of .*:4, '):
     make_index(records)
+
+
+@pytest.mark.parametrize('by_record', [True, False])
+def test_ids_count_within_a_source(
+  tmp_path, make_jsonl, make_corpus, by_record
+):
+  """The source is that of the record, or that of the config."""
+  records = [
+    {'id': n % 20, 'text': f'text {n}', 'source': f'source {n // 20}'}
+    for n in range(60)
+  ]
+  paths = [
+    make_jsonl(tmp_path / f'{n}.jsonl', records[20 * n : 20 * n + 20])
+    for n in range(3)
+  ]
+  names = {'id_column': 'id', 'source_column': 'source' if by_record else ''}
+  three = {f'of-{n}': base.jsonl(path, **names) for n, path in enumerate(paths)}
+  found = {'mine': base.jsonl(*paths, **names)} if by_record else three
+  index = corpus_index.build(make_corpus(found))
+  assert [d.text for d in documents(index)] == [r['text'] for r in records]
+  again = make_jsonl(tmp_path / 'again.jsonl', records[47:50])
+  if by_record:
+    found['more'] = base.jsonl(again, **names)
+  else:
+    found['of-2'].paths = (paths[2], again)
+  with pytest.raises(
+    UserError, match=r'again\.jsonl:1 has the id of .*2.*:8, '
+  ):
+    corpus_index.build(make_corpus(found))
+  dropped = corpus_index.build(make_corpus(found, on_bad_record='drop'))
+  assert dropped.bad_records == {'duplicate id': 3}
+  assert (dropped.text_hash == index.text_hash).all()
 
 
 def test_two_folders_of_a_source_may_hold_files_of_one_name(

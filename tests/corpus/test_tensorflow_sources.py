@@ -183,16 +183,14 @@ def test_a_shard_that_is_gone_or_cut_is_named(folder, tmp_path):
 
 def test_datasets_whose_files_have_one_name_need_ids(folder, tmp_path):
   shutil.copytree(folder / 'told_text' / '1.0.0', tmp_path / '1.0.0')
-  for fields, fails in (({}, True), ({'id_column': 'meta.url'}, False)):
-    both = {
-      'one': told(folder, **fields),
-      'two': base.tfds(f'{tmp_path}/1.0.0', **fields),
-    }
-    if fails:
-      with pytest.raises(UserError, match=r'sources\.two: .*same tfds_id'):
-        list_files(**both)
-    else:
-      assert len(list_files(**both)) == 2 * NUM_SHARDS
+  first, second = f'{folder}/told_text/1.0.0', f'{tmp_path}/1.0.0'
+  with pytest.raises(UserError, match=r'sources\.both: .*same tfds_id'):
+    list_files(both=base.tfds(first, second))
+  for sources_of_both in (
+    {'both': base.tfds(first, second, id_column='meta.url')},
+    {'one': base.tfds(first), 'two': base.tfds(second)},
+  ):
+    assert len(list_files(**sources_of_both)) == 2 * NUM_SHARDS
 
 
 def test_a_task_over_tfds_has_its_ids(folder):
@@ -292,7 +290,7 @@ def test_copies_are_refused_or_dropped(folder, make_corpus):
   with pytest.raises(
     UserError,
     match=r'copies/train-00001-of-00002:1 has the id of '
-    r"copies/train-00000-of-00002:1\. .*fingerprint.*on_bad_record='drop'",
+    r"copies/train-00000-of-00002:1, .*fingerprint.*on_bad_record='drop'",
   ):
     corpus_index.build(make_corpus(mine, **fields))
   index = corpus_index.build(make_corpus(mine, on_bad_record='drop', **fields))

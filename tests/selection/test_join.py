@@ -76,7 +76,7 @@ def joined(workdir: str, name: str = 'quality') -> pa.Table:
   ('on', 'suffix'),
   [
     ('example_id', '.parquet'),
-    ('example_id', '.jsonl'),
+    (('source', 'example_id'), '.jsonl'),
     ('content_hash', '.arrow'),
     (('shard', 'doc_index'), '.parquet'),
   ],
@@ -118,7 +118,7 @@ def test_a_source_in_the_table_must_be_that_of_the_example(
   other = pq.read_table(path).drop(['source'])
   other = other.append_column('source', pa.array(['x'] * other.num_rows))
   write(other, tmp_path / 'x.parquet')
-  with pytest.raises(UserError, match='no record has the example_id, source'):
+  with pytest.raises(UserError, match='no record has the source, example_id'):
     join.run(
       config(experiment, other=base.table(path, on='example_id')), workdir
     )

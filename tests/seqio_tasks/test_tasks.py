@@ -197,9 +197,9 @@ def test_keep_examples_goes_by_any_feature():
 def test_examples_are_repeated(workdir, store):
   """As often as by the other reader; no pass has two copies of an example."""
   rows = [np.repeat(chosen, chosen % 4) for chosen in kept_rows(workdir, store)]
-  ids = tasks.ids_of(store, rows)
   words = vocabulary.Vocabulary.load(vocabulary_dir(workdir))
-  task = tasks.Corpus(store, words).task('repeated', tasks.keep_examples(ids))
+  keep = tasks.keep_documents(store, rows)
+  task = tasks.Corpus(store, words).task('repeated', keep)
   read, held = (
     [
       tuple(example['targets'].tolist())
@@ -354,7 +354,7 @@ def test_hosts_with_the_same_rows(workdir, store, monkeypatch):
 
 
 def test_the_stream_does_not_know_its_examples(workdir, store):
-  assert make_reader(workdir, store).example_ids(3) == []
+  assert make_reader(workdir, store).examples(3) == []
 
 
 def test_the_script_of_the_docs(workdir, capsys, monkeypatch):
