@@ -27,6 +27,7 @@ from infoprune_jax.runtime.workdir import (
   user_table_dir,
 )
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
+from infoprune_jax.selection.computed import HERE, Column, evaluate
 from infoprune_jax.tokens import tables
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -35,17 +36,19 @@ _KEY = ('shard', 'doc_index')
 
 
 class Examples:
-  """Scored examples in store order, in one table or in parts.
+  """Scored examples in store order, in one table or in shards.
 
   Attributes:
     schema: Of their columns.
     starts: Positions at which shards begin, and the end, [shards + 1] int64.
     users: The columns that the user added: kept ones, and those of tables.
+    first: The position of the first of them among all examples.
   """
 
   schema: pa.Schema
   starts: np.ndarray
   users: Sequence[str] = ()
+  first: int = 0
 
   def __len__(self) -> int:
     return int(self.starts[-1])
@@ -94,6 +97,34 @@ class Examples:
       return np.broadcast_to(np.int32(1), len(self))
     return self.once(name, lambda: self.column(name, np.int32))
 
+  def map(
+    self,
+    function: Callable[..., Any],
+    *arguments: Any,
+    only: Iterable[int] | None = None,
+  ) -> Iterator[Any]:
+    """Yields the results of a function on each part of the examples, in order.
+
+    Here all of them are one part; `by_shard` has others.
+
+    Args:
+      function: A module-level function.
+      *arguments: Its arguments; each `Computed` has its value of the part.
+      only: Shards; parts without any of them may be left out.
+    """
+    del only
+    yield function(*evaluate(arguments, self))
+
+  def sum(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The sum of the arrays that a function gives, as in `map`."""
+    [total] = self.map(function, *arguments)
+    return total
+
+  def value(self, column: Column) -> Column:
+    """The array of a column, if the examples are here; or the column."""
+    [array] = self.map(_same, column)
+    return array
+
   def once(self, what: Hashable, compute: Callable[[], Any]) -> Any:
     """The result of `compute`, which is computed once; do not change it."""
     if what not in self._computed:
@@ -126,6 +157,11 @@ class Examples:
     numbers = side_by_side(lambda s: np.unique(fold[s]), steps(len(fold)))
     return np.unique(np.concatenate([*numbers, fold[:0]])).tolist(), fold
 
+  @functools.cached_property
+  def fold_numbers(self) -> list[int]:
+    """The folds that have examples."""
+    return sorted(set().union(*self.map(_folds, HERE)))
+
   def take(self, positions: np.ndarray, columns: Sequence[str]) -> pa.Table:
     """Some examples, in the order of these positions."""
     order = np.argsort(positions, kind='stable')
@@ -139,6 +175,14 @@ class Examples:
     if not taken:
       return pa.schema([self.schema.field(c) for c in columns]).empty_table()
     return pa.concat_tables(taken).take(np.argsort(order))
+
+
+def _same(value: Any) -> Any:
+  return value
+
+
+def _folds(examples: Examples) -> list[int]:
+  return examples.folds[0]
 
 
 class ExampleTable(Examples):

@@ -26,11 +26,13 @@ from infoprune_jax.runtime.workdir import (
 from infoprune_jax.selection import (
   groups_kept,
   keep_set,
+  rule_inputs,
   rules as rules_lib,
   shown,
   summary,
 )
 from infoprune_jax.selection.arrays import steps
+from infoprune_jax.selection.computed import Column, Computed
 from infoprune_jax.selection.examples import Examples, ExampleShards
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -149,9 +151,9 @@ def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
   """Fingerprints of what the keep sets of an arm are made from, by name."""
   rules = inputs.config.select.arms[arm]
   made_from = {'token_store': inputs.store.fingerprint}
-  if rules_lib.reads_tables(rules):
+  if rule_inputs.reads_tables(rules):
     made_from |= inputs.tables
-  if rules_lib.reads_near_duplicates(rules):
+  if rule_inputs.reads_near_duplicates(rules):
     groups = _open_table(
       near_duplicates_dir(inputs.workdir),
       'table of near-duplicates',
@@ -159,35 +161,16 @@ def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
       inputs.store,
     )
     made_from['near_duplicates'] = groups['fingerprint']
-  if rules_lib.reads_contamination(rules):
+  if rule_inputs.reads_contamination(rules):
     table = _contamination(inputs.workdir, inputs.store)
     made_from['contamination'] = table['fingerprint']
-  for name in rules_lib.tables_read(rules, inputs.joined):
+  for name in rule_inputs.tables_read(rules, inputs.joined):
     made_from[user_table_input(name)] = inputs.joined[name]
-  for name in rules_lib.classifiers_read(rules):
+  for name in rule_inputs.classifiers_read(rules):
     path, kind = classifier_dir(inputs.workdir, name), f'classifier {name}'
     odds = _open_table(path, f'table of {kind}', 'classify', inputs.store)
     made_from[PREFIX + name] = odds['fingerprint']
   return made_from
-
-
-def tables_read(
-  config: Config, workdir: str, rules: Sequence[RuleConfig]
-) -> dict[str, str]:
-  """The folders of the tables that rules read, by the names of the inputs."""
-  read = {}
-  if rules_lib.reads_tables(rules):
-    read['scores'] = scores_dir(workdir)
-    read['statistics'] = statistics_dir(workdir)
-  if rules_lib.reads_near_duplicates(rules):
-    read['near_duplicates'] = near_duplicates_dir(workdir)
-  if rules_lib.reads_contamination(rules):
-    read['contamination'] = contamination_dir(workdir)
-  for name in rules_lib.tables_read(rules, config.select.tables):
-    read[user_table_input(name)] = user_table_dir(workdir, name)
-  for name in rules_lib.classifiers_read(rules):
-    read[PREFIX + name] = classifier_dir(workdir, name)
-  return read
 
 
 def describe(
@@ -323,7 +306,7 @@ def _write(inputs: _Inputs, selection: _Selection) -> None:
 
 def decide(
   rules: Sequence[RuleConfig], examples: Examples, draw: int
-) -> tuple[np.ndarray, shown.Decision | None]:
+) -> tuple[Column, shown.Decision | None]:
   """Applies rules, and remembers the last one that ranks.
 
   Args:
@@ -344,7 +327,7 @@ def decide(
   after = rules_lib.apply([rule], examples, draw, before)
   kept = rules_lib.apply(rules[last + 1 :], examples, draw, after)
   ranking = rules_lib.ranking(examples, rule.score, rule.missing)
-  used = after.astype(bool, copy=False)
+  used = examples.value(Computed(np.asarray, after, bool))
   return kept, shown.Decision(rule, ranking, before, used)
 
 
