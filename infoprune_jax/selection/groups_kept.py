@@ -46,7 +46,7 @@ def by_groups(
   tables = []
   for per in expressions(rules):
     names, counts = _sizes(examples, kept, per)
-    most = np.argsort(-counts[0, 1], kind='stable')[:MAX_GROUPS].tolist()
+    most = np.lexsort((names, -counts[0, 1]))[:MAX_GROUPS].tolist()
     rows = [{'group': names[n], **_named(counts[..., n])} for n in most]
     tables.append({'per': per, 'num_groups': len(names), 'rows': rows})
   return tables
