@@ -17,14 +17,14 @@ from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.runtime import manifests, workers
 from infoprune_jax.runtime.workdir import scores_dir
 from infoprune_jax.selection import budget, groups, parser, rules as rules_lib
-from infoprune_jax.selection.computed import HERE, Column, evaluate
-from infoprune_jax.selection.examples import Examples, ExampleShards
+from infoprune_jax.selection.computed import HERE, Column
+from infoprune_jax.selection.examples import Call, Examples, ExampleShards, each
 from infoprune_jax.tokens import tables
 from infoprune_jax.tokens.token_store import TokenStore
 
 _MAX_TASKS = 1000  # of a pass: each is two files, if Beam does them
-# Of one machine: in scratch files, by rules that rank all examples.
-BYTES_PER_EXAMPLE = 64
+# In scratch files, if one machine selects. Measured: 20 to 33 of 2 million.
+BYTES_PER_EXAMPLE = 40
 # What compares examples of all shards with each other.
 _COMPARES_ALL = {
   'distinct': 'it compares the texts of all shards',
@@ -51,8 +51,10 @@ class ExamplesByShard(Examples):
   def starts(self) -> np.ndarray:
     """Positions at which shards begin, and the end, [shards + 1] int64."""
     shards = [_Shard(number, 0) for number in range(self._count)]
-    sizes = self._run(_results, shards, len, HERE)
-    return np.cumsum([0, *(size for some in sizes for size in some)])
+    sizes = [
+      size for [some] in self._pass([each(len, HERE)], shards) for size in some
+    ]
+    return np.cumsum([0, *sizes])
 
   def pick(
     self, shard: int, doc_indices: np.ndarray, columns: Sequence[str]
@@ -60,45 +62,39 @@ class ExamplesByShard(Examples):
     """These columns of some documents of one shard, which ascend."""
     return self._open_shard(shard).pick(0, doc_indices, columns)
 
-  def map(
-    self,
-    function: Callable[..., Any],
-    *arguments: Any,
-    only: Iterable[int] | None = None,
-  ) -> Iterator[Any]:
-    """Yields the results of a function on each shard, see `Examples.map`."""
-    for some in self._run(_results, self._shards(only), function, *arguments):
+  def run(self, calls: Sequence[Call]) -> list[Any]:
+    """The results of calls, in one pass; see `Examples.run`."""
+    results: list[Any] = [None if call.is_sum else [] for call in calls]
+    for of_task in self._pass(calls, self._shards()):
+      for n, (call, result) in enumerate(zip(calls, of_task, strict=True)):
+        if not call.is_sum:
+          results[n] += result
+          continue
+        if results[n] is None:
+          results[n] = np.zeros(result.shape, result.values.dtype)
+        results[n].reshape(-1)[result.where] += result.values
+    return results
+
+  def map(self, function: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+    """Yields the results of a function on each shard as soon as they are there."""
+    for [some] in self._pass([each(function, *arguments)], self._shards()):
       yield from some
 
-  def sum(self, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The sum of the arrays that a function gives for each shard."""
-    total: Any = None
-    for part in self._run(_sum, self._shards(), function, *arguments):
-      if total is None:
-        total = np.zeros(part.shape, part.values.dtype)
-      total.reshape(-1)[part.where] += part.values
-    return total
-
-  def value(self, column: Column) -> Column:
+  def value(self, column: Column) -> Any:
     """The column: workers compute its arrays."""
     return column
 
-  def _shards(self, only: Iterable[int] | None = None) -> list['_Shard']:
-    numbers = range(self._count) if only is None else only
-    return [_Shard(number, int(self.starts[number])) for number in numbers]
+  def _shards(self) -> list['_Shard']:
+    firsts = self.starts[:-1].tolist()
+    return [_Shard(number, first) for number, first in enumerate(firsts)]
 
-  def _run(
-    self,
-    work: Callable[[Iterator[Any]], Any],
-    shards: Sequence['_Shard'],
-    function: Callable[..., Any],
-    *arguments: Any,
-  ) -> Iterator[Any]:
-    """What `work` makes of the results of some shards next to each other."""
-    call = pickle.dumps((function, arguments))
-    size = max(1, -(-len(shards) // _MAX_TASKS))
+  def _pass(
+    self, calls: Sequence[Call], shards: Sequence['_Shard']
+  ) -> Iterator[list[Any]]:
+    """The results of calls on shards next to each other, see `_work`."""
+    size = -(-len(shards) // _MAX_TASKS)
     tasks = [
-      _Task(work, self._open_shard, shards[n : n + size], call)
+      _Task(self._open_shard, shards[n : n + size], pickle.dumps(calls))
       for n in range(0, len(shards), size)
     ]
     return workers.run_all(_work, tasks, 1)
@@ -112,27 +108,9 @@ class _Shard(NamedTuple):
 class _Task(NamedTuple):
   """What a worker does with some shards."""
 
-  work: Callable[[Iterator[Any]], Any]
   open_shard: Callable[[int], Examples]
   shards: Sequence[_Shard]
-  call: bytes  # the function and its arguments, pickled
-
-
-def _work(task: _Task) -> Any:
-  return task.work(_on_each_shard(task))
-
-
-def _on_each_shard(task: _Task) -> Iterator[Any]:
-  for number, first in task.shards:
-    shard = task.open_shard(number)
-    shard.first = first
-    # Anew: a `Computed` keeps its value of one shard.
-    function, arguments = pickle.loads(task.call)
-    yield function(*evaluate(arguments, shard))
-
-
-def _results(results: Iterator[Any]) -> list[Any]:
-  return list(results)
+  calls: bytes  # pickled
 
 
 class _Sparse(NamedTuple):
@@ -143,10 +121,28 @@ class _Sparse(NamedTuple):
   values: np.ndarray  # [n]
 
 
-def _sum(results: Iterator[np.ndarray]) -> _Sparse:
-  total = functools.reduce(np.add, results)
-  where = np.flatnonzero(total)
-  return _Sparse(total.shape, where, total.reshape(-1)[where])
+def _work(task: _Task) -> list[Any]:
+  """For each call its results on the shards, or their sum as `_Sparse`."""
+  results: Any = None
+  for number, first in task.shards:
+    shard = task.open_shard(number)
+    shard.first = first
+    # Anew: a `Computed` keeps its value of one shard.
+    calls = pickle.loads(task.calls)
+    here = shard.run(calls)
+    if results is None:
+      results = here
+    else:
+      results = [a + b for a, b in zip(results, here, strict=True)]
+  return [
+    _sparse(result) if call.is_sum else result
+    for call, result in zip(pickle.loads(task.calls), results, strict=True)
+  ]
+
+
+def _sparse(array: np.ndarray) -> _Sparse:
+  where = np.flatnonzero(array)
+  return _Sparse(array.shape, where, array.reshape(-1)[where])
 
 
 def of_workdir(

@@ -9,7 +9,7 @@ import functools
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,24 @@ from infoprune_jax.selection.stored_columns import KEY, KeptColumns, ScoredTable
 from infoprune_jax.tokens.token_store import TokenStore
 
 WEIGHTS = {'tokens': 'num_tokens', 'bytes': 'num_bytes', 'examples': None}
+
+
+class Call(NamedTuple):
+  """What a pass does with each part of the examples."""
+
+  function: Callable[..., Any]  # of module level
+  arguments: tuple[Any, ...]  # Each `Computed` has its value of the part.
+  is_sum: bool
+
+
+def each(function: Callable[..., Any], *arguments: Any) -> Call:
+  """A call whose results on the parts are kept."""
+  return Call(function, arguments, is_sum=False)
+
+
+def sum_of(function: Callable[..., Any], *arguments: Any) -> Call:
+  """A call that gives an array for each part, which are added up."""
+  return Call(function, arguments, is_sum=True)
 
 
 class Examples:
@@ -94,32 +112,33 @@ class Examples:
       return np.broadcast_to(np.int32(1), len(self))
     return self.once(name, lambda: self.column(name, np.int32))
 
-  def map(
-    self,
-    function: Callable[..., Any],
-    *arguments: Any,
-    only: Iterable[int] | None = None,
-  ) -> Iterator[Any]:
-    """Yields the results of a function on each part of the examples, in order.
+  def run(self, calls: Sequence['Call']) -> list[Any]:
+    """The results of calls, in one pass over the examples.
 
     Here all of them are one part; `by_shard` has others.
 
-    Args:
-      function: A module-level function.
-      *arguments: Its arguments; each `Computed` has its value of the part.
-      only: Shards; parts without any of them may be left out.
+    Returns:
+      For each call the list of its results on the parts, in order; or the sum.
     """
-    del only
-    yield function(*evaluate(arguments, self))
+    results = [call.function(*evaluate(call.arguments, self)) for call in calls]
+    return [
+      result if call.is_sum else [result]
+      for call, result in zip(calls, results, strict=True)
+    ]
+
+  def map(self, function: Callable[..., Any], *arguments: Any) -> Iterable[Any]:
+    """The results of a function on each part of the examples, see `each`."""
+    [results] = self.run([each(function, *arguments)])
+    return results
 
   def sum(self, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The sum of the arrays that a function gives, as in `map`."""
-    [total] = self.map(function, *arguments)
-    return total
+    """The sum of the arrays that a function gives for parts, see `sum_of`."""
+    [result] = self.run([sum_of(function, *arguments)])
+    return result
 
-  def value(self, column: Column) -> Column:
-    """The array of a column, if the examples are here; or the column."""
-    [array] = self.map(_same, column)
+  def value(self, column: Column) -> Any:
+    """The array of a column, if the examples are here; or else the column."""
+    [array] = evaluate([column], self)
     return array
 
   def once(self, what: Hashable, compute: Callable[[], Any]) -> Any:
@@ -172,10 +191,6 @@ class Examples:
     if not taken:
       return pa.schema([self.schema.field(c) for c in columns]).empty_table()
     return pa.concat_tables(taken).take(np.argsort(order))
-
-
-def _same(value: Any) -> Any:
-  return value
 
 
 def _folds(examples: Examples) -> list[int]:

@@ -1,7 +1,7 @@
 """Finds few of many examples: those with the lowest keys, or at both ends."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,102 +9,110 @@ from infoprune_jax.selection.arrays import side_by_side, steps
 from infoprune_jax.selection.computed import HERE, Column
 from infoprune_jax.selection.examples import Examples
 
-# Of examples: their positions, ascending by key; and their keys.
-_Few = tuple[np.ndarray, np.ndarray]
-# See `lowest_of_each`.
-_Choose = Callable[..., tuple[np.ndarray, Mapping[Any, np.ndarray]]]
+# For stretches of n of some columns: the keys of examples, [n], and by the name
+# of a class which are in it, [n] bool.
+Choose = Callable[..., tuple[np.ndarray, Mapping[Any, np.ndarray]]]
 
 
-def _lowest(positions: np.ndarray, keys: np.ndarray, count: int) -> _Few:
-  """The positions with the lowest keys, ascending by key, and their keys.
+class Few(NamedTuple):
+  """Some of the examples."""
 
-  Args:
-    positions: [n] int64; they order equal keys.
-    keys: [n].
-    count: How many to return, at most.
-  """
-  if len(keys) > count:
-    few = keys <= np.partition(keys, count - 1)[count - 1]
-    positions, keys = positions[few], keys[few]
-  order = np.lexsort((positions, keys))[:count]
-  return positions[order], keys[order]
+  positions: np.ndarray  # [n] int64
+  keys: np.ndarray  # [n], in ascending order
+  scores: np.ndarray  # [n] float64; zeros if none are asked for
 
 
 def lowest_of_each(
   examples: Examples,
-  choose: _Choose,
+  choose: Choose,
   columns: Sequence[Column],
   count: int,
-) -> dict[Any, np.ndarray]:
-  """The positions with the lowest keys in each class of examples.
+  scores: Column | None = None,
+) -> dict[Any, Few]:
+  """The examples with the lowest keys in each class; positions order equal ones.
 
   Args:
     examples: The examples.
-    choose: Of module level. For stretches of n of the columns, returns the keys
-      of examples, [n], and by the name of a class which are in it, [n] bool.
+    choose: A module-level function.
     columns: Its arguments.
     count: How many of each class to return, at most.
+    scores: [examples] float64, to return those of the few.
   """
-  of_parts = examples.map(_own_lowest, HERE, choose, count, *columns)
-  return {
-    name: positions
-    for name, (positions, _) in _lowest_of_all(of_parts, count).items()
-  }
+  of_parts = examples.map(_own_lowest, HERE, choose, count, scores, *columns)
+  return _lowest_of_all(of_parts, count)
 
 
 def _own_lowest(
   examples: Examples,
-  choose: _Choose,
+  choose: Choose,
   count: int,
+  scores: np.ndarray | None,
   *columns: np.ndarray,
-) -> dict[Any, _Few]:
-  """As `_lowest_of_each`, of the examples of a part, with their keys."""
+) -> dict[Any, Few]:
+  """As `lowest_of_each`, of the examples of a part."""
 
-  def lowest_of(some: slice) -> dict[Any, _Few]:
+  def lowest_of(some: slice) -> dict[Any, Few]:
     keys, classes = choose(*(column[some] for column in columns))
-    here = {name: np.flatnonzero(mask) for name, mask in classes.items()}
-    first = examples.first + some.start
     return {
-      name: _lowest(first + n, keys[n], count) for name, n in here.items()
+      name: few(some.start + np.flatnonzero(mask), keys[mask])
+      for name, mask in classes.items()
     }
+
+  def few(here: np.ndarray, keys: np.ndarray) -> Few:
+    none = np.zeros(len(here))
+    of_each = none if scores is None else scores[here]
+    return _lowest(Few(examples.first + here, keys, of_each), count)
 
   stretches = list(steps(len(examples))) or [slice(0, 0)]
   return _lowest_of_all(side_by_side(lowest_of, stretches), count)
 
 
 def _lowest_of_all(
-  of_parts: Iterable[dict[Any, _Few]], count: int
-) -> dict[Any, _Few]:
-  """The lowest of the positions and keys of parts, by the name of a class."""
+  of_parts: Iterable[dict[Any, Few]], count: int
+) -> dict[Any, Few]:
+  """The lowest of the examples of parts, by the name of a class."""
   of_parts = list(of_parts)
-  lowest = {}
-  for name in of_parts[0]:
-    pairs = zip(*(each[name] for each in of_parts), strict=True)
-    lowest[name] = _lowest(*map(np.concatenate, pairs), count)
-  return lowest
+  return {
+    name: _lowest(_joined(each[name] for each in of_parts), count)
+    for name in of_parts[0]
+  }
 
 
-def ends(
-  examples: Examples, scores: Column, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """The positions with the lowest scores, and those with the highest.
+def _joined(of_parts: Iterable[Few]) -> Few:
+  return Few(*map(np.concatenate, zip(*of_parts, strict=True)))
+
+
+def _lowest(few: Few, count: int) -> Few:
+  """Those with the lowest keys."""
+  if len(few.keys) > count:
+    is_low = few.keys <= np.partition(few.keys, count - 1)[count - 1]
+    few = Few(*(array[is_low] for array in few))
+  return _ascending(few, slice(count))
+
+
+def _ascending(few: Few, which: slice) -> Few:
+  """Some of them, in the order of keys."""
+  order = np.lexsort((few.positions, few.keys))[which]
+  return Few(*(array[order] for array in few))
+
+
+def ends(examples: Examples, scores: Column, count: int) -> tuple[Few, Few]:
+  """The examples with the lowest scores, and those with the highest.
 
   Args:
     examples: The examples.
-    scores: [examples] float64.
+    scores: [examples] float64, which are the keys.
     count: How many of each to return, at most.
-
-  Returns:
-    Two arrays of int64, ascending by score. Equal scores are in store order.
   """
-  least, most = zip(*examples.map(_own_ends, HERE, scores, count), strict=True)
-  return _ascending(least)[:count], _ascending(most)[-count:]
+  of_parts = list(examples.map(_own_ends, HERE, scores, count))
+  least, most = map(_joined, zip(*of_parts, strict=True))
+  return _ascending(least, slice(count)), _ascending(most, slice(-count, None))
 
 
 def _own_ends(
   examples: Examples, scores: np.ndarray, count: int
-) -> tuple[_Few, _Few]:
-  """As `ends`, of the examples of a part, with their scores."""
+) -> tuple[Few, Few]:
+  """As `ends`, of the examples of a part."""
   least = most = np.zeros(0, np.int64)
   for some in steps(len(scores)):
     here = scores[some]
@@ -114,36 +122,13 @@ def _own_ends(
     high = np.flatnonzero(here >= bounds[len(here) - number]) + some.start
     least = _sorted(np.concatenate([least, low]), scores)[:count]
     most = _sorted(np.concatenate([most, high]), scores)[-count:]
-  first = examples.first
-  return (first + least, scores[least]), (first + most, scores[most])
+  low, high = (
+    Few(examples.first + here, scores[here], scores[here])
+    for here in (least, most)
+  )
+  return low, high
 
 
 def _sorted(positions: np.ndarray, scores: np.ndarray) -> np.ndarray:
   """Positions in ascending order of their scores."""
   return positions[np.argsort(scores[positions], kind='stable')]
-
-
-def _ascending(of_parts: Iterable[_Few]) -> np.ndarray:
-  """The positions of parts in ascending order of their scores."""
-  positions, scores = map(np.concatenate, zip(*of_parts, strict=True))
-  return positions[np.lexsort((positions, scores))]
-
-
-def values_at(
-  examples: Examples, column: Column, positions: np.ndarray
-) -> np.ndarray:
-  """A column of numbers at some positions, [n] float64."""
-  values = np.zeros(len(positions))
-  shards = np.unique(np.searchsorted(examples.starts, positions, 'right') - 1)
-  for here, taken in examples.map(_pick, HERE, column, positions, only=shards):
-    values[here] = taken
-  return values
-
-
-def _pick(
-  examples: Examples, column: np.ndarray, positions: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Which positions are in a part, and the values of its column there."""
-  own = positions - examples.first
-  here = np.flatnonzero((own >= 0) & (own < len(column)))
-  return here, column[own[here]]

@@ -48,6 +48,8 @@ def of(examples: Examples, per: str) -> Groups:
 
 def names(examples: Examples, per: str) -> list[str]:
   """The names of all groups, in the order of their first examples."""
+  if not per.strip():
+    return ['']
 
   def compute() -> list[str]:
     of_parts = examples.map(_own_names, HERE, per)

@@ -5,6 +5,7 @@ one end, the middle or a band of the ranking up to a budget, without a sort.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,7 @@ def ranked_within_folds(examples: Examples, expression: str) -> bool:
 
 def ranking(
   examples: Examples, expression: str, missing: str = 'refuse'
-) -> Column:
+) -> Any:
   """The values that rank examples: scores, or their ranks within the fold.
 
   Two reference models differ in scale. So the scores of each fold are replaced
@@ -49,7 +50,7 @@ def ranking(
     missing: See `expressions.score`.
 
   Returns:
-    [examples] float64.
+    [examples] float64, a `Computed` if the examples are in shards.
 
   Raises:
     UserError: see `expressions.score`.
@@ -304,18 +305,20 @@ def _up_to_budget(
   def add_up(some: Column) -> np.ndarray:
     return examples.sum(_add_up, by_rank, some, len(names))
 
-  total = add_up(Computed(_all, HERE))
+  total, left = examples.sum(_add_up_all, HERE, by_rank, candidates, len(names))
   if rule.keep == 'band':
     most = of_rank = _fraction_of(total, rule.high - rule.low)
     below = _fraction_of(total, rule.low)
   else:
     fractions = groups.fractions(rule, names)
-    left, most = add_up(candidates), _fraction_of(total, fractions)
+    most = _fraction_of(total, fractions)
     # With `floor` of what is then cut, it is `most`.
     of_rank = _fraction_of(most - rule.floor * left, 1.0 / (1.0 - rule.floor))
     below = np.maximum((left - of_rank) // 2, 0) * (rule.keep == 'middle')
   ranked = _above(examples, by_rank, candidates, below)
-  _warn_if_short(rule, names, add_up(ranked), of_rank)
+  if ranked is not candidates:
+    left = add_up(ranked)
+  _warn_if_short(rule, names, left, of_rank)
   kept = budget.lowest(examples, by_rank, ranked, of_rank)
   if not rule.floor:
     return kept
@@ -327,6 +330,18 @@ def _up_to_budget(
   by_chance = Computed(_ranked, HERE, None, group, rule, draw)
   more = budget.lowest(examples, by_chance, cut, of_chance)
   return Computed(np.logical_or, kept, more)
+
+
+def _add_up_all(
+  examples: Examples,
+  ranking: budget.Ranking,
+  some: np.ndarray,
+  groups: int,
+) -> np.ndarray:
+  """The weights of each group, of all examples and of some, [2, groups]."""
+  everything = np.broadcast_to(np.True_, len(examples))
+  both = (_add_up(ranking, each, groups) for each in (everything, some))
+  return np.stack([*both])
 
 
 def _add_up(

@@ -90,12 +90,15 @@ def drawn(
   The seed is fixed, so that arms that treat the same examples alike show the
   same ones.
   """
+  columns = (_index(), kept)
   lowest = extremes.lowest_of_each(
-    examples, _by_chance, (_index(), kept), num_examples
+    examples, _by_chance, columns, num_examples, ranking
   )
   return {
-    name: records(examples, positions, ranking)
-    for name, positions in lowest.items()
+    name: records(
+      examples, few.positions, None if ranking is None else few.scores
+    )
+    for name, few in lowest.items()
   }
 
 
@@ -132,14 +135,10 @@ def near_thresholds(
     nearest = _nearest(
       examples, kept, decision, threshold, _COPIES * num_examples
     )
-    near = {
-      name: records(
-        examples,
-        _without_copies(examples, positions)[:num_examples],
-        decision.ranking,
-      )
-      for name, positions in nearest.items()
-    }
+    near = {}
+    for name, few in nearest.items():
+      chosen = _without_copies(examples, few.positions)[:num_examples]
+      near[name] = records(examples, few.positions[chosen], few.scores[chosen])
     score = threshold.score
     edges.append(
       Edge(
@@ -226,8 +225,8 @@ def _nearest(
   decision: Decision,
   threshold: _Threshold,
   count: int,
-) -> dict[str, np.ndarray]:
-  """The positions on both sides of a threshold, the nearest first.
+) -> dict[str, extremes.Few]:
+  """The examples on both sides of a threshold, the nearest first.
 
   Args:
     examples: The scored split.
@@ -241,7 +240,7 @@ def _nearest(
   group = Computed(groups.codes, HERE, rule.per, names)
   columns = (values, before, after, kept, group)
   choose = functools.partial(_near, threshold)
-  return extremes.lowest_of_each(examples, choose, columns, count)
+  return extremes.lowest_of_each(examples, choose, columns, count, values)
 
 
 def _near(
@@ -262,10 +261,10 @@ def _near(
 
 
 def _without_copies(examples: Examples, positions: np.ndarray) -> np.ndarray:
-  """The positions without those of a text that came before."""
+  """Which positions are not of a text that came before, ascending indices."""
   content = examples.take(positions, ['content_hash'])['content_hash']
   _, first = np.unique(content.to_numpy(), return_index=True)
-  return positions[np.sort(first)]
+  return np.sort(first)
 
 
 def by_decile(
@@ -285,11 +284,11 @@ def by_decile(
   lowest = extremes.lowest_of_each(examples, _in_deciles, columns, num_examples)
   return [
     sorted(
-      records(examples, positions, None),
+      records(examples, few.positions, None),
       key=lambda record: cast(float, record['score']),
     )
-    for positions in lowest.values()
-    if len(positions)
+    for few in lowest.values()
+    if len(few.positions)
   ]
 
 
@@ -307,27 +306,25 @@ def _ends(
     return {'most': [], 'least': []}
   least, most = extremes.ends(examples, ranking, num_examples)
   return {
-    'most': records(examples, most[::-1], ranking),
-    'least': records(examples, least, ranking),
+    'most': records(examples, most.positions[::-1], most.scores[::-1]),
+    'least': records(examples, least.positions, least.scores),
   }
 
 
 def records(
-  examples: Examples, positions: np.ndarray, ranking: Column | None
+  examples: Examples, positions: np.ndarray, scores: np.ndarray | None
 ) -> list[ShownExample]:
   """What is shown of the examples at some positions.
 
   Args:
     examples: The scored split.
     positions: [n].
-    ranking: [examples] float64; None for the mean NLL, in nats per token.
+    scores: [n] float64; None for the mean NLL, in nats per token.
   """
-  if ranking is None:
+  if scores is None:
     sums = examples.take(positions, ['nll_sum', 'num_tokens'])
     nll, tokens = (sums[name].to_numpy() for name in sums.column_names)
     scores = nll / np.maximum(tokens, 1)
-  else:
-    scores = extremes.values_at(examples, ranking, positions)
   taken = examples.take(positions, _COLUMNS).to_pylist()
   shown = [
     ShownExample(**record, score=None if np.isneginf(score) else float(score))

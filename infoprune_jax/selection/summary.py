@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import numba
@@ -12,7 +12,7 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.selection import copies, groups
 from infoprune_jax.selection.arrays import scratch, side_by_side, slices, steps
 from infoprune_jax.selection.computed import HERE, Column, Computed
-from infoprune_jax.selection.examples import Examples
+from infoprune_jax.selection.examples import Call, Examples, each, sum_of
 
 NUM_DECILES = 10
 _UNITS = ('examples', 'tokens', 'bytes')
@@ -39,13 +39,12 @@ def summarize(examples: Examples, kept: Column) -> dict[str, Any]:
     there are `repeats`, see `_by_repeats`, and for each source
     `unique_tokens_by_decile`, where an example counts once.
   """
-  by_nll = _nll_deciles(examples)
-  tokens = Computed(_weight, HERE, 'tokens')
-  by_length = examples.once(
-    'deciles of length',
-    lambda: _deciles(examples, tokens, Computed(_weight, HERE, 'examples')),
-  )
-  counts = _counts(examples, kept, by_nll)
+  by_nll, by_length = _both_deciles(examples)
+  calls = [_count(examples, kept, by_nll), _count(examples, kept, by_length)]
+  is_mask = not isinstance(kept, np.ndarray) or kept.dtype == bool
+  if not is_mask:
+    calls.append(_count(examples, kept.astype(bool), by_nll))
+  counts, of_lengths, *once = examples.run(calls)
   of_sources = counts.sum(axis=-1)
   total = _named(of_sources.sum(axis=-1))
   names = groups.names(examples, 'source')
@@ -62,13 +61,13 @@ def summarize(examples: Examples, kept: Column) -> dict[str, Any]:
       for name, number in sorted(zip(names, range(len(names)), strict=True))
     ],
     'deciles': _by_decile(by_nll, counts),
-    'lengths': _by_decile(by_length, _counts(examples, kept, by_length)),
+    'lengths': _by_decile(by_length, of_lengths),
   }
-  if isinstance(kept, np.ndarray) and kept.dtype != bool:
+  if not is_mask:
     summary['repeats'] = _by_repeats(examples, kept)
-    once = _counts(examples, kept.astype(bool), by_nll)[1, _TOKENS]
+    [of_once] = once
     for row in summary['sources']:
-      tokens = once[names.index(row['source'])].tolist()
+      tokens = of_once[1, _TOKENS, names.index(row['source'])].tolist()
       row['unique_tokens_by_decile'] = tokens
   return summary
 
@@ -101,27 +100,27 @@ def _weight(examples: Examples, unit: str) -> np.ndarray:
   return examples.weight(unit)
 
 
-def _counts(
-  examples: Examples, kept: Column, deciles: '_Deciles'
-) -> np.ndarray:
+def _count(examples: Examples, kept: Column, deciles: '_Deciles') -> Call:
   """Counts of all and of the kept examples, by unit, source and decile.
 
   Returns:
-    [2, units, sources, NUM_DECILES] int64; the first axis is all, kept.
+    What gives [2, units, sources, NUM_DECILES] int64; the first axis is all,
+    kept.
   """
   names = groups.names(examples, 'source')
   source = Computed(groups.codes, HERE, 'source', names)
   shape = 2, len(_UNITS), len(names), NUM_DECILES
   sizes = (Computed(_weight, HERE, unit) for unit in ('tokens', 'bytes'))
-  return examples.sum(_add_up_all, shape, source, deciles.decile, *sizes, kept)
+  return sum_of(_add_up_all, shape, source, deciles.decile, *sizes, kept)
 
 
 def _add_up_all(shape: tuple[int, ...], *arrays: np.ndarray) -> np.ndarray:
-  """As `_counts`, of the examples of a part."""
+  """As `_count`, of the examples of a part."""
 
   def add(some: slice) -> np.ndarray:
     sums = np.zeros(shape, np.int64)
-    _add_up_labels(*(array[some] for array in arrays), sums)
+    arguments = [*(array[some] for array in arrays), sums]
+    _add_up_labels(*arguments)
     return sums
 
   size = len(arrays[0])
@@ -160,7 +159,7 @@ def _by_decile(deciles: _Deciles, counts: np.ndarray) -> list[dict[str, Any]]:
 
   Args:
     deciles: The deciles of the examples.
-    counts: See `_counts`.
+    counts: See `_count`.
   """
   of_deciles = counts.sum(axis=2)
   return [
@@ -191,37 +190,57 @@ def nll_deciles(examples: Examples) -> Column:
 
   Each decile has a tenth of the tokens.
   """
-  return examples.value(_nll_deciles(examples).decile)
+  by_nll, _ = _both_deciles(examples)
+  return examples.value(by_nll.decile)
 
 
-def _nll_deciles(examples: Examples) -> _Deciles:
-  mean, tokens = Computed(mean_nll, HERE), Computed(_weight, HERE, 'tokens')
+def _both_deciles(examples: Examples) -> list[_Deciles]:
+  """The deciles by mean NLL, and those by length."""
+  mean, tokens, ones = (
+    Computed(function, HERE, *unit)
+    for function, *unit in (
+      (mean_nll,),
+      (_weight, 'tokens'),
+      (_weight, 'examples'),
+    )
+  )
   return examples.once(
-    'deciles of mean NLL', lambda: _deciles(examples, mean, tokens)
+    'deciles', lambda: _deciles(examples, [(mean, tokens), (tokens, ones)])
   )
 
 
 def _deciles(
-  examples: Examples, values: Computed, weight: Computed
-) -> _Deciles:
+  examples: Examples, pairs: Sequence[tuple[Computed, Computed]]
+) -> list[_Deciles]:
   """Cuts values into deciles of equal weight; equal values share a decile.
 
   Args:
     examples: The examples.
-    values: [examples] numbers.
-    weight: [examples] int.
+    pairs: Values, [examples] numbers, and their weight, [examples] int.
   """
-  sums = examples.sum(_weights, values, weight)
-  total = max(sums.sum(), 1)
+  sums = examples.run([sum_of(_weights, *pair) for pair in pairs])
+  columns = [
+    (values, Computed(_look_up_all, values, _prefixes(of_prefixes)))
+    for (values, _), of_prefixes in zip(pairs, sums, strict=True)
+  ]
+  bounds = examples.run([each(_own_bounds, *pair) for pair in columns])
+  return [
+    _Deciles(decile, *_merged(of_parts))
+    for (_, decile), of_parts in zip(columns, bounds, strict=True)
+  ]
+
+
+def _prefixes(sums: np.ndarray) -> np.ndarray:
+  """How many prefixes each decile has, by the weights of prefixes."""
+  all_weight = max(sums.sum(), 1)
   decile = np.empty(len(sums), np.int8)
   for some, up_to in _cumulated(sums):
     middle = up_to - sums[some] / 2
-    decile[some] = np.minimum(middle * NUM_DECILES / total, NUM_DECILES - 1)
+    decile[some] = np.minimum(
+      middle * NUM_DECILES / all_weight, NUM_DECILES - 1
+    )
   # Deciles ascend with prefixes.
-  sizes = np.bincount(decile, minlength=NUM_DECILES)
-  decile_of = Computed(_look_up_all, values, sizes)
-  low, high = _merged(list(examples.map(_own_bounds, values, decile_of)))
-  return _Deciles(decile_of, low, high)
+  return np.bincount(decile, minlength=NUM_DECILES)
 
 
 def _look_up_all(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
