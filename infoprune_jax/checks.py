@@ -10,7 +10,7 @@ from infoprune_jax.model import flops, mesh as mesh_lib, partitioning
 from infoprune_jax.report.selection import sweeps
 from infoprune_jax.runtime import distributed, drivers, filesystems, hub
 from infoprune_jax.score import references, scorer
-from infoprune_jax.selection import columns, rules
+from infoprune_jax.selection import columns, rule_inputs, rules
 from infoprune_jax.statistics import classify, decontaminate
 from infoprune_jax.tokens import vocabulary_files
 from infoprune_jax.train import metrics, state as state_lib
@@ -37,7 +37,9 @@ def check_hosts(job: str | None, able: Sequence[str]) -> None:
 def not_needed(config: Config) -> set[str]:
   """The stages that have nothing to do unless --job names them."""
   without = set()
-  if not any(map(rules.reads_near_duplicates, config.select.arms.values())):
+  if not any(
+    map(rule_inputs.reads_near_duplicates, config.select.arms.values())
+  ):
     without.add('near_duplicates')
   if not config.select.decontaminate.paths:
     without.add('decontaminate')
@@ -141,7 +143,7 @@ def check_rules(config: Config, workdir: str, names: set[str]) -> None:
   if 'select' in names:
     for arm, of_arm in config.select.arms.items():
       rules.check(of_arm, f'select.arms.{arm}', schema)
-      if rules.reads_contamination(of_arm) and not benchmarks:
+      if rule_inputs.reads_contamination(of_arm) and not benchmarks:
         raise UserError(
           f'select.arms.{arm} reads what of a text is in benchmarks, but '
           'select.decontaminate names none: set it, for instance to '

@@ -41,7 +41,7 @@ from infoprune_jax.runtime.workdir import (
 )
 from infoprune_jax.score import references, stage
 from infoprune_jax.score.references import PlannedModel, Reference
-from infoprune_jax.selection import join, select, user_tables
+from infoprune_jax.selection import join, rule_inputs, select, user_tables
 from infoprune_jax.statistics import (
   benchmark_ngrams,
   classify,
@@ -244,7 +244,7 @@ def select_artifacts(config: Config, workdir: str) -> list[Planned]:
   planned = []
   for arm, of_arm in config.select.arms.items():
     store = {'token_store': token_store_dir(workdir)}
-    made_from = store | select.tables_read(config, workdir, of_arm)
+    made_from = store | rule_inputs.folders_read(config, workdir, of_arm)
     planned += [
       Planned(select.describe(config, workdir, arm, seed, {}), made_from)
       for seed in config.train.seeds
@@ -265,7 +265,7 @@ def selection_report_artifacts(config: Config, workdir: str) -> list[Planned]:
   if config.select.decontaminate.paths:
     sources.append(contamination_dir(workdir))
   for of_arm in config.select.arms.values():
-    sources += select.tables_read(config, workdir, of_arm).values()
+    sources += rule_inputs.folders_read(config, workdir, of_arm).values()
   report = selection_artifact.describe(config, workdir, {})
   return [Planned(report, _below(workdir, sources))]
 

@@ -2,7 +2,6 @@
 
 import pathlib
 
-import numpy as np
 import pytest
 from made_scores import write_scores
 from small_corpus import small_config, write_corpus
@@ -11,8 +10,7 @@ from configs import base
 from infoprune_jax.config import experiment as config_lib, validation
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.export import job as export_job
-from infoprune_jax.runtime import workers
-from infoprune_jax.selection import budget, by_shard, select
+from infoprune_jax.selection import select
 from infoprune_jax.statistics import near_duplicates, statistics
 from infoprune_jax.tokens import tokenize
 
@@ -39,7 +37,9 @@ def corpus(tmp_path_factory) -> str:
 def settings(corpus: str, beam_options: tuple[str, ...]) -> config_lib.Config:
   edits = small_config(corpus)
   edits.corpus.beam_options = beam_options
-  edits.select.arms.deduplicated = base.arm('distinct', 'near_duplicate_group')
+  arms = edits.select.arms
+  arms.deduplicated = base.arm('distinct', 'near_duplicate_group')
+  arms.top = base.arm('top', base.INFORMATION, fraction=0.5, per='source')
   edits.export.formats = (
     *('jsonl', 'parquet', 'dolma_attributes'),
     *('megatron', 'mds', 'levanter'),
@@ -74,30 +74,6 @@ def test_the_artifacts_are_those_of_processes(corpus, tmp_path):
     made[name] = content(workdir)
   assert made['beam'] == made['processes']
   assert any('deduplicated/parquet' in name for name in made['beam'])
-
-
-def ranking_of(shard: int) -> budget.Ranking:
-  rng = np.random.default_rng(shard)
-  return budget.Ranking(
-    budget.ordered_bits(rng.integers(0, 3, 100).astype(np.float64)),
-    np.arange(100) + 100 * shard,
-    rng.integers(1, 100, 100, np.int32),
-    np.zeros(100, np.int32),
-    seed=0,
-  )
-
-
-def test_keep_bits_are_those_of_processes(corpus, tmp_path):
-  made = []
-  for options in ((), IN_MEMORY):
-    config = settings(corpus, options)
-    shards = by_shard.Shards(ranking_of, count=3, groups=1, num_workers=2)
-    with workers.shared_pool(config.corpus, str(tmp_path), 'select'):
-      most = by_shard.totals(shards) // 2
-      bits = by_shard.lowest(shards, most)
-      made.append([some.tolist() for some in bits])
-  assert made[0] == made[1]
-  assert 0 < np.unpackbits(np.array(made[0], np.uint8)).sum() < 300
 
 
 def test_a_bad_row_is_one_message(corpus, tmp_path):

@@ -9,7 +9,6 @@ with its own budget. Of many groups, the small ones are selected one at a time.
 import functools
 import itertools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numba
@@ -23,6 +22,8 @@ from infoprune_jax.selection.arrays import (
   side_by_side,
   slices,
 )
+from infoprune_jax.selection.computed import Column, Computed
+from infoprune_jax.selection.examples import Examples
 from infoprune_jax.selection.quickselect import scramble, select_each
 
 _BITS = 16  # of a digit
@@ -87,19 +88,21 @@ class Digit(NamedTuple):
 
 
 def lowest(
-  ranking: Ranking, candidate: np.ndarray, budget: np.ndarray
-) -> np.ndarray:
+  examples: Examples, ranking: Computed, candidate: Column, budget: np.ndarray
+) -> Computed:
   """The longest prefix of each group, in the order of keys, that its budget takes.
 
   Args:
-    ranking: The examples.
+    examples: The examples.
+    ranking: Their `Ranking`.
     candidate: [examples] bool, what may be taken.
     budget: [G] int64, the most that a prefix may weigh.
 
   Returns:
     [examples] bool.
   """
-  return taken(ranking, candidate, _run_out_at(ranking, candidate, budget))
+  ran_out = _run_out_at(examples, ranking, candidate, budget)
+  return Computed(taken, ranking, candidate, ran_out)
 
 
 def taken(ranking: Ranking, candidate: np.ndarray, ran_out: Last) -> np.ndarray:
@@ -132,75 +135,56 @@ def taken(ranking: Ranking, candidate: np.ndarray, ran_out: Last) -> np.ndarray:
 
 
 def _run_out_at(
-  ranking: Ranking, candidate: np.ndarray, budget: np.ndarray
+  examples: Examples, ranking: Computed, candidate: Column, budget: np.ndarray
 ) -> Last:
   """The example at which each budget runs out; the largest where none does."""
   count = len(budget)
-  last = Last.first(count)
-  passed = np.arange(count)
+  last, numbers = Last.first(count), np.arange(count)
   if count > MAX_TABLES:
-    ones = np.broadcast_to(np.int32(1), len(candidate))
-    sizes = add_up(ones, ranking.group, candidate, count)
-    is_small = sizes < -(-len(candidate) // MAX_TABLES)
-    _select_groups(ranking, candidate, budget, is_small, last)
-    passed = np.flatnonzero(~is_small)
-  pass_by_digits(
-    lambda *digit: sums_of_digits(ranking, candidate, *digit),
-    budget,
-    passed,
-    last,
-  )
-  return last
-
-
-def _select_groups(
-  ranking: Ranking,
-  candidate: np.ndarray,
-  budget: np.ndarray,
-  chosen: np.ndarray,
-  last: Last,
-) -> None:
-  """Finds where the budgets of some groups run out, one at a time.
-
-  Args:
-    ranking: The examples.
-    candidate: [examples] bool.
-    budget: [G] int64.
-    chosen: [G] bool, which groups.
-    last: Of these groups it is set.
-  """
-  key, index, weight, group, seed = ranking
-  order, starts = by_group(group, candidate, chosen)
-  salt = hashing.offset(seed)
-
-  def sort(some: slice) -> None:
-    numbers = np.arange(some.start, some.stop)[chosen[some]]
-    select_each(numbers, starts, order, key, index, weight, budget, salt, *last)
-
-  side_by_side(sort, group_slices(starts))
-
-
-def pass_by_digits(
-  sums_of: Callable[[Last, np.ndarray, Digit], np.ndarray],
-  budget: np.ndarray,
-  numbers: np.ndarray,
-  last: Last,
-) -> None:
-  """Finds where the budgets of some groups run out, digit by digit.
-
-  Args:
-    sums_of: `sums_of_digits` of all examples.
-    budget: [G] int64.
-    numbers: The groups.
-    last: Of these groups it is set.
-  """
+    # `by_shard.why_not` lets no more groups than that be in shards.
+    [(last, is_small)] = examples.map(
+      _select_small_groups, ranking, candidate, budget
+    )
+    numbers = np.flatnonzero(~is_small)
   left = budget.astype(np.int64)
   for of_key, shift in itertools.product((True, False), range(48, -1, -_BITS)):
     if not len(numbers):
       break
     digit = Digit(of_key, np.uint64(shift))
-    sums = sums_of(last, numbers, digit)
+    sums = examples.sum(
+      sums_of_digits, ranking, candidate, last, numbers, digit
+    )
     numbers = _narrow(last, left, numbers, sums, digit)
+  return last
+
+
+def _select_small_groups(
+  ranking: Ranking, candidate: np.ndarray, budget: np.ndarray
+) -> tuple[Last, np.ndarray]:
+  """Finds where the budgets of small groups run out, one at a time.
+
+  Args:
+    ranking: All examples.
+    candidate: [examples] bool.
+    budget: [G] int64.
+
+  Returns:
+    The last example, of small groups alone; and which are small, [G] bool.
+  """
+  key, index, weight, group, seed = ranking
+  ones = np.broadcast_to(np.int32(1), len(candidate))
+  sizes = add_up(ones, group, candidate, len(budget))
+  is_small = sizes < -(-len(candidate) // MAX_TABLES)
+  last = Last.first(len(budget))
+  order, starts = by_group(group, candidate, is_small)
+  salt = hashing.offset(seed)
+
+  def sort(some: slice) -> None:
+    numbers = np.arange(some.start, some.stop)[is_small[some]]
+    select_each(numbers, starts, order, key, index, weight, budget, salt, *last)
+
+  side_by_side(sort, group_slices(starts))
+  return last, is_small
 
 
 def sums_of_digits(

@@ -9,14 +9,12 @@ import functools
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import parquet
 from infoprune_jax.runtime import filesystems, manifests
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
@@ -27,25 +25,45 @@ from infoprune_jax.runtime.workdir import (
   user_table_dir,
 )
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
-from infoprune_jax.tokens import tables
+from infoprune_jax.selection.computed import HERE, Column, evaluate
+from infoprune_jax.selection.stored_columns import KEY, KeptColumns, ScoredTable
 from infoprune_jax.tokens.token_store import TokenStore
 
 WEIGHTS = {'tokens': 'num_tokens', 'bytes': 'num_bytes', 'examples': None}
-_KEY = ('shard', 'doc_index')
+
+
+class Call(NamedTuple):
+  """What a pass does with each part of the examples."""
+
+  function: Callable[..., Any]  # of module level
+  arguments: tuple[Any, ...]  # Each `Computed` has its value of the part.
+  is_sum: bool
+
+
+def each(function: Callable[..., Any], *arguments: Any) -> Call:
+  """A call whose results on the parts are kept."""
+  return Call(function, arguments, is_sum=False)
+
+
+def sum_of(function: Callable[..., Any], *arguments: Any) -> Call:
+  """A call that gives an array for each part, which are added up."""
+  return Call(function, arguments, is_sum=True)
 
 
 class Examples:
-  """Scored examples in store order, in one table or in parts.
+  """Scored examples in store order, in one table or in shards.
 
   Attributes:
     schema: Of their columns.
     starts: Positions at which shards begin, and the end, [shards + 1] int64.
     users: The columns that the user added: kept ones, and those of tables.
+    first: The position of the first of them among all examples.
   """
 
   schema: pa.Schema
   starts: np.ndarray
   users: Sequence[str] = ()
+  first: int = 0
 
   def __len__(self) -> int:
     return int(self.starts[-1])
@@ -94,6 +112,35 @@ class Examples:
       return np.broadcast_to(np.int32(1), len(self))
     return self.once(name, lambda: self.column(name, np.int32))
 
+  def run(self, calls: Sequence['Call']) -> list[Any]:
+    """The results of calls, in one pass over the examples.
+
+    Here all of them are one part; `by_shard` has others.
+
+    Returns:
+      For each call the list of its results on the parts, in order; or the sum.
+    """
+    results = [call.function(*evaluate(call.arguments, self)) for call in calls]
+    return [
+      result if call.is_sum else [result]
+      for call, result in zip(calls, results, strict=True)
+    ]
+
+  def map(self, function: Callable[..., Any], *arguments: Any) -> Iterable[Any]:
+    """The results of a function on each part of the examples, see `each`."""
+    [results] = self.run([each(function, *arguments)])
+    return results
+
+  def sum(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The sum of the arrays that a function gives for parts, see `sum_of`."""
+    [result] = self.run([sum_of(function, *arguments)])
+    return result
+
+  def value(self, column: Column) -> Any:
+    """The array of a column, if the examples are here; or else the column."""
+    [array] = evaluate([column], self)
+    return array
+
   def once(self, what: Hashable, compute: Callable[[], Any]) -> Any:
     """The result of `compute`, which is computed once; do not change it."""
     if what not in self._computed:
@@ -126,6 +173,11 @@ class Examples:
     numbers = side_by_side(lambda s: np.unique(fold[s]), steps(len(fold)))
     return np.unique(np.concatenate([*numbers, fold[:0]])).tolist(), fold
 
+  @functools.cached_property
+  def fold_numbers(self) -> list[int]:
+    """The folds that have examples."""
+    return sorted(set().union(*self.map(_folds, HERE)))
+
   def take(self, positions: np.ndarray, columns: Sequence[str]) -> pa.Table:
     """Some examples, in the order of these positions."""
     order = np.argsort(positions, kind='stable')
@@ -139,6 +191,10 @@ class Examples:
     if not taken:
       return pa.schema([self.schema.field(c) for c in columns]).empty_table()
     return pa.concat_tables(taken).take(np.argsort(order))
+
+
+def _folds(examples: Examples) -> list[int]:
+  return examples.folds[0]
 
 
 class ExampleTable(Examples):
@@ -158,25 +214,35 @@ class ExampleShards(Examples):
   """Examples on disk: the tables of a workdir, side by side."""
 
   def __init__(
-    self, workdir: str, store: TokenStore, tables: Iterable[str] = ()
+    self,
+    workdir: str,
+    store: TokenStore,
+    tables: Iterable[str] = (),
+    only: Sequence[int] | None = None,
   ):
     """Opens scores and statistics, and what there is of optional tables.
 
     These are groups of near-duplicates, contamination by benchmarks, and log
-    odds of classifiers.
+    odds of classifiers. Their files are compared with manifests when they are
+    first read.
 
     Args:
       workdir: Where they are.
       store: The token store, whose kept columns are columns, too.
       tables: Names of joined tables to open.
+      only: Numbers of shards; None for all.
 
     Raises:
-      UserError: one is missing or damaged, or they hold other examples.
+      UserError: one is missing or damaged.
     """
-    self._scores = _Table(scores_dir(workdir), 'score')
-    self._others = [_Table(statistics_dir(workdir), 'statistics')]
+
+    def opened(path: str, job: str, prefix: str = '') -> ScoredTable:
+      return ScoredTable(path, job, prefix, only)
+
+    self._scores = opened(scores_dir(workdir), 'score')
+    self._others = [opened(statistics_dir(workdir), 'statistics')]
     self._others += [
-      _Table(path, job)
+      opened(path, job)
       for path, job in (
         (near_duplicates_dir(workdir), 'near_duplicates'),
         (contamination_dir(workdir), 'decontaminate'),
@@ -184,28 +250,24 @@ class ExampleShards(Examples):
       if manifests.read_manifest(path, job) is not None
     ]
     self._others += [
-      _Table(user_table_dir(workdir, name), 'join', f'{name}.')
+      opened(user_table_dir(workdir, name), 'join', f'{name}.')
       for name in tables
     ]
     self._others += [
-      _Table(path, 'classify')
+      opened(path, 'classify')
       for path in filesystems.matching(classifier_dir(workdir, ''), '*')
       if manifests.read_manifest(path, 'classify') is not None
     ]
-    for other in self._others:
-      if other.sizes != self._scores.sizes:
-        raise _differ(other, self._scores)
-    self.starts = np.cumsum([0, *self._scores.sizes])
-    kept = _KeptColumns(store, self._scores)
+    kept = KeptColumns(store, self._scores)
     self.users = [
       *(name for t in self._others for name in t.schema.names if '.' in name),
       *kept.schema.names,
     ]
-    self._table_of: dict[str, _Table | _KeptColumns] = {
+    self._table_of: dict[str, ScoredTable | KeptColumns] = {
       field.name: table
       for table in (*self._others, kept)
       for field in table.schema
-      if field.name not in _KEY
+      if field.name not in KEY
     }
     self.schema = pa.schema(
       [
@@ -214,6 +276,18 @@ class ExampleShards(Examples):
       ]
     )
     self._offsets = np.cumsum([0, *store.documents_per_shard])
+
+  @functools.cached_property
+  def starts(self) -> np.ndarray:
+    """Positions at which shards begin, and the end, [shards + 1] int64.
+
+    Raises:
+      UserError: a file is missing or damaged, or tables hold other examples.
+    """
+    for other in self._others:
+      if other.sizes != self._scores.sizes:
+        raise _differ(other, self._scores)
+    return np.cumsum([0, *self._scores.sizes])
 
   def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
     """These columns of one shard."""
@@ -251,11 +325,11 @@ class ExampleShards(Examples):
     positions = scratch(len(self), np.uint32 if small else np.int64)
 
     def fill(shard: int) -> None:
-      keys = self._scores.read(shard, _KEY)
+      keys = self._scores.read(shard, KEY)
       for other in self._others:
-        if not keys.equals(other.read(shard, _KEY)):
+        if not keys.equals(other.read(shard, KEY)):
           raise _differ(other, self._scores)
-      shard_index, doc_index = (keys[name].to_numpy() for name in _KEY)
+      shard_index, doc_index = (keys[name].to_numpy() for name in KEY)
       where = slice(self.starts[shard], self.starts[shard + 1])
       positions[where] = self._offsets[shard_index] + doc_index
 
@@ -268,74 +342,7 @@ class ExampleShards(Examples):
     return pa.concat_tables(shards).unify_dictionaries().combine_chunks()
 
 
-class _Table:
-  """The Parquet parts of a finished table."""
-
-  def __init__(self, path: str, job: str, prefix: str = ''):
-    # What stands before the names of columns, except those of the key.
-    self.path, self.job, self._prefix = path, job, prefix
-    manifest = manifests.open_finished(path, 'table', job)
-    self._files = side_by_side(
-      lambda name: manifests.verified(path, manifest, name),
-      tables.data_files(manifest),
-    )
-    self.sizes = [pq.read_metadata(file).num_rows for file in self._files]
-    stored = pq.read_schema(self._files[0])
-    self.schema = pa.schema(
-      [
-        field if field.name in _KEY else field.with_name(prefix + field.name)
-        for field in stored
-      ]
-    )
-
-  def _stored(self, columns: Sequence[str]) -> list[str]:
-    return [name.removeprefix(self._prefix) for name in columns]
-
-  def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
-    with parquet.open_file(self._files[shard], memory_map=True) as file:
-      read = file.read(columns=self._stored(columns))
-    return read.select(self._stored(columns))
-
-  def pick(
-    self, shard: int, doc_indices: np.ndarray, columns: Sequence[str]
-  ) -> pa.Table:
-    """Some documents, by reading the groups that they are in."""
-    with parquet.open_file(self._files[shard], memory_map=True) as file:
-      sizes = [
-        file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)
-      ]
-      ends = np.cumsum(sizes)
-      group = np.searchsorted(ends, doc_indices, 'right')
-      needed = np.unique(group)
-      stored = self._stored(columns)
-      read = file.read_row_groups(needed.tolist(), columns=stored)
-      read = read.select(stored)
-    # Where each group begins in the shard, and in what was read.
-    first = (ends - sizes)[group]
-    here = np.cumsum([0, *np.array(sizes)[needed]])
-    return read.take(doc_indices - first + here[np.searchsorted(needed, group)])
-
-
-class _KeptColumns:
-  """The columns that a token store keeps of its sources, of scored documents."""
-
-  def __init__(self, store: TokenStore, scores: _Table):
-    self._store, self._scores = store, scores
-    self.schema = pa.schema([*store.kept_columns])
-
-  def read(self, shard: int, columns: Sequence[str]) -> pa.Table:
-    scored = self._scores.read(shard, _KEY)
-    [number] = set(scored['shard'].unique().to_pylist()) or {0}
-    table = self._store.shard(number).table(*columns)
-    return table.take(scored['doc_index'])
-
-  def pick(
-    self, shard: int, doc_indices: np.ndarray, columns: Sequence[str]
-  ) -> pa.Table:
-    return self.read(shard, columns).take(doc_indices)
-
-
-def _differ(table: _Table, scores: _Table) -> UserError:
+def _differ(table: ScoredTable, scores: ScoredTable) -> UserError:
   return UserError(
     f'{table.path} holds other examples than {scores.path}: delete '
     f'{table.path} and run --job={table.job} again.'

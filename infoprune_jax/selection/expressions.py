@@ -20,6 +20,7 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.selection import database
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
+from infoprune_jax.selection.computed import Column
 from infoprune_jax.selection.examples import Examples
 from infoprune_jax.selection.parser import (
   POSITION,
@@ -57,12 +58,61 @@ def score(examples: Examples, text: str, missing: str = 'refuse') -> np.ndarray:
   Raises:
     UserError: as `parse` does, or it gives no finite number for an example.
   """
+  result = values(examples, text, missing)
+  check_missing(examples, result, text, missing)
+  return result
+
+
+def values(examples: Examples, text: str, missing: str) -> np.ndarray:
+  """As `score`, but missing numbers are not refused, and not logged."""
   expression = parse(text, examples.schema)
-  values = scratch(len(examples), np.float64)
+  result = scratch(len(examples), np.float64)
   for here, order, column in evaluated(examples, expression, missing, 'DOUBLE'):
-    values[here][order] = column.to_numpy()
-  _handle_missing(values, text, missing)
-  return values
+    result[here][order] = column.to_numpy()
+
+  def replace(some: slice) -> None:
+    result[some][~np.isfinite(result[some])] = -np.inf
+
+  side_by_side(replace, steps(len(result)))
+  return result
+
+
+def check_missing(
+  examples: Examples, scores: Column, text: str, missing: str
+) -> None:
+  """Refuses examples without a number, or says that they rank lowest.
+
+  Args:
+    examples: The examples.
+    scores: [examples] float64, minus infinity where a number is missing.
+    text: The expression that gave them.
+    missing: As for `score`.
+
+  Raises:
+    UserError: there are such examples, and `missing` is 'refuse'.
+  """
+  num_missing = int(examples.sum(_count_missing, scores))
+  if not num_missing:
+    return
+  if missing == 'refuse':
+    raise UserError(
+      f'The rule expression {text!r} gives no finite number for {num_missing} '
+      f'of {len(examples)} examples: give them a number, for instance with '
+      "coalesce(..., 0), or rank them lowest with missing='lowest'."
+    )
+  logger.warning(
+    'select: %r gives no finite number for %d of %d examples: they rank lowest',
+    text,
+    num_missing,
+    len(examples),
+  )
+
+
+def _count_missing(scores: np.ndarray) -> np.ndarray:
+  counts = side_by_side(
+    lambda some: np.count_nonzero(np.isneginf(scores[some])), steps(len(scores))
+  )
+  return np.array(sum(counts), np.int64)
 
 
 def evaluated(
@@ -92,39 +142,6 @@ def evaluated(
     except duckdb.Error as error:
       text, schema = expression.text, examples.schema
       raise refused(text, str(error), schema) from None
-
-
-def _handle_missing(values: np.ndarray, text: str, missing: str) -> None:
-  """Refuses values that are not finite, or replaces them by minus infinity.
-
-  Args:
-    values: [examples] float64.
-    text: The expression that gave them.
-    missing: As for `score`.
-
-  Raises:
-    UserError: there are such values, and `missing` is 'refuse'.
-  """
-  counts = side_by_side(
-    lambda some: int(np.count_nonzero(~np.isfinite(values[some]))),
-    steps(len(values)),
-  )
-  num_missing = sum(counts)
-  if not num_missing:
-    return
-  if missing == 'refuse':
-    raise UserError(
-      f'The rule expression {text!r} gives no finite number for {num_missing} '
-      f'of {len(values)} examples: give them a number, for instance with '
-      "coalesce(..., 0), or rank them lowest with missing='lowest'."
-    )
-  logger.warning(
-    'select: %r gives no finite number for %d of %d examples: they rank lowest',
-    text,
-    num_missing,
-    len(values),
-  )
-  values[~np.isfinite(values)] = -np.inf
 
 
 def within_folds(

@@ -4,6 +4,7 @@ The examples of a group have the same values of the expressions in `per`.
 """
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from infoprune_jax.config.selection import OTHER_GROUPS, RuleConfig
 from infoprune_jax.config.validation import UserError, did_you_mean
 from infoprune_jax.selection import expressions, parser
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
+from infoprune_jax.selection.computed import HERE
 from infoprune_jax.selection.examples import Examples
 
 MAX_GROUPS = 100_000  # Each has a table of its own while budgets are spent.
@@ -42,6 +44,31 @@ def of(examples: Examples, per: str) -> Groups:
   """
   per = per.strip()
   return examples.once(('groups', per), lambda: _groups(examples, per))
+
+
+def names(examples: Examples, per: str) -> list[str]:
+  """The names of all groups, in the order of their first examples."""
+  if not per.strip():
+    return ['']
+
+  def compute() -> list[str]:
+    of_parts = examples.map(_own_names, HERE, per)
+    return list(dict.fromkeys(itertools.chain.from_iterable(of_parts)))
+
+  return examples.once(('names of groups', per), compute)
+
+
+def _own_names(examples: Examples, per: str) -> list[str]:
+  return of(examples, per).names
+
+
+def codes(examples: Examples, per: str, names: list[str]) -> np.ndarray:
+  """The group of each example of a part, [examples] int32, into `names`."""
+  own = of(examples, per)
+  if own.names == names:
+    return own.codes
+  number = {name: n for n, name in enumerate(names)}
+  return np.array([number[n] for n in own.names], np.int32)[own.codes]
 
 
 def fractions(rule: RuleConfig, names: list[str]) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.selection import groups
 from infoprune_jax.selection.arrays import steps
+from infoprune_jax.selection.computed import HERE, Column, Computed
 from infoprune_jax.selection.examples import Examples
 
 MAX_GROUPS = 100  # of a summary, those with most tokens
@@ -28,7 +29,7 @@ def expressions(rules: Sequence[RuleConfig]) -> list[str]:
 
 
 def by_groups(
-  examples: Examples, kept: np.ndarray, rules: Sequence[RuleConfig]
+  examples: Examples, kept: Column, rules: Sequence[RuleConfig]
 ) -> list[dict[str, Any]]:
   """The size of each group, and of what is kept of it.
 
@@ -45,13 +46,13 @@ def by_groups(
   tables = []
   for per in expressions(rules):
     names, counts = _sizes(examples, kept, per)
-    most = np.argsort(-counts[0, 1], kind='stable')[:MAX_GROUPS].tolist()
+    most = np.lexsort((names, -counts[0, 1]))[:MAX_GROUPS].tolist()
     rows = [{'group': names[n], **_named(counts[..., n])} for n in most]
     tables.append({'per': per, 'num_groups': len(names), 'rows': rows})
   return tables
 
 
-def by_benchmarks(examples: Examples, kept: np.ndarray) -> list[dict[str, Any]]:
+def by_benchmarks(examples: Examples, kept: Column) -> list[dict[str, Any]]:
   """What is kept of examples with n-grams of benchmarks.
 
   Args:
@@ -72,18 +73,26 @@ def by_benchmarks(examples: Examples, kept: np.ndarray) -> list[dict[str, Any]]:
   return [{'benchmark': name, **_named(sums[name])} for name in sorted(sums)]
 
 
-def _sizes(examples: Examples, kept: np.ndarray, per: str) -> _Sizes:
-  names, codes = groups.of(examples, per)
+def _sizes(examples: Examples, kept: Column, per: str) -> _Sizes:
+  names = groups.names(examples, per)
+  codes = Computed(groups.codes, HERE, per, names)
+  return _Sizes(names, examples.sum(_add_up, HERE, kept, codes, len(names)))
+
+
+def _add_up(
+  examples: Examples, kept: np.ndarray, codes: np.ndarray, count: int
+) -> np.ndarray:
+  """As `_Sizes.counts`, of the examples of a part."""
   tokens = examples.weight('tokens')
-  counts = np.zeros((2, len(_UNITS), len(names)), np.int64)
+  counts = np.zeros((2, len(_UNITS), count), np.int64)
   for some in steps(len(kept)):
     of_each = np.ones_like(tokens[some]), tokens[some]
     for unit, weight in enumerate(of_each):
       for side, weights in enumerate((weight, weight * kept[some])):
         # Sums of so few are exact.
-        sums = np.bincount(codes[some], weights, len(names))
+        sums = np.bincount(codes[some], weights, count)
         counts[side, unit] += sums.astype(np.int64)
-  return _Sizes(names, counts)
+  return counts
 
 
 def _named(counts: np.ndarray) -> dict[str, int]:

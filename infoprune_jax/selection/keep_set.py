@@ -164,9 +164,9 @@ def read_summary(path: str) -> dict[str, Any] | None:
   )
 
 
-def check_any(artifact: artifacts.Artifact, kept: np.ndarray) -> None:
+def check_any(artifact: artifacts.Artifact, data: np.ndarray) -> None:
   """Raises `UserError` if no example is kept."""
-  if not kept.any():
+  if not data.any():
     raise UserError(
       f'The rules of {artifact.path} keep no example: raise the fraction or '
       'the curve, or widen low and high.'
@@ -186,11 +186,27 @@ def write(
   Raises:
     UserError: no example is kept.
   """
-  check_any(artifact, used)
   is_mask = used.dtype == bool
   name, data = (FILE, np.packbits(used)) if is_mask else (REPEATS_FILE, used)
+  return write_data(artifact, data, name, num_documents=len(used), **facts)
+
+
+def write_data(
+  artifact: artifacts.Artifact, data: np.ndarray, name: str, **facts: Any
+) -> KeepSetManifest:
+  """Writes a keep set and its manifest.
+
+  Args:
+    artifact: The keep set, begun.
+    data: As in the file.
+    name: Of the file, one of FILES.
+    **facts: Further entries of the manifest, with `num_documents`.
+
+  Raises:
+    UserError: no example is kept.
+  """
+  check_any(artifact, data)
   written = artifact.write_file(
     posixpath.join(artifact.path, name), lambda file: np.save(file, data)
   )
-  manifest = artifact.finish({name: written}, num_documents=len(used), **facts)
-  return cast(KeepSetManifest, manifest)
+  return cast(KeepSetManifest, artifact.finish({name: written}, **facts))

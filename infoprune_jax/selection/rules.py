@@ -4,8 +4,8 @@ A rule ranks by a SQL expression over the score table, or by chance, and keeps
 one end, the middle or a band of the ranking up to a budget, without a sort.
 """
 
-import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,19 +23,21 @@ from infoprune_jax.selection import (
   repeats,
 )
 from infoprune_jax.selection.arrays import scratch, side_by_side, steps
+from infoprune_jax.selection.computed import HERE, Column, Computed
 from infoprune_jax.selection.examples import Examples
 from infoprune_jax.selection.ranks import mid_ranks
 
 
 def ranked_within_folds(examples: Examples, expression: str) -> bool:
   """Whether an expression's values are in the scales of several models."""
-  folds, _ = examples.folds
-  return len(folds) > 1 and expressions.reads_reference(expression)
+  return (
+    expressions.reads_reference(expression) and len(examples.fold_numbers) > 1
+  )
 
 
 def ranking(
   examples: Examples, expression: str, missing: str = 'refuse'
-) -> np.ndarray:
+) -> Any:
   """The values that rank examples: scores, or their ranks within the fold.
 
   Two reference models differ in scale. So the scores of each fold are replaced
@@ -48,14 +50,22 @@ def ranking(
     missing: See `expressions.score`.
 
   Returns:
-    [examples] float64.
+    [examples] float64, a `Computed` if the examples are in shards.
 
   Raises:
     UserError: see `expressions.score`.
   """
+  values = Computed(_ranking, HERE, expression, missing)
+  examples.once(
+    ('missing', expression, missing),
+    lambda: expressions.check_missing(examples, values, expression, missing),
+  )
+  return examples.value(values)
 
+
+def _ranking(examples: Examples, expression: str, missing: str) -> np.ndarray:
   def compute() -> np.ndarray:
-    values = expressions.score(examples, expression, missing)
+    values = expressions.values(examples, expression, missing)
     if ranked_within_folds(examples, expression):
       return expressions.within_folds(examples, mid_ranks, values)
     return values
@@ -91,8 +101,8 @@ def apply(
   rules: Sequence[RuleConfig],
   examples: Examples,
   draw: int,
-  candidates: np.ndarray | None = None,
-) -> np.ndarray:
+  candidates: Column | None = None,
+) -> Column:
   """Applies rules one after another.
 
   Args:
@@ -110,24 +120,36 @@ def apply(
     UserError: an expression cannot be evaluated, or a threshold or a number of
       repeats would be in the scales of two reference models.
   """
-  kept = np.ones(len(examples), bool) if candidates is None else candidates
+  kept = Computed(_all, HERE) if candidates is None else candidates
   for rule in rules:
     if rule.keep == 'threshold':
-      kept = kept & _between(rule, examples)
+      kept = _between(rule, examples, kept)
     elif rule.keep == 'distinct':
-      kept = _best_of_each(rule, examples, kept)
+      kept = Computed(_best_of_each, rule, HERE, kept)
     elif rule.keep == 'repeat':
-      kept = _repeats(rule, examples, kept)
+      kept = Computed(_repeats, rule, HERE, kept)
     elif rule.keep not in ('all', 'all_plus_reference'):
       kept = _up_to_budget(rule, examples, kept, draw)
-  return kept
+  return examples.value(kept)
 
 
-def _between(rule: RuleConfig, examples: Examples) -> np.ndarray:
-  """Whether each score is within the bounds of a threshold."""
+def _all(examples: Examples) -> np.ndarray:
+  return np.ones(len(examples), bool)
+
+
+def _between(
+  rule: RuleConfig, examples: Examples, candidates: Column
+) -> Column:
+  """The candidates whose scores are within the bounds of a threshold."""
   _check_one_scale(rule, examples, "use keep='band'")
-  values = expressions.score(examples, rule.score, rule.missing)
-  return (values >= rule.low) & (values <= rule.high)
+  values = ranking(examples, rule.score, rule.missing)
+  return Computed(_within, values, candidates, rule.low, rule.high)
+
+
+def _within(
+  values: np.ndarray, candidates: np.ndarray, low: float, high: float
+) -> np.ndarray:
+  return candidates & (values >= low) & (values <= high)
 
 
 def _check_one_scale(
@@ -203,11 +225,34 @@ def _best_of_each(
   return kept
 
 
-def _keys(rule: RuleConfig, examples: Examples, draw: int) -> np.ndarray:
+def _ranked(
+  examples: Examples,
+  values: np.ndarray | None,
+  group: np.ndarray,
+  rule: RuleConfig,
+  draw: int,
+) -> budget.Ranking:
+  """The examples in the order of a rule: what it keeps comes first.
+
+  Args:
+    examples: The examples.
+    values: [examples] float64, as from `ranking`; None for an order by chance.
+    group: [examples] int32.
+    rule: The rule.
+    draw: As for `apply`.
+  """
+  if values is None:
+    keys = _random_keys(rule, examples, draw)
+  else:
+    keys = _keys(rule, examples, values, draw)
+  weight = examples.weight(rule.unit)
+  return budget.Ranking(keys, examples.index, weight, group, rule.seed)
+
+
+def _keys(
+  rule: RuleConfig, examples: Examples, values: np.ndarray, draw: int
+) -> np.ndarray:
   """uint64 keys; what a rule keeps comes first in their order."""
-  if rule.keep == 'random':
-    return _random_keys(rule, examples, draw)
-  values = ranking(examples, rule.score, rule.missing)
   keys, index = scratch(len(examples), np.uint64), examples.index
 
   def fill(some: slice) -> None:
@@ -246,48 +291,80 @@ def _gumbel(index: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _up_to_budget(
-  rule: RuleConfig, examples: Examples, candidates: np.ndarray, draw: int
-) -> np.ndarray:
+  rule: RuleConfig, examples: Examples, candidates: Column, draw: int
+) -> Column:
   """The candidates that a rule keeps by its ranking, and by its floor."""
-  weight = examples.weight(rule.unit)
-  names, group = groups.of(examples, rule.per)
-  add_up = functools.partial(budget.add_up, weight, group, groups=len(names))
-  ranking = budget.Ranking(
-    _keys(rule, examples, draw), examples.index, weight, group, rule.seed
-  )
-  total = add_up(np.broadcast_to(np.True_, len(examples)))
+  per = rule.per.strip()
+  names = groups.names(examples, per)
+  group = Computed(groups.codes, HERE, per, names)
+  values = None
+  if rule.keep != 'random':
+    values = ranking(examples, rule.score, rule.missing)
+  by_rank = Computed(_ranked, HERE, values, group, rule, draw)
+
+  def add_up(some: Column) -> np.ndarray:
+    return examples.sum(_add_up, by_rank, some, len(names))
+
+  total, left = examples.sum(_add_up_all, HERE, by_rank, candidates, len(names))
   if rule.keep == 'band':
     most = of_rank = _fraction_of(total, rule.high - rule.low)
     below = _fraction_of(total, rule.low)
   else:
     fractions = groups.fractions(rule, names)
-    left, most = add_up(candidates), _fraction_of(total, fractions)
+    most = _fraction_of(total, fractions)
     # With `floor` of what is then cut, it is `most`.
     of_rank = _fraction_of(most - rule.floor * left, 1.0 / (1.0 - rule.floor))
     below = np.maximum((left - of_rank) // 2, 0) * (rule.keep == 'middle')
-  ranked = _above(ranking, candidates, below)
-  _warn_if_short(rule, names, add_up(ranked), of_rank)
-  kept = budget.lowest(ranking, ranked, of_rank)
+  ranked = _above(examples, by_rank, candidates, below)
+  if ranked is not candidates:
+    left = add_up(ranked)
+  _warn_if_short(rule, names, left, of_rank)
+  kept = budget.lowest(examples, by_rank, ranked, of_rank)
   if not rule.floor:
     return kept
-  cut = candidates & ~kept
+  cut = Computed(_without, candidates, kept)
   if rule.keep == 'band':
     of_chance = _fraction_of(add_up(cut), rule.floor)
   else:
     of_chance = most - add_up(kept)
-  by_chance = ranking._replace(key=_random_keys(rule, examples, draw))
-  return kept | budget.lowest(by_chance, cut, of_chance)
+  by_chance = Computed(_ranked, HERE, None, group, rule, draw)
+  more = budget.lowest(examples, by_chance, cut, of_chance)
+  return Computed(np.logical_or, kept, more)
+
+
+def _add_up_all(
+  examples: Examples,
+  ranking: budget.Ranking,
+  some: np.ndarray,
+  groups: int,
+) -> np.ndarray:
+  """The weights of each group, of all examples and of some, [2, groups]."""
+  everything = np.broadcast_to(np.True_, len(examples))
+  both = (_add_up(ranking, each, groups) for each in (everything, some))
+  return np.stack([*both])
+
+
+def _add_up(
+  ranking: budget.Ranking, some: np.ndarray, groups: int
+) -> np.ndarray:
+  """The weight of some examples of each group, [groups] int64."""
+  return budget.add_up(ranking.weight, ranking.group, some, groups)
 
 
 def _above(
-  ranking: budget.Ranking, candidates: np.ndarray, below: np.ndarray
-) -> np.ndarray:
+  examples: Examples, ranking: Computed, candidates: Column, below: np.ndarray
+) -> Column:
   """The candidates without the first of the ranking, which weigh `below`."""
   if not below.any():
     return candidates
   # Of nothing to skip, not even what weighs nothing.
   skipped = np.where(below > 0, below, -1)
-  return candidates & ~budget.lowest(ranking, candidates, skipped)
+  first = budget.lowest(examples, ranking, candidates, skipped)
+  return Computed(_without, candidates, first)
+
+
+def _without(candidates: np.ndarray, others: np.ndarray) -> np.ndarray:
+  return candidates & ~others
 
 
 def _warn_if_short(
@@ -311,44 +388,3 @@ def _fraction_of(total: np.ndarray, fraction: float | np.ndarray) -> np.ndarray:
   return np.array(
     [int(f * int(n)) for f, n in zip(fractions, total, strict=True)], np.int64
   )
-
-
-def reads_tables(rules: Sequence[RuleConfig]) -> bool:
-  """Whether any of the rules has an expression to evaluate."""
-  return any(rule.expressions for rule in rules)
-
-
-def reads_near_duplicates(rules: Sequence[RuleConfig]) -> bool:
-  """Whether any of the rules reads groups of near-duplicates."""
-  return any(
-    expressions.reads_near_duplicates(text)
-    for rule in rules
-    for text in rule.expressions
-  )
-
-
-def reads_contamination(rules: Sequence[RuleConfig]) -> bool:
-  """Whether any of the rules reads what of examples is in benchmarks."""
-  return any(
-    expressions.reads_contamination(text)
-    for rule in rules
-    for text in rule.expressions
-  )
-
-
-def tables_read(
-  rules: Sequence[RuleConfig], names: Iterable[str]
-) -> tuple[str, ...]:
-  """Which of the user's tables, by name, the rules may read."""
-  texts = [text for rule in rules for text in rule.expressions]
-  return tuple(
-    name
-    for name in names
-    if any(expressions.reads_table(text, name) for text in texts)
-  )
-
-
-def classifiers_read(rules: Sequence[RuleConfig]) -> list[str]:
-  """The names of the classifiers that any of the rules reads."""
-  texts = [text for rule in rules for text in rule.expressions]
-  return sorted(set().union(*map(expressions.classifiers_read, texts)))

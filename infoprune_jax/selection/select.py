@@ -1,17 +1,17 @@
 """The stage that turns a score table into a keep set for each arm. No JAX."""
 
+import contextlib
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from infoprune_jax.config.classifier import PREFIX
-from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, files, manifests
+from infoprune_jax.runtime import artifacts, files, manifests, workers
 from infoprune_jax.runtime.progress import logger, quantity
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
@@ -24,13 +24,16 @@ from infoprune_jax.runtime.workdir import (
   user_table_input,
 )
 from infoprune_jax.selection import (
+  by_shard,
   groups_kept,
   keep_set,
+  rule_inputs,
   rules as rules_lib,
   shown,
+  store_order,
   summary,
 )
-from infoprune_jax.selection.arrays import steps
+from infoprune_jax.selection.computed import Column, Computed
 from infoprune_jax.selection.examples import Examples, ExampleShards
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -55,31 +58,79 @@ class _Inputs(NamedTuple):
 def run(config: Config, workdir: str) -> None:
   """Writes the keep sets of the arms, and their summaries.
 
+  With `corpus.beam_options`, Beam's workers select by shard, where rules allow
+  it.
+
   Raises:
     UserError: the score table is missing or of another token store, or a rule
       cannot be evaluated.
   """
   inputs = _open_inputs(config, workdir)
-  store = inputs.store
-  examples = ExampleShards(workdir, store, config.select.tables)
-  arms = {
-    keep_set.selection_name(rules, arm, seed): (arm, seed)
-    for arm, rules in config.select.arms.items()
-    for seed in config.train.seeds
-  }
-  selections = []
-  for name, (arm, seed) in arms.items():
-    artifact = describe(config, workdir, arm, seed, _made_from(inputs, arm))
-    if _is_done(artifact, _summary_key(inputs, arm)):
-      logger.info('select: %s finished before, skipped', name)
-      continue
-    try:
-      selections.append(_select(inputs, examples, artifact, arm))
-    except UserError as error:
-      raise UserError(f'In select.arms.{arm}: {error}') from None
-  # A rule that cannot be applied is refused before anything is written.
+  waiting = {}
+  for arm, rules in config.select.arms.items():
+    for seed in config.train.seeds:
+      name = keep_set.selection_name(rules, arm, seed)
+      artifact = describe(config, workdir, arm, seed, _made_from(inputs, arm))
+      if name in waiting:
+        continue
+      if _is_done(artifact, _summary_key(inputs, arm)):
+        logger.info('select: %s finished before, skipped', name)
+      else:
+        waiting[name] = artifact, arm
+  with contextlib.ExitStack() as stack:
+    by_beam = None
+    if config.corpus.beam_options and waiting:
+      stack.enter_context(workers.shared_pool(config.corpus, workdir, 'select'))
+      tables = config.select.tables
+      by_beam = by_shard.of_workdir(workdir, inputs.store, tables)
+    # A rule that cannot be applied is refused before anything is written.
+    selections = [*_select_all(inputs, waiting, by_beam)]
   for selection in selections:
     _write(inputs, selection)
+
+
+def _select_all(
+  inputs: _Inputs,
+  waiting: Mapping[str, tuple[artifacts.Artifact, str]],
+  by_beam: Examples | None,
+) -> Iterator['_Selection']:
+  """Applies the rules of arms.
+
+  Args:
+    inputs: What the stage reads.
+    waiting: The keep set and the arm of each selection, by its name.
+    by_beam: The scored split by shards; None without Beam.
+
+  Raises:
+    UserError: as `_select`; the arm is named.
+  """
+  tables = inputs.config.select.tables
+  here = ExampleShards(inputs.workdir, inputs.store, tables)
+  if by_beam is None:
+    len(here)  # Damaged tables are refused, whatever the rules.
+  for name, (artifact, arm) in waiting.items():
+    try:
+      examples, rules = here, inputs.config.select.arms[arm]
+      if by_beam is not None:
+        reason = by_shard.why_not(rules, by_beam)
+        if reason:
+          _log_one_machine(name, reason, len(by_beam))
+        else:
+          examples = by_beam
+      yield _select(inputs, examples, artifact, arm)
+    except UserError as error:
+      raise UserError(f'In select.arms.{arm}: {error}') from None
+
+
+def _log_one_machine(name: str, reason: str, num_examples: int) -> None:
+  logger.info(
+    'select: %s is selected on this machine, not by Beam, because of %s. '
+    '%d examples take about %.3g GB of scratch files in $TMPDIR.',
+    name,
+    reason,
+    num_examples,
+    num_examples * by_shard.BYTES_PER_EXAMPLE / 1e9,
+  )
 
 
 def _open_inputs(config: Config, workdir: str) -> _Inputs:
@@ -149,9 +200,9 @@ def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
   """Fingerprints of what the keep sets of an arm are made from, by name."""
   rules = inputs.config.select.arms[arm]
   made_from = {'token_store': inputs.store.fingerprint}
-  if rules_lib.reads_tables(rules):
+  if rule_inputs.reads_tables(rules):
     made_from |= inputs.tables
-  if rules_lib.reads_near_duplicates(rules):
+  if rule_inputs.reads_near_duplicates(rules):
     groups = _open_table(
       near_duplicates_dir(inputs.workdir),
       'table of near-duplicates',
@@ -159,35 +210,16 @@ def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
       inputs.store,
     )
     made_from['near_duplicates'] = groups['fingerprint']
-  if rules_lib.reads_contamination(rules):
+  if rule_inputs.reads_contamination(rules):
     table = _contamination(inputs.workdir, inputs.store)
     made_from['contamination'] = table['fingerprint']
-  for name in rules_lib.tables_read(rules, inputs.joined):
+  for name in rule_inputs.tables_read(rules, inputs.joined):
     made_from[user_table_input(name)] = inputs.joined[name]
-  for name in rules_lib.classifiers_read(rules):
+  for name in rule_inputs.classifiers_read(rules):
     path, kind = classifier_dir(inputs.workdir, name), f'classifier {name}'
     odds = _open_table(path, f'table of {kind}', 'classify', inputs.store)
     made_from[PREFIX + name] = odds['fingerprint']
   return made_from
-
-
-def tables_read(
-  config: Config, workdir: str, rules: Sequence[RuleConfig]
-) -> dict[str, str]:
-  """The folders of the tables that rules read, by the names of the inputs."""
-  read = {}
-  if rules_lib.reads_tables(rules):
-    read['scores'] = scores_dir(workdir)
-    read['statistics'] = statistics_dir(workdir)
-  if rules_lib.reads_near_duplicates(rules):
-    read['near_duplicates'] = near_duplicates_dir(workdir)
-  if rules_lib.reads_contamination(rules):
-    read['contamination'] = contamination_dir(workdir)
-  for name in rules_lib.tables_read(rules, config.select.tables):
-    read[user_table_input(name)] = user_table_dir(workdir, name)
-  for name in rules_lib.classifiers_read(rules):
-    read[PREFIX + name] = classifier_dir(workdir, name)
-  return read
 
 
 def describe(
@@ -243,9 +275,8 @@ class _Selection(NamedTuple):
   artifact: artifacts.Artifact
   key: Mapping[str, Any]  # entries that decide if it is written again
   counts: Mapping[str, Any]  # the summary
-  # uint8, [ceil(documents / 8)]: a bit for each; or [documents]: a count.
-  data: np.ndarray
-  is_mask: bool  # bits
+  data: np.ndarray  # as in the file
+  file: str  # one of `keep_set.FILES`
 
 
 def _select(
@@ -260,15 +291,13 @@ def _select(
   rules = config.select.arms[arm]
   kept, decision = decide(rules, examples, artifact.options['draw'])
   key = _summary_key(inputs, arm)
+  is_kept = examples.value(Computed(np.asarray, kept, bool))
   counts = {
     **key,
     **summary.summarize(examples, kept),
     **_of_groups(key, examples, kept, rules),
     **shown.examples_of(
-      examples,
-      kept.astype(bool, copy=False),
-      decision,
-      config.report.num_examples,
+      examples, is_kept, decision, config.report.num_examples
     ),
     'ranked_within_folds': any(
       rules_lib.ranked_within_folds(examples, rule.score)
@@ -276,21 +305,21 @@ def _select(
       if rule.needs_score
     ),
   }
-  mask = np.zeros(sum(store.documents_per_shard), kept.dtype)
-  for some in steps(len(kept)):
-    mask[examples.index[some]] = kept[some]
+  size = sum(store.documents_per_shard)
+  if any(rule.keep == 'repeat' for rule in rules):
+    data, file = store_order.counts(examples, kept, size), keep_set.REPEATS_FILE
+  else:
+    data, file = store_order.bits(examples, kept, size), keep_set.FILE
   if any(rule.keep == 'all_plus_reference' for rule in rules):
-    counts['added'], mask = _with_reference_split(store, mask)
-  keep_set.check_any(artifact, mask)
-  is_mask = mask.dtype == bool
-  data = np.packbits(mask) if is_mask else mask
-  return _Selection(artifact, key, counts, data, is_mask)
+    counts['added'], data = store_order.with_reference_split(store, data)
+  keep_set.check_any(artifact, data)
+  return _Selection(artifact, key, counts, data, file)
 
 
 def _of_groups(
   key: Mapping[str, Any],
   examples: Examples,
-  kept: np.ndarray,
+  kept: Column,
   rules: Sequence[RuleConfig],
 ) -> dict[str, Any]:
   """What is kept of groups and of contaminated examples, where there are any."""
@@ -304,10 +333,7 @@ def _of_groups(
 
 def _write(inputs: _Inputs, selection: _Selection) -> None:
   """Writes a keep set, unless another process has written it meanwhile."""
-  artifact, key, counts, kept, is_mask = selection
-  if is_mask:
-    num_documents = sum(inputs.store.documents_per_shard)
-    kept = np.unpackbits(kept, count=num_documents).astype(bool)
+  artifact, key, counts, data, file = selection
   with files.lock(artifact.path):
     if _is_done(artifact, key):
       return
@@ -317,13 +343,20 @@ def _write(inputs: _Inputs, selection: _Selection) -> None:
       counts,
       artifact.write_file,
     )
-    keep_set.write(artifact, kept, kept=counts['kept'], total=counts['total'])
+    keep_set.write_data(
+      artifact,
+      data,
+      file,
+      num_documents=sum(inputs.store.documents_per_shard),
+      kept=counts['kept'],
+      total=counts['total'],
+    )
     _log(posixpath.basename(artifact.path), counts)
 
 
 def decide(
   rules: Sequence[RuleConfig], examples: Examples, draw: int
-) -> tuple[np.ndarray, shown.Decision | None]:
+) -> tuple[Column, shown.Decision | None]:
   """Applies rules, and remembers the last one that ranks.
 
   Args:
@@ -344,7 +377,7 @@ def decide(
   after = rules_lib.apply([rule], examples, draw, before)
   kept = rules_lib.apply(rules[last + 1 :], examples, draw, after)
   ranking = rules_lib.ranking(examples, rule.score, rule.missing)
-  used = after.astype(bool, copy=False)
+  used = examples.value(Computed(np.asarray, after, bool))
   return kept, shown.Decision(rule, ranking, before, used)
 
 
@@ -361,38 +394,3 @@ def _log(name: str, counts: Mapping[str, Any]) -> None:
     if added
     else '',
   )
-
-
-def _with_reference_split(
-  store: TokenStore, mask: np.ndarray
-) -> tuple[dict[str, Any], np.ndarray]:
-  """Adds the reference split to a mask: all documents that are not held out.
-
-  Args:
-    store: The token store, of D documents.
-    mask: [D] bool.
-
-  Returns:
-    The counts of the added documents, in all and by source; and the new mask,
-    [D] bool.
-  """
-  shards = [store.shard(number) for number in range(store.num_shards)]
-  split, tokens, size = (
-    np.concatenate([shard.column(name) for shard in shards])
-    for name in ('split', 'num_tokens', 'num_bytes')
-  )
-  added = (split != SPLITS.index('heldout')) & ~mask
-  sources = np.concatenate(
-    [shard.table('source')['source'].to_pylist() for shard in shards]
-  )
-  names, code = np.unique(sources[added], return_inverse=True)
-  by_source = np.bincount(code, tokens[added], len(names))
-  return {
-    'examples': int(added.sum()),
-    'tokens': int(tokens[added].sum()),
-    'bytes': int(size[added].sum()),
-    'sources': {
-      str(name): int(count)
-      for name, count in zip(names, by_source, strict=True)
-    },
-  }, mask | added

@@ -1,6 +1,7 @@
 """Chooses examples that show what an arm keeps and throws away."""
 
-from collections.abc import Callable, Mapping
+import functools
+import operator
 from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import numba
@@ -8,8 +9,9 @@ import numpy as np
 
 from infoprune_jax.config.selection import CUT_KINDS, RuleConfig
 from infoprune_jax.runtime.hashing import mix
-from infoprune_jax.selection import groups, summary
-from infoprune_jax.selection.arrays import side_by_side, steps
+from infoprune_jax.selection import extremes, groups, summary
+from infoprune_jax.selection.arrays import steps
+from infoprune_jax.selection.computed import HERE, Column, Computed
 from infoprune_jax.selection.examples import Examples
 
 _COLUMNS = ('shard', 'doc_index', 'example_id', 'source', 'num_tokens')
@@ -44,14 +46,14 @@ class Decision(NamedTuple):
   """The last ranking rule of an arm: its values, its input and its output."""
 
   rule: RuleConfig
-  ranking: np.ndarray  # [examples] float64
-  before: np.ndarray  # [examples] bool: what earlier rules kept
-  after: np.ndarray  # [examples] bool: what it kept of that
+  ranking: Column  # [examples] float64
+  before: Column  # [examples] bool: what earlier rules kept
+  after: Column  # [examples] bool: what it kept of that
 
 
 def examples_of(
   examples: Examples,
-  kept: np.ndarray,
+  kept: Column,
   decision: Decision | None,
   num_examples: int,
 ) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def examples_of(
   """
   ranking = decision.ranking if decision else None
   return {
-    **_extremes(examples, ranking, num_examples),
+    **_ends(examples, ranking, num_examples),
     'near': (
       near_thresholds(examples, kept, decision, num_examples)
       if decision
@@ -80,81 +82,38 @@ def examples_of(
   }
 
 
-def _lowest(
-  positions: np.ndarray, keys: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """The positions with the lowest keys, ascending by key, and their keys.
-
-  Args:
-    positions: [n] int64; they order equal keys.
-    keys: [n].
-    count: How many to return, at most.
-  """
-  if len(keys) > count:
-    few = keys <= np.partition(keys, count - 1)[count - 1]
-    positions, keys = positions[few], keys[few]
-  order = np.lexsort((positions, keys))[:count]
-  return positions[order], keys[order]
-
-
-def _lowest_of_each(
-  choose: Callable[[slice], tuple[np.ndarray, Mapping[Any, np.ndarray]]],
-  size: int,
-  count: int,
-) -> dict[Any, np.ndarray]:
-  """The positions with the lowest keys in each class of examples.
-
-  Args:
-    choose: For a slice of n examples, returns their keys, [n], and by the name
-      of a class which of them are in it, [n] bool.
-    size: The number of all examples.
-    count: How many of each class to return, at most.
-  """
-
-  def lowest_of(some: slice) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
-    keys, classes = choose(some)
-    here = {name: np.flatnonzero(mask) for name, mask in classes.items()}
-    return {
-      name: _lowest(some.start + n, keys[n], count) for name, n in here.items()
-    }
-
-  by_slice = side_by_side(lowest_of, list(steps(size)) or [slice(0, 0)])
-  lowest = {}
-  for name in by_slice[0]:
-    positions, keys = zip(*(each[name] for each in by_slice), strict=True)
-    joined = np.concatenate(positions), np.concatenate(keys)
-    lowest[name], _ = _lowest(*joined, count)
-  return lowest
-
-
 def drawn(
-  examples: Examples,
-  kept: np.ndarray,
-  ranking: np.ndarray | None,
-  num_examples: int,
+  examples: Examples, kept: Column, ranking: Column | None, num_examples: int
 ) -> dict[str, list[ShownExample]]:
   """Random examples, some that are `kept` and some that are `thrown` away.
 
   The seed is fixed, so that arms that treat the same examples alike show the
   same ones.
   """
-  index = examples.index
-  lowest = _lowest_of_each(
-    lambda some: (
-      mix(index[some], 0),
-      {'kept': kept[some], 'thrown': ~kept[some]},
-    ),
-    len(kept),
-    num_examples,
+  columns = (_index(), kept)
+  lowest = extremes.lowest_of_each(
+    examples, _by_chance, columns, num_examples, ranking
   )
   return {
-    name: records(examples, positions, ranking)
-    for name, positions in lowest.items()
+    name: records(
+      examples, few.positions, None if ranking is None else few.scores
+    )
+    for name, few in lowest.items()
   }
 
 
+def _index() -> Computed:
+  return Computed(operator.attrgetter('index'), HERE)
+
+
+def _by_chance(
+  index: np.ndarray, kept: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  return mix(index, 0), {'kept': kept, 'thrown': ~kept}
+
+
 def near_thresholds(
-  examples: Examples, kept: np.ndarray, decision: Decision, num_examples: int
+  examples: Examples, kept: Column, decision: Decision, num_examples: int
 ) -> list[Edge]:
   """Examples on both sides of each threshold of a rule, the nearest first.
 
@@ -176,14 +135,10 @@ def near_thresholds(
     nearest = _nearest(
       examples, kept, decision, threshold, _COPIES * num_examples
     )
-    near = {
-      name: records(
-        examples,
-        _without_copies(examples, positions)[:num_examples],
-        decision.ranking,
-      )
-      for name, positions in nearest.items()
-    }
+    near = {}
+    for name, few in nearest.items():
+      chosen = _without_copies(examples, few.positions)[:num_examples]
+      near[name] = records(examples, few.positions[chosen], few.scores[chosen])
     score = threshold.score
     edges.append(
       Edge(
@@ -207,17 +162,41 @@ class _Threshold(NamedTuple):
 def _thresholds(examples: Examples, decision: Decision) -> list[_Threshold]:
   """The thresholds of a rule, without those that exist in no group."""
   rule, values, before, after = decision
-  names, group = groups.of(examples, rule.per)
-  count = len(names)
-  ends = np.full((2, count), [[np.inf], [-np.inf]])  # The lowest, the highest.
-  _find_ends(values, group, after, ends)
-  beyond = np.zeros((2, count), bool)
-  for some in steps(len(values)):
-    thrown = before[some] & ~after[some]
-    _find_beyond(values[some], group[some], thrown, ends, beyond)
+  names = groups.names(examples, rule.per)
+  group = Computed(groups.codes, HERE, rule.per, names)
+  of_parts = examples.map(_own_ends, values, group, after, len(names))
+  lows, highs = zip(*of_parts, strict=True)
+  ends = np.stack([np.min(lows, axis=0), np.max(highs, axis=0)])
+  beyond = np.any(
+    list(examples.map(_own_beyond, values, group, before, after, ends)), axis=0
+  )
   exists = beyond & np.isfinite(ends)
   thresholds = map(_Threshold, ('low', 'high'), ends, exists)
   return [threshold for threshold in thresholds if threshold.exists.any()]
+
+
+def _own_ends(
+  values: np.ndarray, group: np.ndarray, kept: np.ndarray, count: int
+) -> np.ndarray:
+  """The lowest and the highest kept value of each group, [2, groups]."""
+  ends = np.full((2, count), [[np.inf], [-np.inf]])
+  _find_ends(values, group, kept, ends)
+  return ends
+
+
+def _own_beyond(
+  values: np.ndarray,
+  group: np.ndarray,
+  before: np.ndarray,
+  after: np.ndarray,
+  ends: np.ndarray,
+) -> np.ndarray:
+  """Whether a group throws values away beyond its ends, [2, groups] bool."""
+  beyond = np.zeros(ends.shape, bool)
+  for some in steps(len(values)):
+    thrown = before[some] & ~after[some]
+    _find_beyond(values[some], group[some], thrown, ends, beyond)
+  return beyond
 
 
 @numba.njit(cache=True, nogil=True)
@@ -242,12 +221,12 @@ def _find_beyond(values, group, thrown, ends, beyond):
 
 def _nearest(
   examples: Examples,
-  kept: np.ndarray,
+  kept: Column,
   decision: Decision,
   threshold: _Threshold,
   count: int,
-) -> dict[str, np.ndarray]:
-  """The positions on both sides of a threshold, the nearest first.
+) -> dict[str, extremes.Few]:
+  """The examples on both sides of a threshold, the nearest first.
 
   Args:
     examples: The scored split.
@@ -257,28 +236,35 @@ def _nearest(
     count: On each side, at most.
   """
   rule, values, before, after = decision
-  group = groups.of(examples, rule.per).codes
+  names = groups.names(examples, rule.per)
+  group = Computed(groups.codes, HERE, rule.per, names)
+  columns = (values, before, after, kept, group)
+  choose = functools.partial(_near, threshold)
+  return extremes.lowest_of_each(examples, choose, columns, count, values)
+
+
+def _near(
+  threshold: _Threshold,
+  values: np.ndarray,
+  before: np.ndarray,
+  after: np.ndarray,
+  kept: np.ndarray,
+  number: np.ndarray,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """The distance of examples, and which are on which side of a threshold."""
   sign = 1.0 if threshold.side == 'low' else -1.0
-
-  def choose(some: slice) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    number = group[some]
-    with np.errstate(invalid='ignore'):  # Infinity minus infinity.
-      inside = sign * (values[some] - threshold.score[number])
-    near = np.isfinite(inside) & threshold.exists[number]
-    thrown = before[some] & ~after[some] & (inside <= 0.0)
-    return np.abs(inside), {
-      'kept': near & after[some] & kept[some],
-      'thrown': near & thrown,
-    }
-
-  return _lowest_of_each(choose, len(values), count)
+  with np.errstate(invalid='ignore'):  # Infinity minus infinity.
+    inside = sign * (values - threshold.score[number])
+  near = np.isfinite(inside) & threshold.exists[number]
+  thrown = before & ~after & (inside <= 0.0)
+  return np.abs(inside), {'kept': near & after & kept, 'thrown': near & thrown}
 
 
 def _without_copies(examples: Examples, positions: np.ndarray) -> np.ndarray:
-  """The positions without those of a text that came before."""
+  """Which positions are not of a text that came before, ascending indices."""
   content = examples.take(positions, ['content_hash'])['content_hash']
   _, first = np.unique(content.to_numpy(), return_index=True)
-  return positions[np.sort(first)]
+  return np.sort(first)
 
 
 def by_decile(
@@ -294,70 +280,51 @@ def by_decile(
     For each decile that has examples, some of them as `records` gives them,
     ascending by their score, the mean NLL.
   """
-  decile, index = summary.nll_deciles(examples), examples.index
-  lowest = _lowest_of_each(
-    lambda some: (
-      mix(index[some], 0),
-      {n: decile[some] == n for n in range(summary.NUM_DECILES)},
-    ),
-    len(decile),
-    num_examples,
-  )
+  columns = summary.nll_deciles(examples), _index()
+  lowest = extremes.lowest_of_each(examples, _in_deciles, columns, num_examples)
   return [
     sorted(
-      records(examples, positions, None),
+      records(examples, few.positions, None),
       key=lambda record: cast(float, record['score']),
     )
-    for positions in lowest.values()
-    if len(positions)
+    for few in lowest.values()
+    if len(few.positions)
   ]
 
 
-def _extremes(
-  examples: Examples, ranking: np.ndarray | None, num_examples: int
-) -> dict[str, list[ShownExample]]:
-  """The examples with the highest scores (`most`) and the lowest (`least`).
+def _in_deciles(
+  decile: np.ndarray, index: np.ndarray
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+  return mix(index, 0), {n: decile == n for n in range(summary.NUM_DECILES)}
 
-  Equal scores are in store order in `least`, and in reverse order in `most`.
-  """
+
+def _ends(
+  examples: Examples, ranking: Column | None, num_examples: int
+) -> dict[str, list[ShownExample]]:
+  """The examples with the highest scores (`most`) and the lowest (`least`)."""
   if ranking is None:
     return {'most': [], 'least': []}
-  least = most = np.zeros(0, np.int64)
-  for some in steps(len(ranking)):
-    here = ranking[some]
-    count = min(num_examples, len(here))
-    ends = np.partition(here, (count - 1, len(here) - count))
-    low = np.flatnonzero(here <= ends[count - 1]) + some.start
-    high = np.flatnonzero(here >= ends[len(here) - count]) + some.start
-    least = _sorted(np.concatenate([least, low]), ranking)[:num_examples]
-    most = _sorted(np.concatenate([most, high]), ranking)[-num_examples:]
+  least, most = extremes.ends(examples, ranking, num_examples)
   return {
-    'most': records(examples, most[::-1], ranking),
-    'least': records(examples, least, ranking),
+    'most': records(examples, most.positions[::-1], most.scores[::-1]),
+    'least': records(examples, least.positions, least.scores),
   }
 
 
-def _sorted(positions: np.ndarray, ranking: np.ndarray) -> np.ndarray:
-  """Positions in ascending order of their scores."""
-  return positions[np.argsort(ranking[positions], kind='stable')]
-
-
 def records(
-  examples: Examples, positions: np.ndarray, ranking: np.ndarray | None
+  examples: Examples, positions: np.ndarray, scores: np.ndarray | None
 ) -> list[ShownExample]:
   """What is shown of the examples at some positions.
 
   Args:
     examples: The scored split.
     positions: [n].
-    ranking: [examples] float64; None for the mean NLL, in nats per token.
+    scores: [n] float64; None for the mean NLL, in nats per token.
   """
-  if ranking is None:
+  if scores is None:
     sums = examples.take(positions, ['nll_sum', 'num_tokens'])
     nll, tokens = (sums[name].to_numpy() for name in sums.column_names)
     scores = nll / np.maximum(tokens, 1)
-  else:
-    scores = ranking[positions]
   taken = examples.take(positions, _COLUMNS).to_pylist()
   shown = [
     ShownExample(**record, score=None if np.isneginf(score) else float(score))

@@ -2,16 +2,17 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import numba
 import numpy as np
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.selection import copies
+from infoprune_jax.selection import copies, groups
 from infoprune_jax.selection.arrays import scratch, side_by_side, slices, steps
-from infoprune_jax.selection.examples import Examples
+from infoprune_jax.selection.computed import HERE, Column, Computed
+from infoprune_jax.selection.examples import Call, Examples, each, sum_of
 
 NUM_DECILES = 10
 _UNITS = ('examples', 'tokens', 'bytes')
@@ -24,7 +25,7 @@ _NUM_BINS = 60  # of the histogram
 _BEYOND = 0.001  # the fraction of tokens beyond each end of the histogram
 
 
-def summarize(examples: Examples, kept: np.ndarray) -> dict[str, Any]:
+def summarize(examples: Examples, kept: Column) -> dict[str, Any]:
   """The selection report of one keep set.
 
   Args:
@@ -38,15 +39,15 @@ def summarize(examples: Examples, kept: np.ndarray) -> dict[str, Any]:
     there are `repeats`, see `_by_repeats`, and for each source
     `unique_tokens_by_decile`, where an example counts once.
   """
-  by_nll = _nll_deciles(examples)
-  by_length = examples.once(
-    'deciles of length',
-    lambda: _deciles(examples.weight('tokens'), examples.weight('examples')),
-  )
-  counts = _counts(examples, kept, by_nll)
+  by_nll, by_length = _both_deciles(examples)
+  calls = [_count(examples, kept, by_nll), _count(examples, kept, by_length)]
+  is_mask = not isinstance(kept, np.ndarray) or kept.dtype == bool
+  if not is_mask:
+    calls.append(_count(examples, kept.astype(bool), by_nll))
+  counts, of_lengths, *once = examples.run(calls)
   of_sources = counts.sum(axis=-1)
   total = _named(of_sources.sum(axis=-1))
-  names, _ = examples.sources
+  names = groups.names(examples, 'source')
   summary = {
     'total': {unit: total[unit] for unit in _UNITS},
     'kept': {unit: total[f'kept_{unit}'] for unit in _UNITS},
@@ -60,13 +61,13 @@ def summarize(examples: Examples, kept: np.ndarray) -> dict[str, Any]:
       for name, number in sorted(zip(names, range(len(names)), strict=True))
     ],
     'deciles': _by_decile(by_nll, counts),
-    'lengths': _by_decile(by_length, _counts(examples, kept, by_length)),
+    'lengths': _by_decile(by_length, of_lengths),
   }
-  if kept.dtype != bool:
+  if not is_mask:
     summary['repeats'] = _by_repeats(examples, kept)
-    once = _counts(examples, kept.astype(bool), by_nll)[1, _TOKENS]
+    [of_once] = once
     for row in summary['sources']:
-      tokens = once[names.index(row['source'])].tolist()
+      tokens = of_once[1, _TOKENS, names.index(row['source'])].tolist()
       row['unique_tokens_by_decile'] = tokens
   return summary
 
@@ -95,26 +96,36 @@ def unique(summary: Mapping[str, Any]) -> dict[str, int]:
   return {unit: sum(row[unit] for row in used) for unit in _UNITS}
 
 
-def _counts(
-  examples: Examples, kept: np.ndarray, deciles: '_Deciles'
-) -> np.ndarray:
+def _weight(examples: Examples, unit: str) -> np.ndarray:
+  return examples.weight(unit)
+
+
+def _count(examples: Examples, kept: Column, deciles: '_Deciles') -> Call:
   """Counts of all and of the kept examples, by unit, source and decile.
 
   Returns:
-    [2, units, sources, NUM_DECILES] int64; the first axis is all, kept.
+    What gives [2, units, sources, NUM_DECILES] int64; the first axis is all,
+    kept.
   """
-  names, source = examples.sources
-  tokens, num_bytes = examples.weight('tokens'), examples.weight('bytes')
+  names = groups.names(examples, 'source')
+  source = Computed(groups.codes, HERE, 'source', names)
   shape = 2, len(_UNITS), len(names), NUM_DECILES
+  sizes = (Computed(_weight, HERE, unit) for unit in ('tokens', 'bytes'))
+  return sum_of(_add_up_all, shape, source, deciles.decile, *sizes, kept)
+
+
+def _add_up_all(shape: tuple[int, ...], *arrays: np.ndarray) -> np.ndarray:
+  """As `_count`, of the examples of a part."""
 
   def add(some: slice) -> np.ndarray:
     sums = np.zeros(shape, np.int64)
-    labels = source[some], deciles.decile[some]
-    _add_up_labels(*labels, tokens[some], num_bytes[some], kept[some], sums)
+    arguments = [*(array[some] for array in arrays), sums]
+    _add_up_labels(*arguments)
     return sums
 
+  size = len(arrays[0])
   return functools.reduce(
-    np.add, side_by_side(add, slices(len(kept), math.prod(shape)))
+    np.add, side_by_side(add, slices(size, math.prod(shape)))
   )
 
 
@@ -138,7 +149,7 @@ def copied(examples: Examples) -> np.ndarray:
 class _Deciles(NamedTuple):
   """The decile of each example, and the bounds of each decile."""
 
-  decile: np.ndarray  # [examples] int8
+  decile: Computed  # [examples] int8
   low: np.ndarray  # [NUM_DECILES], the least value in each
   high: np.ndarray  # [NUM_DECILES], the greatest value in each
 
@@ -148,7 +159,7 @@ def _by_decile(deciles: _Deciles, counts: np.ndarray) -> list[dict[str, Any]]:
 
   Args:
     deciles: The deciles of the examples.
-    counts: See `_counts`.
+    counts: See `_count`.
   """
   of_deciles = counts.sum(axis=2)
   return [
@@ -174,42 +185,96 @@ def mean_nll(examples: Examples) -> np.ndarray:
   return nll
 
 
-def nll_deciles(examples: Examples) -> np.ndarray:
+def nll_deciles(examples: Examples) -> Column:
   """The decile of each example by mean NLL, [examples] int8.
 
   Each decile has a tenth of the tokens.
   """
-  return _nll_deciles(examples).decile
+  by_nll, _ = _both_deciles(examples)
+  return examples.value(by_nll.decile)
 
 
-def _nll_deciles(examples: Examples) -> _Deciles:
+def _both_deciles(examples: Examples) -> list[_Deciles]:
+  """The deciles by mean NLL, and those by length."""
+  mean, tokens, ones = (
+    Computed(function, HERE, *unit)
+    for function, *unit in (
+      (mean_nll,),
+      (_weight, 'tokens'),
+      (_weight, 'examples'),
+    )
+  )
   return examples.once(
-    'deciles of mean NLL',
-    lambda: _deciles(mean_nll(examples), examples.weight('tokens')),
+    'deciles', lambda: _deciles(examples, [(mean, tokens), (tokens, ones)])
   )
 
 
-def _deciles(values: np.ndarray, weight: np.ndarray) -> _Deciles:
+def _deciles(
+  examples: Examples, pairs: Sequence[tuple[Computed, Computed]]
+) -> list[_Deciles]:
   """Cuts values into deciles of equal weight; equal values share a decile.
 
   Args:
-    values: [examples] numbers.
-    weight: [examples] int.
+    examples: The examples.
+    pairs: Values, [examples] numbers, and their weight, [examples] int.
   """
-  sums = _weights(values, weight)
-  total = max(sums.sum(), 1)
+  sums = examples.run([sum_of(_weights, *pair) for pair in pairs])
+  columns = [
+    (values, Computed(_look_up_all, values, _prefixes(of_prefixes)))
+    for (values, _), of_prefixes in zip(pairs, sums, strict=True)
+  ]
+  bounds = examples.run([each(_own_bounds, *pair) for pair in columns])
+  return [
+    _Deciles(decile, *_merged(of_parts))
+    for (_, decile), of_parts in zip(columns, bounds, strict=True)
+  ]
+
+
+def _prefixes(sums: np.ndarray) -> np.ndarray:
+  """How many prefixes each decile has, by the weights of prefixes."""
+  all_weight = max(sums.sum(), 1)
   decile = np.empty(len(sums), np.int8)
   for some, up_to in _cumulated(sums):
     middle = up_to - sums[some] / 2
-    decile[some] = np.minimum(middle * NUM_DECILES / total, NUM_DECILES - 1)
+    decile[some] = np.minimum(
+      middle * NUM_DECILES / all_weight, NUM_DECILES - 1
+    )
+  # Deciles ascend with prefixes.
+  return np.bincount(decile, minlength=NUM_DECILES)
+
+
+def _look_up_all(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+  """The decile of each value, int8.
+
+  Args:
+    values: [n] numbers.
+    sizes: How many prefixes each decile has.
+  """
+  decile = np.repeat(np.arange(NUM_DECILES, dtype=np.int8), sizes)
   decile_of = scratch(len(values), np.int8)
   side_by_side(
     lambda some: _look_up(_bits(values[some]), decile, decile_of[some]),
     steps(len(values)),
   )
+  return decile_of
+
+
+def _own_bounds(values: np.ndarray, decile: np.ndarray) -> list[np.ndarray]:
+  """The least and the greatest value of each decile, and whether it has any."""
   low, high = np.zeros((2, NUM_DECILES), values.dtype)
-  _bounds(values, decile_of, low, high, np.zeros(NUM_DECILES, bool))
-  return _Deciles(decile_of, low, high)
+  is_there = np.zeros(NUM_DECILES, bool)
+  _bounds(values, decile, low, high, is_there)
+  return [low, high, is_there]
+
+
+def _merged(bounds: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+  """The bounds of deciles by those of parts; 0 for a decile without examples."""
+  low, high, is_there = map(np.stack, zip(*bounds, strict=True))
+  nothing = ~is_there.any(axis=0)
+  lows = np.where(is_there, low, high.max(axis=0)).min(axis=0)
+  highs = np.where(is_there, high, lows).max(axis=0)
+  lows[nothing] = highs[nothing] = 0
+  return lows, highs
 
 
 def _weights(values: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -31,7 +31,14 @@ from infoprune_jax.runtime.workdir import (
   token_store_dir,
   vocabulary_dir,
 )
-from infoprune_jax.selection import keep_set, rules, select, shown, summary
+from infoprune_jax.selection import (
+  keep_set,
+  rule_inputs,
+  rules,
+  select,
+  shown,
+  summary,
+)
 from infoprune_jax.selection.examples import ExampleTable, scored_examples
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -331,7 +338,7 @@ def write_workdir(
     of = 'random' if arm in made.budget_arms else arm
     rules_ = made.select.arms[of]
     made_from = {'token_store': store}
-    if rules.reads_tables(rules_):
+    if rule_inputs.reads_tables(rules_):
       made_from |= scores
     if of == arm:
       name = selection_name(rules_, arm, seed)

@@ -22,7 +22,7 @@ from infoprune_jax.selection import (
   join,
   join_keys,
   partitioned_join,
-  rules,
+  rule_inputs,
   select,
 )
 from infoprune_jax.selection.examples import ExampleShards
@@ -325,7 +325,7 @@ def test_the_name_of_a_table_stands_before_columns(experiment):
 
 def test_what_reads_a_table():
   rule = RuleConfig(**base.arm('top', 'a.x + 1', fraction=0.5, per='b.y'))
-  assert rules.tables_read([rule], ['a', 'b', 'c']) == ('a', 'b')
+  assert rule_inputs.tables_read([rule], ['a', 'b', 'c']) == ('a', 'b')
 
 
 def test_summaries_know_the_table(experiment, workdir, tmp_path):

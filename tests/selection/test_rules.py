@@ -19,8 +19,8 @@ from infoprune_jax.config.selection import (
 )
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.hashing import mix, uniform
-from infoprune_jax.selection import budget as lib, rules
-from infoprune_jax.selection.examples import ExampleTable
+from infoprune_jax.selection import budget as lib, rule_inputs, rules
+from infoprune_jax.selection.examples import Examples, ExampleTable
 
 SCORE = 'nll_sum'
 KINDS = ('top', 'bottom', 'middle', 'random', 'band', 'sample')
@@ -164,7 +164,9 @@ def test_lowest_is_a_prefix(many, data, budget, keys):
     seed=3,
   )
   with mock.patch.object(lib, 'MAX_TABLES', many):
-    found = lib.lowest(ranking, np.array(candidate, bool), budgets)
+    here = Examples()
+    last = lib.lowest(here, ranking, np.array(candidate, bool), budgets)
+    found = last.of(here)
   tie = mix(index, 3)
   order = sorted(range(size), key=lambda i: (keys[i], int(tie[i])))
   expected = [
@@ -321,7 +323,7 @@ def test_documents_without_tokens_cost_nothing(make_examples):
   ],
 )
 def test_who_reads_scores(rules_, needs):
-  assert rules.reads_tables(rules_) is needs
+  assert rule_inputs.reads_tables(rules_) is needs
 
 
 @pytest.mark.parametrize('value', [math.inf, -math.inf, math.nan])
