@@ -6,8 +6,6 @@ containment of documents", 1997; Leskovec, Rajaraman and Ullman, "Mining of
 Massive Datasets", chapter 3).
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from infoprune_jax.config.selection import NearDuplicatesConfig
@@ -18,34 +16,36 @@ SCHEME = 'affine32'
 _PIECE = 1024  # shingles hashed at once; their hashes stay in the cache
 
 
-def keys_of(
-  shingled: Iterable[np.ndarray], settings: NearDuplicatesConfig
-) -> np.ndarray:
-  """The keys of the bands of texts.
+class Signer:
+  """Makes the keys of texts, one text after another."""
 
-  Args:
-    shingled: The shingles of each text, [shingles] uint32.
-    settings: The bands and the seed.
+  def __init__(self, settings: NearDuplicatesConfig):
+    """Draws the hashes.
 
-  Returns:
-    [bands, texts] uint64.
-  """
-  import datasketch
+    Args:
+      settings: The bands and the seed.
+    """
+    import datasketch
 
-  blank = datasketch.MinHash(
-    settings.bands * settings.rows_per_band,
-    seed=settings.seed,
-    hashfunc=int,  # Shingles are hashes already.
-    scheme=SCHEME,
-  )
-  signatures = []
-  for hashes in shingled:
-    sketch = blank.copy()
+    self._bands = settings.bands
+    self._blank = datasketch.MinHash(
+      settings.bands * settings.rows_per_band,
+      seed=settings.seed,
+      hashfunc=int,  # Shingles are hashes already.
+      scheme=SCHEME,
+    )
+
+  def keys(self, hashes: np.ndarray) -> np.ndarray:
+    """The keys of the bands of one text, [bands] uint64.
+
+    Args:
+      hashes: Its shingles, [shingles] uint32.
+    """
+    sketch = self._blank.copy()
     for start in range(0, len(hashes), _PIECE):
       sketch.update_batch(hashes[start : start + _PIECE].tolist())
-    signatures.append(sketch.hashvalues.astype(np.uint32))
-  array = np.array(signatures, np.uint32).reshape(-1, len(blank))
-  return band_keys(array, settings.bands)
+    values = sketch.hashvalues.astype(np.uint32)
+    return band_keys(values[None], self._bands)[:, 0]
 
 
 def shingles(tokens: np.ndarray, ngram: int) -> np.ndarray:

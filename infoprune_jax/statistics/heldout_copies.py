@@ -1,7 +1,6 @@
 """Held-out documents that have a near-copy in text that is not held out.
 
-The split goes by the hash of a text, so that only copies are sure to be on one
-side. A loss on a document whose near-copy a model has read is too low. The
+If the split goes by the hash of a text, only copies are sure to be on one side. A loss on a document whose near-copy a model has read is too low. The
 report therefore gives losses without such documents, too.
 
 A near-copy agrees with the document in all rows of a band, and has at least
@@ -97,7 +96,8 @@ def write(
     return
   logger.warning(
     '%s: %d of %d held-out documents have a near-copy in text that is not held '
-    'out. The report gives losses without them, too',
+    'out. The report gives losses without them, too. With corpus.split_by='
+    "'near_duplicate_group', near-copies are in one split",
     *(JOB, count, len(near_copy)),
   )
 

@@ -111,13 +111,14 @@ def _write_shard(task: _ShardTask) -> Marker:
   """Writes the keys of the bands of one shard, and returns its marker."""
   store = opened(task.workdir)
   shard = store.shard(task.shard)
-  keys = minhash.keys_of(
-    (
-      minhash.shingles(tokens_of(shard, doc_index), task.config.ngram)
-      for doc_index in range(len(shard.offsets) - 1)
-    ),
-    task.config,
-  )
+  signer = minhash.Signer(task.config)
+  count = len(shard.offsets) - 1
+  keys = np.zeros((task.config.bands, count), np.uint64)
+  for doc_index in range(count):
+    tokens = tokens_of(shard, doc_index)
+    keys[:, doc_index] = signer.keys(
+      minhash.shingles(tokens, task.config.ngram)
+    )
   return task.artifact.finish_shard(
     task.shard,
     store.num_shards,
