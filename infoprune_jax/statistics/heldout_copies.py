@@ -94,11 +94,12 @@ def write(
       *(JOB, len(near_copy)),
     )
     return
+  hint = " corpus.split_by='near_duplicate_group' keeps most in one split."
   logger.warning(
     '%s: %d of %d held-out documents have a near-copy in text that is not held '
-    'out. The report gives losses without them, too. With corpus.split_by='
-    "'near_duplicate_group', near-copies are in one split",
+    'out. The report gives losses without them, too.%s',
     *(JOB, count, len(near_copy)),
+    '' if config.split_groups else hint,
   )
 
 

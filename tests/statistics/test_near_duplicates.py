@@ -1,6 +1,7 @@
 """Groups of near-duplicates."""
 
 import dataclasses
+import json
 import logging
 import pathlib
 import random
@@ -8,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+from small_corpus import small_config
 
 from configs import base
 from infoprune_jax.config import (
@@ -28,7 +30,7 @@ from infoprune_jax.statistics import (
   near_duplicates,
   signatures as signatures_lib,
 )
-from infoprune_jax.tokens import tables, token_store
+from infoprune_jax.tokens import tables, token_store, tokenize
 from infoprune_jax.tokens.token_store import TokenStore
 
 LENGTH = 300  # tokens of a document
@@ -296,3 +298,34 @@ def test_pairs_are_found_as_often_as_the_formula_says(
   found = tables.read_table(near_duplicates_dir(str(tmp_path)))
   joined = np.count_nonzero(found['near_duplicates'].to_numpy() == 2) / 2
   assert least <= joined / pairs <= most
+
+
+def test_a_split_by_groups_leaves_no_near_copies(tmp_path, caplog):
+  """Each of 40 texts is there in 3 versions that differ in one word."""
+  rng = random.Random(0)
+  words = [''.join(rng.choices('abcdefgh', k=5)) for _ in range(300)]
+  path, lines = tmp_path / 'corpus.jsonl', []
+  for number in range(40):
+    text = rng.choices(words, k=120)
+    for version in range(3):
+      text[30 * version] = 'other'
+      lines.append({'id': f'{number}-{version}', 'text': ' '.join(text)})
+  path.write_text('\n'.join(map(json.dumps, lines)))
+
+  def run(name: str, **near_duplicates_edits) -> int:
+    edits = small_config(str(path))
+    edits.corpus.sources.made_up = base.jsonl(str(path), id_column='id')
+    edits.corpus.update(split_by=name, num_workers=1, heldout_fraction=0.3)
+    edits.near_duplicates.update(near_duplicates_edits)
+    config = config_lib.from_mapping(edits)
+    tokenize.run(config, str(tmp_path / name))
+    near_duplicates.run(config, str(tmp_path / name))
+    found = near_copies(str(tmp_path / name))
+    assert len(found) > 10
+    return sum(copy >= 0 for copy in found.values())
+
+  assert run('content') > 10
+  assert 'keeps most in one split' in caplog.text
+  assert run('near_duplicate_group') == 0
+  with pytest.raises(UserError, match='near_duplicates: bands 14 -> 15'):
+    run('near_duplicate_group', bands=15)

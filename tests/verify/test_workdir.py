@@ -260,7 +260,7 @@ GROUPS, COPIES = 'near_duplicates', 'heldout_copies'
     (
       COPIES,
       with_value('near_copy', 4, -1),
-      'documents with a near-copy, but its manifest',
+      'with a near-copy, but',
     ),
   ],
 )
