@@ -25,6 +25,7 @@ from infoprune_jax.runtime.workdir import (
   classifier_dir,
   contamination_dir,
   evaluation_dir,
+  heldout_copies_dir,
   keep_set_dir,
   labels_dir,
   reference_dir,
@@ -47,6 +48,7 @@ from infoprune_jax.statistics import (
   classify,
   decontaminate,
   example_texts,
+  heldout_copies,
   near_duplicates,
   statistics,
 )
@@ -91,9 +93,10 @@ def statistics_artifacts(config: Config, workdir: str) -> list[Planned]:
 
 
 def near_duplicates_artifacts(config: Config, workdir: str) -> list[Planned]:
-  """The table of near-duplicates."""
+  """The table of near-duplicates, and that of near-copies of held-out text."""
   store = {'token_store': token_store_dir(workdir)}
-  return [Planned(near_duplicates.describe(config, workdir, {}), store)]
+  kinds = near_duplicates, heldout_copies
+  return [Planned(one.describe(config, workdir, {}), store) for one in kinds]
 
 
 def decontaminate_artifacts(config: Config, workdir: str) -> list[Planned]:
@@ -365,6 +368,8 @@ def report_artifacts(config: Config, workdir: str) -> list[Planned]:
     sources += [run_dir(workdir, arm, seed), evaluation_dir(workdir, arm, seed)]
     if config.evaluate.has_tasks and arm in config.arms:
       sources.append(task_results_dir(workdir, arm, seed))
+  if _manifest(heldout_copies_dir(workdir), near_duplicates.JOB):
+    sources.append(heldout_copies_dir(workdir))
   report = results_page.describe(config, workdir, {})
   return [Planned(report, _below(workdir, sources))]
 

@@ -59,9 +59,9 @@ STAGES = {
   'near_duplicates': Stage(
     run=near_duplicates.run,
     reads='token store',
-    writes='`near_duplicates/`',
-    about='which documents are near-duplicates, by MinHash; only if an arm '
-    'uses them',
+    writes='`near_duplicates/`, `heldout_copies/`',
+    about='which documents are near-duplicates, by MinHash, and which held-out '
+    'ones have near-copies in other text; only if an arm uses them',
     cost=costs.statistics,
     after=('tokenize',),
     artifacts=planned.near_duplicates_artifacts,

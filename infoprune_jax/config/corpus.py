@@ -14,6 +14,7 @@ from infoprune_jax.config.validation import (
 SPLITS = ('reference', 'scored', 'heldout')
 FILE_FORMATS = ('text', 'jsonl', 'parquet', 'hf_dataset')
 SOURCE_FORMATS = (*FILE_FORMATS, 'tfds', 'seqio')
+SPLIT_BY = ('content', 'near_duplicate_group')
 ON_BAD_RECORD = ('refuse', 'drop')
 VOCABULARY_TYPES = ('unigram', 'bpe')
 
@@ -94,6 +95,10 @@ class CorpusConfig:
   # The fraction of distinct texts for evaluation. 0 if no arm is trained. The
   # rest is scored.
   heldout_fraction: float = 0.1
+  # 'content': copies of a text are in one split. 'near_duplicate_group': groups
+  # of near-duplicates are, too. They are found by `near_duplicates`, in n-grams of
+  # words, and without comparing pairs.
+  split_by: str = 'content'
   seed: int  # of the draw and the split
   num_shards: int = 16  # of the token store, and so of the score table
   num_workers: int = 0  # processes; 0 for one per core
@@ -108,6 +113,7 @@ class CorpusConfig:
         "config.corpus.sources.mine = base.jsonl('data/*.jsonl.zst')."
       )
     check_choice('corpus.on_bad_record', self.on_bad_record, ON_BAD_RECORD)
+    check_choice('corpus.split_by', self.split_by, SPLIT_BY)
     check_positive('corpus', self, 'num_shards')
     if self.reference_fraction + self.heldout_fraction >= 1.0:
       raise UserError(

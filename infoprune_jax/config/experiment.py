@@ -343,6 +343,12 @@ class Config:
     }
 
   @property
+  def split_groups(self) -> NearDuplicatesConfig | None:
+    """How the groups of the split are found; None if it goes by content."""
+    by_content = self.corpus.split_by == 'content'
+    return None if by_content else self.near_duplicates
+
+  @property
   def arms(self) -> tuple[str, ...]:
     """The arms that this run trains, evaluates and reports."""
     return self.train.arms or self.select.trained

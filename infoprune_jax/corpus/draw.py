@@ -1,6 +1,7 @@
 """Which documents the corpus takes, and the split of each, by seeded hashes.
 
-Neither depends on the order of files. Copies of a text are in one split.
+Neither depends on the order of files. Copies of a text are in one split, and
+groups of near-duplicates too if the split goes by groups.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,15 @@ import numpy as np
 
 from infoprune_jax.config.corpus import SPLITS, CorpusConfig
 from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import minhash
 from infoprune_jax.corpus.records import InputFile
 from infoprune_jax.runtime.hashing import mix, uniform
 from infoprune_jax.runtime.progress import logger
 
 REFERENCE, SCORED, HELDOUT = range(len(SPLITS))
 # Equally long arrays of documents, as in `CorpusIndex`, and `source`, the
-# number of the name of its source.
+# number of the name of its source. For `split`, also `split_key`, int64: documents
+# with the same one are in one split.
 Columns = Mapping[str, np.ndarray]
 
 
@@ -79,10 +82,41 @@ def drawn(
   return taken
 
 
+def group_keys(column: Columns) -> np.ndarray:
+  """The `split_key` of documents whose split goes by groups of near-duplicates.
+
+  Texts that agree in a band are joined, as are copies, and all that are joined
+  to them. The smallest content hash of a group is its key. So it depends on the
+  texts of the group alone, and not on their order.
+
+  Args:
+    column: The documents, with `band_keys`, [documents, bands] uint64.
+
+  Returns:
+    [documents] int64.
+  """
+  content = column['content_hash']
+  pairs = []
+  for keys in (content, *column['band_keys'].T):
+    order = np.argsort(keys, kind='stable')
+    same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    pairs.append(np.stack([order[same], order[same + 1]]))
+  group = minhash.joined(np.concatenate(pairs, axis=1), len(content))
+  smallest = np.full(len(content), np.iinfo(np.int64).max)
+  np.minimum.at(smallest, group, content)
+  sizes = np.bincount(group, minlength=1)
+  logger.info(
+    'tokenize: the split keeps together %d groups of near-duplicates and copies; '
+    'the largest has %d of %d documents',
+    *(np.count_nonzero(sizes > 1), sizes.max(), len(content)),
+  )
+  return smallest[group]
+
+
 def split(
   config: CorpusConfig, files: Sequence[InputFile], column: Columns
 ) -> np.ndarray:
-  """The split of each document, by its content.
+  """The split of each document, by its `split_key`.
 
   Args:
     config: The fractions and the seed.
@@ -95,21 +129,21 @@ def split(
   Raises:
     UserError: a split is empty whose fraction is not 0.
   """
-  content, size = column['content_hash'], column['num_bytes']
-  point = uniform(content, config.seed)
-  result = np.full(len(content), SCORED, np.int8)
+  key, size = column['split_key'], column['num_bytes']
+  point = uniform(key, config.seed)
+  result = np.full(len(key), SCORED, np.int8)
   result[point < config.reference_fraction + config.heldout_fraction] = HELDOUT
   result[point < config.reference_fraction] = REFERENCE
   limit = _of_files(files, column, 'max_heldout_bytes')
   limited = np.flatnonzero((result == HELDOUT) & (limit > 0))
   _, group = _sources(files, column)
   within = _up_to_limit(
-    group[limited], mix(content[limited], config.seed), size[limited],
+    group[limited], mix(key[limited], config.seed), size[limited],
     limit[limited],
   )  # fmt: skip
   result[limited[~within]] = SCORED
   # A text that one source holds out is held out in all of them.
-  result[np.isin(content, content[result == HELDOUT])] = HELDOUT
+  result[np.isin(key, key[result == HELDOUT])] = HELDOUT
   fractions = {
     'reference': config.reference_fraction,
     'heldout': config.heldout_fraction,

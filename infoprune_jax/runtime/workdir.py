@@ -42,6 +42,11 @@ def near_duplicates_dir(workdir: str) -> str:
   return posixpath.join(workdir, 'near_duplicates')
 
 
+def heldout_copies_dir(workdir: str) -> str:
+  """Which held-out documents have near-copies in other text."""
+  return posixpath.join(workdir, 'heldout_copies')
+
+
 def contamination_dir(workdir: str) -> str:
   """Which examples have text of benchmarks, and in it `ngrams/`."""
   return posixpath.join(workdir, 'contamination')

@@ -48,7 +48,10 @@ def run(config: Config, workdir: str) -> None:
 
 def _without_splits(config: Config) -> Config:
   corpus = dataclasses.replace(
-    config.corpus, reference_fraction=0.0, heldout_fraction=0.0
+    config.corpus,
+    reference_fraction=0.0,
+    heldout_fraction=0.0,
+    split_by='content',
   )
   return dataclasses.replace(config, corpus=corpus)
 

@@ -11,9 +11,8 @@ import numpy as np
 
 from infoprune_jax.config.decontamination import BenchmarksConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import paths, records, sources
+from infoprune_jax.corpus import paths, records, sources, words
 from infoprune_jax.runtime.progress import logger
-from infoprune_jax.statistics import words
 from infoprune_jax.statistics.example_texts import sha256_of
 
 INPUT = (

@@ -34,7 +34,7 @@ def read_again(config: Config, store: TokenStore, job: str) -> CorpusIndex:
     config, posixpath.dirname(store.path), inputs
   ).finished()
   logger.info('%s: reads the corpus, to find each document', job)
-  index = corpus_index.build(config.corpus, job)
+  index = corpus_index.build(config.corpus, job, config.split_groups)
   if index.fingerprint() != store.manifest['inputs']['corpus']:
     raise UserError(_difference(index, store))
   return index

@@ -56,6 +56,17 @@ NEAR_DUPLICATES_SCHEMA = pa.schema(
   ]
 )
 
+HELDOUT_COPIES_SCHEMA = pa.schema(
+  [
+    ('shard', pa.int32()),
+    ('doc_index', pa.int64()),
+    ('content_hash', pa.int64()),
+    # The store-wide number of the first document outside of the held-out split
+    # that is a near-copy; -1 if there is none.
+    ('near_copy', pa.int64()),
+  ]
+)
+
 CONTAMINATION_SCHEMA = pa.schema(
   [
     ('shard', pa.int32()),

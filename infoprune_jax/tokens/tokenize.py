@@ -51,7 +51,7 @@ def run(config: Config, workdir: str) -> None:
     if _is_finished(config, workdir):
       return
     with workers.shared_pool(config.corpus, workdir, 'tokenize'):
-      index = corpus_index.build(config.corpus)
+      index = corpus_index.build(config.corpus, groups=config.split_groups)
       words = _vocabulary(config, workdir, index)
       inputs = {'corpus': index.fingerprint(), 'vocabulary': words.hash}
       store = store_artifact(config, workdir, inputs)
@@ -116,7 +116,12 @@ def store_options(config: Config) -> dict[str, Any]:
   """The options of the config that decide the bytes of the store."""
   corpus = options_of(config.corpus)
   del corpus['num_workers'], corpus['beam_options']
-  return {'corpus': corpus, 'vocabulary': config.vocabulary}
+  options = {'corpus': corpus, 'vocabulary': config.vocabulary}
+  if config.split_groups:
+    groups = options_of(config.split_groups)
+    del groups['min_jaccard'], groups['groups']  # No pair is compared.
+    options['near_duplicates'] = groups
+  return options
 
 
 def _vocabulary(

@@ -14,6 +14,7 @@ from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.workdir import data_file
 from infoprune_jax.score import scorer
 from infoprune_jax.selection import join
+from infoprune_jax.statistics import heldout_copies, signatures
 from infoprune_jax.tokens import folds as folds_lib, tables, token_excess
 from infoprune_jax.tokens.token_store import Shard, TokenStore
 from infoprune_jax.verify import documents
@@ -37,6 +38,7 @@ _NEAR_DUPLICATES = _Kind(
   ('near_duplicate_group', 'near_duplicates'),
   ('num_examples',),
 )
+_HELDOUT_COPIES = _Kind(tables.HELDOUT_COPIES_SCHEMA, (), ('num_examples',))
 _CONTAMINATION = _Kind(
   tables.CONTAMINATION_SCHEMA, ('contaminated_ngrams',), ('num_examples',)
 )
@@ -103,6 +105,33 @@ def near_duplicates_problems(
 ) -> Iterator[str]:
   """Yields the problems with a table of near-duplicates."""
   yield from _problems(status, workdir, _NEAR_DUPLICATES, _folds_of(status))
+
+
+def heldout_copies_problems(
+  status: ArtifactStatus, workdir: str
+) -> Iterator[str]:
+  """Yields the problems with a table of near-copies."""
+  problems = [*_problems(status, workdir, _HELDOUT_COPIES, _heldout_fold)]
+  yield from problems
+  store = documents.open_store(workdir)
+  if problems or store is None:
+    return
+  others = signatures.numbers(store, heldout_copies.not_held_out)
+  near_copy = tables.read_table(status.path, ('near_copy',))['near_copy']
+  copies = near_copy.to_numpy()
+  copies = copies[copies != heldout_copies.NONE]
+  wrong = np.setdiff1d(copies, others)
+  if len(wrong):
+    yield (
+      f'{status.path} names {wrong[0]} as a near-copy, which is no document that '
+      f'is scored or trains the reference. {status.repair_hint()}'
+    )
+  said = cast(heldout_copies.CopiesManifest, status.finished)['with_near_copy']
+  if len(copies) != said:
+    yield (
+      f'{status.path} has {len(copies)} documents with a near-copy, but its '
+      f'manifest says {said}. {status.repair_hint()}'
+    )
 
 
 def contamination_problems(

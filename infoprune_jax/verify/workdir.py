@@ -31,6 +31,12 @@ _KINDS: tuple[
     tables.near_duplicates_problems,
   ),
   (
+    'heldout_copies',
+    'near_duplicates',
+    'table of near-copies',
+    tables.heldout_copies_problems,
+  ),
+  (
     'contamination',
     'decontaminate',
     'table of contamination',

@@ -96,6 +96,7 @@ def test_the_docs_have_the_columns_of_the_files(folder, golden):
     ('token_store', token_store.SCHEMA),
     ('statistics', tables.STATISTICS_SCHEMA),
     ('near_duplicates', tables.NEAR_DUPLICATES_SCHEMA),
+    ('heldout_copies', tables.HELDOUT_COPIES_SCHEMA),
     ('contamination', tables.CONTAMINATION_SCHEMA),
     ('classifiers/NAME', tables.classifier_schema('NAME')),
     ('scores', tables.score_schema(['nll_sum'])),
@@ -109,8 +110,9 @@ def test_the_docs_have_the_schemas_of_the_code(folder, schema):
 def test_the_docs_have_no_other_table():
   page = (ROOT / 'docs/artifacts.md').read_text()
   titles = re.findall(r'^### `(.*)/data/`$', page, re.MULTILINE)
-  # The golden workdir has no classifier and no benchmarks.
-  assert len(titles) == len([*FOLDERS, 'classifiers/NAME', 'contamination'])
+  # The golden workdir has no classifier, no benchmarks, no near-copies.
+  absent = ['classifiers/NAME', 'contamination', 'heldout_copies']
+  assert len(titles) == len([*FOLDERS, *absent])
 
 
 # A program's table of all records of a folder, as a table of Arrow.

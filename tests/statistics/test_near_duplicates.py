@@ -1,13 +1,15 @@
 """Groups of near-duplicates."""
 
 import dataclasses
+import json
+import logging
 import pathlib
 import random
+import shutil
 
-import hypothesis
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from small_corpus import small_config
 
 from configs import base
 from infoprune_jax.config import (
@@ -18,68 +20,21 @@ from infoprune_jax.config import (
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts
-from infoprune_jax.runtime.workdir import near_duplicates_dir, token_store_dir
-from infoprune_jax.statistics import near_duplicates
-from infoprune_jax.tokens import tables, token_store
+from infoprune_jax.runtime.workdir import (
+  heldout_copies_dir,
+  near_duplicates_dir,
+  token_store_dir,
+)
+from infoprune_jax.statistics import (
+  heldout_copies,
+  near_duplicates,
+  signatures as signatures_lib,
+)
+from infoprune_jax.tokens import tables, token_store, tokenize
 from infoprune_jax.tokens.token_store import TokenStore
 
 LENGTH = 300  # tokens of a document
 BEAM = ('--runner=DirectRunner',)
-
-
-@given(
-  tokens=st.lists(st.integers(0, 5), max_size=20),
-  other=st.lists(st.integers(0, 5), max_size=20),
-  ngram=st.integers(1, 6),
-)
-def test_shingles_are_equal_where_ngrams_are(tokens, other, ngram):
-  def ngrams(ids):
-    width = min(ngram, len(ids))
-    count = len(ids) - width + 1 if width else 0
-    return [tuple(ids[n : n + width]) for n in range(count)]
-
-  found = {}
-  for ids in (tokens, other):
-    hashes = near_duplicates.shingles(np.array(ids, np.uint16), ngram)
-    assert hashes.dtype == np.uint32
-    assert len(hashes) == len(ngrams(ids))
-    for gram, value in zip(ngrams(ids), hashes.tolist(), strict=True):
-      assert found.setdefault(gram, value) == value
-  assert len(set(found.values())) == len(found)
-
-
-@given(
-  values=st.lists(
-    st.lists(st.integers(0, 2), min_size=6, max_size=6), min_size=1, max_size=9
-  ),
-  bands=st.sampled_from([1, 2, 3, 6]),
-)
-def test_keys_of_a_band_are_equal_where_its_rows_are(values, bands):
-  keys = near_duplicates.band_keys(np.array(values, np.uint32), bands)
-  assert keys.shape == (bands, len(values))
-  rows = 6 // bands
-  for band in range(bands):
-    shards = [tuple(one[band * rows : (band + 1) * rows]) for one in values]
-    for a, first in enumerate(shards):
-      for b, second in enumerate(shards):
-        assert (keys[band, a] == keys[band, b]) == (first == second)
-
-
-@hypothesis.settings(deadline=None)  # The first call imports SciPy.
-@given(
-  count=st.integers(1, 12),
-  pairs=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=9),
-)
-def test_groups_are_what_pairs_join(count, pairs):
-  pairs = [(a % count, b % count) for a, b in pairs]
-  member = [{n} for n in range(count)]
-  for a, b in pairs:
-    together = member[a] | member[b]
-    for n in together:
-      member[n] = together
-  array = np.array(pairs, np.int64).reshape(-1, 2).T
-  group = near_duplicates.joined(array, count)
-  assert group.tolist() == [min(members) for members in member]
 
 
 def varied(ids: list[int], share: float, rng: random.Random) -> list[int]:
@@ -182,6 +137,56 @@ def test_near_duplicates_are_found_and_nothing_else(
   assert sizes == {n: 2 if n in (0, 40) else 1 for n in groups}
 
 
+def near_copies(workdir: str) -> dict[int, int]:
+  """The near-copy of each held-out document, by its number in the store."""
+  first = np.cumsum([0, *TokenStore.open(workdir).documents_per_shard])
+  found = tables.read_table(heldout_copies_dir(workdir))
+  number = first[found['shard'].to_numpy()] + found['doc_index'].to_numpy()
+  return dict(zip(number.tolist(), found['near_copy'].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize('num_shards', [1, 3])
+@pytest.mark.parametrize('least', [0.0, 0.75])
+def test_near_copies_of_held_out_documents_are_found(
+  documents, tmp_path, num_shards, least, caplog
+):
+  """The first of them; a document without tokens has none."""
+  write(tmp_path, documents, num_shards)
+  with caplog.at_level(logging.INFO):
+    near_duplicates.run(settings({'min_jaccard': least}), str(tmp_path))
+  assert near_copies(str(tmp_path)) == {
+    n: {20: 0, 41: 1}.get(n, -1) for n in range(60) if n % 3 == 2
+  }
+  assert '2 of 20 held-out documents have a near-copy' in caplog.text
+  copied = heldout_copies.copied_texts(heldout_copies_dir(str(tmp_path)))
+  assert copied.tolist() == [20, 41]
+
+
+def test_near_copies_are_compared_if_groups_are(tmp_path):
+  """2 shares about 6 of 10 shingles with 0, and 9 of 10 with 4."""
+  rng = random.Random(1)
+  first, other = ([rng.randrange(900) for _ in range(LENGTH)] for _ in range(2))
+  held_out = varied(first, 0.25, rng)
+  made = [first, other, held_out, other, varied(held_out, 0.05, rng)]
+  many = {'bands': 200, 'rows_per_band': 2}  # All pairs are candidates.
+  for least, expected in ((0.0, 0), (0.75, 4), (0.95, -1)):
+    workdir = tmp_path / str(least)
+    write(workdir, made, 1)
+    near_duplicates.run(settings(many | {'min_jaccard': least}), str(workdir))
+    assert near_copies(str(workdir)) == {2: expected}
+
+
+def test_near_copies_are_added_to_a_finished_table(documents, tmp_path):
+  """As in a workdir of an older version, which had none."""
+  workdir = str(tmp_path)
+  write(tmp_path, documents, 3)
+  near_duplicates.run(settings(), workdir)
+  expected, groups = near_copies(workdir), content(workdir)
+  shutil.rmtree(heldout_copies_dir(workdir))
+  near_duplicates.run(settings(), workdir)
+  assert near_copies(workdir) == expected and content(workdir) == groups
+
+
 def groups_of(workdir: str) -> dict[int, int]:
   """The group of each document of a store with one shard."""
   found = tables.read_table(near_duplicates_dir(workdir))
@@ -249,13 +254,13 @@ def test_processes_beam_and_a_kill_do_not_matter(documents, tmp_path):
   path = near_duplicates_dir(str(killed))
   options = {
     **validation.to_plain(made.near_duplicates),
-    **{'scheme': 'affine32', 'folds': 1},
+    **{'scheme': 'affine32', 'folds': 1, 'documents': 'all'},
   }
   signatures = artifacts.Artifact(
     *(f'{path}/signatures', 'signatures', 'near_duplicates', options),
     {'token_store': store.fingerprint},
   )
-  near_duplicates._write_signatures(made, str(killed), store, signatures)
+  signatures_lib.write(signatures, str(killed), store, made.near_duplicates, 1)
   for name in ('manifest.json', 'part-00001-of-00003.done'):
     (pathlib.Path(signatures.path) / name).unlink()
   near_duplicates.run(made, str(killed))
@@ -293,3 +298,34 @@ def test_pairs_are_found_as_often_as_the_formula_says(
   found = tables.read_table(near_duplicates_dir(str(tmp_path)))
   joined = np.count_nonzero(found['near_duplicates'].to_numpy() == 2) / 2
   assert least <= joined / pairs <= most
+
+
+def test_a_split_by_groups_leaves_no_near_copies(tmp_path, caplog):
+  """Each of 40 texts is there in 3 versions that differ in one word."""
+  rng = random.Random(0)
+  words = [''.join(rng.choices('abcdefgh', k=5)) for _ in range(300)]
+  path, lines = tmp_path / 'corpus.jsonl', []
+  for number in range(40):
+    text = rng.choices(words, k=120)
+    for version in range(3):
+      text[30 * version] = 'other'
+      lines.append({'id': f'{number}-{version}', 'text': ' '.join(text)})
+  path.write_text('\n'.join(map(json.dumps, lines)))
+
+  def run(name: str, **near_duplicates_edits) -> int:
+    edits = small_config(str(path))
+    edits.corpus.sources.made_up = base.jsonl(str(path), id_column='id')
+    edits.corpus.update(split_by=name, num_workers=1, heldout_fraction=0.3)
+    edits.near_duplicates.update(near_duplicates_edits)
+    config = config_lib.from_mapping(edits)
+    tokenize.run(config, str(tmp_path / name))
+    near_duplicates.run(config, str(tmp_path / name))
+    found = near_copies(str(tmp_path / name))
+    assert len(found) > 10
+    return sum(copy >= 0 for copy in found.values())
+
+  assert run('content') > 10
+  assert 'keeps most in one split' in caplog.text
+  assert run('near_duplicate_group') == 0
+  with pytest.raises(UserError, match='near_duplicates: bands 14 -> 15'):
+    run('near_duplicate_group', bands=15)

@@ -246,22 +246,31 @@ def test_a_wrong_statistic_is_named(copied, change, expected):
   assert 'was made from statistics' in found['keep_sets/top_nll']
 
 
+GROUPS, COPIES = 'near_duplicates', 'heldout_copies'
+
+
 @pytest.mark.parametrize(
-  'change, expected',
+  'table, change, expected',
   [
-    (with_value('near_duplicate_group', 2, -1), 'is -1, and 1 in all'),
-    (with_value('shard', 0, 2), 'column shard is not 1'),
-    (lambda t: t.slice(1), '1 missing (the first is doc_index'),
-    (lambda t: t.drop(['near_duplicates']), 'has the columns'),
+    (GROUPS, with_value('near_duplicate_group', 2, -1), 'is -1, and 1 in all'),
+    (GROUPS, with_value('shard', 0, 2), 'column shard is not 1'),
+    (GROUPS, lambda t: t.slice(1), '1 missing (the first is doc_index'),
+    (GROUPS, lambda t: t.drop(['near_duplicates']), 'has the columns'),
+    (COPIES, with_value('near_copy', 0, 10**6), 'names 1000000'),
+    (
+      COPIES,
+      with_value('near_copy', 4, -1),
+      'with a near-copy, but',
+    ),
   ],
 )
-def test_a_wrong_group_is_named(copied, config, change, expected):
+def test_a_wrong_group_is_named(copied, config, table, change, expected):
   stages.run(config, str(copied), 'near_duplicates')
   assert not wrong(copied)
-  rewrite(copied / 'near_duplicates', change)
-  found = wrong(copied)
-  assert expected in found['near_duplicates']
-  assert 'run --job=near_duplicates again: only' in found['near_duplicates']
+  rewrite(copied / table, change)
+  found = wrong(copied)[table]
+  assert expected in found
+  assert 'run --job=near_duplicates again' in found
 
 
 def test_what_it_says_mends(copied, finished, config):

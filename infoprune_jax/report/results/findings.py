@@ -17,6 +17,7 @@ from infoprune_jax.report.results import (
   comparisons,
   gains,
   inputs,
+  near_copies,
   statistics,
   tasks,
   wording,
@@ -84,6 +85,7 @@ def gather(config: Config, workdir: str) -> dict[str, Any]:
     'sources': _sources(config, question, differences, kind_of),
     'tasks': tasks.gather(config, workdir, upstream.tasks),
     'curves': curves,
+    'near_copies': near_copies.gather(config, workdir, upstream, question),
   }
   return {**report, **_statements(config, question, report)}
 
@@ -221,6 +223,7 @@ def _statements(
   return {
     'found': [*first, *itertools.chain(*told), *last],
     'cautions': [
+      *near_copies.cautions(report['near_copies']),
       *wording.cautions(
         about, config.report.baseline, num_sources, len(headline)
       ),

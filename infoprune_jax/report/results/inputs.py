@@ -15,6 +15,7 @@ from infoprune_jax.report.selection.inputs import Selected, open_selected
 from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.workdir import (
   evaluation_dir,
+  heldout_copies_dir,
   reference_dir,
   reference_input,
   run_dir,
@@ -43,11 +44,14 @@ class Upstream(Selected):
   runs: Mapping[tuple[str, int], Mapping[str, Any]]  # by arm and seed
   evaluations: Mapping[tuple[str, int], Mapping[str, Any]]  # by arm and seed
   tasks: Mapping[tuple[str, int], Mapping[str, Any]]  # by arm and seed, or none
+  heldout_copies: Mapping[str, Any] | None  # if there is such a table
 
   @property
   def fingerprints(self) -> dict[str, str]:
     """By path below the workdir."""
     manifests = {'selection_report': self.selection_report}
+    if self.heldout_copies:
+      manifests['heldout_copies'] = self.heldout_copies
     for fold, manifest in enumerate(self.references):
       path = reference_dir('', fold, len(self.references))
       manifests[path] = manifest
@@ -67,6 +71,9 @@ class Upstream(Selected):
     """Raises `UserError` where one artifact was not made from another here."""
     super().check_lineage()
     check = manifests.check_made_from
+    if self.heldout_copies:
+      copies = self.heldout_copies, 'table of near-copies'
+      check(*copies, 'token_store', self.store, 'token store')
     for fold, manifest in enumerate(self.references):
       name = reference_input(fold, len(self.references))
       check(self.scores, 'score table', name, manifest, 'reference model')
@@ -164,6 +171,9 @@ def open_upstream(config: Config, workdir: str) -> Upstream:
     runs=runs,
     evaluations=evaluations,
     tasks=tasks,
+    heldout_copies=manifests.read_manifest(
+      heldout_copies_dir(workdir), 'near_duplicates'
+    ),
   )
   upstream.check_lineage()
   upstream.check_budget(config)

@@ -9,6 +9,7 @@ from infoprune_jax.report import page, plots as shared_plots
 from infoprune_jax.report.plots import Figure
 from infoprune_jax.report.results import (
   findings,
+  near_copies,
   plots,
   statistics,
   tasks,
@@ -38,6 +39,12 @@ def run(config: Config, workdir: str) -> None:
   if report['tasks']:
     names = [arm['name'] for arm in report['arms']]
     logger.info('report: tasks\n%s', tasks.text(report['tasks'], names))
+  copies = report['near_copies']
+  if copies and copies['with_near_copy']:
+    logger.info(
+      'report: losses without texts that have near-copies in other text\n%s',
+      near_copies.text(copies, report['measure']),
+    )
   logger.info('report: wrote %s', posixpath.join(path, 'index.html'))
 
 

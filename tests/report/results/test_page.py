@@ -8,6 +8,8 @@ import posixpath
 import re
 import shutil
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from page_elements import (
   Elements,
@@ -18,9 +20,15 @@ from page_elements import (
 )
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.report.results import page
-from infoprune_jax.runtime import files, manifests
-from infoprune_jax.runtime.workdir import report_dir
+from infoprune_jax.report.results import inputs, page, statistics
+from infoprune_jax.runtime import artifacts, files, manifests
+from infoprune_jax.runtime.workdir import (
+  evaluation_dir,
+  heldout_copies_dir,
+  report_dir,
+)
+from infoprune_jax.tokens import tables
+from infoprune_jax.tokens.token_store import TokenStore
 
 
 @pytest.fixture(scope='module')
@@ -214,4 +222,87 @@ def test_one_process_writes_a_report(written):
     files.lock(report_dir(workdir)),
     pytest.raises(UserError, match='written by another process'),
   ):
+    page.run(config, workdir)
+
+
+def write_near_copies(config, workdir, is_copied) -> int:
+  """A table of near-copies of held-out documents; returns how many have one."""
+  arm, seed = config.runs[0]
+  losses = tables.read_table(evaluation_dir(workdir, arm, seed))
+  mask = is_copied(losses)
+  columns = {
+    name: losses[name].to_numpy()
+    for name in ('shard', 'doc_index', 'content_hash')
+  }
+  table = pa.table({**columns, 'near_copy': np.where(mask, 7, -1)})
+  artifact = artifacts.Artifact(
+    *(heldout_copies_dir(workdir), 'table of near-copies', 'near_duplicates'),
+    *({}, {'token_store': TokenStore.open(workdir).fingerprint}),
+  ).begin()
+  marker = tables.write_shard(artifact, table, 0, 1)
+  artifact.finish(
+    marker['files'], num_examples=len(mask), with_near_copy=int(mask.sum())
+  )
+  return int(mask.sum())
+
+
+def test_losses_without_near_copies_stand_beside_all(written, tmp_path, caplog):
+  config, workdir, text = written
+  assert 'not looked for' in ' '.join(text.split())
+  workdir = shutil.copytree(workdir, str(tmp_path / 'demo'))
+
+  def is_copied(losses):
+    return losses['content_hash'].to_numpy() % 3 == 0
+
+  count = write_near_copies(config, workdir, is_copied)
+  with caplog.at_level(logging.INFO):
+    page.run(config, workdir)
+  report = files.read_json(posixpath.join(report_dir(workdir), 'report.json'))
+  found = report['near_copies']
+  assert 'heldout_copies' in report['fingerprints']
+  assert found['with_near_copy'] == count and found['documents'] == 60
+  assert report['cautions'][0].startswith(f'{count} of 60 held-out documents')
+  assert 'without texts that have near-copies' in caplog.text
+  # The half that judges, without the texts of the table.
+  _, judged = statistics.halves(inputs.heldout_losses(config, workdir))
+  kept = judged.where(judged.content_hash % 3 != 0)
+  assert found['texts'] == len(judged.source)
+  assert found['texts_with_near_copy'] == found['texts'] - len(kept.source) > 0
+  measure = report['measure']
+  without = statistics.losses_by_seed(kept)[measure].mean(axis=1)
+  base = config.arms.index(config.report.baseline)
+  for a, arm in enumerate(found['arms']):
+    assert arm['name'] == config.arms[a]
+    assert arm['all'][measure] == report['arms'][a][measure]['mean']
+    assert arm['all']['difference'] == report['arms'][a]['decisive']
+    assert arm['without'][measure] == pytest.approx(without[a], abs=1e-12)
+    assert arm['without']['difference']['estimate'] == pytest.approx(
+      without[a] - without[base], abs=1e-12
+    )
+  check_files_beside(
+    files.read_bytes(
+      posixpath.join(report_dir(workdir), 'index.html')
+    ).decode(),
+    report_dir(workdir),
+  )
+
+
+def test_a_page_where_all_texts_have_near_copies(written, tmp_path):
+  config, workdir, _ = written
+  workdir = shutil.copytree(workdir, str(tmp_path / 'demo'))
+  write_near_copies(config, workdir, lambda losses: np.full(len(losses), True))
+  page.run(config, workdir)
+  report = files.read_json(posixpath.join(report_dir(workdir), 'report.json'))
+  arms = report['near_copies']['arms']
+  assert [arm['without'] for arm in arms] == [None] * len(config.arms)
+
+
+def test_near_copies_of_another_corpus_are_refused(written, tmp_path):
+  config, workdir, _ = written
+  workdir = shutil.copytree(workdir, str(tmp_path / 'demo'))
+  path = heldout_copies_dir(workdir)
+  artifacts.Artifact(
+    path, 'table', 'near_duplicates', {}, {'token_store': 'another'}
+  ).finish({}, num_examples=0, with_near_copy=0)
+  with pytest.raises(UserError, match='heldout_copies|table of near-copies'):
     page.run(config, workdir)

@@ -7,7 +7,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from infoprune_jax.statistics import words
+from infoprune_jax.corpus import words
 
 
 def plain_words(text: str) -> list[str]:
