@@ -158,7 +158,11 @@ class ExampleShards(Examples):
   """Examples on disk: the tables of a workdir, side by side."""
 
   def __init__(
-    self, workdir: str, store: TokenStore, tables: Iterable[str] = ()
+    self,
+    workdir: str,
+    store: TokenStore,
+    tables: Iterable[str] = (),
+    scores: str = '',
   ):
     """Opens scores and statistics, and what there is of optional tables.
 
@@ -169,11 +173,13 @@ class ExampleShards(Examples):
       workdir: Where they are.
       store: The token store, whose kept columns are columns, too.
       tables: Names of joined tables to open.
+      scores: The folder of another score table; '' for that of the workdir.
 
     Raises:
       UserError: one is missing or damaged, or they hold other examples.
     """
-    self._scores = _Table(scores_dir(workdir), 'score')
+    job = 'own_scores' if scores else 'score'
+    self._scores = _Table(scores or scores_dir(workdir), job)
     self._others = [_Table(statistics_dir(workdir), 'statistics')]
     self._others += [
       _Table(path, job)

@@ -6,25 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from infoprune_jax.config.classifier import PREFIX
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, files, manifests
+from infoprune_jax.runtime import artifacts, files
 from infoprune_jax.runtime.progress import logger, quantity
-from infoprune_jax.runtime.workdir import (
-  classifier_dir,
-  contamination_dir,
-  keep_set_dir,
-  near_duplicates_dir,
-  scores_dir,
-  statistics_dir,
-  user_table_dir,
-  user_table_input,
-)
+from infoprune_jax.runtime.workdir import keep_set_dir, own_scores_dir
 from infoprune_jax.selection import (
   groups_kept,
+  inputs as inputs_lib,
   keep_set,
   rules as rules_lib,
   shown,
@@ -32,24 +23,11 @@ from infoprune_jax.selection import (
 )
 from infoprune_jax.selection.arrays import steps
 from infoprune_jax.selection.examples import Examples, ExampleShards
+from infoprune_jax.selection.inputs import Inputs
 from infoprune_jax.tokens.token_store import TokenStore
 
-# The version of summaries; those of another version are written again.
-SUMMARY_VERSION = 3
-# Entries of summaries that only some have, see `_Inputs.summary_key`.
+# Entries of summaries that only some have, see `Inputs.summary_key`.
 _OPTIONAL_KEYS = ('tables', 'contaminated', 'per')
-
-
-class _Inputs(NamedTuple):
-  """What the stage reads."""
-
-  config: Config
-  workdir: str
-  store: TokenStore
-  tables: Mapping[str, str]  # fingerprints of the tables, by input name
-  joined: Mapping[str, str]  # fingerprints of the user's tables, by name
-  # Entries of a summary that decide whether it is written again.
-  summary_key: Mapping[str, Any]
 
 
 def run(config: Config, workdir: str) -> None:
@@ -59,22 +37,46 @@ def run(config: Config, workdir: str) -> None:
     UserError: the score table is missing or of another token store, or a rule
       cannot be evaluated.
   """
-  inputs = _open_inputs(config, workdir)
-  store = inputs.store
-  examples = ExampleShards(workdir, store, config.select.tables)
+  select = config.select
   arms = {
-    keep_set.selection_name(rules, arm, seed): (arm, seed)
-    for arm, rules in config.select.arms.items()
+    keep_set.selection_name(select, arm, seed): (arm, seed)
+    for arm in select.arms
     for seed in config.train.seeds
+    if not select.scores_itself(arm)
   }
+  _run(inputs_lib.open_inputs(config, workdir), arms)
+
+
+def run_own(config: Config, workdir: str, arm: str, seed: int) -> None:
+  """Writes the keep set of an arm and seed, whose rules read its own scores.
+
+  Its summary has deciles by the reference model's scores, as those of all arms.
+
+  Raises:
+    UserError: as `run`; or the arm's own scores are missing.
+  """
+  own_scores = own_scores_dir(workdir, arm, seed)
+  inputs = inputs_lib.open_inputs(config, workdir, own_scores)
+  name = keep_set.selection_name(config.select, arm, seed)
+  _run(inputs, {name: (arm, seed)})
+
+
+def _run(inputs: Inputs, arms: Mapping[str, tuple[str, int]]) -> None:
+  """Writes keep sets, given the arm and seed of each by its name."""
+  config, workdir = inputs.config, inputs.workdir
+  store, tables = inputs.store, config.select.tables
+  examples = ranked = ExampleShards(workdir, store, tables)
+  if inputs.own_scores:
+    ranked = ExampleShards(workdir, store, tables, inputs.own_scores)
   selections = []
   for name, (arm, seed) in arms.items():
-    artifact = describe(config, workdir, arm, seed, _made_from(inputs, arm))
-    if _is_done(artifact, _summary_key(inputs, arm)):
+    read = inputs_lib.made_from(inputs, arm)
+    artifact = describe(config, workdir, arm, seed, read)
+    if _is_done(artifact, inputs_lib.summary_key(inputs, arm)):
       logger.info('select: %s finished before, skipped', name)
       continue
     try:
-      selections.append(_select(inputs, examples, artifact, arm))
+      selections.append(_select(inputs, examples, ranked, artifact, arm))
     except UserError as error:
       raise UserError(f'In select.arms.{arm}: {error}') from None
   # A rule that cannot be applied is refused before anything is written.
@@ -82,120 +84,12 @@ def run(config: Config, workdir: str) -> None:
     _write(inputs, selection)
 
 
-def _open_inputs(config: Config, workdir: str) -> _Inputs:
-  """Opens the token store and checks the tables that were made from it."""
-  store = TokenStore.open(workdir)
-  path, kind = scores_dir(workdir), 'score table'
-  scores = _open_table(path, kind, 'score', store)
-  manifests.check_sizes(path, scores, kind, 'score')
-  path, kind = statistics_dir(workdir), 'table of statistics'
-  statistics = _open_table(path, kind, 'statistics', store)
-  contamination = ''
-  if config.select.decontaminate.paths:
-    contamination = _contamination(workdir, store)['fingerprint']
-  joined = {}
-  for name in config.select.tables:
-    path = user_table_dir(workdir, name)
-    table = _open_table(path, f'table {name}', 'join', store)
-    joined[name] = table['fingerprint']
-  return _Inputs(
-    config,
-    workdir,
-    store,
-    {
-      'scores': scores['fingerprint'],
-      'statistics': statistics['fingerprint'],
-    },
-    joined,
-    {
-      'version': SUMMARY_VERSION,
-      # Summaries show deciles of the scores, also for rules that read none.
-      'scores': scores['fingerprint'],
-      'num_examples': config.report.num_examples,
-      # Shown examples have these columns.
-      **({'tables': joined} if joined else {}),
-      **({'contaminated': contamination} if contamination else {}),
-    },
-  )
-
-
-def _open_table(
-  path: str, kind: str, job: str, store: TokenStore
-) -> manifests.Manifest:
-  """The manifest of a table.
-
-  Raises:
-    UserError: the table is missing, or was made from another token store.
-  """
-  manifest = manifests.open_finished(path, kind, job)
-  manifests.check_made_from(
-    manifest, kind, 'token_store', store.manifest, 'token store'
-  )
-  return manifest
-
-
-def _contamination(workdir: str, store: TokenStore) -> manifests.Manifest:
-  path, kind = contamination_dir(workdir), 'table of contamination'
-  return _open_table(path, kind, 'decontaminate', store)
-
-
-def _summary_key(inputs: _Inputs, arm: str) -> dict[str, Any]:
-  """Entries of the summary of an arm that decide if it is written again."""
-  per = groups_kept.expressions(inputs.config.select.arms[arm])
-  return {**inputs.summary_key, **({'per': per} if per else {})}
-
-
-def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
-  """Fingerprints of what the keep sets of an arm are made from, by name."""
-  rules = inputs.config.select.arms[arm]
-  made_from = {'token_store': inputs.store.fingerprint}
-  if rules_lib.reads_tables(rules):
-    made_from |= inputs.tables
-  if rules_lib.reads_near_duplicates(rules):
-    groups = _open_table(
-      near_duplicates_dir(inputs.workdir),
-      'table of near-duplicates',
-      'near_duplicates',
-      inputs.store,
-    )
-    made_from['near_duplicates'] = groups['fingerprint']
-  if rules_lib.reads_contamination(rules):
-    table = _contamination(inputs.workdir, inputs.store)
-    made_from['contamination'] = table['fingerprint']
-  for name in rules_lib.tables_read(rules, inputs.joined):
-    made_from[user_table_input(name)] = inputs.joined[name]
-  for name in rules_lib.classifiers_read(rules):
-    path, kind = classifier_dir(inputs.workdir, name), f'classifier {name}'
-    odds = _open_table(path, f'table of {kind}', 'classify', inputs.store)
-    made_from[PREFIX + name] = odds['fingerprint']
-  return made_from
-
-
-def tables_read(
-  config: Config, workdir: str, rules: Sequence[RuleConfig]
-) -> dict[str, str]:
-  """The folders of the tables that rules read, by the names of the inputs."""
-  read = {}
-  if rules_lib.reads_tables(rules):
-    read['scores'] = scores_dir(workdir)
-    read['statistics'] = statistics_dir(workdir)
-  if rules_lib.reads_near_duplicates(rules):
-    read['near_duplicates'] = near_duplicates_dir(workdir)
-  if rules_lib.reads_contamination(rules):
-    read['contamination'] = contamination_dir(workdir)
-  for name in rules_lib.tables_read(rules, config.select.tables):
-    read[user_table_input(name)] = user_table_dir(workdir, name)
-  for name in rules_lib.classifiers_read(rules):
-    read[PREFIX + name] = classifier_dir(workdir, name)
-  return read
-
-
 def describe(
   config: Config, workdir: str, arm: str, seed: int, inputs: Mapping[str, str]
 ) -> artifacts.Artifact:
   """The keep set of an arm and seed, made from these inputs."""
   rules = config.select.arms[arm]
-  name = keep_set.selection_name(rules, arm, seed)
+  name = keep_set.selection_name(config.select, arm, seed)
   options = {
     'rules': tuple(rules),
     'draw': seed if keep_set.draws(rules) else 0,
@@ -206,7 +100,7 @@ def describe(
   return artifacts.Artifact(
     keep_set_dir(workdir, name),
     f'keep set {name}',
-    'select',
+    keep_set.selection_job(config.select, arm),
     options,
     inputs,
     sections={
@@ -249,29 +143,40 @@ class _Selection(NamedTuple):
 
 
 def _select(
-  inputs: _Inputs, examples: Examples, artifact: artifacts.Artifact, arm: str
+  inputs: Inputs,
+  examples: Examples,
+  ranked: Examples,
+  artifact: artifacts.Artifact,
+  arm: str,
 ) -> _Selection:
   """Applies the rules of an arm.
+
+  Args:
+    inputs: What keep sets are made from.
+    examples: The scored split, for the summary.
+    ranked: The same, with the scores that rules read.
+    artifact: The keep set.
+    arm: The arm.
 
   Raises:
     UserError: a rule cannot be evaluated, or nothing is kept.
   """
   config, store = inputs.config, inputs.store
   rules = config.select.arms[arm]
-  kept, decision = decide(rules, examples, artifact.options['draw'])
-  key = _summary_key(inputs, arm)
+  kept, decision = decide(rules, ranked, artifact.options['draw'])
+  key = inputs_lib.summary_key(inputs, arm)
   counts = {
     **key,
     **summary.summarize(examples, kept),
-    **_of_groups(key, examples, kept, rules),
+    **_of_groups(key, ranked, kept, rules),
     **shown.examples_of(
-      examples,
+      ranked,
       kept.astype(bool, copy=False),
       decision,
       config.report.num_examples,
     ),
     'ranked_within_folds': any(
-      rules_lib.ranked_within_folds(examples, rule.score)
+      rules_lib.ranked_within_folds(ranked, rule.score)
       for rule in rules
       if rule.needs_score
     ),
@@ -302,7 +207,7 @@ def _of_groups(
   return counts
 
 
-def _write(inputs: _Inputs, selection: _Selection) -> None:
+def _write(inputs: Inputs, selection: _Selection) -> None:
   """Writes a keep set, unless another process has written it meanwhile."""
   artifact, key, counts, kept, is_mask = selection
   if is_mask:

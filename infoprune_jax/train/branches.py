@@ -10,7 +10,12 @@ from infoprune_jax.model import checkpoints
 from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.options import UNKNOWN
 from infoprune_jax.runtime.workdir import run_dir
-from infoprune_jax.selection.keep_set import selection_name
+from infoprune_jax.selection.keep_set import (
+  KeepSet,
+  selection_job,
+  selection_name,
+)
+from infoprune_jax.tokens.token_store import TokenStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +70,26 @@ def keep_sets(config: Config, arm: str, seed: int) -> dict[str, str]:
   names = {}
   for _, one in config.select.phases(last):
     name = 'keep_set' if one == arm else f'keep_set/{one}'
-    names[name] = selection_name(config.select.arms[one], one, seed)
+    names[name] = selection_name(config.select, one, seed)
   return names
+
+
+def open_keep_sets(
+  config: Config, workdir: str, store: TokenStore, arm: str, seed: int
+) -> dict[str, KeepSet]:
+  """The keep sets that `keep_sets` names, by input name.
+
+  Raises:
+    UserError: one is missing, was made for another store, or is damaged.
+  """
+  jobs = {
+    selection_name(config.select, one, seed): selection_job(config.select, one)
+    for one in config.select.arms
+  }
+  return {
+    name: KeepSet.open(workdir, selection, store, jobs[selection])
+    for name, selection in keep_sets(config, arm, seed).items()
+  }
 
 
 def training(
@@ -131,6 +154,14 @@ def origin(config: Config, arm: str, num_steps: int) -> tuple[str, int] | None:
       'none to share, or none to decay: train longer, or raise decay_fraction.'
     )
   return other, step
+
+
+def origins(config: Config, arm: str) -> list[str]:
+  """The arms whose runs an arm's run needs: its origin, and what that needs."""
+  names: list[str] = []
+  while branch := config.select.shared(names[-1] if names else arm):
+    names.append(branch.arm)
+  return names
 
 
 def start(

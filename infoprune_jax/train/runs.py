@@ -18,7 +18,6 @@ from infoprune_jax.runtime.progress import logger, quantity
 from infoprune_jax.runtime.workdir import reference_dir, run_dir, scores_dir
 from infoprune_jax.score import references
 from infoprune_jax.score.references import PlannedModel, Reference
-from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.tokens import folds as folds_lib
 from infoprune_jax.tokens.tables import ScoreManifest
 from infoprune_jax.tokens.token_excess import CountedTokens
@@ -162,13 +161,20 @@ def run_reference(
       logger.info('%s: finished before, skipped', spec.name)
 
 
-def run_arms(config: Config, workdir: str, *, extend: bool = False) -> None:
+def run_arms(
+  config: Config,
+  workdir: str,
+  *,
+  extend: bool = False,
+  arms: Collection[str] = (),
+) -> None:
   """Trains every arm for every seed.
 
   Args:
     config: The experiment.
     workdir: Where the token store and the keep sets are.
     extend: Whether finished runs with fewer steps go on.
+    arms: Those to train, () for all.
 
   Raises:
     UserError: a keep set is missing or was made for another token store.
@@ -181,17 +187,15 @@ def run_arms(config: Config, workdir: str, *, extend: bool = False) -> None:
   of_all = in_steps(
     config.train.training, model.model, model.vocab_size, 'train.training'
   )
+  in_order = [r for r in branches.in_order(config) if not arms or r[0] in arms]
   training = {
     arm: _training_of_arm(config, workdir, model, of_all, arm)
-    for arm, _ in config.runs
+    for arm, _ in in_order
   }
   steps, shards = of_all.num_steps, range(store.num_shards)
   keep_sets = {
-    (arm, seed): {
-      name: KeepSet.open(workdir, selection, store)
-      for name, selection in branches.keep_sets(config, arm, seed).items()
-    }
-    for arm, seed in branches.in_order(config)
+    (arm, seed): branches.open_keep_sets(config, workdir, store, arm, seed)
+    for arm, seed in in_order
   }
   skipped = 0
   for (arm, seed), by_name in keep_sets.items():

@@ -31,7 +31,7 @@ from infoprune_jax.runtime.workdir import (
   token_store_dir,
   vocabulary_dir,
 )
-from infoprune_jax.selection import keep_set, rules, select, shown, summary
+from infoprune_jax.selection import keep_set, rules, shown, summary
 from infoprune_jax.selection.examples import ExampleTable, scored_examples
 from infoprune_jax.tokens.token_store import TokenStore
 
@@ -235,7 +235,7 @@ def write_keep_set(
     mean = summary.mean_nll(examples)
     decision = shown.Decision(rules_[-1], mean, whole, kept)
   content = {
-    'version': select.SUMMARY_VERSION,
+    'version': inputs.SUMMARY_VERSION,
     'scores': scores,
     **summary.summarize(examples, kept),
     **shown.examples_of(examples, kept, decision, 3),
@@ -334,7 +334,7 @@ def write_workdir(
     if rules.reads_tables(rules_):
       made_from |= scores
     if of == arm:
-      name = selection_name(rules_, arm, seed)
+      name = selection_name(made.select, arm, seed)
       kept[arm, seed] = write_keep_set(
         workdir, examples, arm, name, rules_, scores['scores'], made_from
       )
