@@ -139,7 +139,7 @@ STAGES = {
     writes='`own_scores/ARM/seed-N/`, `keep_sets/`, `train/ARM/seed-N/`',
     about='of arms that score with their own checkpoints: the run that they start '
     'from, the scores by its checkpoint, the keep set by these scores; only if '
-    'there are such arms, see [Rules](rules.md#phases)',
+    'there are such arms, see [Rules](rules.md#scores-by-the-checkpoint-itself)',
     uses_models=True,
     many_hosts=True,
     cost=costs.own_scores,

@@ -32,6 +32,9 @@ class PhaseConfig:
   # Of the phase after another arm's run, see `BranchConfig.score_with`.
   score_with: str = 'reference'
 
+  def __post_init__(self):
+    check_choice('score_with', self.score_with, SCORE_WITH)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BranchConfig:
@@ -52,8 +55,7 @@ class BranchConfig:
     if self.score_with == 'itself' and not self.shares_run:
       raise UserError(
         "score_with='itself' needs the checkpoint of another arm's run: give "
-        "base.branch(arm, at, then, score_with='itself'), of which this is the "
-        'only phase after that run.'
+        "base.branch(arm, at, then, score_with='itself') in place of phases."
       )
     if not 0.0 < self.at < 1.0:
       raise UserError(
@@ -100,6 +102,12 @@ class SelectConfig:
       check_choice(f'select.arms.{name}: the arm', branch.arm, tuple(self.arms))
     for name in self.branches:
       self._check_branch(name)
+      if self.scores_itself(name) and name not in self.trained:
+        raise UserError(
+          f"select.arms.{name} has score_with='itself', but is only a phase of "
+          'another arm, and has no run: make it an arm of its own, by '
+          'base.branch, and let the other arm branch off it.'
+        )
 
   def _check_branch(self, name: str) -> None:
     chain, last = [name], 1.0
