@@ -180,24 +180,7 @@ class ExampleShards(Examples):
     """
     job = 'own_scores' if scores else 'score'
     self._scores = _Table(scores or scores_dir(workdir), job)
-    self._others = [_Table(statistics_dir(workdir), 'statistics')]
-    self._others += [
-      _Table(path, job)
-      for path, job in (
-        (near_duplicates_dir(workdir), 'near_duplicates'),
-        (contamination_dir(workdir), 'decontaminate'),
-      )
-      if manifests.read_manifest(path, job) is not None
-    ]
-    self._others += [
-      _Table(user_table_dir(workdir, name), 'join', f'{name}.')
-      for name in tables
-    ]
-    self._others += [
-      _Table(path, 'classify')
-      for path in filesystems.matching(classifier_dir(workdir, ''), '*')
-      if manifests.read_manifest(path, 'classify') is not None
-    ]
+    self._others = _tables_beside_scores(workdir, tables)
     for other in self._others:
       if other.sizes != self._scores.sizes:
         raise _differ(other, self._scores)
@@ -320,6 +303,32 @@ class _Table:
     first = (ends - sizes)[group]
     here = np.cumsum([0, *np.array(sizes)[needed]])
     return read.take(doc_indices - first + here[np.searchsorted(needed, group)])
+
+
+def _tables_beside_scores(workdir: str, joined: Iterable[str]) -> list[_Table]:
+  """The tables of a workdir that have a record for each record of the scores."""
+  optional = [
+    (near_duplicates_dir(workdir), 'near_duplicates'),
+    (contamination_dir(workdir), 'decontaminate'),
+  ]
+  classifiers = [
+    (path, 'classify')
+    for path in filesystems.matching(classifier_dir(workdir, ''), '*')
+  ]
+
+  def there(some: list[tuple[str, str]]) -> list[_Table]:
+    return [
+      _Table(path, job)
+      for path, job in some
+      if manifests.read_manifest(path, job) is not None
+    ]
+
+  return [
+    _Table(statistics_dir(workdir), 'statistics'),
+    *there(optional),
+    *(_Table(user_table_dir(workdir, n), 'join', f'{n}.') for n in joined),
+    *there(classifiers),
+  ]
 
 
 class _KeptColumns:

@@ -91,6 +91,10 @@ class KeepSet:
     used = np.flatnonzero(repeats)
     return np.repeat(used, repeats[used]) if self.has_repeats else used
 
+  def of_shards(self) -> list[np.ndarray]:
+    """`doc_indices` of each shard."""
+    return [self.doc_indices(n) for n in range(len(self.documents_per_shard))]
+
   def of_documents(self, index: np.ndarray) -> np.ndarray:
     """How often an epoch uses documents of the store, by number, uint8."""
     if self.has_repeats:

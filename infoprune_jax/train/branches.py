@@ -1,6 +1,7 @@
 """Arms with several phases, and runs that start from another run."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from infoprune_jax.config.experiment import Config
@@ -178,10 +179,17 @@ def kept_steps(config: Config, arm: str, num_steps: int) -> frozenset[int]:
   return frozenset(one[1] for one in origins if one and one[0] == arm)
 
 
-def in_order(config: Config) -> list[tuple[str, int]]:
-  """Arm and seed of each run; runs come after those that they start from."""
+def in_order(
+  config: Config, arms: Collection[str] = ()
+) -> list[tuple[str, int]]:
+  """Arm and seed of each run; runs come after those that they start from.
+
+  Args:
+    config: The experiment.
+    arms: Those to list; () for all.
+  """
   return sorted(
-    config.runs,
+    (run for run in config.runs if not arms or run[0] in arms),
     # Runs at smaller budgets come first, and after them those that need them.
     key=lambda run: (
       len(config.select.phases(run[0])),

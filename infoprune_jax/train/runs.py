@@ -181,24 +181,21 @@ def run_arms(
   """
   store = TokenStore.open(workdir)
   initial = references.initial_model(config)
-  model = references.arm_model(
-    config, store.vocab_size, store.manifest['inputs']['vocabulary']
-  )
+  words = store.manifest['inputs']['vocabulary']
+  model = references.arm_model(config, store.vocab_size, words)
   of_all = in_steps(
     config.train.training, model.model, model.vocab_size, 'train.training'
   )
-  in_order = [r for r in branches.in_order(config) if not arms or r[0] in arms]
+  wanted = branches.in_order(config, arms)
   training = {
     arm: _training_of_arm(config, workdir, model, of_all, arm)
-    for arm, _ in in_order
+    for arm, _ in wanted
   }
-  steps, shards = of_all.num_steps, range(store.num_shards)
-  keep_sets = {
-    (arm, seed): branches.open_keep_sets(config, workdir, store, arm, seed)
-    for arm, seed in in_order
-  }
-  skipped = 0
-  for (arm, seed), by_name in keep_sets.items():
+  keep_sets = [
+    branches.open_keep_sets(config, workdir, store, *run) for run in wanted
+  ]
+  steps, skipped = of_all.num_steps, 0
+  for (arm, seed), by_name in zip(wanted, keep_sets, strict=True):
     counted = token_weights.open_counted(config, workdir, store, arm)
     inputs = {
       'token_store': store.fingerprint,
@@ -206,7 +203,7 @@ def run_arms(
       **({'initial': initial.fingerprint} if initial else {}),
       **({'scores': counted.manifest['fingerprint']} if counted else {}),
     }
-    kept = [[one.doc_indices(n) for n in shards] for one in by_name.values()]
+    kept = [one.of_shards() for one in by_name.values()]
     spec = _Spec(
       f'train {arm} seed {seed}',
       describe_arm(config, workdir, model.model, arm, seed, steps, inputs),
@@ -222,9 +219,8 @@ def run_arms(
     )
     skipped += not _train(config, workdir, store, spec, extend)
   if skipped:
-    logger.info(
-      'train: %d of %d runs finished before, skipped', skipped, len(keep_sets)
-    )
+    counts = skipped, len(wanted)
+    logger.info('train: %d of %d runs finished before, skipped', *counts)
 
 
 def in_steps(

@@ -1,6 +1,7 @@
 """The inputs of the selection report: all artifacts made before training."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -166,27 +167,38 @@ def open_selected(config: Config, workdir: str) -> Selected:
       name: opened(
         classifier_dir(workdir, name), f'table of classifier {name}', 'classify'
       )
-      for name in dict.fromkeys(
-        column.removeprefix(PREFIX)
-        for kept in keep_sets.values()
-        for column in kept['inputs']
-        if column.startswith(PREFIX)
-      )
+      for name in _classifiers_read(keep_sets)
     },
-    own_scores={
-      (arm, seed): opened(
-        own_scores_dir(workdir, arm, seed),
-        f'score table of {arm}, seed {seed}',
-        'own_scores',
-      )
-      for arm in config.own_scored
-      for seed in config.train.seeds
-    },
+    own_scores=_own_scores(config, workdir),
     keep_sets=keep_sets,
     selections=selections,
   )
   selected.check_lineage()
   return selected
+
+
+def _classifiers_read(
+  keep_sets: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+  """The names of the classifiers that keep sets were made from."""
+  columns = itertools.chain(*(kept['inputs'] for kept in keep_sets.values()))
+  own = (name for name in columns if name.startswith(PREFIX))
+  return [name.removeprefix(PREFIX) for name in dict.fromkeys(own)]
+
+
+def _own_scores(
+  config: Config, workdir: str
+) -> dict[tuple[str, int], Mapping[str, Any]]:
+  """The score tables by checkpoints of arms, by arm and seed."""
+  return {
+    (arm, seed): manifests.open_finished(
+      own_scores_dir(workdir, arm, seed),
+      f'score table of {arm}, seed {seed}',
+      'own_scores',
+    )
+    for arm in config.own_scored
+    for seed in config.train.seeds
+  }
 
 
 def keep_summaries(workdir: str, selected: Selected) -> Summaries:
