@@ -53,7 +53,7 @@ def compare(
     write themselves; and the state of each artifact, by path.
   """
   wanted, names = {*names}, {*names}
-  for name in reversed(table):
+  for name in reversed([*table]):
     if name in wanted:
       wanted.update(table[name].after)
   listed = {

@@ -187,7 +187,10 @@ def test_killed_and_resumed_it_is_the_same(
   monkeypatch.undo()
   state = str(stages.state('own_scores', config, workdir))
   assert state == 'resumes after 2 of 6, after 1 shards'
-  stages.run(config, workdir, 'train')
+  with pytest.raises(UserError, match='late-seed-0 .* --job=own_scores first'):
+    stages.run(config, workdir, 'train')
+  for job in ('own_scores', 'train'):
+    stages.run(config, workdir, job)
   for path in made:
     there = path.replace(workdir, finished)
     assert fingerprint(path) == fingerprint(there)
