@@ -169,7 +169,9 @@ def phases(*starts_and_rules: tuple[float, Any]) -> tuple[ConfigDict, ...]:
   )
 
 
-def branch(arm: str, at: float, then: Any) -> tuple[ConfigDict, ...]:
+def branch(
+  arm: str, at: float, then: Any, score_with: str = 'reference'
+) -> tuple[ConfigDict, ...]:
   """An arm that starts from another arm's run, and goes on with other rules.
 
     arms.late = base.branch('full', at=0.5, then=base.arm(...))
@@ -178,9 +180,12 @@ def branch(arm: str, at: float, then: Any) -> tuple[ConfigDict, ...]:
     arm: The other arm, which is trained too.
     at: The fraction of the steps after which it starts, in (0, 1).
     then: Its rule, or a tuple of rules.
+    score_with: The model whose scores the rules read: 'reference', or 'itself'
+      for the checkpoint that the arm starts from.
   """
   kind = arms_config.PhaseConfig
-  return section(kind, at=0.0, arm=arm), section(kind, at=at, rules=then)
+  then = section(kind, at=at, rules=then, score_with=score_with)
+  return section(kind, at=0.0, arm=arm), then
 
 
 def sweep(

@@ -1,5 +1,6 @@
 """The checks of stores, splits and models before any stage starts."""
 
+import re
 from collections.abc import Container, Sequence
 
 from infoprune_jax.config.experiment import Config
@@ -10,7 +11,7 @@ from infoprune_jax.model import flops, mesh as mesh_lib, partitioning
 from infoprune_jax.report.selection import sweeps
 from infoprune_jax.runtime import distributed, drivers, filesystems, hub
 from infoprune_jax.score import references, scorer
-from infoprune_jax.selection import columns, rule_inputs, rules
+from infoprune_jax.selection import columns, expressions, rule_inputs, rules
 from infoprune_jax.statistics import classify, decontaminate
 from infoprune_jax.tokens import vocabulary_files
 from infoprune_jax.train import metrics, state as state_lib
@@ -49,6 +50,8 @@ def not_needed(config: Config) -> set[str]:
     without.add('join')
   if not config.reference.is_trained:
     without.add('reference')
+  if not config.own_scored:
+    without.add('own_scores')
   if config.corpus.heldout_fraction == 0:
     without.update(NEED_HELDOUT)
   return without
@@ -86,7 +89,7 @@ def check_stores(
   drivers.check_keeps(workdir, '--workdir')
   scores = names & SCORING
   folders = {}
-  if names & {'train', 'evaluate'} or (
+  if names & {'own_scores', 'train', 'evaluate'} or (
     config.reference.is_trained and (scores or 'reference' in names)
   ):
     folders['--workdir'] = workdir
@@ -120,9 +123,10 @@ def check_splits(config: Config, names: set[str]) -> None:
       'on: name a model in reference.checkpoint.path, or raise the fraction, '
       'for instance to 0.25.'
     )
-  if names & NEED_HELDOUT and config.corpus.heldout_fraction == 0:
+  need_heldout = names & {*NEED_HELDOUT, 'own_scores'}
+  if need_heldout and config.corpus.heldout_fraction == 0:
     raise UserError(
-      f'--job={min(names & NEED_HELDOUT)} needs held-out text to evaluate on, '
+      f'--job={min(need_heldout)} needs held-out text to evaluate on, '
       'but corpus.heldout_fraction is 0: raise it, for instance to 0.1, and '
       'use another --workdir.'
     )
@@ -136,12 +140,14 @@ def check_rules(config: Config, workdir: str, names: set[str]) -> None:
     workdir: Where tables were joined, if their files are elsewhere.
     names: The stages that run.
   """
-  if not names & {'tokenize', 'join', 'select'}:
+  if not names & {'tokenize', 'join', 'select', 'own_scores'}:
     return
   schema = columns.rule_schema(config, workdir)
   benchmarks = config.select.decontaminate.paths
-  if 'select' in names:
+  if names & {'select', 'own_scores'}:
     for arm, of_arm in config.select.arms.items():
+      if config.select.scores_itself(arm):
+        _check_own_rules(config, arm)
       rules.check(of_arm, f'select.arms.{arm}', schema)
       if rule_inputs.reads_contamination(of_arm) and not benchmarks:
         raise UserError(
@@ -149,6 +155,31 @@ def check_rules(config: Config, workdir: str, names: set[str]) -> None:
           'select.decontaminate names none: set it, for instance to '
           "base.benchmarks('eval/*.jsonl')."
         )
+
+
+def _check_own_rules(config: Config, arm: str) -> None:
+  """Checks the rules of an arm that scores with its own checkpoint.
+
+  Raises:
+    UserError: they read the column of another model, or of none.
+  """
+  texts = [e for rule in config.select.arms[arm] for e in rule.expressions]
+  if not any(map(expressions.reads_reference, texts)):
+    raise UserError(
+      f"select.arms.{arm} has score_with='itself', but no rule of it reads a "
+      'column that a model gives, such as nll_sum: rank by one, or remove '
+      'score_with.'
+    )
+  own = config.score.columns(['nll_sum'])
+  others = [name for name in config.score_columns if name not in own]
+  for name in others:
+    if any(re.search(rf'\b{name}\b', text, re.IGNORECASE) for text in texts):
+      raise UserError(
+        f'select.arms.{arm} reads {name}, which a model of '
+        "reference.extra_models gives, but with score_with='itself' the arm has "
+        f'scores by its own checkpoint alone ({", ".join(own)}): use these '
+        'columns, or remove score_with.'
+      )
 
 
 def check_models(config: Config, names: set[str]) -> None:
@@ -161,6 +192,8 @@ def check_models(config: Config, names: set[str]) -> None:
     for one in references.planned(config).values():
       scorer.abstract_params(one.model, one.vocab_size, mesh)
       scorer.with_kernels(one.model, config.score, mesh)
+  if 'own_scores' in names:
+    names = {*names, 'train'}  # It trains, too.
   own = references.PlannedModel(config.reference.model, size)
   words = vocabulary_files.of_config(config)
   arm = references.arm_model(config, size, words.hash if words else '')
@@ -178,6 +211,8 @@ def check_models(config: Config, names: set[str]) -> None:
     scorer.with_kernels(model, config.evaluate.scoring, mesh)
     if section is None:
       continue
+    if name == 'train' and config.own_scored:
+      scorer.with_kernels(model, config.score, mesh)
     in_steps = section.in_steps(
       flops.training_flops_per_token(
         model, one.vocab_size, section.sequence_length

@@ -81,6 +81,26 @@ def score(plan: Plan) -> Cost:
   )
 
 
+def own_scores(plan: Plan) -> Cost:
+  """Scoring for each seed of each arm that scores with its own checkpoint.
+
+  The run that the arm starts from is counted in `train`.
+  """
+  config = plan.config
+  num_tables = len(config.own_scored) * len(config.train.seeds)
+  tokens = _scored_tokens(plan, config.score)
+  if tokens is not None:
+    tokens *= num_tables
+  cost = _scoring([plan.arm], config.score.sequence_length, tokens)
+  training = _in_steps(plan.arm, config.train.training)
+  texts = [cost.text]
+  for arm in config.own_scored:
+    begins = branches.origin(config, arm, training.num_steps)
+    if begins:
+      texts.append(f'{arm} scores with step {begins[1]} of {begins[0]}')
+  return Cost('; '.join(texts), cost.flops)
+
+
 def select(plan: Plan) -> Cost:
   """The number of arms."""
   return Cost(counted(len(plan.config.select.arms), 'arm'))

@@ -5,6 +5,7 @@ list with what is on disk.
 """
 
 import functools
+import itertools
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
@@ -12,7 +13,6 @@ from typing import Any, cast
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.evaluate import downstream, perplexity, tasks
 from infoprune_jax.export import job as export_job
 from infoprune_jax.model import flops
 from infoprune_jax.report.results import page as results_page
@@ -28,6 +28,7 @@ from infoprune_jax.runtime.workdir import (
   heldout_copies_dir,
   keep_set_dir,
   labels_dir,
+  own_scores_dir,
   reference_dir,
   reference_input,
   run_dir,
@@ -42,7 +43,7 @@ from infoprune_jax.runtime.workdir import (
 )
 from infoprune_jax.score import references, stage
 from infoprune_jax.score.references import PlannedModel, Reference
-from infoprune_jax.selection import join, rule_inputs, select, user_tables
+from infoprune_jax.selection import inputs, join, select, user_tables
 from infoprune_jax.statistics import (
   benchmark_ngrams,
   classify,
@@ -53,7 +54,7 @@ from infoprune_jax.statistics import (
   statistics,
 )
 from infoprune_jax.tokens import tokenize, vocabulary_files
-from infoprune_jax.train import branches, runs, token_weights
+from infoprune_jax.train import runs
 
 
 def tokenize_artifacts(config: Config, workdir: str) -> list[Planned]:
@@ -61,7 +62,7 @@ def tokenize_artifacts(config: Config, workdir: str) -> list[Planned]:
   try:
     given = vocabulary_files.of_config(config)
     is_trained = given is None
-  except UserError:  # As in `_if_reachable`.
+  except UserError:  # As in `if_reachable`.
     given, is_trained = None, False
   words = {'vocabulary': given.hash} if given else {}
   model = {'model': given.hash} if given else {}
@@ -75,7 +76,7 @@ def tokenize_artifacts(config: Config, workdir: str) -> list[Planned]:
   ]
 
 
-def _if_reachable(open_file: Callable[[], Any]) -> Any:
+def if_reachable(open_file: Callable[[], Any]) -> Any:
   """A file of the user's as it is opened, or None if that cannot be.
 
   Stages that only read what was made with a model run on other machines, too.
@@ -106,10 +107,10 @@ def decontaminate_artifacts(config: Config, workdir: str) -> list[Planned]:
     return []
   read, is_begun = (
     {},
-    _if_reachable(lambda: manifests.read_begun(path, decontaminate.JOB)),
+    if_reachable(lambda: manifests.read_begun(path, decontaminate.JOB)),
   )
   if is_begun:
-    read = _if_reachable(lambda: benchmark_ngrams.digests(section)) or {}
+    read = if_reachable(lambda: benchmark_ngrams.digests(section)) or {}
   table = decontaminate.describe(config, workdir, read)
   store = {'token_store': token_store_dir(workdir)}
   return [Planned(table, store, inputs_are_known=bool(read))]
@@ -137,9 +138,9 @@ def _read(
 
   It is left out if the artifact is not begun, and where the files are not.
   """
-  if not _if_reachable(lambda: manifests.read_begun(path, job)):
+  if not if_reachable(lambda: manifests.read_begun(path, job)):
     return {}
-  known = _if_reachable(digest)
+  known = if_reachable(digest)
   return {name: known} if known else {}
 
 
@@ -159,30 +160,30 @@ def reference_artifacts(config: Config, workdir: str) -> list[Planned]:
   """The run of each model that the stage `reference` trains."""
   section = config.reference
   store = token_store_dir(workdir)
-  model = PlannedModel(section.model, _vocab_size(workdir))
+  model = PlannedModel(section.model, vocab_size(workdir))
   return [
     Planned(
       runs.describe_reference(config, workdir, fold, {}),
       {'token_store': store},
-      num_steps=_steps(section.training, model),
+      num_steps=steps(section.training, model),
       budget_section='reference.training',
     )
     for fold in range(section.folds if section.is_trained else 0)
   ]
 
 
-def _vocab_size(workdir: str) -> int:
+def vocab_size(workdir: str) -> int:
   """Of the token store; 0 if there is none."""
-  store = _manifest(token_store_dir(workdir), 'tokenize')
+  store = manifest(token_store_dir(workdir), 'tokenize')
   return store['vocab_size'] if store else 0
 
 
-def _manifest(path: str, job: str) -> Any:
+def manifest(path: str, job: str) -> Any:
   """A manifest; None if it is missing or damaged."""
-  return _if_reachable(lambda: manifests.read_manifest(path, job))
+  return if_reachable(lambda: manifests.read_manifest(path, job))
 
 
-def _steps(training: TrainingConfig, model: PlannedModel) -> int | None:
+def steps(training: TrainingConfig, model: PlannedModel) -> int | None:
   """The budget in steps; None if it needs a vocabulary that is not there."""
   if training.num_flops and not model.vocab_size:
     return None
@@ -202,12 +203,12 @@ def score_artifacts(config: Config, workdir: str) -> list[Planned]:
       name = reference_input(fold, section.folds)
       made_from[name] = reference_dir(workdir, fold, section.folds)
   given = {}
-  table = _manifest(scores_dir(workdir), 'score')
+  table = manifest(scores_dir(workdir), 'score')
   # A digest of a large model takes a minute. Only the stage `score` itself
   # finds out whether the files of the same path have changed.
   if (table or {}).get('given_paths') != stage.given_paths(config):
-    given = _if_reachable(lambda: references.given_models(config)) or {}
-  steps = _if_reachable(lambda: _steps_by_column(config, workdir, given))
+    given = if_reachable(lambda: references.given_models(config)) or {}
+  steps = if_reachable(lambda: _steps_by_column(config, workdir, given))
   digests = references.made_from([*given.values()])
   scores = stage.describe(config, workdir, steps or UNKNOWN, digests)
   return [Planned(scores, made_from)]
@@ -243,16 +244,28 @@ def _steps_by_column(
 
 
 def select_artifacts(config: Config, workdir: str) -> list[Planned]:
-  """The keep set of each arm; of those that draw at random, one per seed."""
-  planned = []
-  for arm, of_arm in config.select.arms.items():
-    store = {'token_store': token_store_dir(workdir)}
-    made_from = store | rule_inputs.folders_read(config, workdir, of_arm)
-    planned += [
-      Planned(select.describe(config, workdir, arm, seed, {}), made_from)
-      for seed in config.train.seeds
-    ]
+  """The keep set of each arm; of those that draw at random, one per seed.
+
+  Without arms that score with their own checkpoints.
+  """
+  planned = [
+    keep_set(config, workdir, arm, seed)
+    for arm in config.select.arms
+    for seed in config.train.seeds
+    if not config.select.scores_itself(arm)
+  ]
   return list({one.path: one for one in planned}.values())
+
+
+def keep_set(config: Config, workdir: str, arm: str, seed: int) -> Planned:
+  """The keep set of an arm and seed."""
+  return Planned(
+    select.describe(config, workdir, arm, seed, {}),
+    {
+      'token_store': token_store_dir(workdir),
+      **inputs.tables_read(config, workdir, arm, seed),
+    },
+  )
 
 
 def selection_report_artifacts(config: Config, workdir: str) -> list[Planned]:
@@ -264,11 +277,14 @@ def selection_report_artifacts(config: Config, workdir: str) -> list[Planned]:
     scores_dir(workdir),
     *(one.path for one in select_artifacts(config, workdir)),
   ]
+  for arm, seed in itertools.product(config.own_scored, config.train.seeds):
+    sources.append(own_scores_dir(workdir, arm, seed))
+    sources.append(keep_set(config, workdir, arm, seed).path)
   sources += [user_table_dir(workdir, name) for name in config.select.tables]
   if config.select.decontaminate.paths:
     sources.append(contamination_dir(workdir))
-  for of_arm in config.select.arms.values():
-    sources += rule_inputs.folders_read(config, workdir, of_arm).values()
+  for arm, seed in itertools.product(config.selected, config.train.seeds):
+    sources += inputs.tables_read(config, workdir, arm, seed).values()
   report = selection_artifact.describe(config, workdir, {})
   return [Planned(report, _below(workdir, sources))]
 
@@ -276,84 +292,6 @@ def selection_report_artifacts(config: Config, workdir: str) -> list[Planned]:
 def _below(workdir: str, paths: Iterable[str]) -> dict[str, str]:
   """Paths by their names below the workdir."""
   return {posixpath.relpath(path, workdir): path for path in paths}
-
-
-def train_artifacts(config: Config, workdir: str) -> list[Planned]:
-  """The run of each arm and seed."""
-  size = _vocab_size(workdir)
-  initial = _if_reachable(lambda: references.initial_model(config))
-  digests = {'initial': initial.fingerprint} if initial else {}
-  model = _if_reachable(lambda: references.arm_model(config, size))
-  steps = {
-    arm: _steps_of_arm(config, workdir, model, arm) for arm, _ in config.runs
-  }
-  of_all = _steps(config.train.training, model) if model else None
-  return [
-    Planned(
-      runs.describe_arm(
-        config, workdir, model and model.model, arm, seed, of_all, digests
-      ),
-      {
-        'token_store': token_store_dir(workdir),
-        **{
-          name: keep_set_dir(workdir, selection)
-          for name, selection in branches.keep_sets(config, arm, seed).items()
-        },
-        **token_weights.made_from(config, workdir, arm),
-      },
-      num_steps=steps[arm],
-      budget_section='train.training',
-      inputs_are_known=bool(initial or not config.train.init_from),
-    )
-    for arm, seed in config.runs
-  ]
-
-
-def _steps_of_arm(
-  config: Config, workdir: str, model: PlannedModel | None, arm: str
-) -> int | None:
-  """The steps of an arm; None if they are not known yet."""
-  training = config.train.training
-  steps = _steps(training, model) if model else None
-  if model is None or steps is None:
-    return steps
-  steps = round(config.budget_arms.get(arm, 1.0) * steps)
-  if not runs.is_longer(config, arm):
-    return steps
-  scores = _manifest(scores_dir(workdir), 'score')
-  if scores is None or not model.vocab_size:
-    return None
-  return steps + runs.extra_steps(training, model, scores)
-
-
-def check_branches(config: Config, workdir: str) -> None:
-  """Checks runs that start from others, once nothing is stale.
-
-  Raises:
-    UserError: as `branches.check`.
-  """
-  size = _vocab_size(workdir)
-  model = _if_reachable(lambda: references.arm_model(config, size))
-  steps = _steps(config.train.training, model) if model else None
-  if steps:  # They are known once there is a run.
-    branches.check(config, workdir, steps)
-
-
-def evaluate_artifacts(config: Config, workdir: str) -> list[Planned]:
-  """The held-out losses of each run, and its results in tasks."""
-  asked = _if_reachable(
-    lambda: tasks.questions(config, downstream.read(config.evaluate.downstream))
-  )
-  planned = []
-  for arm, seed in config.runs:
-    run = {'run': run_dir(workdir, arm, seed)}
-    losses = perplexity.describe(config, workdir, arm, seed, {})
-    store = {'token_store': token_store_dir(workdir)}
-    planned.append(Planned(losses, {**store, **run}))
-    if config.evaluate.has_tasks and arm in config.arms:
-      results = tasks.describe(config, workdir, arm, seed, asked or {})
-      planned.append(Planned(results, run, inputs_are_known=asked is not None))
-  return planned
 
 
 def report_artifacts(config: Config, workdir: str) -> list[Planned]:

@@ -1,21 +1,20 @@
 """The table of stages: their order, inputs, outputs, costs and checks."""
 
 import time
-from collections.abc import Iterable, Sequence
 
-from infoprune_jax import checks, costs, planned
+from infoprune_jax import checks, costs, planned, planned_runs
 from infoprune_jax.config import validation
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.evaluate import labels, perplexity, tasks
 from infoprune_jax.export import job as export_job
 from infoprune_jax.report.results import page as results_page
 from infoprune_jax.report.selection import page as selection_page
-from infoprune_jax.runtime import distributed, files, filesystems, lineage
-from infoprune_jax.runtime.lineage import ArtifactState, Planned, StageState
+from infoprune_jax.runtime import files, filesystems, lineage
+from infoprune_jax.runtime.lineage import ArtifactState, StageState
 from infoprune_jax.runtime.progress import alive, duration, logger
 from infoprune_jax.score import loss_job, stage as score_stage
 from infoprune_jax.selection import join, select
-from infoprune_jax.stage import Stage
+from infoprune_jax.stage import Stage, compare, settle
 from infoprune_jax.statistics import (
   classify,
   decontaminate,
@@ -23,7 +22,7 @@ from infoprune_jax.statistics import (
   statistics,
 )
 from infoprune_jax.tokens import tokenize
-from infoprune_jax.train import runs
+from infoprune_jax.train import own_scores, runs
 from infoprune_jax.verify import workdir as verify_workdir
 
 
@@ -134,6 +133,20 @@ STAGES = {
     ),
     artifacts=planned.select_artifacts,
   ),
+  'own_scores': Stage(
+    run=own_scores.run,
+    reads='token store, keep sets, scores, statistics',
+    writes='`own_scores/ARM/seed-N/`, `keep_sets/`, `train/ARM/seed-N/`',
+    about='of arms that score with their own checkpoints: the run that they start '
+    'from, the scores by its checkpoint, the keep set by these scores; only if '
+    'there are such arms, see [Rules](rules.md#scores-by-the-checkpoint-itself)',
+    uses_models=True,
+    many_hosts=True,
+    cost=costs.own_scores,
+    after=('select',),
+    artifacts=planned_runs.own_scores_artifacts,
+    can_extend=True,
+  ),
   'selection_report': Stage(
     run=selection_page.run,
     reads='keep sets, scores, statistics',
@@ -141,7 +154,7 @@ STAGES = {
     about='`index.html`, in one file, and `selections.json`: what each arm keeps '
     'and throws away, to read before training; `figures/`, `tables/`',
     cost=lambda plan: costs.Cost('selection_report/index.html'),
-    after=('select',),
+    after=('own_scores',),
     artifacts=planned.selection_report_artifacts,
     always_anew=True,
   ),
@@ -154,8 +167,8 @@ STAGES = {
     uses_models=True,
     many_hosts=True,
     cost=costs.train,
-    after=('select',),
-    artifacts=planned.train_artifacts,
+    after=('own_scores',),
+    artifacts=planned_runs.train_artifacts,
     can_extend=True,
   ),
   'evaluate': Stage(
@@ -168,7 +181,7 @@ STAGES = {
     many_hosts=True,
     cost=costs.evaluate,
     after=('train',),
-    artifacts=planned.evaluate_artifacts,
+    artifacts=planned_runs.evaluate_artifacts,
   ),
   'report': Stage(
     run=results_page.run,
@@ -195,7 +208,7 @@ STAGES = {
     writes='`export/ARM/FORMAT/`',
     about='what arms keep, for other programs; on request alone',
     on_request=True,
-    after=('select',),
+    after=('own_scores',),
     artifacts=planned.export_artifacts,
   ),
   'labels': Stage(
@@ -257,9 +270,9 @@ def run(
   checks.check_hosts(job, [n for n in STAGES if STAGES[n].many_hosts])
   workdir = prepare(config, workdir, job)
   names = jobs(config, job)
-  is_open = _settle(config, workdir, names, stale, extend)
-  if 'train' in names:
-    planned.check_branches(config, workdir)
+  is_open = settle(STAGES, config, workdir, names, stale, extend)
+  if {'own_scores', 'train'} & {*names}:
+    planned_runs.check_branches(config, workdir)
   if job and STAGES[job].on_request:
     with alive(job):
       STAGES[job].run(config, workdir)
@@ -269,35 +282,11 @@ def run(
     start = time.monotonic()
     # What was made again may differ from what was there.
     if number and is_open:
-      _settle(config, workdir, [name], stale, extend)
+      settle(STAGES, config, workdir, [name], stale, extend)
     options = {'extend': extend} if STAGES[name].can_extend else {}
     with alive(name):
       STAGES[name].run(config, workdir, **options)
     logger.info('%s: took %s', name, duration(time.monotonic() - start))
-
-
-def compare(
-  config: Config, workdir: str, names: Iterable[str], *, extend: bool = False
-) -> tuple[list[Planned], dict[str, ArtifactState]]:
-  """Compares artifacts of stages with a config.
-
-  Returns:
-    What the stages write, after all that it is made from, and the state of
-    each artifact, by path.
-  """
-  wanted, names = {*names}, {*names}
-  for name in reversed(STAGES):
-    if name in wanted:
-      wanted.update(STAGES[name].after)
-  artifacts = [
-    one
-    for name in STAGES
-    if name in wanted
-    for one in STAGES[name].artifacts(config, workdir)
-  ]
-  own = [one for one in artifacts if one.artifact.job in names]
-  artifacts = lineage.upstream(artifacts, own)
-  return artifacts, lineage.states(artifacts, extend=extend)
 
 
 def state(
@@ -311,40 +300,15 @@ def state(
     workdir: Its workdir, as `prepare` gives it.
     extend: As for `run`.
   """
-  artifacts, by_path = compare(config, workdir, [name], extend=extend)
-  own = [one for one in artifacts if one.artifact.job == name]
+  _, own, by_path = compare(STAGES, config, workdir, [name], extend=extend)
   for one in own:
     if STAGES[name].always_anew and not by_path[one.path].causes:
       by_path[one.path] = ArtifactState(one.path, one.artifact.kind)
   return lineage.stage_state(own, by_path)
 
 
-def _settle(
-  config: Config, workdir: str, names: Sequence[str], stale: str, extend: bool
-) -> bool:
-  """Refuses or deletes, on process 0, what stages find stale.
-
-  Returns:
-    Whether anything that they read or write is not finished.
-  """
-
-  def settle() -> bool:
-    artifacts, by_path = compare(config, workdir, names, extend=extend)
-    own = [one for one in artifacts if one.artifact.job in names]
-    for one in own:
-      if STAGES[one.artifact.job].always_anew:
-        del by_path[one.path]
-    lineage.settle(artifacts, by_path, own, stale, workdir)
-    return any(
-      one.causes or one.last_step or not one.is_finished
-      for one in by_path.values()
-    )
-
-  return distributed.on_first(f'what is stale of {" ".join(names)}', settle)
-
-
 def _verify(config: Config, workdir: str) -> None:
-  _, by_path = compare(config, workdir, STAGES)
+  _, _, by_path = compare(STAGES, config, workdir, STAGES)
   stale = {path: one.causes for path, one in by_path.items() if one.causes}
   verify_workdir.run(workdir, stale)
 

@@ -20,6 +20,7 @@ LAYERS = (
   ('dry_run',),
   ('stages',),
   ('stage',),
+  ('planned_runs',),
   ('checks', 'costs', 'planned'),
   ('verify',),
   ('report',),

@@ -23,6 +23,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.config.arms import SelectConfig
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.report.selection import inputs, page as selection_page
 from infoprune_jax.runtime import (
@@ -223,7 +224,8 @@ def select(workdir: str, rule: str) -> dict[str, float]:
   counts = summary.summarize(examples, kept)
   is_used = kept.astype(bool, copy=False)
   counts |= shown.examples_of(examples, is_used, decision, 10)
-  name = keep_set.selection_name((chosen,), arm_of(rule), 0)
+  arms = SelectConfig(arms={arm_of(rule): (chosen,)})
+  name = keep_set.selection_name(arms, arm_of(rule), 0)
   written = {
     job: manifests.read_manifest(f'{workdir}/{job}', job)['fingerprint']
     for job in ('scores', 'statistics')
@@ -237,7 +239,7 @@ def select(workdir: str, rule: str) -> dict[str, float]:
   )
   artifact.begin()
   about = {
-    'version': select_lib.SUMMARY_VERSION,
+    'version': inputs.SUMMARY_VERSION,
     'scores': written['scores'],
     'ranked_within_folds': False,
   }

@@ -18,6 +18,8 @@ from infoprune_jax.config.selection import (
 )
 from infoprune_jax.config.validation import UserError, build, check_choice
 
+SCORE_WITH = ('reference', 'itself')
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhaseConfig:
@@ -27,6 +29,11 @@ class PhaseConfig:
   rules: tuple[RuleConfig, ...] = ()
   # Of the first phase, in place of rules: the arm whose run it shares.
   arm: str = ''
+  # Of the phase after another arm's run, see `BranchConfig.score_with`.
+  score_with: str = 'reference'
+
+  def __post_init__(self):
+    check_choice('score_with', self.score_with, SCORE_WITH)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,8 +45,18 @@ class BranchConfig:
   # Whether it starts from the checkpoint that the other arm's run has there. If
   # not, its run takes those steps itself, and the other arm is only a keep set.
   shares_run: bool = True
+  # The model whose scores its rules read: 'reference' for the reference model,
+  # or 'itself' for the checkpoint that it starts from. That is another model
+  # for each seed, so each seed then has its own keep set.
+  score_with: str = 'reference'
 
   def __post_init__(self):
+    check_choice('score_with', self.score_with, SCORE_WITH)
+    if self.score_with == 'itself' and not self.shares_run:
+      raise UserError(
+        "score_with='itself' needs the checkpoint of another arm's run: give "
+        "base.branch(arm, at, then, score_with='itself') in place of phases."
+      )
     if not 0.0 < self.at < 1.0:
       raise UserError(
         f'the fraction of the steps must be in (0, 1), got {self.at}.'
@@ -85,6 +102,12 @@ class SelectConfig:
       check_choice(f'select.arms.{name}: the arm', branch.arm, tuple(self.arms))
     for name in self.branches:
       self._check_branch(name)
+      if self.scores_itself(name) and name not in self.trained:
+        raise UserError(
+          f"select.arms.{name} has score_with='itself', but is only a phase of "
+          'another arm, and has no run: make it an arm of its own, by '
+          'base.branch, and let the other arm branch off it.'
+        )
 
   def _check_branch(self, name: str) -> None:
     chain, last = [name], 1.0
@@ -131,6 +154,10 @@ class SelectConfig:
   def has_plain_run(self, arm: str) -> bool:
     """Whether an arm has one phase, and the steps that most arms have."""
     return arm not in self.branches and not _is_longer(self.arms[arm])
+
+  def scores_itself(self, arm: str) -> bool:
+    """Whether the rules of an arm read the scores by its own checkpoint."""
+    return arm in self.branches and self.branches[arm].score_with == 'itself'
 
   def shared(self, arm: str) -> BranchConfig | None:
     """The other arm whose run an arm starts from, if there is one."""
@@ -180,6 +207,7 @@ def expand(select: Mapping[str, Any]) -> dict[str, Any]:
           'arm': before,
           'at': phase.at,
           'shares_run': before == phases[0].arm,
+          'score_with': phase.score_with,
         }
       before = own
   return {**select, 'arms': arms, 'branches': branches}
@@ -199,6 +227,11 @@ def _check_phases(phases: tuple[PhaseConfig, ...], where: str) -> None:
       'give two or more, the first at 0.0 and the others in (0, 1), ascending.'
     )
   for number, phase in enumerate(phases, 1):
+    if phase.score_with != 'reference' and number == 1:
+      raise UserError(
+        f'In {where}: the first phase has score_with={phase.score_with!r}, but '
+        'there is no checkpoint before it: remove it.'
+      )
     if bool(phase.rules) == bool(phase.arm) or (phase.arm and number > 1):
       raise UserError(
         f'In {where}: phase {number} needs rules; only the first phase can have '

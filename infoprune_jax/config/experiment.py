@@ -354,6 +354,24 @@ class Config:
     return self.train.arms or self.select.trained
 
   @property
+  def own_scored(self) -> tuple[str, ...]:
+    """The arms of this run that score with their own checkpoints.
+
+    An arm comes after the one whose run it starts from.
+    """
+    own = filter(self.select.scores_itself, self.arms)
+    return tuple(sorted(own, key=lambda arm: len(self.select.phases(arm))))
+
+  @property
+  def selected(self) -> tuple[str, ...]:
+    """The arms with keep sets: all, but those of `own_scored` of other runs."""
+    return tuple(
+      arm
+      for arm in self.select.arms
+      if arm in self.arms or not self.select.scores_itself(arm)
+    )
+
+  @property
   def score_columns(self) -> list[str]:
     """The columns of sums in the score table."""
     return self.score.columns(self.reference.checkpoints)

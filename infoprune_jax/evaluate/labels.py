@@ -86,7 +86,7 @@ def run(config: Config, workdir: str) -> None:
     )
     own = _tokenize(config, home, pages, content, words)
     _write_statistics(config, workdir, home, store, own)
-    stage.write(_of_one_fold(config), home, own, references, JOB)
+    _score(_of_one_fold(config), home, own, references)
     result = {
       'path': config.labels.path,
       'meaning': MEANING,
@@ -117,6 +117,16 @@ def _open_vocabulary(workdir: str, store: TokenStore) -> Vocabulary:
     'vocabulary',
   )
   return words
+
+
+def _score(
+  config: Config, home: str, own: TokenStore, references: list[Reference]
+) -> None:
+  """The scores of the pages, by the models of the workdir."""
+  steps = references_lib.steps(references)
+  inputs = stage.made_from(own, references)
+  scores = stage.describe(config, home, steps, inputs, JOB)
+  stage.write(config, own, references, scores)
 
 
 def _of_one_fold(config: Config) -> Config:

@@ -155,8 +155,8 @@ def _folder(config: Config, workdir: str) -> str:
 def _selections(config: Config) -> tuple[str, ...]:
   """The keep sets to export; for arms that draw at random, one per seed."""
   names = [
-    keep_set.selection_name(config.select.arms[arm], arm, seed)
-    for arm in config.export.arms or config.select.arms
+    keep_set.selection_name(config.select, arm, seed)
+    for arm in config.export.arms or config.selected
     for seed in config.train.seeds
   ]
   return tuple(dict.fromkeys(names))

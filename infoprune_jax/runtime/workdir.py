@@ -72,6 +72,11 @@ def scores_dir(workdir: str) -> str:
   return posixpath.join(workdir, 'scores')
 
 
+def own_scores_dir(workdir: str, arm: str, seed: int) -> str:
+  """The score table by the checkpoint that a run of an arm starts from."""
+  return posixpath.join(workdir, 'own_scores', arm, f'seed-{seed}')
+
+
 def keep_set_dir(workdir: str, selection: str) -> str:
   """The keep set of one arm; `selection` is `keep_set.selection_name(...)`."""
   return posixpath.join(workdir, 'keep_sets', selection)

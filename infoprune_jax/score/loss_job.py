@@ -75,8 +75,9 @@ def _made_from(config: Config) -> dict[str, Any]:
 def _computed(config: Config, home: str) -> losses.Summary:
   tokenize.run(config, home)
   store = TokenStore.open(home)
-  stage.write(
-    config, home, store, references.open_all(config, home, store), JOB
-  )
+  models = references.open_all(config, home, store)
+  steps, inputs = references.steps(models), stage.made_from(store, models)
+  scores = stage.describe(config, home, steps, inputs, JOB)
+  stage.write(config, store, models, scores)
   manifest = manifests.open_finished(scores_dir(home), 'score table', JOB)
   return cast(Any, manifest)['losses']

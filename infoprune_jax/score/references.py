@@ -104,9 +104,7 @@ def _open_own(
   )
   name = reference_input(fold, reference.folds)
   run = cast(checkpoints.RunManifest, manifest)
-  return _of_run(
-    path, run, column, fold, name, checkpoint.step, reference.model
-  )
+  return of_run(path, run, column, fold, name, checkpoint.step, reference.model)
 
 
 def _open_given(
@@ -160,7 +158,7 @@ def open_given(
   manifest = manifests.open_finished(path, 'training run', manifest['job'])
   model = _model(manifest['options'], how, path)
   run = cast(checkpoints.RunManifest, manifest)
-  return _of_run(path, run, column, 0, name, checkpoint.step, model)
+  return of_run(path, run, column, 0, name, checkpoint.step, model)
 
 
 def _open_imported(
@@ -186,7 +184,7 @@ def _open_imported(
   return Reference(column, 0, name, digest, path, 0, model, facts)
 
 
-def _of_run(
+def of_run(
   path: str,
   manifest: checkpoints.RunManifest,
   column: str,
@@ -195,6 +193,20 @@ def _of_run(
   step: int,
   model: ModelConfig,
 ) -> Reference:
+  """A step of a finished run.
+
+  Args:
+    path: The run.
+    manifest: Its manifest.
+    column: The column that it scores.
+    fold: The fold that it scores.
+    name: Its name among the inputs of the table.
+    step: Its step; -1 for the last.
+    model: The model of the run.
+
+  Raises:
+    UserError: there is no checkpoint of the step.
+  """
   step = manifest['step'] if step < 0 else step
   checkpoints.check_step(path, step)
   facts = {fact: manifest[fact] for fact in _FACTS}

@@ -101,26 +101,35 @@ def run(config: Config, workdir: str) -> None:
   """
   store = TokenStore.open(workdir)
   references = references_lib.open_all(config, workdir, store)
-  written = write(config, workdir, store, references)
+  inputs = made_from(store, references)
+  steps = references_lib.steps(references)
+  scores = describe(config, workdir, steps, inputs)
+  written = write(config, store, references, scores)
   if written and 'losses' in written:
     print(losses.text(cast(losses.Summary, written['losses'])), flush=True)
 
 
+def made_from(store: TokenStore, references: list[Reference]) -> dict[str, str]:
+  """The fingerprints of what a score table is made from, by input name."""
+  return {
+    'token_store': store.fingerprint,
+    **references_lib.made_from(references),
+  }
+
+
 def write(
   config: Config,
-  workdir: str,
   store: TokenStore,
   references: list[Reference],
-  job: str = 'score',
+  scores: artifacts.Artifact,
 ) -> ScoreManifest | None:
   """Writes the score table of a store, unless it is done.
 
   Args:
     config: The experiment.
-    workdir: The workdir of the table.
     store: The token store to score.
     references: The models.
-    job: The job that this is part of.
+    scores: The table, made from `made_from`.
 
   Returns:
     The manifest on process 0; None on other processes, or if the table was
@@ -130,13 +139,7 @@ def write(
     UserError: as `run`.
   """
   distributed.check_devices()
-  path = scores_dir(workdir)
-  inputs = {
-    'token_store': store.fingerprint,
-    **references_lib.made_from(references),
-  }
-  steps = references_lib.steps(references)
-  scores = describe(config, workdir, steps, inputs, job)
+  path = scores.path
   first = distributed.index() == 0
   with files.lock(path) if first else contextlib.nullcontext():
     begun = distributed.broadcast(
@@ -145,7 +148,7 @@ def write(
     if begun['to_do'] is None:
       logger.info('score: finished before, skipped')
       return None
-    _check_same(begun['made_from'], _made_from(config, scores), workdir)
+    _check_same(begun['made_from'], _made_from(config, scores), path)
     scores = dataclasses.replace(scores, attempt=begun['attempt'])
     if begun['to_do']:
       _score(config, store, references, scores, begun['to_do'])
@@ -186,13 +189,13 @@ def _made_from(config: Config, scores: artifacts.Artifact) -> dict[str, Any]:
   }
 
 
-def _check_same(there: Any, here: Any, workdir: str) -> None:
+def _check_same(there: Any, here: Any, path: str) -> None:
   difference = first_difference(here, there, 'scores')
   if difference:
     raise UserError(
       f'Process {distributed.index()} does not score what process 0 scores: '
       f'{difference} there. Give all hosts one config, and a --workdir that '
-      f'all of them see ({workdir}).'
+      f'all of them see ({path}).'
     )
 
 

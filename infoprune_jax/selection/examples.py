@@ -219,6 +219,7 @@ class ExampleShards(Examples):
     store: TokenStore,
     tables: Iterable[str] = (),
     only: Sequence[int] | None = None,
+    scores: str = '',
   ):
     """Opens scores and statistics, and what there is of optional tables.
 
@@ -231,6 +232,7 @@ class ExampleShards(Examples):
       store: The token store, whose kept columns are columns, too.
       tables: Names of joined tables to open.
       only: Numbers of shards; None for all.
+      scores: The folder of another score table; '' for that of the workdir.
 
     Raises:
       UserError: one is missing or damaged.
@@ -239,7 +241,8 @@ class ExampleShards(Examples):
     def opened(path: str, job: str, prefix: str = '') -> ScoredTable:
       return ScoredTable(path, job, prefix, only)
 
-    self._scores = opened(scores_dir(workdir), 'score')
+    job = 'own_scores' if scores else 'score'
+    self._scores = opened(scores or scores_dir(workdir), job)
     self._others = [opened(statistics_dir(workdir), 'statistics')]
     self._others += [
       opened(path, job)

@@ -13,6 +13,7 @@ from typing import Any, TypedDict, cast
 
 import numpy as np
 
+from infoprune_jax.config.arms import SelectConfig
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts, files, manifests
@@ -31,9 +32,19 @@ def draws(rules: Sequence[RuleConfig]) -> bool:
   return any(rule.draws for rule in rules)
 
 
-def selection_name(rules: Sequence[RuleConfig], arm: str, seed: int) -> str:
-  """The folder of an arm's keep set: one for all seeds unless a rule draws."""
-  return f'{arm}-seed-{seed}' if draws(rules) else arm
+def selection_name(select: SelectConfig, arm: str, seed: int) -> str:
+  """The folder of an arm's keep set.
+
+  There is one for all seeds, unless a rule draws at random or the arm scores
+  with its own checkpoint, which is another one for each seed.
+  """
+  by_seed = draws(select.arms[arm]) or select.scores_itself(arm)
+  return f'{arm}-seed-{seed}' if by_seed else arm
+
+
+def selection_job(select: SelectConfig, arm: str) -> str:
+  """The stage that writes the keep sets of an arm."""
+  return 'own_scores' if select.scores_itself(arm) else 'select'
 
 
 class Counts(TypedDict):
@@ -80,6 +91,10 @@ class KeepSet:
     used = np.flatnonzero(repeats)
     return np.repeat(used, repeats[used]) if self.has_repeats else used
 
+  def of_shards(self) -> list[np.ndarray]:
+    """`doc_indices` of each shard."""
+    return [self.doc_indices(n) for n in range(len(self.documents_per_shard))]
+
   def of_documents(self, index: np.ndarray) -> np.ndarray:
     """How often an epoch uses documents of the store, by number, uint8."""
     if self.has_repeats:
@@ -88,23 +103,25 @@ class KeepSet:
     return self.data[index // 8] >> shift & 1
 
   @classmethod
-  def open(cls, workdir: str, name: str, store: TokenStore) -> 'KeepSet':
-    """The keep set `name` of a workdir.
+  def open(
+    cls, workdir: str, name: str, store: TokenStore, job: str = 'select'
+  ) -> 'KeepSet':
+    """The keep set `name` of a workdir, which the stage `job` writes.
 
     Raises:
       UserError: it is missing, was made for another store, or is damaged.
     """
     path = keep_set_dir(workdir, name)
-    manifest = manifests.open_finished(path, f'keep set {name}', 'select')
+    manifest = manifests.open_finished(path, f'keep set {name}', job)
     manifests.check_made_from(
       manifest, f'keep set {name}', 'token_store', store.manifest, 'token store'
     )
-    manifests.check_sizes(path, manifest, 'keep set', 'select')
+    manifests.check_sizes(path, manifest, 'keep set', job)
     has_repeats = REPEATS_FILE in manifest['files']
     name = REPEATS_FILE if has_repeats else FILE
     file = posixpath.join(path, name)
     data = files.read_bytes(file)
-    manifests.check_content(file, data, manifest['files'][name], 'select')
+    manifests.check_content(file, data, manifest['files'][name], job)
     return cls(
       np.load(io.BytesIO(data)),
       store.documents_per_shard,

@@ -2,38 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from infoprune_jax.config.classifier import PREFIX
-from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.selection import RuleConfig
-from infoprune_jax.runtime.workdir import (
-  classifier_dir,
-  contamination_dir,
-  near_duplicates_dir,
-  scores_dir,
-  statistics_dir,
-  user_table_dir,
-  user_table_input,
-)
 from infoprune_jax.selection import expressions
-
-
-def folders_read(
-  config: Config, workdir: str, rules: Sequence[RuleConfig]
-) -> dict[str, str]:
-  """The folders of the tables that rules read, by the names of the inputs."""
-  read = {}
-  if reads_tables(rules):
-    read['scores'] = scores_dir(workdir)
-    read['statistics'] = statistics_dir(workdir)
-  if reads_near_duplicates(rules):
-    read['near_duplicates'] = near_duplicates_dir(workdir)
-  if reads_contamination(rules):
-    read['contamination'] = contamination_dir(workdir)
-  for name in tables_read(rules, config.select.tables):
-    read[user_table_input(name)] = user_table_dir(workdir, name)
-  for name in classifiers_read(rules):
-    read[PREFIX + name] = classifier_dir(workdir, name)
-  return read
 
 
 def reads_tables(rules: Sequence[RuleConfig]) -> bool:

@@ -7,27 +7,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from infoprune_jax.config.classifier import PREFIX
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import artifacts, files, manifests, workers
+from infoprune_jax.runtime import artifacts, files, workers
 from infoprune_jax.runtime.progress import logger, quantity
-from infoprune_jax.runtime.workdir import (
-  classifier_dir,
-  contamination_dir,
-  keep_set_dir,
-  near_duplicates_dir,
-  scores_dir,
-  statistics_dir,
-  user_table_dir,
-  user_table_input,
-)
+from infoprune_jax.runtime.workdir import keep_set_dir, own_scores_dir
 from infoprune_jax.selection import (
   by_shard,
   groups_kept,
+  inputs as inputs_lib,
   keep_set,
-  rule_inputs,
   rules as rules_lib,
   shown,
   store_order,
@@ -35,24 +25,10 @@ from infoprune_jax.selection import (
 )
 from infoprune_jax.selection.computed import Column, Computed
 from infoprune_jax.selection.examples import Examples, ExampleShards
-from infoprune_jax.tokens.token_store import TokenStore
+from infoprune_jax.selection.inputs import Inputs
 
-# The version of summaries; those of another version are written again.
-SUMMARY_VERSION = 3
-# Entries of summaries that only some have, see `_Inputs.summary_key`.
+# Entries of summaries that only some have, see `Inputs.summary_key`.
 _OPTIONAL_KEYS = ('tables', 'contaminated', 'per')
-
-
-class _Inputs(NamedTuple):
-  """What the stage reads."""
-
-  config: Config
-  workdir: str
-  store: TokenStore
-  tables: Mapping[str, str]  # fingerprints of the tables, by input name
-  joined: Mapping[str, str]  # fingerprints of the user's tables, by name
-  # Entries of a summary that decide whether it is written again.
-  summary_key: Mapping[str, Any]
 
 
 def run(config: Config, workdir: str) -> None:
@@ -65,21 +41,44 @@ def run(config: Config, workdir: str) -> None:
     UserError: the score table is missing or of another token store, or a rule
       cannot be evaluated.
   """
-  inputs = _open_inputs(config, workdir)
+  select = config.select
+  arms = {
+    keep_set.selection_name(select, arm, seed): (arm, seed)
+    for arm in select.arms
+    for seed in config.train.seeds
+    if not select.scores_itself(arm)
+  }
+  _run(inputs_lib.open_inputs(config, workdir), arms)
+
+
+def run_own(config: Config, workdir: str, arm: str, seed: int) -> None:
+  """Writes the keep set of an arm and seed, whose rules read its own scores.
+
+  Its summary has deciles by the reference model's scores, as those of all arms.
+
+  Raises:
+    UserError: as `run`; or the arm's own scores are missing.
+  """
+  own_scores = own_scores_dir(workdir, arm, seed)
+  inputs = inputs_lib.open_inputs(config, workdir, own_scores)
+  name = keep_set.selection_name(config.select, arm, seed)
+  _run(inputs, {name: (arm, seed)})
+
+
+def _run(inputs: Inputs, arms: Mapping[str, tuple[str, int]]) -> None:
+  """Writes keep sets, given the arm and seed of each by its name."""
+  config, workdir = inputs.config, inputs.workdir
   waiting = {}
-  for arm, rules in config.select.arms.items():
-    for seed in config.train.seeds:
-      name = keep_set.selection_name(rules, arm, seed)
-      artifact = describe(config, workdir, arm, seed, _made_from(inputs, arm))
-      if name in waiting:
-        continue
-      if _is_done(artifact, _summary_key(inputs, arm)):
-        logger.info('select: %s finished before, skipped', name)
-      else:
-        waiting[name] = artifact, arm
+  for name, (arm, seed) in arms.items():
+    made_from = inputs_lib.made_from(inputs, arm)
+    artifact = describe(config, workdir, arm, seed, made_from)
+    if _is_done(artifact, inputs_lib.summary_key(inputs, arm)):
+      logger.info('select: %s finished before, skipped', name)
+    else:
+      waiting[name] = artifact, arm
   with contextlib.ExitStack() as stack:
     by_beam = None
-    if config.corpus.beam_options and waiting:
+    if config.corpus.beam_options and waiting and not inputs.own_scores:
       stack.enter_context(workers.shared_pool(config.corpus, workdir, 'select'))
       tables = config.select.tables
       by_beam = by_shard.of_workdir(workdir, inputs.store, tables)
@@ -90,7 +89,7 @@ def run(config: Config, workdir: str) -> None:
 
 
 def _select_all(
-  inputs: _Inputs,
+  inputs: Inputs,
   waiting: Mapping[str, tuple[artifacts.Artifact, str]],
   by_beam: Examples | None,
 ) -> Iterator['_Selection']:
@@ -105,19 +104,24 @@ def _select_all(
     UserError: as `_select`; the arm is named.
   """
   tables = inputs.config.select.tables
-  here = ExampleShards(inputs.workdir, inputs.store, tables)
+  here = ranked = ExampleShards(inputs.workdir, inputs.store, tables)
+  if inputs.own_scores:
+    ranked = ExampleShards(
+      inputs.workdir, inputs.store, tables, scores=inputs.own_scores
+    )
   if by_beam is None:
     len(here)  # Damaged tables are refused, whatever the rules.
   for name, (artifact, arm) in waiting.items():
     try:
-      examples, rules = here, inputs.config.select.arms[arm]
+      examples, read = here, ranked
+      rules = inputs.config.select.arms[arm]
       if by_beam is not None:
         reason = by_shard.why_not(rules, by_beam)
         if reason:
           _log_one_machine(name, reason, len(by_beam))
         else:
-          examples = by_beam
-      yield _select(inputs, examples, artifact, arm)
+          examples = read = by_beam
+      yield _select(inputs, examples, read, artifact, arm)
     except UserError as error:
       raise UserError(f'In select.arms.{arm}: {error}') from None
 
@@ -133,101 +137,12 @@ def _log_one_machine(name: str, reason: str, num_examples: int) -> None:
   )
 
 
-def _open_inputs(config: Config, workdir: str) -> _Inputs:
-  """Opens the token store and checks the tables that were made from it."""
-  store = TokenStore.open(workdir)
-  path, kind = scores_dir(workdir), 'score table'
-  scores = _open_table(path, kind, 'score', store)
-  manifests.check_sizes(path, scores, kind, 'score')
-  path, kind = statistics_dir(workdir), 'table of statistics'
-  statistics = _open_table(path, kind, 'statistics', store)
-  contamination = ''
-  if config.select.decontaminate.paths:
-    contamination = _contamination(workdir, store)['fingerprint']
-  joined = {}
-  for name in config.select.tables:
-    path = user_table_dir(workdir, name)
-    table = _open_table(path, f'table {name}', 'join', store)
-    joined[name] = table['fingerprint']
-  return _Inputs(
-    config,
-    workdir,
-    store,
-    {
-      'scores': scores['fingerprint'],
-      'statistics': statistics['fingerprint'],
-    },
-    joined,
-    {
-      'version': SUMMARY_VERSION,
-      # Summaries show deciles of the scores, also for rules that read none.
-      'scores': scores['fingerprint'],
-      'num_examples': config.report.num_examples,
-      # Shown examples have these columns.
-      **({'tables': joined} if joined else {}),
-      **({'contaminated': contamination} if contamination else {}),
-    },
-  )
-
-
-def _open_table(
-  path: str, kind: str, job: str, store: TokenStore
-) -> manifests.Manifest:
-  """The manifest of a table.
-
-  Raises:
-    UserError: the table is missing, or was made from another token store.
-  """
-  manifest = manifests.open_finished(path, kind, job)
-  manifests.check_made_from(
-    manifest, kind, 'token_store', store.manifest, 'token store'
-  )
-  return manifest
-
-
-def _contamination(workdir: str, store: TokenStore) -> manifests.Manifest:
-  path, kind = contamination_dir(workdir), 'table of contamination'
-  return _open_table(path, kind, 'decontaminate', store)
-
-
-def _summary_key(inputs: _Inputs, arm: str) -> dict[str, Any]:
-  """Entries of the summary of an arm that decide if it is written again."""
-  per = groups_kept.expressions(inputs.config.select.arms[arm])
-  return {**inputs.summary_key, **({'per': per} if per else {})}
-
-
-def _made_from(inputs: _Inputs, arm: str) -> dict[str, str]:
-  """Fingerprints of what the keep sets of an arm are made from, by name."""
-  rules = inputs.config.select.arms[arm]
-  made_from = {'token_store': inputs.store.fingerprint}
-  if rule_inputs.reads_tables(rules):
-    made_from |= inputs.tables
-  if rule_inputs.reads_near_duplicates(rules):
-    groups = _open_table(
-      near_duplicates_dir(inputs.workdir),
-      'table of near-duplicates',
-      'near_duplicates',
-      inputs.store,
-    )
-    made_from['near_duplicates'] = groups['fingerprint']
-  if rule_inputs.reads_contamination(rules):
-    table = _contamination(inputs.workdir, inputs.store)
-    made_from['contamination'] = table['fingerprint']
-  for name in rule_inputs.tables_read(rules, inputs.joined):
-    made_from[user_table_input(name)] = inputs.joined[name]
-  for name in rule_inputs.classifiers_read(rules):
-    path, kind = classifier_dir(inputs.workdir, name), f'classifier {name}'
-    odds = _open_table(path, f'table of {kind}', 'classify', inputs.store)
-    made_from[PREFIX + name] = odds['fingerprint']
-  return made_from
-
-
 def describe(
   config: Config, workdir: str, arm: str, seed: int, inputs: Mapping[str, str]
 ) -> artifacts.Artifact:
   """The keep set of an arm and seed, made from these inputs."""
   rules = config.select.arms[arm]
-  name = keep_set.selection_name(rules, arm, seed)
+  name = keep_set.selection_name(config.select, arm, seed)
   options = {
     'rules': tuple(rules),
     'draw': seed if keep_set.draws(rules) else 0,
@@ -238,7 +153,7 @@ def describe(
   return artifacts.Artifact(
     keep_set_dir(workdir, name),
     f'keep set {name}',
-    'select',
+    keep_set.selection_job(config.select, arm),
     options,
     inputs,
     sections={
@@ -280,27 +195,38 @@ class _Selection(NamedTuple):
 
 
 def _select(
-  inputs: _Inputs, examples: Examples, artifact: artifacts.Artifact, arm: str
+  inputs: Inputs,
+  examples: Examples,
+  ranked: Examples,
+  artifact: artifacts.Artifact,
+  arm: str,
 ) -> _Selection:
   """Applies the rules of an arm.
+
+  Args:
+    inputs: What keep sets are made from.
+    examples: The scored split, for the summary.
+    ranked: The same, with the scores that rules read.
+    artifact: The keep set.
+    arm: The arm.
 
   Raises:
     UserError: a rule cannot be evaluated, or nothing is kept.
   """
   config, store = inputs.config, inputs.store
   rules = config.select.arms[arm]
-  kept, decision = decide(rules, examples, artifact.options['draw'])
-  key = _summary_key(inputs, arm)
-  is_kept = examples.value(Computed(np.asarray, kept, bool))
+  kept, decision = decide(rules, ranked, artifact.options['draw'])
+  # Before anything else reads them, with other scores.
+  kept = ranked.value(kept)
+  key = inputs_lib.summary_key(inputs, arm)
+  is_kept = ranked.value(Computed(np.asarray, kept, bool))
   counts = {
     **key,
     **summary.summarize(examples, kept),
-    **_of_groups(key, examples, kept, rules),
-    **shown.examples_of(
-      examples, is_kept, decision, config.report.num_examples
-    ),
+    **_of_groups(key, ranked, kept, rules),
+    **shown.examples_of(ranked, is_kept, decision, config.report.num_examples),
     'ranked_within_folds': any(
-      rules_lib.ranked_within_folds(examples, rule.score)
+      rules_lib.ranked_within_folds(ranked, rule.score)
       for rule in rules
       if rule.needs_score
     ),
@@ -331,7 +257,7 @@ def _of_groups(
   return counts
 
 
-def _write(inputs: _Inputs, selection: _Selection) -> None:
+def _write(inputs: Inputs, selection: _Selection) -> None:
   """Writes a keep set, unless another process has written it meanwhile."""
   artifact, key, counts, data, file = selection
   with files.lock(artifact.path):

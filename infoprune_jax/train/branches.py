@@ -1,6 +1,7 @@
 """Arms with several phases, and runs that start from another run."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from infoprune_jax.config.experiment import Config
@@ -10,7 +11,12 @@ from infoprune_jax.model import checkpoints
 from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.options import UNKNOWN
 from infoprune_jax.runtime.workdir import run_dir
-from infoprune_jax.selection.keep_set import selection_name
+from infoprune_jax.selection.keep_set import (
+  KeepSet,
+  selection_job,
+  selection_name,
+)
+from infoprune_jax.tokens.token_store import TokenStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +71,26 @@ def keep_sets(config: Config, arm: str, seed: int) -> dict[str, str]:
   names = {}
   for _, one in config.select.phases(last):
     name = 'keep_set' if one == arm else f'keep_set/{one}'
-    names[name] = selection_name(config.select.arms[one], one, seed)
+    names[name] = selection_name(config.select, one, seed)
   return names
+
+
+def open_keep_sets(
+  config: Config, workdir: str, store: TokenStore, arm: str, seed: int
+) -> dict[str, KeepSet]:
+  """The keep sets that `keep_sets` names, by input name.
+
+  Raises:
+    UserError: one is missing, was made for another store, or is damaged.
+  """
+  jobs = {
+    selection_name(config.select, one, seed): selection_job(config.select, one)
+    for one in config.select.arms
+  }
+  return {
+    name: KeepSet.open(workdir, selection, store, jobs[selection])
+    for name, selection in keep_sets(config, arm, seed).items()
+  }
 
 
 def training(
@@ -133,6 +157,14 @@ def origin(config: Config, arm: str, num_steps: int) -> tuple[str, int] | None:
   return other, step
 
 
+def origins(config: Config, arm: str) -> list[str]:
+  """The arms whose runs an arm's run needs: its origin, and what that needs."""
+  names: list[str] = []
+  while branch := config.select.shared(names[-1] if names else arm):
+    names.append(branch.arm)
+  return names
+
+
 def start(
   config: Config, workdir: str, arm: str, seed: int, num_steps: int
 ) -> Start | None:
@@ -147,10 +179,17 @@ def kept_steps(config: Config, arm: str, num_steps: int) -> frozenset[int]:
   return frozenset(one[1] for one in origins if one and one[0] == arm)
 
 
-def in_order(config: Config) -> list[tuple[str, int]]:
-  """Arm and seed of each run; runs come after those that they start from."""
+def in_order(
+  config: Config, arms: Collection[str] = ()
+) -> list[tuple[str, int]]:
+  """Arm and seed of each run; runs come after those that they start from.
+
+  Args:
+    config: The experiment.
+    arms: Those to list; () for all.
+  """
   return sorted(
-    config.runs,
+    (run for run in config.runs if not arms or run[0] in arms),
     # Runs at smaller budgets come first, and after them those that need them.
     key=lambda run: (
       len(config.select.phases(run[0])),

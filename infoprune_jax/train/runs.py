@@ -18,7 +18,6 @@ from infoprune_jax.runtime.progress import logger, quantity
 from infoprune_jax.runtime.workdir import reference_dir, run_dir, scores_dir
 from infoprune_jax.score import references
 from infoprune_jax.score.references import PlannedModel, Reference
-from infoprune_jax.selection.keep_set import KeepSet
 from infoprune_jax.tokens import folds as folds_lib
 from infoprune_jax.tokens.tables import ScoreManifest
 from infoprune_jax.tokens.token_excess import CountedTokens
@@ -162,39 +161,41 @@ def run_reference(
       logger.info('%s: finished before, skipped', spec.name)
 
 
-def run_arms(config: Config, workdir: str, *, extend: bool = False) -> None:
+def run_arms(
+  config: Config,
+  workdir: str,
+  *,
+  extend: bool = False,
+  arms: Collection[str] = (),
+) -> None:
   """Trains every arm for every seed.
 
   Args:
     config: The experiment.
     workdir: Where the token store and the keep sets are.
     extend: Whether finished runs with fewer steps go on.
+    arms: Those to train, () for all.
 
   Raises:
     UserError: a keep set is missing or was made for another token store.
   """
   store = TokenStore.open(workdir)
   initial = references.initial_model(config)
-  model = references.arm_model(
-    config, store.vocab_size, store.manifest['inputs']['vocabulary']
-  )
+  words = store.manifest['inputs']['vocabulary']
+  model = references.arm_model(config, store.vocab_size, words)
   of_all = in_steps(
     config.train.training, model.model, model.vocab_size, 'train.training'
   )
+  wanted = branches.in_order(config, arms)
   training = {
     arm: _training_of_arm(config, workdir, model, of_all, arm)
-    for arm, _ in config.runs
+    for arm, _ in wanted
   }
-  steps, shards = of_all.num_steps, range(store.num_shards)
-  keep_sets = {
-    (arm, seed): {
-      name: KeepSet.open(workdir, selection, store)
-      for name, selection in branches.keep_sets(config, arm, seed).items()
-    }
-    for arm, seed in branches.in_order(config)
-  }
-  skipped = 0
-  for (arm, seed), by_name in keep_sets.items():
+  keep_sets = [
+    branches.open_keep_sets(config, workdir, store, *run) for run in wanted
+  ]
+  steps, skipped = of_all.num_steps, 0
+  for (arm, seed), by_name in zip(wanted, keep_sets, strict=True):
     counted = token_weights.open_counted(config, workdir, store, arm)
     inputs = {
       'token_store': store.fingerprint,
@@ -202,7 +203,7 @@ def run_arms(config: Config, workdir: str, *, extend: bool = False) -> None:
       **({'initial': initial.fingerprint} if initial else {}),
       **({'scores': counted.manifest['fingerprint']} if counted else {}),
     }
-    kept = [[one.doc_indices(n) for n in shards] for one in by_name.values()]
+    kept = [one.of_shards() for one in by_name.values()]
     spec = _Spec(
       f'train {arm} seed {seed}',
       describe_arm(config, workdir, model.model, arm, seed, steps, inputs),
@@ -218,9 +219,8 @@ def run_arms(config: Config, workdir: str, *, extend: bool = False) -> None:
     )
     skipped += not _train(config, workdir, store, spec, extend)
   if skipped:
-    logger.info(
-      'train: %d of %d runs finished before, skipped', skipped, len(keep_sets)
-    )
+    counts = skipped, len(wanted)
+    logger.info('train: %d of %d runs finished before, skipped', *counts)
 
 
 def in_steps(

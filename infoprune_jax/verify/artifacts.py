@@ -16,6 +16,7 @@ from infoprune_jax.runtime.workdir import (
   contamination_dir,
   keep_set_dir,
   near_duplicates_dir,
+  own_scores_dir,
   reference_dir,
   reference_input,
   run_dir,
@@ -83,6 +84,8 @@ def open_artifact(
   manifest = None
   try:
     manifest = manifests.read_manifest(path, job)
+    # Two stages write keep sets.
+    job = manifest['job'] if manifest else job
   except UserError as error:
     problems.append(str(error))
   status = ArtifactStatus(path, kind, job, manifest, 0)
@@ -202,7 +205,14 @@ def _input_paths(status: ArtifactStatus, workdir: str) -> dict[str, str]:
       paths[name] = user_table_dir(workdir, table)
     if name.startswith(PREFIX):
       paths[name] = classifier_dir(workdir, name.removeprefix(PREFIX))
+  # Of an arm and a seed: its own folder, or a name that ends with the seed.
+  own_arm, _, number = posixpath.basename(status.path).rpartition('-seed-')
+  if 'own_scores' in status.finished['inputs']:
+    paths['own_scores'] = own_scores_dir(workdir, own_arm, int(number))
   arm, seed = status.path.split('/')[-2:]
+  if 'branch_of' in status.finished['options'] and status.job == 'own_scores':
+    other = status.finished['options']['branch_of']
+    paths['run'] = run_dir(workdir, other, int(seed.removeprefix('seed-')))
   if status.job == 'train':
     for name in status.finished['inputs']:
       folder, _, other = name.partition('/')  # The arm of an earlier phase.

@@ -54,6 +54,7 @@ _KINDS: tuple[
   ('reference', 'reference', 'reference model', runs.problems),
   ('reference/fold-*', 'reference', 'reference model', runs.problems),
   ('scores', 'score', 'score table', tables.score_problems),
+  ('own_scores/*/seed-*', 'own_scores', 'score table', tables.score_problems),
   ('keep_sets/*', 'select', 'keep set', keep_sets.problems),
   ('selection_report', 'selection_report', 'selection report', None),
   ('train/*/seed-*', 'train', 'training run', runs.problems),
@@ -78,6 +79,7 @@ _COMPARED = (
   'join',
   'classify',
   'score',
+  'own_scores',
   'select',
   'evaluate',
 )  # with the token store

@@ -43,6 +43,35 @@ def test_phases_are_arms_and_branches():
   assert experiment.from_mapping(validation.to_plain(made)) == made
 
 
+def test_arms_that_score_themselves_have_keep_sets_where_they_train():
+  arms = dict(
+    end=base.branch('late', at=0.8, then=TOP, score_with='itself'),
+    late=base.branch('full', at=0.5, then=TOP, score_with='itself'),
+  )
+  made = config(**arms)
+  assert made.select.branches['late'] == BranchConfig(
+    arm='full', at=0.5, score_with='itself'
+  )
+  assert made.own_scored == ('late', 'end')  # `end` starts from `late`.
+  assert made.selected == ('full', 'random', 'end', 'late')
+  some = config(trained=('full', 'late'), **arms)
+  assert some.own_scored == ('late',)
+  assert some.selected == ('full', 'random', 'late')
+  assert experiment.from_mapping(validation.to_plain(made)) == made
+
+
+def test_scores_of_its_own_need_the_run_of_another_arm():
+  first, then = base.branch('full', at=0.5, then=TOP, score_with='itself')
+  last = base.phases((0.0, ALL), (0.8, ALL))[1]
+  with pytest.raises(UserError, match='needs the checkpoint of another arm'):
+    config(a=(*base.phases((0.0, ALL), (0.3, ALL)), then))
+  with pytest.raises(UserError, match='the first phase has score_with'):
+    config(a=({**base.phases((0.0, TOP))[0], 'score_with': 'itself'}, last))
+  # Its second phase is an arm that would not be trained.
+  with pytest.raises(UserError, match='a_phase_2 has .*is only a phase of'):
+    config(a=(first, then, last))
+
+
 def budgeted(*budgets: float, baseline: str = 'full', **training) -> Config:
   edits = edits_of('base')
   edits.select.arms.late = base.branch('full', 0.5, TOP)
@@ -79,6 +108,10 @@ def test_bad_budgets_are_refused(options, message):
   'arms, message',
   [
     (dict(a=base.branch('ful', 0.5, TOP)), "'ful'. Did you mean 'full'"),
+    (
+      dict(a=base.branch('full', 0.5, TOP, score_with='itslef')),
+      r"arms.a.*: score_with .* got 'itslef'. Did you mean 'itself'",
+    ),
     (dict(a=base.branch('full', 1.0, TOP)), r'0.0, 1.0 of .* in \(0, 1\)'),
     (dict(a=base.branch('full', 0, TOP)), r'0.0, 0.0 of .* in \(0, 1\)'),
     (dict(a=base.phases((0.1, TOP), (0.5, ALL))), 'at 0.1, 0.5 of the steps'),

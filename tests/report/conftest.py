@@ -35,7 +35,6 @@ from infoprune_jax.selection import (
   keep_set,
   rule_inputs,
   rules,
-  select,
   shown,
   summary,
 )
@@ -242,7 +241,7 @@ def write_keep_set(
     mean = summary.mean_nll(examples)
     decision = shown.Decision(rules_[-1], mean, whole, kept)
   content = {
-    'version': select.SUMMARY_VERSION,
+    'version': inputs.SUMMARY_VERSION,
     'scores': scores,
     **summary.summarize(examples, kept),
     **shown.examples_of(examples, kept, decision, 3),
@@ -341,7 +340,7 @@ def write_workdir(
     if rule_inputs.reads_tables(rules_):
       made_from |= scores
     if of == arm:
-      name = selection_name(rules_, arm, seed)
+      name = selection_name(made.select, arm, seed)
       kept[arm, seed] = write_keep_set(
         workdir, examples, arm, name, rules_, scores['scores'], made_from
       )

@@ -13,7 +13,7 @@ from changed_artifacts import rewrite, with_value
 from ml_collections import ConfigDict
 
 from configs import base
-from infoprune_jax import stages
+from infoprune_jax import stage, stages
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import files, manifests
@@ -97,7 +97,7 @@ def test_a_rule_keeps_the_highest_odds(config, classified, tmp_path):
 
 
 def stale(config: config_lib.Config, workdir: str) -> set[str]:
-  _, states = stages.compare(config, workdir, ['select'])
+  _, _, states = stage.compare(stages.STAGES, config, workdir, ['select'])
   return {p.partition('work/')[2] for p, one in states.items() if one.causes}
 
 

@@ -12,7 +12,7 @@ from changed_artifacts import PART, reseal, rewrite, with_value
 from made_scores import write_scores
 
 from configs import base
-from infoprune_jax import stages
+from infoprune_jax import stage, stages
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.selection import RuleConfig
 from infoprune_jax.config.validation import UserError
@@ -255,7 +255,7 @@ def test_rules_read_it_and_a_changed_file_makes_keep_sets_stale(
   assert scores[holds].min() > scores[~holds].max()
 
   def causes() -> dict:
-    _, states = stages.compare(resolved, workdir, ['select'])
+    _, _, states = stage.compare(stages.STAGES, resolved, workdir, ['select'])
     return {p: one.causes for p, one in states.items() if one.causes}
 
   name = keep_set_dir(workdir, 'good')
@@ -358,8 +358,8 @@ def test_kept_and_joined_columns_are_in_rules_and_exports(experiment, tmp_path):
   path = write(table, tmp_path / 'x.parquet')
   resolved = config(edits, quality=base.table(path, on='example_id'))
   stages.check(resolved, 'select')
-  for stage in (tokenize, statistics, join):
-    stage.run(resolved, workdir)
+  for module in (tokenize, statistics, join):
+    module.run(resolved, workdir)
   write_scores(workdir)
   select.run(resolved, workdir)
   tables_of = decisions.Tables(workdir, ('low',), ('quality',))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from configs import base
+from infoprune_jax.config.arms import SelectConfig
 from infoprune_jax.config.selection import RANKED_KINDS, RuleConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import artifacts
@@ -145,4 +146,5 @@ def test_damage_is_found(tmp_path):
 def test_arms_that_draw_have_a_keep_set_a_seed(kinds, names):
   rules = [rule(kind) for kind in kinds]
   assert keep_set.draws(rules) is (names[0] != names[1])
-  assert [keep_set.selection_name(rules, 'arm', s) for s in (0, 1)] == names
+  select = SelectConfig(arms={'arm': tuple(rules)})
+  assert [keep_set.selection_name(select, 'arm', s) for s in (0, 1)] == names

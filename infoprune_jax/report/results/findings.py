@@ -15,6 +15,7 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.report import provenance
 from infoprune_jax.report.results import (
   comparisons,
+  costs,
   gains,
   inputs,
   near_copies,
@@ -25,7 +26,6 @@ from infoprune_jax.report.results import (
 from infoprune_jax.report.results.comparisons import Differences, Question
 from infoprune_jax.report.results.statistics import HeldoutLosses
 from infoprune_jax.report.selection import artifact as selection_artifact, kinds
-from infoprune_jax.selection import expressions
 
 
 def gather(config: Config, workdir: str) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def gather(config: Config, workdir: str) -> dict[str, Any]:
       'choose': _size(question.choose) if question.choose else None,
     },
     'model': _model(config, upstream),
-    'spent': _spent(upstream),
+    'spent': costs.of_experiment(upstream),
     'bootstrap_samples': samples,
     'arms': arms,
     'comparisons': [
@@ -113,14 +113,14 @@ def _arms(
   """Each arm: what it keeps, its cost, its losses, its differences."""
   baseline = config.report.baseline
   losses = statistics.losses_by_seed(question.target)  # each [A, S]
-  costs = {arm: _costs(config, upstream, arm) for arm in config.arms}
-  least = max(costs[baseline]['flops']['total'], 1.0)
-  for cost in costs.values():
+  spent = {arm: costs.of_arm(config, upstream, arm) for arm in config.arms}
+  least = max(spent[baseline]['flops']['total'], 1.0)
+  for cost in spent.values():
     cost['flops']['ratio'] = cost['flops']['total'] / least
   return [
     {
       **arm,
-      **costs[arm['name']],
+      **spent[arm['name']],
       **{
         measure: {
           'mean': float(values[a].mean()),
@@ -230,6 +230,7 @@ def _statements(
       *wording.token_weights(
         {a: config.train.token_weights.get(a, 1.0) for a in config.arms}
       ),
+      *wording.own_scores(report['arms']),
     ],
     'terminal': wording.terminal(
       [*first, *itertools.chain(*told[:1]), *last],
@@ -262,73 +263,6 @@ def _curves(
     del curve['nats_per_token_by_source']
     curves.append({'arm': arm, 'seed': seed, **curve, 'measured': measured})
   return curves
-
-
-def _costs(
-  config: Config, upstream: inputs.Upstream, arm: str
-) -> dict[str, Any]:
-  """The cost of one run of an arm, with the scores that its rules read."""
-  runs = [upstream.runs[arm, seed] for seed in config.train.seeds]
-  # Only rules that rank by the reference model's NLL need it, and weights.
-  pays = config.train.token_weights.get(arm, 1.0) < 1.0 or any(
-    expressions.reads_reference(text)
-    for _, keep_set in config.select.phases(arm)
-    for rule in config.select.arms[keep_set]
-    for text in rule.expressions
-  )
-  scores = upstream.scores
-  flops = {
-    'training': _mean(runs, 'flops'),
-    'reference': float(scores['reference']['flops']) if pays else 0.0,
-    'scoring': float(scores['flops']) if pays else 0.0,
-  }
-  return {
-    'step': runs[0]['step'],
-    # A model from elsewhere does not tell what it cost.
-    'cost_is_known': not pays or flops['reference'] > 0.0,
-    # What such an arm keeps is what its last phase keeps.
-    'has_phases': arm in config.select.branches,
-    'shared': _shared(config, arm, runs),
-    'tokens': round(_mean(runs, 'tokens')),
-    'epochs': _mean(runs, 'epochs'),
-    'flops': {**flops, 'total': sum(flops.values())},
-  }
-
-
-def _shared(
-  config: Config, arm: str, runs: list[Mapping[str, Any]]
-) -> dict[str, Any] | None:
-  """The steps that an arm's runs have from another arm's, and their FLOPs.
-
-  They are part of the arm's total. None if it takes all steps itself.
-  """
-  branch = config.select.shared(arm)
-  if not branch:
-    return None
-  step = runs[0]['shared_steps']
-  fraction = step / runs[0]['step']
-  return {
-    'arm': branch.arm,
-    'step': step,
-    'flops': fraction * _mean(runs, 'flops'),
-  }
-
-
-def _spent(upstream: inputs.Upstream) -> dict[str, float]:
-  """The FLOPs of the whole experiment, which count shared steps once."""
-  flops = {
-    'training': sum(
-      run['flops'] * (1.0 - run.get('shared_steps', 0) / run['step'])
-      for run in upstream.runs.values()
-    ),
-    'reference': float(upstream.scores['reference']['flops']),
-    'scoring': float(upstream.scores['flops']),
-  }
-  return {**flops, 'total': sum(flops.values())}
-
-
-def _mean(manifests: list[Mapping[str, Any]], key: str) -> float:
-  return sum(manifest[key] for manifest in manifests) / len(manifests)
 
 
 def _perplexity(nats_per_token: float) -> float:

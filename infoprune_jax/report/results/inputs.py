@@ -77,6 +77,10 @@ class Upstream(Selected):
     for fold, manifest in enumerate(self.references):
       name = reference_input(fold, len(self.references))
       check(self.scores, 'score table', name, manifest, 'reference model')
+    for (arm, seed), table in self.own_scores.items():
+      of_table = f'score table of {arm}, seed {seed}'
+      trained = self.runs[table['options']['branch_of'], seed]
+      check(table, of_table, 'run', trained, 'training run')
     for (arm, seed), run in self.runs.items():
       of_run = f'of {arm}, seed {seed}'
       for made_from in run['inputs']:

@@ -280,10 +280,11 @@ def _of_budget(compared: Arm, baseline: str) -> Iterator[str]:
       'reference model and scoring).'
     )
   elif ratio > _COSTLIER:
+    scored = 'the reference model and scoring'
+    scored = scored if compared['needs_reference'] else 'scoring'
     yield (
-      f'Arms are compared at equal training tokens. In total, with the '
-      f'reference model and scoring, {name} costs {ratio:.2f} times the FLOPs '
-      f'of {baseline}.'
+      f'Arms are compared at equal training tokens. In total, with {scored}, '
+      f'{name} costs {ratio:.2f} times the FLOPs of {baseline}.'
     )
   if compared['shared']:
     yield shared_steps(compared)
@@ -309,6 +310,20 @@ def token_weights(fractions: Mapping[str, float]) -> Iterator[str]:
       f'with the highest excess ({_listed(arms)}). The other tokens cost the '
       'same FLOPs. The total of the arm includes scoring with both models.'
     )
+
+
+def own_scores(arms: Sequence[Arm]) -> Iterator[str]:
+  """What scoring with their own checkpoints costs arms, a line for each."""
+  for arm in arms:
+    name = arm['name']
+    free = '' if arm['needs_reference'] else ', and no reference model'
+    for one in arm['own_scores']:
+      yield (
+        f'{name} is scored with its own checkpoint of step {one["step"]:,}, '
+        f'that of the run of {one["arm"]}: another model for each seed. Scoring '
+        f'once costs {quantity(one["flops"], "FLOP")}. The total of {name} '
+        f'includes it{free}.'
+      )
 
 
 def gain(arm: Arm, baseline: str, budgets: Sequence[float]) -> list[str]:

@@ -103,7 +103,8 @@ def _scores(
   }
   lowest = {*map(_normalised, users)}
   for arm, of_arm in config.select.arms.items():
-    for rule in of_arm:
+    # The scores by its own checkpoint are not among the columns.
+    for rule in () if config.select.scores_itself(arm) else of_arm:
       if rule.needs_score:
         text = rule.score.strip()
         score = scores.setdefault(

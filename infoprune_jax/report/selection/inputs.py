@@ -1,6 +1,7 @@
 """The inputs of the selection report: all artifacts made before training."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from infoprune_jax.runtime.workdir import (
   contamination_dir,
   keep_set_dir,
   near_duplicates_dir,
+  own_scores_dir,
   scores_dir,
   statistics_dir,
   token_store_dir,
@@ -20,8 +22,12 @@ from infoprune_jax.runtime.workdir import (
   user_table_input,
   vocabulary_dir,
 )
-from infoprune_jax.selection.keep_set import read_summary, selection_name
-from infoprune_jax.selection.select import SUMMARY_VERSION
+from infoprune_jax.selection.inputs import SUMMARY_VERSION
+from infoprune_jax.selection.keep_set import (
+  read_summary,
+  selection_job,
+  selection_name,
+)
 from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.tokens.vocabulary import Vocabulary
 
@@ -42,6 +48,8 @@ class Selected:
   contamination: Mapping[str, Any] | None  # if there are benchmarks
   joined: Mapping[str, Mapping[str, Any]]  # tables of the user's, by name
   classifiers: Mapping[str, Mapping[str, Any]]  # those that a keep set reads
+  # Score tables by checkpoints of arms, by arm and seed.
+  own_scores: Mapping[tuple[str, int], Mapping[str, Any]]
   keep_sets: Mapping[str, Mapping[str, Any]]  # by selection
   selections: Mapping[tuple[str, int], str]  # by arm and seed
 
@@ -62,6 +70,8 @@ class Selected:
       manifests[user_table_input(name)] = manifest
     for name, manifest in self.classifiers.items():
       manifests[f'classifiers/{name}'] = manifest
+    for (arm, seed), manifest in self.own_scores.items():
+      manifests[own_scores_dir('', arm, seed)] = manifest
     for name, manifest in self.keep_sets.items():
       manifests[f'keep_sets/{name}'] = manifest
     return {path: item['fingerprint'] for path, item in manifests.items()}
@@ -84,6 +94,7 @@ class Selected:
       check(*keep_set, *store)
       if 'scores' in manifest['inputs']:  # The arm reads a score.
         check(*keep_set, 'scores', self.scores, 'score table')
+      if 'statistics' in manifest['inputs']:
         check(*keep_set, 'statistics', self.statistics, 'table of statistics')
       if self.near_duplicates and 'near_duplicates' in manifest['inputs']:
         groups = (self.near_duplicates, 'table of near-duplicates')
@@ -98,6 +109,11 @@ class Selected:
       for classifier, table in self.classifiers.items():
         if (column := PREFIX + classifier) in manifest['inputs']:
           check(*keep_set, column, table, f'table of classifier {classifier}')
+    for run, manifest in self.own_scores.items():
+      check(manifest, f'score table of {run[0]}, seed {run[1]}', *store)
+      kept = f'keep set {self.selections[run]}'
+      read = ('own_scores', manifest, 'score table of its checkpoint')
+      check(self.keep_sets[self.selections[run]], kept, *read)
 
 
 def open_selected(config: Config, workdir: str) -> Selected:
@@ -108,16 +124,20 @@ def open_selected(config: Config, workdir: str) -> Selected:
   """
   opened = manifests.open_finished
   selections = {
-    (arm, seed): selection_name(rules, arm, seed)
-    for arm, rules in config.select.arms.items()
+    (arm, seed): selection_name(config.select, arm, seed)
+    for arm in config.selected
     for seed in config.train.seeds
   }
   path = scores_dir(workdir)
   scores = opened(path, 'score table', 'score')
   manifests.check_sizes(path, scores, 'score table', 'score')
   keep_sets = {
-    name: opened(keep_set_dir(workdir, name), f'keep set {name}', 'select')
-    for name in selections.values()
+    name: opened(
+      keep_set_dir(workdir, name),
+      f'keep set {name}',
+      selection_job(config.select, arm),
+    )
+    for (arm, _), name in selections.items()
   }
   near_duplicates = None
   if any('near_duplicates' in kept['inputs'] for kept in keep_sets.values()):
@@ -147,18 +167,38 @@ def open_selected(config: Config, workdir: str) -> Selected:
       name: opened(
         classifier_dir(workdir, name), f'table of classifier {name}', 'classify'
       )
-      for name in dict.fromkeys(
-        column.removeprefix(PREFIX)
-        for kept in keep_sets.values()
-        for column in kept['inputs']
-        if column.startswith(PREFIX)
-      )
+      for name in _classifiers_read(keep_sets)
     },
+    own_scores=_own_scores(config, workdir),
     keep_sets=keep_sets,
     selections=selections,
   )
   selected.check_lineage()
   return selected
+
+
+def _classifiers_read(
+  keep_sets: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+  """The names of the classifiers that keep sets were made from."""
+  columns = itertools.chain(*(kept['inputs'] for kept in keep_sets.values()))
+  own = (name for name in columns if name.startswith(PREFIX))
+  return [name.removeprefix(PREFIX) for name in dict.fromkeys(own)]
+
+
+def _own_scores(
+  config: Config, workdir: str
+) -> dict[tuple[str, int], Mapping[str, Any]]:
+  """The score tables by checkpoints of arms, by arm and seed."""
+  return {
+    (arm, seed): manifests.open_finished(
+      own_scores_dir(workdir, arm, seed),
+      f'score table of {arm}, seed {seed}',
+      'own_scores',
+    )
+    for arm in config.own_scored
+    for seed in config.train.seeds
+  }
 
 
 def keep_summaries(workdir: str, selected: Selected) -> Summaries:

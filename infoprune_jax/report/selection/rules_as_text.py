@@ -22,7 +22,11 @@ def describe_arm(select: SelectConfig, arm: str) -> str:
   ends = [f'up to {100 * at:g} % of the steps: ' for at, _ in phases[1:]]
   if not ends:
     return describe(select.arms[arm])
-  texts = [describe(select.arms[keep_set]) for _, keep_set in phases]
+  texts = [
+    describe(select.arms[keep_set])
+    + ', scored by the checkpoint there' * select.scores_itself(keep_set)
+    for _, keep_set in phases
+  ]
   parts = map(str.__add__, [*ends, 'from there on: '], texts)
   shared = select.shared(arm)
   first = f'from the run of {shared.arm}, ' if shared else ''

@@ -55,7 +55,7 @@ def gather(
     throws something away beyond, by 'low' and 'high'. A rule that draws, or
     has a budget for each source, has no threshold.
   """
-  names = list(select.arms)
+  names = list(summaries)
   return [
     {
       'name': name_of(list(sweep)),

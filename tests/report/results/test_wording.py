@@ -47,6 +47,8 @@ def arm(name: str, **fields) -> dict:
     'flops': {'ratio': 1.0},
     'cost_is_known': True,
     'shared': None,
+    'needs_reference': True,
+    'own_scores': [],
     'keeps_everything': False,
     'added_tokens': None,
     **fields,
