@@ -50,7 +50,7 @@ def run(
     UserError: `stages.run` would raise it.
   """
   workdir = stages.prepare(config, workdir, job)
-  plan = _plan(config, workdir)
+  plan = make_plan(config, workdir)
   lines = [
     *(_details(plan) if full else ()),
     *_summary(plan, job, full, extend),
@@ -59,7 +59,8 @@ def run(
     print('\n'.join(lines))
 
 
-def _plan(config: Config, workdir: str) -> costs.Plan:
+def make_plan(config: Config, workdir: str) -> costs.Plan:
+  """The inputs of the costs of stages, read from the corpus and the workdir."""
   vocab_size = references.vocab_size(config)
   inputs = sources.list_files(config.corpus.sources)
   store = manifests.read_manifest(token_store_dir(workdir), 'tokenize')

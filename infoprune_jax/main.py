@@ -223,7 +223,7 @@ def main(argv: Sequence[str]) -> int:
     return 128 + stopped.number
   except validation.UserError as error:
     if distributed:
-      distributed.abandon(str(error))
+      distributed.abandon(error)
     return _exit(str(error))
   except Exception as error:
     refusal = files.refusal(error)

@@ -70,6 +70,7 @@ DRILLS = (
   'tests/test_disk.py',
   'tests/test_object_store.py',
   'tests/test_tools.py',
+  'tests/tools/test_docker_install.py',
 )
 # Other modules of half a minute and more.
 LONG = (

@@ -41,6 +41,7 @@ mkdir -p "$source"
 git ls-files --cached --others --exclude-standard -z |
   tar --create --null --files-from=- | tar --extract --directory "$source"
 
+# shellcheck disable=SC2016 # The inner shell expands them.
 chroot "$folder" /bin/bash -euc '
   export HOME=/root LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin
   cd "/src/$1"

@@ -33,7 +33,13 @@ from jax._src import distributed
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import preemption
-from infoprune_jax.runtime.peers import AGAIN, FOLDER, Watch
+from infoprune_jax.runtime.peers import (
+  AGAIN,
+  FOLDER,
+  LOST,
+  LOST_EXIT_CODE,
+  Watch,
+)
 from infoprune_jax.runtime.progress import logger
 
 PROCESS_TIMEOUT = 60  # seconds without a heartbeat
@@ -41,6 +47,11 @@ PROCESS_TIMEOUT = 60  # seconds without a heartbeat
 BARRIER_TIMEOUT = 1800  # seconds
 _START_TIMEOUT = 300  # seconds: hosts of a large job do not start at once
 EXIT_CODE = 2
+
+
+class ProcessLost(UserError):
+  """Another process does not answer; the same command may succeed later."""
+
 
 _stop = threading.Event()
 _calls: dict[str, int] = {}
@@ -146,7 +157,7 @@ def barrier(name: str, timeout: float = BARRIER_TIMEOUT) -> None:
     timeout: In seconds.
 
   Raises:
-    UserError: some processes do not call it; they are named.
+    ProcessLost: some processes do not call it; they are named.
   """
   if count() == 1:
     return
@@ -163,7 +174,7 @@ def broadcast(name: str, value: Any, timeout: float = BARRIER_TIMEOUT) -> Any:
   """Returns the JSON value of process 0 on every process.
 
   Raises:
-    UserError: the value does not arrive in time.
+    ProcessLost: the value does not arrive in time.
   """
   if count() == 1:
     return value
@@ -190,7 +201,7 @@ def all_gather(
   """The JSON values of all processes, in the order of processes.
 
   Raises:
-    UserError: some do not arrive in time; the first process is named.
+    ProcessLost: some do not arrive in time; the first process is named.
   """
   if count() == 1:
     return [value]
@@ -221,9 +232,9 @@ def _get(key: str, owner: int, name: str, timeout: float) -> Any:
     raise _late([str(owner)], name, timeout) from None
 
 
-def _late(processes: list[str], name: str, timeout: float) -> UserError:
+def _late(processes: list[str], name: str, timeout: float) -> ProcessLost:
   which = ', '.join(processes) or 'unknown'
-  return UserError(
+  return ProcessLost(
     f'Process {which} of {count()} did not reach {name!r} within {timeout:.0f} '
     f's: look at its log. {AGAIN}'
   )
@@ -248,11 +259,14 @@ def abandon(reason: str | Exception) -> NoReturn:
     watch = _watching()
     time.sleep(watch.timeout + 5 * watch.interval)
   _stop.set()
-  message = (
-    reason if isinstance(reason, str) else f'{type(reason).__name__}: {reason}'
-  )
-  _announce('failed', f'process {index()} stopped: {message}')
-  if isinstance(reason, Exception):
+  is_defect = not isinstance(reason, str | UserError)
+  message = f'{type(reason).__name__}: {reason}' if is_defect else str(reason)
+  is_lost = isinstance(reason, ProcessLost)
+  folder = LOST if is_lost else 'failed'
+  _announce(folder, f'process {index()} stopped: {message}')
+  if is_lost:
+    stop_process(message, LOST_EXIT_CODE)
+  if is_defect:
     traceback.print_exception(reason)
     sys.stderr.flush()
     os._exit(1)
@@ -309,7 +323,7 @@ def _on_abort(blame: Callable[[], str]) -> None:
   def handler(number: int) -> None:
     message = blame()
     if message:
-      stop_process(message)
+      stop_process(message, LOST_EXIT_CODE)
     os._exit(128 + number)
 
   # Handlers of Python run in the main thread, which would be too late.

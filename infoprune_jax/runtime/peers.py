@@ -15,6 +15,8 @@ from typing import Any
 
 FOLDER = 'infoprune_jax'  # in the store
 AGAIN = 'Start the job again, on any number of hosts: finished work is kept.'
+LOST = 'failed/lost'  # the folder of messages about lost processes
+LOST_EXIT_CODE = 75  # EX_TEMPFAIL: another process is lost; start the job again
 
 
 class Watch:
@@ -30,14 +32,15 @@ class Watch:
     store_error: type[Exception] = RuntimeError,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """Prepares to call `stop` with a message, and the exit code if it is not 2.
+    """Prepares to call `stop` with a message, and an exit code.
 
     Args:
       client: The client of the store.
       process: Index of this process.
       processes: Number of processes.
       timeout: Seconds without a heartbeat after which one counts as lost.
-      stop: Ends this process.
+      stop: Ends this process: `LOST_EXIT_CODE` if a process is lost, 143 if one
+        was told to stop, and no code if one has failed.
       store_error: The error of the client if the store is gone.
       clock: In seconds.
     """
@@ -68,14 +71,14 @@ class Watch:
     answered, silent = self.answered, 0.0
     while not stop.wait(self.interval):
       if message := self._stood_still():
-        self._stop(message)
+        self._stop(message, LOST_EXIT_CODE)
       now = self._clock()
       silent += min(now - self._awake, 2 * self.interval)
       self._awake = now
       if self.answered != answered:
         answered, silent = self.answered, 0.0
       if silent > self.timeout and not stop.is_set():
-        self._stop(self._silence(['0']))
+        self._stop(self._silence(['0']), LOST_EXIT_CODE)
 
   def _stood_still(self) -> str:
     passed = self._clock() - self._awake
@@ -101,7 +104,9 @@ class Watch:
     if told:
       self._stop(next(iter(told.values())), 128 + signal.SIGTERM)
     else:
-      self._stop(next(iter(failed.values())))
+      key, message = next(iter(failed.items()))
+      is_lost = key.startswith(f'{FOLDER}/{LOST}/')
+      self._stop(message, *([LOST_EXIT_CODE] if is_lost else []))
 
   def blame(self, address: str) -> str:
     """A message if process 0, at this address, is gone; '' if not.
@@ -128,8 +133,9 @@ class Watch:
     if not late:
       return {}
     message = self._silence(late)
-    self._client.key_value_set(f'{FOLDER}/failed/late', message)
-    return {'failed': message}
+    key = f'{FOLDER}/{LOST}/late'
+    self._client.key_value_set(key, message)
+    return {key: message}
 
   def _silence(self, late: list[str]) -> str:
     return (

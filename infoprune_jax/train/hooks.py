@@ -24,7 +24,13 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.evaluate.perplexity import Curve
 from infoprune_jax.model import checkpoints, flops
 from infoprune_jax.model.mesh import Mesh
-from infoprune_jax.runtime import distributed, files, preemption, progress
+from infoprune_jax.runtime import (
+  distributed,
+  files,
+  peers,
+  preemption,
+  progress,
+)
 from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.progress import logger
 from infoprune_jax.score.references import Reference
@@ -35,7 +41,7 @@ from infoprune_jax.train.timing import Timing
 
 STATE_ITEMS = ('opt_state', 'step', 'loss_mean')  # Scoring does not read them.
 MAX_SKIPPED = 10  # bad steps in a row; that many are not chance
-WATCHDOG_EXIT_CODE = 75  # EX_TEMPFAIL: start it again
+WATCHDOG_EXIT_CODE = peers.LOST_EXIT_CODE
 
 
 @dataclasses.dataclass(frozen=True)

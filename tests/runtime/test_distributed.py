@@ -85,7 +85,9 @@ def test_a_process_without_a_sign_of_life_is_named_to_all(monkeypatch):
   store, now, told = Store(), [0.0], []
   monkeypatch.setattr(peers.time, 'sleep', lambda seconds: None)
   watches = [
-    peers.Watch(store, process, 3, 60, told.append, clock=lambda: now[0])
+    peers.Watch(
+      store, process, 3, 60, lambda *why: told.append(why), clock=lambda: now[0]
+    )
     for process in range(3)
   ]
   going_on = threading.Event()
@@ -97,8 +99,9 @@ def test_a_process_without_a_sign_of_life_is_named_to_all(monkeypatch):
       break
   assert 159 <= second <= 161
   assert len(told) == 2
-  for message in told:
+  for message, code in told:
     assert 'process 2 of 3 sent no heartbeat for 60 s' in message
+    assert code == peers.LOST_EXIT_CODE == 75
 
 
 def test_why_a_process_stops_is_told_to_the_others():
@@ -111,6 +114,27 @@ def test_why_a_process_stops_is_told_to_the_others():
   leaving.set()
   watch.look(leaving)
   assert len(told) == 1
+
+
+def test_who_lost_another_tells_it_with_the_code_to_start_again(
+  store, monkeypatch
+):
+  told = []
+  monkeypatch.setattr(
+    distributed, 'stop_process', lambda *why: told.append(why)
+  )
+  monkeypatch.setattr(peers.time, 'sleep', lambda seconds: None)
+  watch = peers.Watch(store, 2, 3, 60, lambda *why: told.append(why))
+  monkeypatch.setattr(distributed, '_watch', watch)
+  monkeypatch.setattr(distributed, '_stop', threading.Event())
+  store.missing = ['1']
+  with pytest.raises(distributed.ProcessLost) as lost:
+    distributed.barrier('the end')
+  distributed.abandon(lost.value)
+  watch.look(threading.Event())
+  assert [code for _, code in told[:1]] == [75]
+  assert told[-1][1] == 75
+  assert 'Process 1 of 3' in told[-1][0]
 
 
 class Ticks(threading.Event):
@@ -139,10 +163,14 @@ class Ticks(threading.Event):
 )
 def test_a_store_that_does_not_answer_is_process_0_frozen(passes, message):
   now, told = [0.0], []
-  watch = peers.Watch(Store(), 1, 3, 60, told.append, clock=lambda: now[0])
+  watch = peers.Watch(
+    Store(), 1, 3, 60, lambda *why: told.append(why), clock=lambda: now[0]
+  )
   watch.guard(Ticks(now, passes))
   assert bool(told) == bool(message)
-  assert message in ''.join(told[:1])
+  for reason, code in told[:1]:
+    assert message in reason
+    assert code == peers.LOST_EXIT_CODE
 
 
 def test_who_is_told_to_stop_is_no_failure():

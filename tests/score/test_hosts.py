@@ -15,8 +15,8 @@ import pytest
 from host_job import Job
 from small_corpus import small_config
 
-from infoprune_jax import main
 from infoprune_jax.config import experiment as config_lib
+from infoprune_jax.runtime import peers
 from infoprune_jax.runtime.workdir import scores_dir
 from infoprune_jax.tokens import tables, tokenize
 from infoprune_jax.train import runs
@@ -144,7 +144,7 @@ def test_killed_in_the_middle_and_resumed_by_other_hosts(
     codes, outputs = Job(*workdir.job, processes, killed=killed).ended()
     assert codes.pop(killed[0]) == -signal.SIGKILL
     outputs.pop(killed[0])
-    assert set(codes) == {main.USER_ERROR}
+    assert set(codes) == {peers.LOST_EXIT_CODE}
     for output in outputs:
       assert f'process {killed[0]}' in output, output
       assert 'Start the job again, on any number of hosts' in output
@@ -177,11 +177,11 @@ def test_what_was_stopped_writes_nothing_over_a_newer_table(
   workdir = prepared.copy(tmp_path / 'work')
   other = ('--config.score.window_overlap=8',)
   stopped = Job(*workdir.job, 2, *other, signalled=(1, 1, signal.SIGSTOP))
-  assert stopped.wait_for(0) == main.USER_ERROR
+  assert stopped.wait_for(0) == peers.LOST_EXIT_CODE
   shutil.rmtree(workdir.path / 'scores')
   Job(*workdir.job, 1).finish()
   stopped.go_on(1)
   codes, outputs = stopped.ended()
-  assert codes == [main.USER_ERROR] * 2, outputs
+  assert codes == [peers.LOST_EXIT_CODE] * 2, outputs
   assert 'Traceback' not in outputs[1]
   assert workdir.scores() == alone

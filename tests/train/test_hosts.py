@@ -9,8 +9,7 @@ import time
 import pytest
 from host_job import Job
 
-from infoprune_jax import main
-from infoprune_jax.runtime import manifests
+from infoprune_jax.runtime import manifests, peers
 
 CONFIG = """
 from small_corpus import small_config
@@ -75,7 +74,7 @@ def test_killed_and_resumed_on_other_numbers_of_hosts(begin, alone, tmp_path):
   workdir = tmp_path / 'chain'
   codes, outputs = begin(workdir, 3, signalled=(1, 8, signal.SIGKILL)).ended()
   assert codes.pop(1) == -signal.SIGKILL
-  assert set(codes) == {main.USER_ERROR}
+  assert set(codes) == {peers.LOST_EXIT_CODE}
   assert 'process 1' in outputs[0] and 'Traceback' not in outputs[0]
   assert steps(workdir) == [5]
   mesh = ('--config.mesh.data=1', '--config.mesh.fsdp=2')
@@ -160,7 +159,7 @@ def test_a_frozen_process_is_named_and_ends_when_it_goes_on(
   begun = time.monotonic()
   codes, outputs = job.ended(frozen)
   assert time.monotonic() - begun < 90  # JAX itself would wait for longer.
-  assert set(codes) == {main.USER_ERROR}
+  assert set(codes) == {peers.LOST_EXIT_CODE}
   assert 'it stood still for' in outputs.pop(frozen)
   for output in outputs:
     last = output.splitlines()[-1]
