@@ -14,24 +14,21 @@ estimate that holds no wait for memory.
 """
 
 import argparse
-import collections
 import dataclasses
 import itertools
 import json
-import math
 import os
 import pathlib
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from typing import Any
+
+from infoprune_jax.pods import hlo
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 HBM = {'v5e': 16e9, 'v6e': 32e9}  # bytes of a chip
-COLLECTIVES = 'all-(?:gather|reduce|to-all)|collective-permute|reduce-scatter'
-BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 'f32': 4, 's32': 4}
 BLOCKS = (128, 256, 512, 1024)
 LENGTHS = (1024, 2048, 4096)
 
@@ -139,75 +136,31 @@ def compile_program(cell: Program) -> Any:
   return state.compile_program(model, training, cell.vocab, mesh).step
 
 
-def program_figures(cell: Program) -> Iterator[dict[str, Any]]:
-  """Memory; then also collectives, as printing some programs ends the process.
+def program_figures(cell: Program) -> dict[str, Any]:
+  """Memory and collectives of a chip.
 
-  Yields:
-    'arguments', 'temporaries' and 'bytes' of a chip, the last without what is
-    donated; and 'collectives': by kind, how often they run in a step
-    and the bytes that they give a chip.
+  Returns:
+    'arguments', 'temporaries' and 'bytes', the last without what is donated;
+    'collectives': by kind, how often they run in a step and the bytes that
+    they give a chip, or None if libtpu does not print the program; and
+    'unknown_loops', see `hlo.Module`.
   """
   compiled = compile_program(cell)
   memory = compiled.memory_analysis()
-  figures: dict[str, Any] = {
+  module = hlo.printed(compiled)
+  kinds = module.collectives() if module else {}
+  return {
     'arguments': memory.argument_size_in_bytes,
     'temporaries': memory.temp_size_in_bytes,
     'bytes': memory.argument_size_in_bytes
     + memory.temp_size_in_bytes
     + memory.output_size_in_bytes
     - memory.alias_size_in_bytes,
+    'collectives': {k: [v.count, v.bytes] for k, v in kinds.items()}
+    if module
+    else None,
+    'unknown_loops': module.num_unknown_loops if module else 0,
   }
-  yield figures
-  [module] = compiled.runtime_executable().hlo_modules()
-  texts = {
-    computation.name: [
-      re.sub(r'/\*.*?\*/', '', instruction.to_string())
-      for instruction in computation.instructions()
-    ]
-    for computation in module.computations()
-  }
-  yield {**figures, 'collectives': collectives(texts)}
-
-
-def collectives(texts: dict[str, list[str]]) -> dict[str, list[int]]:
-  """Collectives by kind: how often they run, and the bytes that they give.
-
-  Args:
-    texts: The instructions of each computation; a loop runs another one.
-  """
-  trips = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-  called = {
-    callee: (name, int((trips.findall(line) or [1])[0]))
-    for name, lines in texts.items()
-    for line in lines
-    for callee in re.findall(
-      r'(?:body|calls|to_apply|branch_computations)=\{?%?([\w.-]+)', line
-    )
-  }
-
-  def runs(name: str) -> int:
-    if name not in called:
-      return 1
-    caller, rounds = called[name]
-    return rounds * runs(caller)
-
-  total: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
-  for name, lines in texts.items():
-    for line in lines:
-      match = re.search(rf'= (.*?) ({COLLECTIVES})(?:-start)?\(', line)
-      if match:
-        total[match[2]][0] += runs(name)
-        total[match[2]][1] += runs(name) * _given_bytes(match[1])
-  return dict(total)
-
-
-def _given_bytes(shapes: str) -> int:
-  """The bytes of the largest array; a start names its operands, too."""
-  sizes = [
-    BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(',') if n)
-    for dtype, dims in re.findall(r'(\w+)\[([\d,]*)\]', shapes)
-  ]
-  return max(sizes, default=0)
 
 
 def attention_figures(cell: Attention, dumps: str) -> dict[str, Any]:
@@ -332,7 +285,10 @@ def print_programs(results: dict[str, Any]) -> None:
       continue
     kinds = 'not printed'  # by libtpu
     if (by_kind := figures.get('collectives')) is not None:
-      numbers = (f'{by_kind[kind][0]} {kind}' for kind in sorted(by_kind))
+      numbers = (
+        f'{count} {kind} of {size / 1e9:.2f} GB'
+        for kind, (count, size) in by_kind.items()
+      )
       kinds = ', '.join(numbers) or 'none'
     print(
       f'| {cell.name} | {size} | {figures["bytes"] / 1e9:.2f} of {hbm:g} | '
@@ -375,8 +331,7 @@ def main() -> None:
     if isinstance(cell, Attention):
       print('RESULT' + json.dumps(attention_figures(cell, options.dumps)))
       return
-    for figures in program_figures(cell):
-      print('RESULT' + json.dumps(figures), flush=True)
+    print('RESULT' + json.dumps(program_figures(cell)))
     return
   out = pathlib.Path(options.out)
   out.touch()
