@@ -1,0 +1,29 @@
+"""The compiler of TPUs, on a machine without one. Imports no JAX."""
+
+import importlib.util
+import os
+
+from infoprune_jax.config.validation import UserError
+
+_ENVIRONMENT = {
+  'JAX_PLATFORMS': 'cpu',
+  'TPU_SKIP_MDS_QUERY': '1',  # It would wait for Google's metadata server.
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # Processes that only compile may share.
+  # Otherwise it warns that there is no TPU.
+  'TPU_STDERR_LOG_LEVEL': '3',
+  'TPU_MIN_LOG_LEVEL': '3',
+}
+
+
+def prepare() -> None:
+  """Sets what JAX and libtpu read from the environment, before JAX is imported.
+
+  Raises:
+    UserError: libtpu is not installed.
+  """
+  if importlib.util.find_spec('libtpu') is None:
+    raise UserError(
+      '--compile_only needs libtpu, the compiler of TPUs, which runs on any '
+      "Linux machine: pip install 'infoprune_jax[tpu-compiler]'"
+    )
+  os.environ.update(_ENVIRONMENT)
