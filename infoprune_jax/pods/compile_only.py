@@ -26,6 +26,7 @@ from infoprune_jax.runtime.progress import (
 )
 
 MOST_SEQUENCES = 4096  # of a chip, that are tried
+_PRECISION = 16  # The largest batch is told to one part in so many.
 
 
 def run(config: Config, job: str, topology: str, num_slices: int) -> None:
@@ -59,21 +60,28 @@ def run(config: Config, job: str, topology: str, num_slices: int) -> None:
   for program in of_job:
     needs = compiled(program)
     print('\n'.join(lines(chip, program, needs)), flush=True)
-    fits = isinstance(needs, Needs) and needs.total <= chip.hbm_bytes
     # Evaluation takes turns with training, and has a batch of its own.
-    if not fits or program is of_job[0]:
-      sequences = largest_batch(chip, program, fits)
-      option = f'{_with(program, sequences).batch_option} is the largest batch'
-      told = f'{option} that fits' if sequences else 'no batch fits'
-      print(f'  {told}', flush=True)
-      if not fits:
-        too_large.append(f'{program.name} ({told})')
+    if fits(chip, needs) and program is not of_job[0]:
+      continue
+    told = _largest_text(program, *largest_batch(chip, program, needs))
+    print(f'  {told}', flush=True)
+    if not fits(chip, needs):
+      too_large.append(f'{program.name} ({told})')
   if too_large:
     raise UserError(
-      f'{job} does not fit {topology}: {", ".join(too_large)}. Take that batch, '
-      'more gradient_accumulation_steps, or spread the model over more chips, '
+      f'{job} does not fit {topology}: {"; ".join(too_large)}. Change the batch, '
+      'raise gradient_accumulation_steps, or spread the model over more chips, '
       'with mesh.fsdp or mesh.tensor.'
     )
+
+
+def _largest_text(program: Program, sequences: int, unit: int) -> str:
+  if not sequences:
+    return 'not even one sequence per chip fits'
+  option = _with(program, sequences).batch_option
+  return f'{option} is the largest batch that fits' + (
+    f', in steps of {unit} sequences per chip' if unit > 1 else ''
+  )
 
 
 def make_mesh(config: MeshConfig, topology: str, num_slices: int) -> Mesh:
@@ -112,29 +120,55 @@ def compiled(program: Program) -> Needs | str:
     )
 
 
-def largest_batch(chip: Chip, program: Program, fits: bool) -> int:
+def largest_batch(
+  chip: Chip, program: Program, needs: Needs | str
+) -> tuple[int, int]:
   """The most sequences of a chip that fit; 0 if not even one does.
 
   Args:
     chip: The chip.
     program: The program.
-    fits: Whether it fits as it is.
-  """
+    needs: What it needs as it is.
 
-  def passes(sequences: int) -> bool:
-    if sequences == program.sequences and fits:
-      return True
+  Returns:
+    The number, and the steps of the search, which are up to a sixteenth of it.
+  """
+  sequences, smallest = program.sequences, _with(program, program.sequences)
+  if smallest != program:
+    needs = compiled(smallest)
+  while not fits(chip, needs):
+    if sequences == 1:
+      return 0, 1
+    sequences //= 2
     needs = compiled(_with(program, sequences))
-    result = isinstance(needs, Needs) and needs.total <= chip.hbm_bytes
+  assert isinstance(needs, Needs)
+  # The rest of the memory grows with the batch.
+  fixed = needs.parameters + needs.optimizer + needs.beside
+  per_sequence = max(needs.total - fixed, 1) / sequences
+  guess = min(int((chip.hbm_bytes - fixed) / per_sequence), MOST_SEQUENCES)
+  unit = 1 << max(guess // _PRECISION, 1).bit_length() - 1
+
+  def passes(units: int) -> bool:
+    number = units * unit
+    if number <= sequences:
+      return True
+    result = fits(chip, compiled(_with(program, number)))
     verb = 'fits' if result else 'does not fit'
-    logger.info('%s per chip: %s', counted(sequences, 'sequence'), verb)
+    logger.info('%s per chip: %s', counted(number, 'sequence'), verb)
     return result
 
-  return bisection.largest(passes, program.sequences, MOST_SEQUENCES)
+  most = MOST_SEQUENCES // unit
+  units = bisection.largest(passes, max(guess // unit, 1), most)
+  return max(units * unit, sequences), unit
+
+
+def fits(chip: Chip, needs: Needs | str) -> bool:
+  """Whether a program fits a chip, by what `compiled` says."""
+  return isinstance(needs, Needs) and needs.total <= chip.hbm_bytes
 
 
 def _with(program: Program, sequences: int) -> Program:
-  return program.with_sequences(max(sequences, 1))
+  return program.with_sequences(sequences)
 
 
 def lines(chip: Chip, program: Program, needs: Needs | str) -> Iterator[str]:
@@ -167,7 +201,7 @@ def _memory_lines(chip: Chip, needs: Needs) -> Iterator[str]:
   named = ', '.join(
     f'{name} {quantity(size, "B")}' for name, size in parts.items() if size
   )
-  verb = 'fits' if needs.total <= chip.hbm_bytes else 'does not fit'
+  verb = 'fits' if fits(chip, needs) else 'does not fit'
   yield (
     f'  memory     {quantity(needs.total, "B")} of '
     f'{quantity(chip.hbm_bytes, "B")} per chip, {verb}: {named}'

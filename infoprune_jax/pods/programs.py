@@ -18,7 +18,6 @@ from infoprune_jax.model import (
   flops as flops_lib,
   memory,
   network,
-  partitioning,
 )
 from infoprune_jax.model.mesh import Mesh
 from infoprune_jax.pods import hlo
@@ -84,7 +83,7 @@ class Program:
   def _num_parts(self) -> int:
     """The parts of a batch: its shards, times the micro-batches of each."""
     parts = getattr(self.config, 'gradient_accumulation_steps', 1)
-    return partitioning.num_batch_shards(self.mesh) * parts
+    return self.mesh.num_shards('batch') * parts
 
   @property
   def tokens(self) -> int:
