@@ -9,9 +9,9 @@ _ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
   'TPU_SKIP_MDS_QUERY': '1',  # It would wait for Google's metadata server.
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # Processes that only compile may share.
-  # Otherwise it warns that there is no TPU.
-  'TPU_STDERR_LOG_LEVEL': '3',
-  'TPU_MIN_LOG_LEVEL': '3',
+  # Otherwise it warns that it finds no TPU. Any type will do.
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
 }
 
 
