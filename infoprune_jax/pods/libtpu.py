@@ -5,7 +5,8 @@ import os
 
 from infoprune_jax.config.validation import UserError
 
-_ENVIRONMENT = {
+# What JAX and libtpu read, to compile for TPUs that are not there.
+ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
   'TPU_SKIP_MDS_QUERY': '1',  # It would wait for Google's metadata server.
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # Processes that only compile may share.
@@ -26,4 +27,4 @@ def prepare() -> None:
       '--compile_only needs libtpu, the compiler of TPUs, which runs on any '
       "Linux machine: pip install 'infoprune_jax[tpu-compiler]'"
     )
-  os.environ.update(_ENVIRONMENT)
+  os.environ.update(ENVIRONMENT)
