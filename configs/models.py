@@ -1,4 +1,4 @@
-"""Models from 0.3M to 8B parameters, each as edits over `base.model()`.
+"""Models from 0.3M to 70B parameters, each as edits over `base.model()`.
 
 For a config file: `config.model = models.m124()`, and `config.reference.model`
 likewise. Sizes include the embeddings of the vocabulary that is named.
@@ -89,6 +89,19 @@ def b8() -> ConfigDict:
   return _for_accelerators(
     num_layers=32,
     mlp_dim=14336,
+    rope_theta=500_000.0,
+    norm_epsilon=1e-5,
+    tie_embeddings=False,
+    **fields,
+  )
+
+
+def b70() -> ConfigDict:
+  """70.6B parameters with a vocabulary of 128256: Llama 3 70B in shape."""
+  fields = {**_square(64, head_dim=128), 'num_kv_heads': 8}
+  return _for_accelerators(
+    num_layers=80,
+    mlp_dim=28672,
     rope_theta=500_000.0,
     norm_epsilon=1e-5,
     tie_embeddings=False,

@@ -2,7 +2,8 @@ r"""The command line: flags to config, config to stages.
 
 python -m infoprune_jax.main --config=configs/demo.py [--workdir=DIR] \
     [--job=NAME] [--dry_run[=full]] [--stale=redo] [--extend] \
-    [--config.a.b=value] [--multiprocess]
+    [--config.a.b=value] [--multiprocess] \
+    [--compile_only --topology=v5e:16x16 [--num_slices=2]]
 """
 
 import os
@@ -74,6 +75,20 @@ _EXTEND = flags.DEFINE_bool(
   False,
   'Continue finished training runs if the config now asks for more steps.',
 )
+_COMPILE_ONLY = flags.DEFINE_bool(
+  'compile_only',
+  False,
+  'Compile the programs of --job for the TPUs of --topology, which need not be '
+  'there; print memory, collectives and the largest batch that fits, and stop.',
+)
+_TOPOLOGY = flags.DEFINE_string(
+  'topology',
+  None,
+  'A TPU chip and the shape of a slice, such as v5e:16x16, for --compile_only.',
+)
+_NUM_SLICES = flags.DEFINE_integer(
+  'num_slices', 1, 'Number of slices, for --compile_only.', lower_bound=1
+)
 _MULTIPROCESS = flags.DEFINE_bool(
   'multiprocess',
   False,
@@ -96,6 +111,7 @@ _PROCESS_TIMEOUT = flags.DEFINE_float(
   'Seconds without a heartbeat after which a process counts as lost.',
 )
 _TIMEOUTS = 1, 24 * 3600  # seconds
+_COMPILED_JOBS = ('score', 'train', 'reference', 'evaluate')
 USER_ERROR = 2  # The exit code; 1 is a defect of ours.
 
 
@@ -111,9 +127,28 @@ def _parse(argv: Sequence[str]) -> list[str]:
         'the config.'
       )
     _check_processes()
+    _check_compile_only()
     return rest
   except validation.UserError as error:
     _fail(str(error))
+
+
+def _check_compile_only() -> None:
+  """Raises `UserError` unless its flags are given together."""
+  if not _COMPILE_ONLY.value:
+    for name, is_given in (
+      ('topology', _TOPOLOGY.value is not None),
+      ('num_slices', _NUM_SLICES.value != 1),
+    ):
+      if is_given:
+        raise validation.UserError(f'--{name} is for --compile_only: add it.')
+    return
+  if _JOB.value not in _COMPILED_JOBS or not _TOPOLOGY.value:
+    raise validation.UserError(
+      f'--compile_only needs --job, one of {", ".join(_COMPILED_JOBS)}, and '
+      f'--topology, such as v5e:16x16, got --job={_JOB.value} and '
+      f'--topology={_TOPOLOGY.value}.'
+    )
 
 
 def _check_processes() -> None:
@@ -191,6 +226,9 @@ def main(argv: Sequence[str]) -> int:
   distributed = None
   try:
     config = config_lib.from_mapping(_CONFIG.value)
+    if _COMPILE_ONLY.value:
+      _compile_only(config)
+      return 0
     distributed = _join()
 
     from infoprune_jax import dry_run, stages
@@ -235,6 +273,18 @@ def main(argv: Sequence[str]) -> int:
     _exit(f'{refusal}, and run it again: finished work in {workdir} is kept.')
     _leave_at_once(USER_ERROR)
   return 0
+
+
+def _compile_only(config: config_lib.Config) -> None:
+  """Compiles for TPUs that are not there."""
+  from infoprune_jax.pods import libtpu
+
+  libtpu.prepare()  # Before JAX is imported.
+  from infoprune_jax.pods import compile_only
+
+  compile_only.run(
+    config, str(_JOB.value), str(_TOPOLOGY.value), _NUM_SLICES.value
+  )
 
 
 def _leave_when_told() -> None:

@@ -17,7 +17,7 @@ FILES = sorted(ROOT.rglob('*.py'))
 # Neighbours may not import each other.
 LAYERS = (
   ('main',),
-  ('dry_run',),
+  ('dry_run', 'pods'),
   ('stages',),
   ('stage',),
   ('planned_runs',),

@@ -11,25 +11,6 @@ sys.modules[SPEC.name] = make_pod_table
 SPEC.loader.exec_module(make_pod_table)
 
 
-def test_collectives_of_a_loop_count_for_each_round():
-  texts = {
-    'main': [
-      '%w = (f32[8]) while(%t), condition=%c, body=%layers, '
-      'backend_config={"known_trip_count":{"n":"24"}}',
-      '%a = f32[4,2]{1,0} all-reduce(%x), to_apply=%add',
-    ],
-    'layers': [
-      '%g = (bf16[10]{0}, bf16[40]{0}) all-gather-start(%p), dimensions={0}',
-      '%d = bf16[40]{0} all-gather-done(%g)',
-    ],
-    'add': [],
-  }
-  assert make_pod_table.collectives(texts) == {
-    'all-reduce': [1, 32],
-    'all-gather': [24, 24 * 80],
-  }
-
-
 def test_a_causal_mask_leaves_half_of_the_blocks():
   text = '\n'.join(
     [

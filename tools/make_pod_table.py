@@ -3,7 +3,7 @@ r"""Compiles scoring and training for TPU pods, without a TPU, into a table.
 Command: python tools/make_pod_table.py --out=pods.jsonl [--only=m124]
 
 Needs `libtpu`, the compiler of TPUs. Each cell is compiled in a process of its
-own, and its figures become a line of `--out`. Cells that have a line are not
+own, as `--compile_only` does, and its figures become a line of `--out`. Cells that have a line are not
 compiled again. The program then prints Markdown tables of all lines.
 
 Cells of a model are the programs that a job runs on packed sequences. Cells
@@ -14,24 +14,21 @@ estimate that holds no wait for memory.
 """
 
 import argparse
-import collections
 import dataclasses
 import itertools
 import json
-import math
 import os
 import pathlib
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
+from infoprune_jax.model import chips
+from infoprune_jax.pods import libtpu
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-HBM = {'v5e': 16e9, 'v6e': 32e9}  # bytes of a chip
-COLLECTIVES = 'all-(?:gather|reduce|to-all)|collective-permute|reduce-scatter'
-BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 'f32': 4, 's32': 4}
 BLOCKS = (128, 256, 512, 1024)
 LENGTHS = (1024, 2048, 4096)
 
@@ -46,13 +43,14 @@ class Program:
   mesh: tuple[int, int, int]  # data, fsdp, tensor
   sequences: int  # of a chip
   sequence_length: int
-  vocab: int
+  vocab: int = 128256
 
   @property
   def name(self) -> str:
     """Of the cell."""
     mesh = 'x'.join(map(str, self.mesh))
-    return f'{self.preset} {self.job} {self.topology} {mesh}'
+    size = f'{self.sequences}x{self.sequence_length}'
+    return f'{self.preset} {self.job} {self.topology} {mesh} {size}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,144 +68,117 @@ class Attention:
     return f'splash {what} {self.head_dim} {self.topology}'
 
 
+# Of each preset on each chip: topology, mesh and sequences of scoring, then of
+# training.
+_PODS = {
+  'b1_3': {
+    'v4': ('2x2x4', (16, 1, 1), 4, '2x2x4', (1, 16, 1), 4),
+    'v5e': ('4x4', (16, 1, 1), 4, '4x4', (1, 16, 1), 4),
+    'v5p': ('2x2x4', (16, 1, 1), 4, '2x2x4', (1, 16, 1), 4),
+    'v6e': ('4x4', (16, 1, 1), 4, '4x4', (1, 16, 1), 4),
+  },
+  'b8': {
+    'v4': ('4x4x4', (8, 8, 1), 4, '4x4x4', (1, 64, 1), 1),
+    'v5e': ('16x16', (32, 8, 1), 4, '16x16', (1, 256, 1), 1),
+    'v5p': ('4x4x4', (8, 8, 1), 4, '4x4x4', (1, 64, 1), 2),
+    'v6e': ('16x16', (32, 8, 1), 4, '16x16', (1, 256, 1), 1),
+  },
+  'b70': {
+    'v4': ('4x4x8', (16, 8, 1), 4, '8x8x8', (1, 512, 1), 1),
+    'v5e': ('16x16', (8, 32, 1), 2, '16x16', (1, 256, 1), 1),
+    'v5p': ('4x4x8', (16, 8, 1), 4, '4x8x8', (1, 256, 1), 1),
+    'v6e': ('16x16', (32, 8, 1), 4, '16x16', (1, 256, 1), 1),
+  },
+}
+_SIZES = {'b1_3': (2048, 50304), 'b8': (4096, 128256), 'b70': (4096, 128256)}
+# Steps whose time MaxText publishes.
+PUBLISHED = (
+  Program('b8', 'train', 'v6e:2x4', (1, 8, 1), 3, 8192),
+  Program('b8', 'train', 'v6e:16x16', (1, 256, 1), 3, 8192),
+  Program('b70', 'train', 'v5p:4x8x8', (1, 256, 1), 4, 4096, vocab=32000),
+)
+
+
 def cells() -> list[Program | Attention]:
   """All cells, those that compile fastest first."""
-  generations = ('v5e', 'v6e')
-  small = [
-    Program('m124', job, f'{kind}:4x4', (16, 1, 1), 32, 1024, 50304)
-    for kind in generations
-    for job in ('score', 'train')
+  programs = [
+    Program(preset, job, f'{chip}:{shape}', mesh, sequences, *_SIZES[preset])
+    for preset, of_chips in _PODS.items()
+    for chip, pods in of_chips.items()
+    for job, (shape, mesh, sequences) in (
+      ('score', pods[:3]),
+      ('train', pods[3:]),
+    )
   ]
   splash = [
     Attention(f'{kind}:2x2', head_dim, has_segments)
-    for kind in generations
+    for kind in ('v5e', 'v6e')
     for head_dim in (64, 128)
     for has_segments in (True, False)
   ]
-  middle = [
-    Program('b1_3', job, f'{kind}:4x4', mesh, 4, 2048, 50304)
-    for kind in generations
-    for job, mesh in (('score', (16, 1, 1)), ('train', (1, 16, 1)))
-  ]
-  large = [
-    Program('b8', job, f'{kind}:16x16', mesh, sequences, 4096, 128256)
-    for kind in generations
-    for job, mesh, sequences in (
-      ('score', (32, 8, 1), 4),
-      ('train', (1, 256, 1), 1),
-    )
-  ]
-  return [*small, *splash, *middle, *large]
+  return [*PUBLISHED, *programs, *splash]
 
 
-def compile_program(cell: Program) -> Any:
-  """The compiled program of a cell."""
-  from jax.experimental import topologies
+def program_of(cell: Program) -> Any:
+  """The `programs.Program` of a cell.
 
+  Layers are a loop, and training keeps nothing but their inputs: what a chip's
+  memory allows is not chosen, so that each cell compiles once.
+  """
   from configs import base, models
   from infoprune_jax.config.experiment import MeshConfig
   from infoprune_jax.config.model import ModelConfig
   from infoprune_jax.config.scoring import ScoringConfig
   from infoprune_jax.config.training import TrainingConfig
   from infoprune_jax.config.validation import build
-  from infoprune_jax.model import mesh as mesh_lib
-  from infoprune_jax.score import scorer
-  from infoprune_jax.train import state
+  from infoprune_jax.pods import compile_only, programs
+  from infoprune_jax.score.references import PlannedModel
 
-  topology = topologies.get_topology_desc(cell.topology, 'tpu')
   data, fsdp, tensor = cell.mesh
-  mesh = mesh_lib.make_mesh(
-    MeshConfig(data=data, fsdp=fsdp, tensor=tensor), list(topology.devices)
+  mesh = compile_only.make_mesh(
+    MeshConfig(data=data, fsdp=fsdp, tensor=tensor), cell.topology, 1
   )
   fields = getattr(models, cell.preset)().to_dict()
+  fields |= {'remat': 'full', 'scan_unroll': 1}
   model = build(ModelConfig, fields, 'model')
-  if cell.job == 'score':
-    scoring = ScoringConfig(
-      per_device_batch_size=cell.sequences,
-      sequence_length=cell.sequence_length,
-      window_overlap=0,
-      dtype='bfloat16',
-    )
-    made = scorer.compile_scorer(model, scoring, cell.vocab, mesh)
-    return made.program(1)
-  training = base.training()
-  training.update(
-    batch_size=cell.sequences * data * fsdp,
+  section: Any = ScoringConfig(
+    per_device_batch_size=cell.sequences,
     sequence_length=cell.sequence_length,
+    window_overlap=0,
+    dtype='bfloat16',
   )
-  training = build(TrainingConfig, training.to_dict(), 'training')
-  return state.compile_program(model, training, cell.vocab, mesh).step
-
-
-def program_figures(cell: Program) -> Iterator[dict[str, Any]]:
-  """Memory; then also collectives, as printing some programs ends the process.
-
-  Yields:
-    'arguments', 'temporaries' and 'bytes' of a chip, the last without what is
-    donated; and 'collectives': by kind, how often they run in a step
-    and the bytes that they give a chip.
-  """
-  compiled = compile_program(cell)
-  memory = compiled.memory_analysis()
-  figures: dict[str, Any] = {
-    'arguments': memory.argument_size_in_bytes,
-    'temporaries': memory.temp_size_in_bytes,
-    'bytes': memory.argument_size_in_bytes
-    + memory.temp_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes,
-  }
-  yield figures
-  [module] = compiled.runtime_executable().hlo_modules()
-  texts = {
-    computation.name: [
-      re.sub(r'/\*.*?\*/', '', instruction.to_string())
-      for instruction in computation.instructions()
-    ]
-    for computation in module.computations()
-  }
-  yield {**figures, 'collectives': collectives(texts)}
-
-
-def collectives(texts: dict[str, list[str]]) -> dict[str, list[int]]:
-  """Collectives by kind: how often they run, and the bytes that they give.
-
-  Args:
-    texts: The instructions of each computation; a loop runs another one.
-  """
-  trips = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-  called = {
-    callee: (name, int((trips.findall(line) or [1])[0]))
-    for name, lines in texts.items()
-    for line in lines
-    for callee in re.findall(
-      r'(?:body|calls|to_apply|branch_computations)=\{?%?([\w.-]+)', line
+  if cell.job == 'train':
+    training = base.training()
+    training.update(
+      batch_size=cell.sequences * data * fsdp,
+      sequence_length=cell.sequence_length,
     )
+    section = build(TrainingConfig, training.to_dict(), 'training')
+  planned = PlannedModel(model, cell.vocab)
+  return programs.Program(cell.name, planned, mesh, cell.job, section)
+
+
+def program_figures(cell: Program) -> dict[str, Any]:
+  """The fields of `programs.Needs`, or None if it does not fit; an estimate."""
+  from infoprune_jax.model import chips
+  from infoprune_jax.pods import compile_only, roofline
+
+  program = program_of(cell)
+  needs = compile_only.compiled(program)
+  if isinstance(needs, str):
+    return {'too_large': needs}
+  chip = chips.of_topology(cell.topology)
+  estimate = roofline.estimate(chip, program, needs)
+  tokens = program.tokens / program.mesh.devices.size
+  return {
+    **dataclasses.asdict(needs),
+    'estimate': {
+      **dataclasses.asdict(estimate),
+      'step': estimate.step,
+      'bound': estimate.bound,
+      'tokens_per_second': tokens / estimate.step,
+    },
   }
-
-  def runs(name: str) -> int:
-    if name not in called:
-      return 1
-    caller, rounds = called[name]
-    return rounds * runs(caller)
-
-  total: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
-  for name, lines in texts.items():
-    for line in lines:
-      match = re.search(rf'= (.*?) ({COLLECTIVES})(?:-start)?\(', line)
-      if match:
-        total[match[2]][0] += runs(name)
-        total[match[2]][1] += runs(name) * _given_bytes(match[1])
-  return dict(total)
-
-
-def _given_bytes(shapes: str) -> int:
-  """The bytes of the largest array; a start names its operands, too."""
-  sizes = [
-    BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(',') if n)
-    for dtype, dims in re.findall(r'(\w+)\[([\d,]*)\]', shapes)
-  ]
-  return max(sizes, default=0)
 
 
 def attention_figures(cell: Attention, dumps: str) -> dict[str, Any]:
@@ -298,8 +269,7 @@ def run(name: str) -> dict[str, Any] | None:
       [sys.executable, __file__, f'--cell={name}', f'--dumps={dumps}'],
       env={
         **os.environ,
-        'JAX_PLATFORMS': 'cpu',
-        'TPU_SKIP_MDS_QUERY': '1',
+        **libtpu.ENVIRONMENT,
         'LIBTPU_INIT_ARGS': dump if name.startswith('splash') else '',
         'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path]),
       },
@@ -309,34 +279,44 @@ def run(name: str) -> dict[str, Any] | None:
   lines = [x for x in done.stdout.splitlines() if x.startswith('RESULT')]
   if lines:
     return json.loads(lines[-1].removeprefix('RESULT'))
-  if 'RESOURCE_EXHAUSTED' in done.stderr or 'needs more memory' in done.stderr:
-    return {'too_large': True}
   print(f'{name} failed:\n{done.stderr[-2000:]}', file=sys.stderr)
   return None
 
 
 def print_programs(results: dict[str, Any]) -> None:
-  """Memory and collectives of each program that is compiled."""
+  """Memory, collectives and the estimate of each program that is compiled."""
   print(
-    '| program | sequences | GB per chip | of them temporary | collectives |'
+    '| program | GB per chip: parameters, optimizer, temporaries | of '
+    '| collectives, GB per chip | at best: bound, s per step, tokens/s per chip, '
+    'MFU |'
   )
   print('| --- | --- | --- | --- | --- |')
   for cell in cells():
     if not isinstance(cell, Program) or cell.name not in results:
       continue
     figures = results[cell.name]
-    size = f'{cell.sequences} x {cell.sequence_length}'
-    hbm = HBM[cell.topology.partition(':')[0]] / 1e9
-    if 'bytes' not in figures:
-      print(f'| {cell.name} | {size} | more than {hbm:g} | | |')
+    of_chip = chips.of_topology(cell.topology).hbm_bytes / 1e9
+    if 'too_large' in figures:
+      print(f'| {cell.name} | does not fit | {of_chip:.1f} | | |')
       continue
-    kinds = 'not printed'  # by libtpu
-    if (by_kind := figures.get('collectives')) is not None:
-      numbers = (f'{by_kind[kind][0]} {kind}' for kind in sorted(by_kind))
+    parts = (
+      figures[name] / 1e9 for name in ('parameters', 'optimizer', 'temporaries')
+    )
+    kinds = 'not printed by libtpu'
+    if (by_kind := figures['collectives']) is not None:
+      numbers = (
+        f'{one["count"]} {kind} {one["bytes"] / 1e9:.2f}'
+        for kind, one in by_kind.items()
+      )
       kinds = ', '.join(numbers) or 'none'
+    best = figures['estimate']
+    links = ' by formula' * best['links_are_formula']
     print(
-      f'| {cell.name} | {size} | {figures["bytes"] / 1e9:.2f} of {hbm:g} | '
-      f'{figures["temporaries"] / 1e9:.2f} | {kinds} |'
+      f'| {cell.name} | {figures["total"] / 1e9:.2f}: '
+      f'{", ".join(f"{part:.2f}" for part in parts)} | {of_chip:.1f} | {kinds} '
+      f'| {best["bound"]}, {best["step"]:.3g}, '
+      f'{best["tokens_per_second"]:,.0f}, {best["mfu"]:.0%} (links{links} '
+      f'{best["links"]:.3g}) |'
     )
 
 
@@ -375,8 +355,7 @@ def main() -> None:
     if isinstance(cell, Attention):
       print('RESULT' + json.dumps(attention_figures(cell, options.dumps)))
       return
-    for figures in program_figures(cell):
-      print('RESULT' + json.dumps(figures), flush=True)
+    print('RESULT' + json.dumps(program_figures(cell)))
     return
   out = pathlib.Path(options.out)
   out.touch()

@@ -9,7 +9,7 @@ import jax
 
 from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.model import network
+from infoprune_jax.model import chips, network
 from infoprune_jax.model.mesh import Mesh
 from infoprune_jax.runtime import distributed
 
@@ -61,14 +61,22 @@ def fits(
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     return False
-  total = (
+  total = total_bytes(need) + others_bytes
+  return total <= (_own_limit(mesh) or total)
+
+
+def total_bytes(need: Any) -> int:
+  """The bytes of all arrays of a program on a device.
+
+  Args:
+    need: The `memory_analysis` of the compiled program.
+  """
+  return (
     need.argument_size_in_bytes
     + need.temp_size_in_bytes
     + need.output_size_in_bytes
     - need.alias_size_in_bytes  # Donated: the output takes its place.
-    + others_bytes
   )
-  return total <= (_own_limit(mesh) or total)
 
 
 def _own_limit(mesh: Mesh) -> int:
@@ -76,7 +84,7 @@ def _own_limit(mesh: Mesh) -> int:
   try:
     stats = mesh.local_devices[0].memory_stats() or {}
   except jax.errors.JaxRuntimeError:  # A device that is only compiled for.
-    return 0
+    return chips.hbm_bytes(mesh.local_devices[0].device_kind)
   return stats.get('bytes_limit', 0)
 
 

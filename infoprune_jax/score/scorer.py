@@ -321,6 +321,16 @@ def compile_scorer(
     UserError: shapes are no multiples of the mesh's axes, a kernel that the
       config names does not run there, or the program does not fit into memory.
   """
+  scorer = choose(model, scoring, vocab_size, mesh)
+  with memory.oom_as_user_error(scorer):
+    scorer.program(1)
+  return scorer
+
+
+def choose(
+  model: ModelConfig, scoring: ScoringConfig, vocab_size: int, mesh: Mesh
+) -> Scorer:
+  """The scorer of `compile_scorer`, with kernels, before it is compiled."""
   model = with_kernels(model, scoring, mesh)
   model = dataclasses.replace(
     model, scan_unroll=device_memory.scan_unroll(model, mesh)
@@ -329,10 +339,7 @@ def compile_scorer(
     model = device_memory.with_loss_chunk(model, vocab_size, mesh)
     chunk = model.loss_chunk_tokens or network.LOSS_CHUNK_TOKENS
     logger.info('scoring: model.loss_chunk_tokens=%d', chunk)
-  scorer = Scorer(mesh, model, scoring, vocab_size)
-  with memory.oom_as_user_error(scorer):
-    scorer.program(1)
-  return scorer
+  return Scorer(mesh, model, scoring, vocab_size)
 
 
 @functools.lru_cache(maxsize=16)
@@ -351,15 +358,7 @@ def _compile(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding),
     packing.empty_sequences(batch_size, scoring.sequence_length),
   )
-  params = jax.eval_shape(
-    functools.partial(network.cast_params, dtype=model.dtype),
-    abstract_params(model, vocab_size, mesh),
-  )
-  params = jax.tree.map(
-    lambda cast, whole: cast.update(sharding=whole.sharding),
-    params,
-    abstract_params(model, vocab_size, mesh),
-  )
+  params = prepared_shapes(model, vocab_size, mesh)
   with partitioning.use_mesh(mesh):
     return (
       jax.jit(
@@ -376,6 +375,15 @@ def _compile(
 @functools.partial(jax.jit, static_argnums=1)
 def _cast(params: Any, dtype: str) -> Any:
   return network.cast_params(params, dtype)
+
+
+def prepared_shapes(model: ModelConfig, vocab_size: int, mesh: Mesh) -> Any:
+  """Shapes of prepared parameters, with their shardings on a mesh."""
+  whole = abstract_params(model, vocab_size, mesh)
+  cast = jax.eval_shape(
+    functools.partial(network.cast_params, dtype=model.dtype), whole
+  )
+  return jax.tree.map(lambda c, w: c.update(sharding=w.sharding), cast, whole)
 
 
 def abstract_params(model: ModelConfig, vocab_size: int, mesh: Mesh) -> Any:

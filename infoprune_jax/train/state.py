@@ -43,6 +43,7 @@ class Program:
   """
 
   mesh: Mesh
+  model: ModelConfig  # as it is computed
   shapes: State  # of jax.ShapeDtypeStruct, with shardings
   init: Any  # seed -> State
   step: Any  # (State, batch) -> (State, metrics); the state is donated
@@ -180,6 +181,7 @@ def _compile(
 
   return Program(
     mesh,
+    model,
     shapes,
     lambda seed: compiled_init()(np.uint32(seed)),
     compiled_step,

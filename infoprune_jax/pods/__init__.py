@@ -1,0 +1,1 @@
+"""Programs of a job, compiled for TPUs that are not there."""
