@@ -306,7 +306,7 @@ def report_artifacts(config: Config, workdir: str) -> list[Planned]:
     sources += [run_dir(workdir, arm, seed), evaluation_dir(workdir, arm, seed)]
     if config.evaluate.has_tasks and arm in config.arms:
       sources.append(task_results_dir(workdir, arm, seed))
-  if _manifest(heldout_copies_dir(workdir), near_duplicates.JOB):
+  if manifest(heldout_copies_dir(workdir), near_duplicates.JOB):
     sources.append(heldout_copies_dir(workdir))
   report = results_page.describe(config, workdir, {})
   return [Planned(report, _below(workdir, sources))]
