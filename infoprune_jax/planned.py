@@ -10,6 +10,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
+from infoprune_jax.config.classifier import PREFIX
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.config.validation import UserError
@@ -322,6 +323,8 @@ def export_artifacts(config: Config, workdir: str) -> list[Planned]:
       made_from['statistics'] = statistics_dir(workdir)
       for table in config.select.tables:
         made_from[user_table_input(table)] = user_table_dir(workdir, table)
+      for classifier in config.classifiers:
+        made_from[PREFIX + classifier] = classifier_dir(workdir, classifier)
     for selection in selections:
       made_from[f'keep_set/{selection}'] = keep_set_dir(workdir, selection)
     export = export_job.describe(config, workdir, format, name, {})

@@ -5,6 +5,7 @@ import time
 from infoprune_jax import checks, costs, planned, planned_runs
 from infoprune_jax.config import validation
 from infoprune_jax.config.experiment import Config
+from infoprune_jax.config.validation import UserError
 from infoprune_jax.evaluate import labels, perplexity, tasks
 from infoprune_jax.export import job as export_job
 from infoprune_jax.report.results import page as results_page
@@ -241,6 +242,7 @@ STAGES = {
   ),
 }
 # The stages that can run without --job, see `needed`.
+_WITH_BRANCHES = {'own_scores', 'train'}  # Their runs can start from others.
 IN_ORDER = tuple(name for name in STAGES if not STAGES[name].on_request)
 
 
@@ -271,7 +273,7 @@ def run(
   workdir = prepare(config, workdir, job)
   names = jobs(config, job)
   is_open = settle(STAGES, config, workdir, names, stale, extend)
-  if {'own_scores', 'train'} & {*names}:
+  if _WITH_BRANCHES & {*names}:
     planned_runs.check_branches(config, workdir)
   if job and STAGES[job].on_request:
     with alive(job):
@@ -304,7 +306,13 @@ def state(
   for one in own:
     if STAGES[name].always_anew and not by_path[one.path].causes:
       by_path[one.path] = ArtifactState(one.path, one.artifact.kind)
-  return lineage.stage_state(own, by_path)
+  found = lineage.stage_state(own, by_path)
+  if name in _WITH_BRANCHES and found.kind not in ('stale', 'refused'):
+    try:
+      planned_runs.check_branches(config, workdir)
+    except UserError as error:
+      return StageState('refused', str(error))
+  return found
 
 
 def _verify(config: Config, workdir: str) -> None:

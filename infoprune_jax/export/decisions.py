@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from infoprune_jax.config.classifier import PREFIX
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import parquet
@@ -15,6 +16,7 @@ from infoprune_jax.runtime import filesystems, manifests
 from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.manifests import Marker
 from infoprune_jax.runtime.workdir import (
+  classifier_dir,
   data_file,
   scores_dir,
   statistics_dir,
@@ -35,6 +37,7 @@ class Tables:
   workdir: str
   selections: tuple[str, ...]  # folders of keep_sets/
   joined: tuple[str, ...] = ()  # names of tables of the user's
+  classifiers: tuple[str, ...] = ()  # their names
 
   def __post_init__(self):
     if len(set(self.keep_columns)) < len(self.selections):
@@ -61,7 +64,7 @@ class Tables:
     }
 
   def inputs(self) -> dict[str, str]:
-    """The fingerprints of scores, statistics and tables of the user's.
+    """The fingerprints of scores, statistics, users' tables and classifiers.
 
     Raises:
       UserError: one is not finished, or of another token store.
@@ -99,6 +102,16 @@ def _tables(tables: Tables) -> list[tuple[str, str, str, str, str]]:
       )
       for name in tables.joined
     ),
+    *(
+      (
+        PREFIX + name,
+        classifier_dir(workdir, name),
+        f'table of classifier {name}',
+        'classify',
+        '',
+      )
+      for name in tables.classifiers
+    ),
   ]
 
 
@@ -114,8 +127,8 @@ def _opened(tables: Tables) -> tuple[TokenStore, list[KeepSet]]:
 def shard_table(tables: Tables, number: int) -> pa.Table:
   """Every document of a shard, in store order.
 
-  Columns of scores, statistics and tables of the user's are null for documents
-  that were not scored.
+  Columns of scores, statistics, tables of the user's and classifiers are null
+  for documents that were not scored.
   """
   store, _ = _opened(tables)
   documents = store.shard(number).table()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from infoprune_jax.config.classifier import PREFIX
 from infoprune_jax.config.scoring import PARTIAL_NLL, REFERENCE_COLUMN
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import (
@@ -217,10 +218,11 @@ def _values(task: FileTask) -> Iterator[tuple[str, dict[str, float]]]:
     for name in table.column_names
     if REFERENCE_COLUMN.match(name) or name == 'unigram_nll_sum'
   ]
+  odds = [PREFIX + name for name in task.tables.classifiers]
   columns = {
     name: table[name].to_pylist()
     for name in (
-      *('example_id', 'num_tokens', *sums, *task.tables.keep_columns),
+      *('example_id', 'num_tokens', *sums, *odds, *task.tables.keep_columns),
       *task.tables.repeats_columns.values(),
     )
   }
@@ -233,6 +235,9 @@ def _values(task: FileTask) -> Iterator[tuple[str, dict[str, float]]]:
         partial = PARTIAL_NLL.match(name)
         summed = min(tokens, int(partial[2])) if partial else tokens
         attributes[name.replace('sum', 'per_token')] = value / summed
+    for name in odds:
+      if columns[name][place] is not None:
+        attributes[name] = columns[name][place]
     for name, column in zip(
       task.tables.selections, task.tables.keep_columns, strict=True
     ):

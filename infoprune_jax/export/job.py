@@ -84,6 +84,13 @@ class _Source:
   num_workers: int
   include_locations: bool  # of the formats in _TABLES
   joined: tuple[str, ...]  # names of tables of the user's
+  classifiers: tuple[str, ...]  # their names
+
+  def tables(self, selections: tuple[str, ...]) -> decisions.Tables:
+    """The tables of all documents, with these keep sets."""
+    return decisions.Tables(
+      self.workdir, selections, self.joined, self.classifiers
+    )
 
 
 def run(config: Config, workdir: str) -> None:
@@ -120,6 +127,7 @@ def run(config: Config, workdir: str) -> None:
       config.corpus.num_workers,
       config.export.include_locations,
       tuple(config.select.tables),
+      tuple(config.classifiers),
     )
     planned = [(export, _work(export, source)) for export in todo]
     for export, work in planned:
@@ -211,8 +219,8 @@ def _exports(
   for format, name, selections in folders(config):
     inputs = {'token_store': store.fingerprint}
     if name == EVERY_ARM:
-      joined = tuple(config.select.tables)
-      inputs |= decisions.Tables(workdir, selections, joined).inputs()
+      others = tuple(config.select.tables), tuple(config.classifiers)
+      inputs |= decisions.Tables(workdir, selections, *others).inputs()
     for selection in selections:
       kept = keep_sets[selection].manifest['fingerprint']
       inputs[f'keep_set/{selection}'] = kept
@@ -263,7 +271,7 @@ def _kept_tokens(
 
 
 def _table_tasks(export: _Export, source: _Source) -> list[decisions.TableTask]:
-  tables = decisions.Tables(source.workdir, export.selections, source.joined)
+  tables = source.tables(export.selections)
   num_shards = source.store.num_shards
   index = source.index if source.include_locations else None
   return [
@@ -285,7 +293,7 @@ def _document_tasks(
   index = source.index
   assert index is not None  # `_needs_corpus` says so.
   if export.format == 'dolma_attributes':
-    tables = decisions.Tables(source.workdir, export.selections, source.joined)
+    tables = source.tables(export.selections)
     return dolma.write_attributes, dolma.tasks(export.artifact, index, tables)
   chosen = source.keep_sets[export.selections[0]]
   kept, repeats = _kept(chosen, source.store, index)

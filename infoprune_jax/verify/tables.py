@@ -3,22 +3,24 @@
 import math
 import posixpath
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infoprune_jax.corpus import parquet
-from infoprune_jax.runtime import manifests
-from infoprune_jax.runtime.workdir import data_file
-from infoprune_jax.score import scorer
+from infoprune_jax.runtime import files, manifests
+from infoprune_jax.runtime.workdir import data_file, shard_name
+from infoprune_jax.score import losses, scorer
 from infoprune_jax.selection import join
 from infoprune_jax.statistics import heldout_copies, signatures
 from infoprune_jax.tokens import folds as folds_lib, tables, token_excess
 from infoprune_jax.tokens.token_store import Shard, TokenStore
 from infoprune_jax.verify import documents
 from infoprune_jax.verify.artifacts import ArtifactStatus
+
+_ROUNDING = 1e-6  # relative: a table adds up tokens, and losses their positions
 
 
 class _Kind(NamedTuple):
@@ -50,10 +52,56 @@ def score_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   columns = cast(tables.ScoreManifest, status.finished)['columns']
   totals = ('num_examples', 'num_tokens', 'num_bytes')
   kind = _Kind(tables.score_schema(columns), columns, totals)
-  yield from _problems(status, workdir, kind, _folds_of(status))
+  is_sound = True
+  for problem in _problems(status, workdir, kind, _folds_of(status)):
+    is_sound = False
+    yield problem
   store = documents.open_store(workdir)
   if store and status.finished['options'].get('token_excess'):
     yield from _excess_problems(status, store)
+  # Older tables have no losses, and wrong documents explain wrong ones.
+  if store and is_sound and 'losses' in status.finished:
+    yield from _losses_problems(status, store)
+
+
+def _losses_problems(
+  status: ArtifactStatus, store: TokenStore
+) -> Iterator[str]:
+  """Checks that the losses in the manifest are those of its documents."""
+  manifest = cast(Any, status.finished)
+  where = f'{status.path}/{manifests.MANIFEST}: losses'
+  of_shards = []
+  for number in range(store.num_shards):
+    name = shard_name(number, store.num_shards) + manifests.DONE
+    path = posixpath.join(status.path, name)
+    marker = files.read_record(path, status.repair_hint(name))
+    of_shards += [marker['losses']] if marker else []
+  is_whole = len(of_shards) == store.num_shards
+  if is_whole and losses.summary(losses.total(of_shards)) != manifest['losses']:
+    yield (
+      f'{where} is not what the markers of its shards add up to. '
+      f'{status.repair_hint()}'
+    )
+  nll_columns = [n for n in manifest['columns'] if n.startswith('nll_sum')]
+  table = tables.read_table(status.path, ['source', 'num_tokens', *nll_columns])
+  names = np.asarray(table['source'].cast(pa.string()))
+  for source, figures in manifest['losses']['sources'].items():
+    own = table.filter(pa.array(names == source))
+    expected = {'documents': own.num_rows}
+    got = {'documents': figures['documents']}
+    if not manifest['options'].get('max_document_tokens'):
+      tokens = int(own['num_tokens'].to_numpy().sum(dtype=np.int64))
+      expected['tokens'], got['tokens'] = tokens, figures['tokens']
+      for name in nll_columns:
+        mean = own[name].to_numpy().sum() / max(tokens, 1)
+        loss = figures['losses'][name]['nats_per_token']
+        is_close = math.isclose(mean, loss, rel_tol=_ROUNDING)
+        expected[name], got[name] = (loss if is_close else mean), loss
+    if got != expected:
+      yield (
+        f'{where} of {source!r} is {got}, but the documents of the table have '
+        f'{expected}. {status.repair_hint()}'
+      )
 
 
 def _excess_problems(

@@ -8,6 +8,7 @@ import random
 import shutil
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from changed_artifacts import rewrite, with_value
 from ml_collections import ConfigDict
@@ -16,10 +17,12 @@ from configs import base
 from infoprune_jax import stage, stages
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
+from infoprune_jax.export import job as export_job
 from infoprune_jax.runtime import files, manifests
-from infoprune_jax.selection import rules
+from infoprune_jax.selection import rules, select
 from infoprune_jax.selection.examples import scored_examples
 from infoprune_jax.statistics import classify, example_texts
+from infoprune_jax.tokens.tables import read_table
 from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.tokens.vocabulary import Vocabulary
 from infoprune_jax.verify import workdir as verify
@@ -127,6 +130,21 @@ def test_the_job_sweep_reports_it(config, classified, tmp_path, caplog):
     'quality_30',
     'quality_60',
   ]
+
+
+def test_exports_have_the_odds(config, classified, tmp_path):
+  workdir = shutil.copytree(classified, str(tmp_path / 'work'))
+  export = dataclasses.replace(config.export, formats=('scores',))
+  config = dataclasses.replace(config, export=export)
+  select.run(config, workdir)
+  export_job.run(config, workdir)
+  [planned] = stages.STAGES['export'].artifacts(config, workdir)
+  written = manifests.read_manifest(planned.path, 'export')
+  assert {*written['inputs']} == {*planned.made_from}
+  table = read_table(planned.path)
+  odds, is_scored = table[COLUMN], pc.equal(table['split'], 'scored')
+  assert is_scored.equals(pc.is_valid(odds)) and odds.null_count
+  np.testing.assert_array_equal(odds.drop_null(), odds_of(workdir))
 
 
 def test_other_texts_make_it_stale(edits, config, classified, tmp_path):

@@ -121,6 +121,9 @@ def test_a_run_without_that_checkpoint_is_refused_first(corpus_path, branched):
   early = experiment(corpus_path, early=base.branch('full', 0.25, then=HALF))
   with pytest.raises(UserError, match=r'step 2 of .*are: \[4, 8\].*phases'):
     stages.run(early, branched, None)
+  state = stages.state('train', early, branched)
+  assert state.kind == 'refused'
+  assert 'early, seed 0, starts from step 2 of' in state.reason
 
 
 def test_another_step_makes_only_the_branch_stale(corpus_path, branched):
