@@ -65,3 +65,16 @@ def test_the_bench_of_selection_by_shards_runs():
     result.stdout,
     re.M,
   ), result
+
+
+def test_the_bench_of_near_duplicates_runs(corpus_path):
+  command = [
+    *(sys.executable, 'tools/bench_near_duplicates.py'),
+    *(f'--corpus={corpus_path}', '--pairs=20', '--min_words=20'),
+  ]
+  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  lines = re.findall(
+    r'^(ours|datasketch), .* precision (\S+)  recall', result.stdout, re.M
+  )
+  assert [name for name, _ in lines] == ['ours'] * 2 + ['datasketch'] * 2
+  assert [float(value) for _, value in lines[:2]] == [1.0, 1.0], result

@@ -19,9 +19,9 @@ from absl import app, flags, logging
 
 from infoprune_jax.config.corpus import SourceConfig
 from infoprune_jax.config.decontamination import BenchmarksConfig
-from infoprune_jax.corpus import sources
+from infoprune_jax.corpus import sources, words
 from infoprune_jax.runtime.hashing import text_hash
-from infoprune_jax.statistics import benchmark_ngrams, words
+from infoprune_jax.statistics import benchmark_ngrams
 from infoprune_jax.statistics.benchmark_ngrams import BenchmarkNgrams
 
 _CORPUS = flags.DEFINE_string('corpus', None, 'A glob of JSONL.', required=True)

@@ -11,7 +11,8 @@ import pytest
 from configs import base
 from infoprune_jax.config.decontamination import BenchmarksConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.statistics import benchmark_ngrams, words
+from infoprune_jax.corpus import words
+from infoprune_jax.statistics import benchmark_ngrams
 
 
 def made_config(*paths: pathlib.Path, **fields) -> BenchmarksConfig:
