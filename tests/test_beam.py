@@ -1,10 +1,14 @@
 """Stages as pipelines of Apache Beam: the artifacts of processes, byte by byte."""
 
+import os
 import pathlib
+import signal
+import subprocess
+import sys
 
 import pytest
 from made_scores import write_scores
-from small_corpus import small_config, write_corpus
+from small_corpus import only_arms, small_config, write_corpus
 
 from configs import base
 from infoprune_jax.config import experiment as config_lib, validation
@@ -37,6 +41,7 @@ def corpus(tmp_path_factory) -> str:
 def settings(corpus: str, beam_options: tuple[str, ...]) -> config_lib.Config:
   edits = small_config(corpus)
   edits.corpus.beam_options = beam_options
+  only_arms(edits, 'random')
   arms = edits.select.arms
   arms.deduplicated = base.arm('distinct', 'near_duplicate_group')
   arms.top = base.arm('top', base.INFORMATION, fraction=0.5, per='source')
@@ -69,11 +74,36 @@ def test_the_artifacts_are_those_of_processes(corpus, tmp_path):
     statistics.run(config, workdir)
     near_duplicates.run(config, workdir)
     write_scores(workdir)
+    if others:
+      run_killed(corpus, workdir)
+      assert not list(pathlib.Path(workdir).rglob('keep.npy'))
     select.run(config, workdir)
     export_job.run(config, workdir)
     made[name] = content(workdir)
   assert made['beam'] == made['processes']
   assert any('deduplicated/parquet' in name for name in made['beam'])
+
+
+KILLED = """
+import os, signal, sys
+from test_beam import IN_MEMORY, settings
+from infoprune_jax.selection import select, store_order
+
+# When the first arm is selected, before any is written.
+store_order.bits = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+select.run(settings(sys.argv[1], IN_MEMORY), sys.argv[2])
+"""
+
+
+def run_killed(corpus: str, workdir: str) -> None:
+  """Selects in a process that is killed in the middle."""
+  tests = pathlib.Path(__file__).parent
+  paths = [str(tests), str(tests.parent), os.environ.get('PYTHONPATH', '')]
+  done = subprocess.run(
+    [sys.executable, '-c', KILLED, corpus, workdir],
+    env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
+  )
+  assert done.returncode == -signal.SIGKILL
 
 
 def test_a_bad_row_is_one_message(corpus, tmp_path):
