@@ -71,6 +71,7 @@ DRILLS = (
   'tests/test_object_store.py',
   'tests/test_tools.py',
   'tests/tools/test_docker_install.py',
+  'tests/tools/test_launch_script.py',
 )
 # Other modules of half a minute and more.
 LONG = (

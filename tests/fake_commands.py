@@ -12,7 +12,7 @@ with open({file!r}, 'r+') as file:
   fcntl.flock(file, fcntl.LOCK_EX)
   state = json.load(file)
   call = {{'arguments': sys.argv[1:]}}
-  if '-' in sys.argv:
+  if sys.argv[-1] in ('-', '--config=-'):
     call['input'] = sys.stdin.read()
   state['calls'].append(call)
   text = ' '.join(sys.argv[1:])

@@ -103,6 +103,13 @@ def main(argv: Sequence[str]) -> int:
   except (UserError, ValueError) as error:
     print(f'launch: {error}', file=sys.stderr)
     return 2
+  except KeyboardInterrupt:
+    print(
+      'launch: interrupted; jobs that run go on, and the same command follows '
+      'them.',
+      file=sys.stderr,
+    )
+    return 130
 
 
 def _launch() -> int:

@@ -231,6 +231,13 @@ def main(argv: list[str]) -> int:
   except jobset_follow.Refused as refused:
     print(f'launch_gke: {refused}', file=sys.stderr)
     return 1
+  except KeyboardInterrupt:
+    print(
+      f'launch_gke: {args.name} goes on and costs. To end it: kubectl '
+      f'--namespace={args.namespace} delete jobset {args.name}',
+      file=sys.stderr,
+    )
+    return 130
 
 
 if __name__ == '__main__':
