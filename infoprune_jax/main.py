@@ -231,24 +231,7 @@ def main(argv: Sequence[str]) -> int:
       return 0
     distributed = _join()
 
-    from infoprune_jax import dry_run, stages
-
-    if _DRY_RUN.value:
-      dry_run.run(
-        config,
-        workdir,
-        _JOB.value,
-        full=_DRY_RUN.value == 'full',
-        extend=_EXTEND.value,
-      )
-    else:
-      stages.run(
-        config,
-        workdir,
-        _JOB.value,
-        stale=_STALE.value,
-        extend=_EXTEND.value,
-      )
+    _run(config, workdir)
     if distributed:
       distributed.leave()
   except preemption.Stopped as stopped:
@@ -273,6 +256,18 @@ def main(argv: Sequence[str]) -> int:
     _exit(f'{refusal}, and run it again: finished work in {workdir} is kept.')
     _leave_at_once(USER_ERROR)
   return 0
+
+
+def _run(config: config_lib.Config, workdir: str) -> None:
+  """Runs the stages, or says what they would do."""
+  from infoprune_jax import dry_run, stages
+
+  job, extend = _JOB.value, _EXTEND.value
+  if _DRY_RUN.value:
+    full = _DRY_RUN.value == 'full'
+    dry_run.run(config, workdir, job, full=full, extend=extend)
+  else:
+    stages.run(config, workdir, job, stale=_STALE.value, extend=extend)
 
 
 def _compile_only(config: config_lib.Config) -> None:

@@ -35,6 +35,15 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
   ('arguments', 'expected'),
   [
+    (
+      [f'--config={JSONL}', '--topology=v5e:4x4'],
+      '--topology is for --compile_only: add it.',
+    ),
+    (
+      [f'--config={JSONL}', '--compile_only', '--job=select'],
+      '--compile_only needs --job, one of score, train, reference, evaluate, '
+      'and --topology, such as v5e:16x16, got --job=select and --topology=None.',
+    ),
     ([], 'Give --config'),
     (['--config=configs/demoo.py'], "no config file 'configs/demoo.py'"),
     ([f'--config={JSONL}', '--jobb=score'], 'Did you mean: job'),

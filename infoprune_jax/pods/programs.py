@@ -76,19 +76,19 @@ class Program:
   def sequences(self) -> int:
     """The sequences that a shard of the batch computes at once."""
     if isinstance(self.config, TrainingConfig):
-      return self.config.batch_size // self._num_parts
+      return self.config.batch_size // self._num_groups
     return self.config.per_device_batch_size
 
   @property
-  def _num_parts(self) -> int:
-    """The parts of a batch: its shards, times the micro-batches of each."""
+  def _num_groups(self) -> int:
+    """The groups of `sequences` in a step: shards times micro-batches."""
     parts = getattr(self.config, 'gradient_accumulation_steps', 1)
     return self.mesh.num_shards('batch') * parts
 
   @property
   def tokens(self) -> int:
     """Tokens of a step on all chips, padding included."""
-    return self.sequences * self._num_parts * self.config.sequence_length
+    return self.sequences * self._num_groups * self.config.sequence_length
 
   @property
   def flops(self) -> float:
@@ -123,7 +123,7 @@ class Program:
       scan_unroll=model.scan_unroll or 1,
     )
     config = dataclasses.replace(
-      self.config, batch_size=sequences * self._num_parts
+      self.config, batch_size=sequences * self._num_groups
     )
     planned = dataclasses.replace(self.planned, model=model)
     return dataclasses.replace(self, planned=planned, config=config)
