@@ -286,7 +286,7 @@ def test_a_table_must_say_of_which_source_an_id_is(
     joined(web, 'source', 'example_id')
   with pytest.raises(
     UserError,
-    match="70 records are about ids of several sources, such as '[0-9]+' of the "
+    match="several sources have the id of 70 records, such as '[0-9]+' of the "
     r"source 'books' .*write on=\('source', 'example_id'\)",
   ):
     joined(web, 'example_id')
@@ -297,7 +297,9 @@ def test_a_table_must_say_of_which_source_an_id_is(
     and row['split'] == 1
     and documents['web', id_]['split'] != 1
   )
-  with pytest.raises(UserError, match=f"1 records .* such as '{other}' of"):
+  with pytest.raises(
+    UserError, match=f"the id of 1 record, such as '{other}' of"
+  ):
     joined(
       [row for row in web if row['example_id'] == other],
       'example_id',

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime.progress import logger
+from infoprune_jax.runtime.progress import counted, logger
 from infoprune_jax.selection import join_keys, spill as spill_lib, user_tables
 from infoprune_jax.selection.arrays import side_by_side
 from infoprune_jax.selection.spill import Partitions, Spill
@@ -178,9 +178,10 @@ class Join:
     table, keys = self.table, ', '.join(self.table.keys)
     if self._num_shared:
       raise UserError(
-        f'select.tables.{table.name}: {self._num_shared} records are about ids of '
-        f'several sources, such as {self._example(self._first_shared)}: add a '
-        "column `source` to the table, and write on=('source', 'example_id')."
+        f'select.tables.{table.name}: several sources have the id of '
+        f'{counted(self._num_shared, "record")}, such as '
+        f'{self._example(self._first_shared)}: add a column `source` to the '
+        "table, and write on=('source', 'example_id')."
       )
     if not self._num_joined:
       raise UserError(
