@@ -66,17 +66,18 @@ def run(config: Config, workdir: str) -> None:
       cannot be evaluated.
   """
   inputs = _open_inputs(config, workdir)
+  arms = {
+    keep_set.selection_name(rules, arm, seed): (arm, seed)
+    for arm, rules in config.select.arms.items()
+    for seed in config.train.seeds
+  }
   waiting = {}
-  for arm, rules in config.select.arms.items():
-    for seed in config.train.seeds:
-      name = keep_set.selection_name(rules, arm, seed)
-      artifact = describe(config, workdir, arm, seed, _made_from(inputs, arm))
-      if name in waiting:
-        continue
-      if _is_done(artifact, _summary_key(inputs, arm)):
-        logger.info('select: %s finished before, skipped', name)
-      else:
-        waiting[name] = artifact, arm
+  for name, (arm, seed) in arms.items():
+    artifact = describe(config, workdir, arm, seed, _made_from(inputs, arm))
+    if _is_done(artifact, _summary_key(inputs, arm)):
+      logger.info('select: %s finished before, skipped', name)
+    else:
+      waiting[name] = artifact, arm
   with contextlib.ExitStack() as stack:
     by_beam = None
     if config.corpus.beam_options and waiting:
