@@ -41,10 +41,12 @@ def corpus(tmp_path_factory) -> str:
 def settings(corpus: str, beam_options: tuple[str, ...]) -> config_lib.Config:
   edits = small_config(corpus)
   edits.corpus.beam_options = beam_options
-  only_arms(edits, 'random')
+  only_arms(edits)
   arms = edits.select.arms
-  arms.deduplicated = base.arm('distinct', 'near_duplicate_group')
+  # Beam selects the first by shard; the second needs one machine.
   arms.top = base.arm('top', base.INFORMATION, fraction=0.5, per='source')
+  arms.deduplicated = base.arm('distinct', 'near_duplicate_group')
+  edits.report.baseline = 'top'
   edits.export.formats = (
     *('jsonl', 'parquet', 'dolma_attributes'),
     *('megatron', 'mds', 'levanter'),
@@ -87,10 +89,10 @@ def test_the_artifacts_are_those_of_processes(corpus, tmp_path):
 KILLED = """
 import os, signal, sys
 from test_beam import IN_MEMORY, settings
-from infoprune_jax.selection import select, store_order
+from infoprune_jax.selection import select, summary
 
-# When the first arm is selected, before any is written.
-store_order.bits = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+# After the rules of the first arm, before anything is written.
+summary.summarize = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 select.run(settings(sys.argv[1], IN_MEMORY), sys.argv[2])
 """
 

@@ -237,29 +237,10 @@ class ExampleShards(Examples):
     Raises:
       UserError: one is missing or damaged.
     """
-
-    def opened(path: str, job: str, prefix: str = '') -> ScoredTable:
-      return ScoredTable(path, job, prefix, only)
-
     job = 'own_scores' if scores else 'score'
-    self._scores = opened(scores or scores_dir(workdir), job)
-    self._others = [opened(statistics_dir(workdir), 'statistics')]
-    self._others += [
-      opened(path, job)
-      for path, job in (
-        (near_duplicates_dir(workdir), 'near_duplicates'),
-        (contamination_dir(workdir), 'decontaminate'),
-      )
-      if manifests.read_manifest(path, job) is not None
-    ]
-    self._others += [
-      opened(user_table_dir(workdir, name), 'join', f'{name}.')
-      for name in tables
-    ]
-    self._others += [
-      opened(path, 'classify')
-      for path in filesystems.matching(classifier_dir(workdir, ''), '*')
-      if manifests.read_manifest(path, 'classify') is not None
+    self._scores = ScoredTable(scores or scores_dir(workdir), job, '', only)
+    self._others = [
+      ScoredTable(*table, only) for table in _others(workdir, tables)
     ]
     kept = KeptColumns(store, self._scores)
     self.users = [
@@ -343,6 +324,24 @@ class ExampleShards(Examples):
     """All of it, in memory."""
     shards = [shard for _, shard in self.shards(self.schema.names)]
     return pa.concat_tables(shards).unify_dictionaries().combine_chunks()
+
+
+def _others(
+  workdir: str, joined: Iterable[str]
+) -> Iterator[tuple[str, str, str]]:
+  """Tables beside the scores: the folder, the job and a prefix of columns."""
+  yield statistics_dir(workdir), 'statistics', ''
+  for path, job in (
+    (near_duplicates_dir(workdir), 'near_duplicates'),
+    (contamination_dir(workdir), 'decontaminate'),
+  ):
+    if manifests.read_manifest(path, job) is not None:
+      yield path, job, ''
+  for name in joined:
+    yield user_table_dir(workdir, name), 'join', f'{name}.'
+  for path in filesystems.matching(classifier_dir(workdir, ''), '*'):
+    if manifests.read_manifest(path, 'classify') is not None:
+      yield path, 'classify', ''
 
 
 def _differ(table: ScoredTable, scores: ScoredTable) -> UserError:

@@ -163,5 +163,5 @@ def test_other_examples_are_refused(workdir):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(manifests, 'verified', lambda path, _, name: f'{path}/{name}')
     examples = ExampleShards(workdir, store)
-  with pytest.raises(UserError, match='holds other examples than'):
-    _ = examples.index
+    with pytest.raises(UserError, match='holds other examples than'):
+      _ = examples.index
