@@ -241,8 +241,8 @@ STAGES = {
     on_request=True,
   ),
 }
-# The stages that can run without --job, see `needed`.
 _WITH_BRANCHES = {'own_scores', 'train'}  # Their runs can start from others.
+# The stages that can run without --job, see `needed`.
 IN_ORDER = tuple(name for name in STAGES if not STAGES[name].on_request)
 
 

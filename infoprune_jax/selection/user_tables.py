@@ -296,24 +296,56 @@ def _json(
   path: str, raw: Any, columns: list[str] | None
 ) -> Iterator[pa.RecordBatch]:
   """Lines of JSON; the first block decides the types of columns."""
-  schema = None
+  schema, num_records = None, 0
   with compressed.open_stored(path, raw) as lines:
     compressed.skip_mark(path, lines)
     while block := lines.read(_BLOCK):
       block += lines.readline()
       if not block.strip():
         continue
-      options = pa_json.ParseOptions(
-        explicit_schema=schema,
-        unexpected_field_behavior='ignore' if schema else 'infer',
-      )
-      table = pa_json.read_json(pa.BufferReader(block), parse_options=options)
+      table = _parsed(path, block, schema, num_records)
+      num_records += table.num_rows
       if schema is None:
         there = [
           field for field in table.schema if field.name in (columns or ())
         ]
         schema = pa.schema(there) if columns else table.schema
       yield from table.combine_chunks().to_batches(BATCH)
+
+
+def _parsed(
+  path: str, block: bytes, schema: pa.Schema | None, first: int
+) -> pa.Table:
+  """The records of a block, with a schema or with types of their own.
+
+  Raises:
+    UserError: the values of a column are not of its type in the schema.
+  """
+  if schema is None:
+    return pa_json.read_json(pa.BufferReader(block))
+  try:
+    return _with_types(block, schema)
+  except pa.ArrowInvalid:
+    _with_types(block, pa.schema([]))  # Fails again if it is no JSON.
+    for field in schema:
+      try:
+        _with_types(block, pa.schema([field]))
+      except pa.ArrowInvalid as error:
+        raise UserError(
+          f'{path}: the records of the first {_BLOCK >> 20} MiB decide the types '
+          f'of columns. In the records from {first} (from 0), the column '
+          f'{field.name!r} does not have its type, {field.type} ({error}). Write '
+          'all values of a column alike (1.0, not 1, if any is a fraction), or '
+          'write the table as Parquet.'
+        ) from None
+    raise
+
+
+def _with_types(block: bytes, schema: pa.Schema) -> pa.Table:
+  options = pa_json.ParseOptions(
+    explicit_schema=schema, unexpected_field_behavior='ignore'
+  )
+  return pa_json.read_json(pa.BufferReader(block), parse_options=options)
 
 
 _Reader = Callable[[str, Any, list[str] | None], Iterator[pa.RecordBatch]]
