@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from infoprune_jax import costs, stages
 from infoprune_jax.config.experiment import Config
 
-_MAX_LABEL = 24  # characters
+_MAX_LABEL = 16  # characters
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ The rate and the price are yours: --tflops_per_chip and --dollars_per_chip_hour.
 
 import dataclasses
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -138,6 +139,7 @@ def _launch() -> int:
         f'{job.name} is {states[job.name]}: use another --workdir, or delete '
         'what is stale with python -m infoprune_jax.main --stale=redo.'
       )
+  _check_names(jobs)
   commands = {job.name: _command(job, workdir) for job in jobs}
   if _DRY_RUN.value:
     plan = dry_run.make_plan(_in_one_slice(config), workdir)
@@ -195,13 +197,29 @@ def _in_one_slice(config: experiment.Config) -> experiment.Config:
   return dataclasses.replace(config, mesh=flat)
 
 
+def _name_of(job: Any) -> str:
+  """The name under which a job is launched."""
+  file = config_flags.get_config_filename(flags.FLAGS['config'])
+  stem = os.path.basename(file).removesuffix('.py').replace('_', '-').lower()
+  return f'{_NAME.value or stem}-{job.name}'
+
+
+def _check_names(jobs: Sequence[Any]) -> None:
+  """Raises `UserError` if the name of a job is none of Kubernetes."""
+  longest = max(map(_name_of, jobs), key=len)
+  if not re.fullmatch('[a-z][-a-z0-9]{0,39}', longest):
+    raise UserError(
+      f'{longest!r} cannot be the name of a job: give a --name with at most '
+      f'{40 - max(len(job.name) for job in jobs) - 1} lower-case letters, digits '
+      'and -.'
+    )
+
+
 def _command(job: Any, workdir: str) -> list[str]:
   """The command that runs a job."""
   options = [arg for arg in sys.argv[1:] if arg.startswith('--config')]
   inner = [*options, f'--workdir={workdir}', f'--job={job.stage}', *job.flags]
-  file = config_flags.get_config_filename(flags.FLAGS['config'])
-  stem = os.path.basename(file).removesuffix('.py').replace('_', '-')
-  named = [f'--name={_NAME.value or stem}-{job.name}']
+  named = [f'--name={_name_of(job)}']
   image = [f'--image={_IMAGE.value}']
   place = [f'--project={_PROJECT.value}', f'--zone={_ZONE.value}']
   account = [f'--service_account={_ACCOUNT.value}'] if _ACCOUNT.value else []

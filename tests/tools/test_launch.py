@@ -93,7 +93,7 @@ def test_names_are_those_of_kubernetes(name):
   others = ['a_b', 'a-b', 'A_B', 'a.b', 'x' * 79, 'x' * 80]
   labels = {experiment_jobs._label(other) for other in others}
   assert len(labels) == len(others)
-  assert len(experiment_jobs._label(name)) <= 24
+  assert len(experiment_jobs._label(name)) <= 16
 
 
 def test_a_finished_job_is_not_started_again():

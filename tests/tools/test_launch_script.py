@@ -1,10 +1,14 @@
 """tools/launch.py as a command, beside an object store and a cluster."""
 
+import gzip
+import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
 
+import launching_docs
 import object_store
 import pytest
 from fake_commands import FakeCommand
@@ -136,6 +140,7 @@ def test_jobs_start_when_those_before_them_are_done(launch):
     (('--tpu=v5e-17',), '--tpu=v5e-17 is no slice'),
     (('--workdir=runs/mine',), 'which the jobs do not see'),
     (('--cpus_on=batch',), '--project=... is missing'),
+    (('--name=a-name-that-is-longer',), 'at most 21 lower-case letters'),
     (('--slices=2',), 'mesh.dcn_data=1 times mesh.dcn_fsdp=1 is 1'),
     (('--config.mesh.data=3',), 'mesh'),
   ],
@@ -145,3 +150,34 @@ def test_a_wrong_argument_starts_nothing(launch, arguments, message):
   assert done.returncode == 2, done.stderr
   assert message in done.stderr and 'Traceback' not in done.stderr
   assert not launch.kubectl.calls()
+
+
+def test_the_figures_of_the_page_are_what_a_dry_run_computes(
+  tmp_path, emulator
+):
+  emulator.put('c4/en/c4-train.00000.json.gz', gzip.compress(b'{"text": "a"}'))
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'configs/c4.py').write_text(launching_docs.config())
+  [_, *arguments], _ = launching_docs.commands('launch.py')
+  done = subprocess.run(
+    [sys.executable, str(ROOT / 'tools/launch.py'), *arguments],
+    cwd=tmp_path,
+    env={**os.environ, **emulator.environment, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  computed = {}
+  for line in done.stdout.splitlines():
+    figures = re.findall(r'([\d.e+]+) (?:FLOP|chip-hours|h)|\$([\d.]+)', line)
+    if figures and line[0] != '/':
+      name = (
+        'train, each of 10' if line.startswith('train-') else line.split()[0]
+      )
+      values = [one or two for one, two in figures]
+      # The runs have the same cost.
+      assert computed.setdefault(name, values) == values
+  for name, (flops, *others) in computed.items():
+    row = ' | '.join([name, flops.replace('e+', 'e'), *others])
+    assert f'| {row} |' in launching_docs.TEXT, row
+  assert len(computed) == 5
