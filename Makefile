@@ -8,7 +8,7 @@ WORKDIR ?= runs/demo
 EXTRAS := beam,seqio,test,dev
 
 .PHONY: install demo check test test-drills test-ecosystem test-newest \
-  test-oldest test-hf test-readers test-trainers test-browser lint format goldens clean
+  test-oldest test-hf test-readers test-trainers test-tpu test-browser lint format goldens clean
 
 install: $(VENV)/.installed
 
@@ -50,7 +50,7 @@ check: lint
 
 # What takes longer, or needs more than .venv.
 test-ecosystem: test-drills test-newest test-oldest test-hf test-readers \
-  test-trainers test-browser
+  test-trainers test-tpu test-browser
 
 # Both ends of the version ranges in pyproject.toml: the newest of today, and
 # the lowest. Each environment is made once; `make clean` forgets it.
@@ -110,6 +110,17 @@ test-trainers: .venv-trainers/.installed
 	  --no-deps mosaicml-streaming==0.13.0
 	touch $@
 
+# A step of two layers, by the compiler of TPUs, which needs none. The other
+# programs for pods take half an hour: pytest tests/score/test_tpu.py.
+test-tpu: .venv-tpu/.installed
+	$(<D)/bin/python -m pytest -rs tests/pods/test_tpu.py
+
+.venv-tpu/.installed: pyproject.toml constraints.txt
+	$(MAKE_UV)
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python \
+	  --constraint constraints.txt --editable '.[test,tpu-compiler]'
+	touch $@
+
 # The reports in Chromium. The tests are skipped, and say so, without it.
 test-browser: install
 	command -v chromium > /dev/null || test "$$(id -u)" != 0 || \
@@ -131,4 +142,4 @@ goldens: install
 	$(BIN)/python -m pytest tests/test_golden.py --refresh-goldens
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest .venv-hf .venv-readers .venv-trainers build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-hf .venv-readers .venv-trainers .venv-tpu build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
