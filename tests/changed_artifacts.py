@@ -1,6 +1,7 @@
 """Artifacts made wrong on purpose, with checksums as if they were meant."""
 
 import io
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infoprune_jax.runtime import artifacts, files, manifests
+from infoprune_jax.verify import workdir as verify
 
 PART = 'data/part-00001-of-00003.parquet'  # of every table of the small corpus
 
@@ -55,3 +57,12 @@ def with_value(name: str, row: int, value) -> Callable[[pa.Table], pa.Table]:
     return rows.set_column(index, name, changed)
 
   return change
+
+
+def wrong(workdir: pathlib.Path) -> dict[str, str]:
+  """What is wrong, by artifact."""
+  return {
+    os.path.relpath(found.path, workdir): '\n'.join(problems)
+    for found, problems in verify.check(str(workdir))
+    if problems
+  }

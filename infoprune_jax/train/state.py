@@ -16,15 +16,13 @@ from infoprune_jax.config.training import TrainingConfig
 from infoprune_jax.model import backends, network, partitioning
 from infoprune_jax.model.kernels import gpu_attention
 from infoprune_jax.model.mesh import Mesh
-from infoprune_jax.train import memory, optimizer
+from infoprune_jax.train import bad_steps, memory, optimizer
 
 # Initialization runs once, so XLA need not spend time to optimize it.
 INIT_COMPILER_OPTIONS: Any = {'xla_backend_optimization_level': 0}
 
 # Requests that a process may send to all, together with its batch.
 HOST_REQUESTS = ('stop', 'save')
-# Steps of the running mean of the loss. The first steps are never spikes.
-MEAN_DECAY, SETTLED_AFTER = 0.98, 50
 
 # 'params', 'opt_state', 'step' (int32) and 'loss_mean' (float32).
 State = dict[str, Any]
@@ -242,7 +240,9 @@ def _make_step(
       grads, state['opt_state'], state['params']
     )
     grad_norm = optax.tree.norm(grads)
-    bad, loss_mean = _check_loss(training, state, losses['loss'], grad_norm)
+    bad, loss_mean = bad_steps.check_loss(
+      training, state, losses['loss'], grad_norm
+    )
     metrics = {
       **losses,
       'bad_step': bad,
@@ -257,41 +257,11 @@ def _make_step(
       'opt_state': opt_state,
     }
     if training.on_bad_step == 'skip':
-      learned = _keep_old_if(bad, learned, state)
+      learned = bad_steps.keep_old_if(bad, learned, state)
     counts = {'step': state['step'] + 1, 'loss_mean': loss_mean}
     return {**learned, **counts}, metrics
 
   return step
-
-
-def _keep_old_if(bad: jax.Array, new: State, old: State) -> State:
-  """The old arrays after a bad step, else the new ones.
-
-  Counts are always new, because the schedule counts skipped steps, too.
-  """
-
-  def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-    is_count = jnp.issubdtype(new.dtype, jnp.integer)
-    return new if is_count else jnp.where(bad, old, new)
-
-  return jax.tree.map(choose, new, {name: old[name] for name in new})
-
-
-def _check_loss(
-  training: TrainingConfig,
-  state: State,
-  loss: jax.Array,
-  grad_norm: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-  """Whether a step is bad, and the running mean of the losses of good ones."""
-  mean, step = state['loss_mean'], state['step']
-  bad = ~jnp.isfinite(loss + grad_norm)
-  if training.max_loss_spike:
-    spike = loss > training.max_loss_spike * mean
-    bad |= spike & (step >= SETTLED_AFTER)
-  # In the first steps this is the plain mean, which has no bias.
-  fraction = jnp.maximum(1 - MEAN_DECAY, 1 / (step + 1.0))
-  return bad, jnp.where(bad, mean, mean + fraction * (loss - mean))
 
 
 def check_batch(mesh: Mesh, training: TrainingConfig, section: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from configs import base
 from infoprune_jax.config.selection import NearDuplicatesConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import corpus_index, draw
+from infoprune_jax.corpus import corpus_index, draw, file_index
 from infoprune_jax.runtime.hashing import content_hash
 
 
@@ -230,9 +230,9 @@ def test_long_files_of_text_are_not_read(tmp_path, make_corpus, monkeypatch):
   for number in range(40):
     (tmp_path / f'{number}.txt').write_text(f'{number} ' * (1 + number))
   read = []
-  build = corpus_index.index_file
+  build = file_index.index_file
   monkeypatch.setattr(
-    corpus_index,
+    file_index,
     'index_file',
     lambda file: read.append(file.size) or build(file),
   )

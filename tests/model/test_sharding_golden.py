@@ -98,7 +98,10 @@ def activations(mesh, monkeypatch) -> list[str]:
   batch = packing.empty_sequences(SEQUENCES, LENGTH)
   weights = batch['decoder_loss_weights']
   shapes = network.param_shapes(MODEL, VOCAB)
-  loss = lambda p, b, w: network.batch_loss(MODEL, p, b, w, 0.0, 0)[0]
+
+  def loss(params, batch, weights):
+    return network.batch_loss(MODEL, params, batch, weights, 0.0, 0)[0]
+
   scoring = dataclasses.replace(MODEL, remat='none')
   with partitioning.use_mesh(mesh):
     jax.eval_shape(jax.grad(loss), shapes, batch, weights)

@@ -14,7 +14,7 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import checkpoints, digests, mesh as mesh_lib
 from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.workdir import reference_dir
-from infoprune_jax.train import hooks, metrics, runs, state
+from infoprune_jax.train import bad_steps, hooks, metrics, runs, state
 
 
 class Killed(Exception):
@@ -204,12 +204,12 @@ def test_a_spike_is_over_the_running_mean():
 
   def judged(loss, step, mean=3.0, norm=1.0):
     before = {'loss_mean': np.float32(mean), 'step': np.int32(step)}
-    bad, after = state._check_loss(
+    bad, after = bad_steps.check_loss(
       training, before, np.float32(loss), np.float32(norm)
     )
     return bool(bad), float(after)
 
-  settled = state.SETTLED_AFTER
+  settled = bad_steps.SETTLED_AFTER
   assert judged(6.1, settled) == (True, 3.0)
   assert not judged(5.9, settled)[0]
   assert not judged(6.1, settled - 1)[0]  # The mean is of too few losses.
@@ -217,7 +217,9 @@ def test_a_spike_is_over_the_running_mean():
   assert judged(2.0, 0, norm=np.inf) == (True, 3.0)
   # The first losses weigh alike.
   assert judged(5.0, 1, mean=3.0) == (False, 4.0)
-  assert judged(4.0, 10**6)[1] == pytest.approx(3.0 + (1 - state.MEAN_DECAY))
+  assert judged(4.0, 10**6)[1] == pytest.approx(
+    3.0 + (1 - bad_steps.MEAN_DECAY)
+  )
 
 
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_used(

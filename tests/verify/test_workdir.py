@@ -1,6 +1,5 @@
 """Everything in a workdir, made wrong once: seen, and named."""
 
-import dataclasses
 import io
 import os
 import pathlib
@@ -9,68 +8,20 @@ import re
 import shutil
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from changed_artifacts import (
   PART as SCORES,
   remake_manifest,
   reseal,
-  rewrite,
-  with_value,
+  wrong,
 )
-from small_corpus import only_arms, small_config
 
 from infoprune_jax import stages
-from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.model import checkpoints, deletions
 from infoprune_jax.runtime import artifacts, files, manifests
 from infoprune_jax.selection import keep_set
 from infoprune_jax.verify import workdir as verify
-
-
-@pytest.fixture(scope='module')
-def config(corpus_path):
-  edits = small_config(corpus_path)
-  edits.train.seeds = (0,)
-  only_arms(edits, 'random', 'top_nll')
-  return config_lib.from_mapping(edits)
-
-
-@pytest.fixture(scope='module')
-def finished(config, tmp_path_factory) -> pathlib.Path:
-  # A name that globs, fsspec and DuckDB would take for a pattern.
-  workdir = tmp_path_factory.mktemp('finished') / 'lr[3e-4]*?::1'
-  for job in ('tokenize', 'statistics', 'reference', 'score', 'select'):
-    stages.STAGES[job].run(config, str(workdir))
-  one = dataclasses.replace(config.train, arms=('top_nll',))
-  for job in ('train', 'evaluate'):
-    stages.STAGES[job].run(dataclasses.replace(config, train=one), str(workdir))
-  for job in ('selection_report', 'report'):
-    page = files.write_text(str(workdir / job / 'index.html'), '<p>' * 9)
-    [planned] = stages.STAGES[job].artifacts(config, str(workdir))
-    inputs = {
-      name: manifest['fingerprint']
-      for name, path in planned.made_from.items()
-      if (manifest := manifests.read_manifest(path, job))
-    }
-    made = dataclasses.replace(planned.artifact, inputs=inputs)
-    made.finish({'index.html': page})
-  return workdir
-
-
-@pytest.fixture
-def copied(finished, tmp_path) -> pathlib.Path:
-  return shutil.copytree(finished, tmp_path / finished.name)
-
-
-def wrong(workdir: pathlib.Path) -> dict[str, str]:
-  """What is wrong, by artifact."""
-  return {
-    os.path.relpath(found.path, workdir): '\n'.join(problems)
-    for found, problems in verify.check(str(workdir))
-    if problems
-  }
 
 
 def test_a_finished_workdir_is_right(finished, config, capsys):
@@ -198,124 +149,6 @@ def test_the_note_of_what_is_not_finished_is_needed(copied):
   (copied / 'scores' / manifests.BEGUN).write_text('{}')
   [message] = wrong(copied).values()
   assert f'Delete {copied / "scores"} and run --job=score again' in message
-
-
-@pytest.mark.parametrize(
-  ('change', 'expected'),
-  [
-    (lambda t: t.slice(1), '1 missing (the first is doc_index'),
-    (lambda t: pa.concat_tables([t, t.slice(0, 1)]), '1 twice'),
-    (lambda t: t.take([*range(1, t.num_rows), 0]), 'out of order'),
-    (with_value('doc_index', -1, 10**6), '1 that should not be there'),
-    (with_value('shard', 0, 2), 'column shard is not 1'),
-    (with_value('num_tokens', 2, 999_999), 'is 999999, expected'),
-    (with_value('num_bytes', 2, 999_999), 'num_bytes of doc_index'),
-    (with_value('example_id', 2, 'another'), "is 'another', expected 'doc-"),
-    (with_value('source', 2, 'another'), 'source of doc_index'),
-    (with_value('content_hash', 2, 5), 'content_hash of doc_index'),
-    (with_value('fold', 2, 1), 'is 1, expected 0'),
-    (with_value('nll_sum', 2, float('nan')), 'is nan, and 1 in all'),
-    (with_value('nll_sum', 2, -1.0), 'is -1.0, and 1 in all'),
-    (lambda t: t.drop(['fold']), 'has the columns'),
-  ],
-)
-def test_a_wrong_score_is_named(copied, change, expected):
-  rewrite(copied / 'scores', change)
-  found = wrong(copied)
-  assert expected in found['scores']
-  assert SCORES in found['scores']
-  assert 'run --job=score again: only that shard is made' in found['scores']
-  # What was made from another table says so.
-  assert 'was made from scores' in found['keep_sets/top_nll']
-
-
-@pytest.mark.parametrize(
-  'change, expected',
-  [
-    (with_value('compressed_bytes', 2, 0), 'compressed_bytes of doc_index'),
-    (with_value('unigram_nll_sum', 2, float('inf')), 'is inf, and 1'),
-    (with_value('unigram_frequency_square_sum', 2, -1.0), 'is -1.0, and 1'),
-    (lambda t: t.slice(1), '1 missing (the first is doc_index'),
-  ],
-)
-def test_a_wrong_statistic_is_named(copied, change, expected):
-  rewrite(copied / 'statistics', change)
-  found = wrong(copied)
-  assert expected in found['statistics']
-  assert 'run --job=statistics again: only that' in found['statistics']
-  assert 'was made from statistics' in found['keep_sets/top_nll']
-
-
-GROUPS, COPIES = 'near_duplicates', 'heldout_copies'
-
-
-@pytest.mark.parametrize(
-  'table, change, expected',
-  [
-    (GROUPS, with_value('near_duplicate_group', 2, -1), 'is -1, and 1 in all'),
-    (GROUPS, with_value('shard', 0, 2), 'column shard is not 1'),
-    (GROUPS, lambda t: t.slice(1), '1 missing (the first is doc_index'),
-    (GROUPS, lambda t: t.drop(['near_duplicates']), 'has the columns'),
-    (COPIES, with_value('near_copy', 0, 10**6), 'names 1000000'),
-    (COPIES, with_value('near_copy', 0, -1), 'but its manifest says 13'),
-  ],
-)
-def test_a_wrong_group_is_named(copied, config, table, change, expected):
-  stages.run(config, str(copied), 'near_duplicates')
-  assert not wrong(copied)
-  rewrite(copied / table, change)
-  found = wrong(copied)[table]
-  assert expected in found
-  assert 'run --job=near_duplicates again' in found
-
-
-def test_what_it_says_mends(copied, finished, config):
-  """Delete what is named, run what is named: only that shard is made."""
-  rewrite(copied / 'scores', with_value('nll_sum', 2, -1.0))
-  other = copied / 'scores' / SCORES.replace('00001', '00000', 1)
-  before = other.stat().st_mtime_ns
-  said = wrong(copied)['scores']
-  found = re.search(r'Delete (\S+) and (\S+) and run --job=(\w+) again', said)
-  for path in found.groups()[:2]:
-    os.remove(path)
-  stages.run(config, str(copied), found[3])
-  assert not wrong(copied)
-  assert other.stat().st_mtime_ns == before
-  # A manifest alone is written again from what the shards say of themselves.
-  os.remove(copied / 'scores/manifest.json')
-  stages.run(config, str(copied), 'score')
-  for name in ('manifest.json', SCORES):
-    path = f'scores/{name}'
-    assert (copied / path).read_bytes() == (finished / path).read_bytes()
-
-
-def test_wrong_totals_are_named(copied):
-  remake_manifest(copied / 'scores', {}, num_tokens=7)
-  assert 'its manifest says 7' in wrong(copied)['scores']
-
-
-def test_wrong_losses_of_the_scored_corpus_are_named(copied):
-  folder = copied / 'scores'
-  losses = files.read_json(str(folder / manifests.MANIFEST))['losses']
-  losses['sources']['prose']['documents'] += 1
-  remake_manifest(folder, {}, losses=losses)
-  told = wrong(copied)['scores'].splitlines()
-  assert 'losses is not what the markers of its shards add up to' in told[0]
-  assert "losses of 'prose' is {'documents': " in told[1] and len(told) == 2
-
-
-def test_losses_of_other_scores_are_named(copied):
-  rewrite(copied / 'scores', with_value('nll_sum', 2, 10_000.0))
-  [told] = wrong(copied)['scores'].splitlines()
-  assert 'but the documents of the table have' in told
-
-
-def test_a_wrong_loss_is_named(copied):
-  folder = copied / 'evaluate/top_nll/seed-0'
-  rewrite(folder, with_value('nll_sum', 0, -3.0))
-  found = wrong(copied)
-  assert 'is -3.0' in found.pop('evaluate/top_nll/seed-0')
-  assert not found
 
 
 def kept(folder: pathlib.Path) -> np.ndarray:
