@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.model import memory
+from infoprune_jax.model import chips, memory
 
 
 def mesh(shards=1, **stats):
@@ -79,3 +79,14 @@ def test_only_a_lack_of_memory_is_explained():
   explained = memory.oom_as_user_error(lambda: 'take less')
   with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'), explained:
     failing('INTERNAL: broken')()
+
+
+def test_a_chip_that_is_only_compiled_for_has_the_memory_of_its_kind():
+  def memory_stats():
+    raise jax.errors.JaxRuntimeError('INVALID_ARGUMENT: not addressable')
+
+  device = types.SimpleNamespace(
+    memory_stats=memory_stats, device_kind='TPU v6 lite'
+  )
+  described = types.SimpleNamespace(local_devices=[device])
+  assert memory.limit(described) == chips.CHIPS['v6e'].hbm_bytes
