@@ -78,10 +78,14 @@ def run(config: Config, job: str, topology: str, num_slices: int) -> None:
 def _largest_text(program: Program, sequences: int, unit: int) -> str:
   if not sequences:
     return 'not even one sequence per chip fits'
-  option = _with(program, sequences).batch_option
-  return f'{option} is the largest batch that fits' + (
-    f', in steps of {unit} sequences per chip' if unit > 1 else ''
-  )
+  smallest = _with(program, sequences)
+  remat = smallest.planned.model.remat
+  text = f'{smallest.batch_option} is the largest batch that fits'
+  if remat != program.planned.model.remat:
+    text += f', with model.remat={remat!r}'
+  if unit > 1:
+    text += f', in steps of {unit} sequences per chip'
+  return text
 
 
 def make_mesh(config: MeshConfig, topology: str, num_slices: int) -> Mesh:

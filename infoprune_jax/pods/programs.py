@@ -170,19 +170,19 @@ def of_job(config: Config, job: str, mesh: Mesh) -> list[Program]:
   vocab_size = references.vocab_size(config)
   if job == 'reference':
     planned = PlannedModel(config.reference.model, vocab_size)
-    training = config.reference.training
+    section, training = 'reference.training', config.reference.training
   else:
     planned = references.arm_model(config, vocab_size)
-    training = config.train.training
-  training = _in_steps(training, planned, f'{job}.training')
-  step = Program('training step', planned, mesh, f'{job}.training', training)
+    section, training = 'train.training', config.train.training
+  training = _in_steps(training, planned, section)
+  step = Program('training step', planned, mesh, section, training)
   # A run holds its own parameters beside those that are cast for evaluation.
   beside = step.parameter_bytes()
   if job != 'evaluate':
     beside = int(beside * _state_ratio(planned, training))
-  section = 'evaluate.scoring'
+  scoring = config.evaluate.scoring
   evaluation = Program(
-    'evaluation', planned, mesh, section, config.evaluate.scoring, beside
+    'evaluation', planned, mesh, 'evaluate.scoring', scoring, beside
   )
   return [evaluation] if job == 'evaluate' else [step, evaluation]
 

@@ -160,7 +160,7 @@ def test_near_duplicates_are_in_one_split(make_varied):
 
 def test_texts_without_words_are_not_near_duplicates():
   texts = ['...', '!', 'one two', 'One, two.', 'one three']
-  keys = [corpus_index._shingles(text, 5).tolist() for text in texts]
+  keys = [file_index._shingles(text, 5).tolist() for text in texts]
   assert [len(one) for one in keys] == [1] * 5
   assert keys[2] == keys[3]
   assert len({one[0] for one in keys}) == 4

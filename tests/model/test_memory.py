@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.model import memory
+from infoprune_jax.model import chips, memory
 
 
 def mesh(shards=1, **stats):
@@ -102,3 +102,14 @@ def test_layers_of_an_iteration_of_the_scan(
     small.model, num_layers=num_layers, scan_unroll=given
   )
   assert memory.scan_unroll(model, on) == unroll
+
+
+def test_a_chip_that_is_only_compiled_for_has_the_memory_of_its_kind():
+  def memory_stats():
+    raise jax.errors.JaxRuntimeError('INVALID_ARGUMENT: not addressable')
+
+  device = types.SimpleNamespace(
+    memory_stats=memory_stats, device_kind='TPU v6 lite'
+  )
+  described = types.SimpleNamespace(local_devices=[device])
+  assert memory.limit(described) == chips.CHIPS['v6e'].hbm_bytes

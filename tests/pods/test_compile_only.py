@@ -167,3 +167,49 @@ def test_without_libtpu_the_command_to_install_it_is_told(monkeypatch):
   monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
   with pytest.raises(UserError, match=r"pip install 'infoprune_jax\[tpu-comp"):
     libtpu.prepare()
+
+
+@pytest.fixture
+def run_train(small, mesh, monkeypatch):
+  """Runs `train` for one chip, on which each sequence takes so many bytes."""
+
+  def run(per_sequence):
+    monkeypatch.setattr(compile_only, 'make_mesh', lambda *_: mesh)
+    monkeypatch.setattr(
+      programs.Program,
+      'compile',
+      lambda self: needing(3 * 10**9 + self.sequences * per_sequence),
+    )
+    compile_only.run(small, 'train', 'v5e:1x1', 1)
+
+  return run
+
+
+def test_a_job_that_fits_tells_its_programs_and_the_largest_batch(
+  run_train, capsys
+):
+  run_train(10**9)
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].startswith('train on v5e:1x1: 1 chip, mesh')
+  told = [line for line in lines if 'per chip at once' in line]
+  assert [line.partition(':')[0] for line in told] == [
+    'training step',
+    'evaluation',
+  ]
+  [largest] = [line for line in lines if 'the largest batch that fits' in line]
+  assert largest.split()[0] == 'train.training.batch_size=13'
+
+
+def test_a_job_that_does_not_fit_ends_with_the_batch_that_does(run_train):
+  with pytest.raises(
+    UserError,
+    match=r'train does not fit v5e:1x1: training step '
+    r'\(train.training.batch_size=4 is the largest batch that fits, with '
+    r"model.remat='full'\)\. Change the batch",
+  ):
+    run_train(3 * 10**9)
+
+
+def test_a_topology_that_is_not_there_is_refused_first(small):
+  with pytest.raises(UserError, match='v5e:3x5: there is no such slice'):
+    compile_only.run(small, 'train', 'v5e:3x5', 1)
