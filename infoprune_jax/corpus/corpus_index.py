@@ -7,16 +7,14 @@ draws a sample, splits by content, and cuts the corpus into shards.
 import collections
 import contextlib
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from infoprune_jax.config.corpus import CorpusConfig
-from infoprune_jax.config.selection import NearDuplicatesConfig
 from infoprune_jax.config.validation import UserError, did_you_mean
-from infoprune_jax.corpus import draw, minhash, sources
+from infoprune_jax.corpus import draw, sources
 from infoprune_jax.runtime import manifests, workers
 from infoprune_jax.runtime.hashing import content_hash, text_hash, utf8_hash
 from infoprune_jax.runtime.progress import Progress, logger, wipe
@@ -36,23 +34,11 @@ class FileIndex:
   bad_records: dict[str, int]  # by reason
   first_bad_record: str  # '' if there is none
   kept: tuple[str, ...]  # columns of `keep_columns` that some record has
-  # Of the text's signature, [documents, bands] uint64; none if the split does not
-  # go by groups.
-  band_keys: np.ndarray
 
 
-def index_file(
-  file: sources.InputFile, groups: NearDuplicatesConfig | None = None
-) -> FileIndex:
-  """Reads a file once.
-
-  Args:
-    file: The file.
-    groups: How to sign texts, if the split goes by groups.
-  """
+def index_file(file: sources.InputFile) -> FileIndex:
+  """Reads a file once."""
   records, bad, first_bad = [], collections.Counter(), ''
-  signer = minhash.Signer(groups) if groups else None
-  keys = []
   names: dict[str, int] = {}
   kept: set[str] = set()
   for line, record in sources.read_records(file):
@@ -63,8 +49,6 @@ def index_file(
     data = record.text.encode()
     source = names.setdefault(record.source, len(names))
     kept.update(n for n, value in record.kept.items() if value is not None)
-    if groups and signer:
-      keys.append(signer.keys(_shingles(record.text, groups.ngram)))
     records.append(
       (
         line,
@@ -89,23 +73,7 @@ def index_file(
     dict(bad),
     first_bad,
     tuple(sorted(kept)),
-    np.array(keys, np.uint64).reshape(len(line), groups.bands if groups else 0),
   )
-
-
-def _shingles(text: str, ngram: int) -> np.ndarray:
-  """Hashes of the n-grams of words of a text, [shingles] uint32.
-
-  A text with fewer words has one: that of its words, or of its content if it
-  has no words.
-  """
-  from infoprune_jax.corpus import words  # Imports Numba, half a second.
-
-  hashes = words.hashes(text.encode(), ngram)
-  if not len(hashes):
-    short = text_hash(words.plain(text) or f'{content_hash(text)}')
-    hashes = np.array([short], np.int64).view(np.uint64)
-  return (hashes >> np.uint64(32)).astype(np.uint32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,17 +180,12 @@ def _read_all(task: tuple[CorpusIndex, bool]) -> list[sources.Document]:
   return list(index.documents(np.ones(len(index.split), bool), whole))
 
 
-def build(
-  config: CorpusConfig,
-  job: str = 'tokenize',
-  groups: NearDuplicatesConfig | None = None,
-) -> CorpusIndex:
+def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
   """Indexes, checks, draws, splits and cuts the corpus.
 
   Args:
     config: The corpus.
     job: The stage that the progress lines name.
-    groups: `Config.split_groups`.
 
   Raises:
     UserError: a path matches nothing, a record is bad and records may not be
@@ -234,10 +197,7 @@ def build(
   indices = []
   force_subprocess = sources.needs_worker(*(file.config for file in files))
   file_indices = workers.run_all(
-    functools.partial(index_file, groups=groups) if groups else index_file,
-    files,
-    config.num_workers,
-    force_subprocess,
+    index_file, files, config.num_workers, force_subprocess
   )
   for index, file in zip(file_indices, files, strict=True):
     if index.bad_records and config.on_bad_record == 'refuse':
@@ -317,8 +277,6 @@ def _assemble(
   if not taken.any():
     raise UserError('corpus.sources hold no document.')
   column['split_key'] = column['content_hash']
-  if column['band_keys'].size:
-    column['split_key'] = draw.group_keys(column)
   # Contiguous shards of about equal size, whatever the number of workers.
   before = np.cumsum(column['num_bytes']) - column['num_bytes']
   shard = before * config.num_shards // max(column['num_bytes'].sum(), 1)
@@ -343,10 +301,7 @@ def _columns(
   number = {name: position for position, name in enumerate(names)}
   column = {
     name: np.concatenate([getattr(index, name) for index in indices])
-    for name in (
-      *('line', 'num_bytes', 'content_hash', 'text_hash', 'id_hash'),
-      'band_keys',
-    )
+    for name in ('line', 'num_bytes', 'content_hash', 'text_hash', 'id_hash')
   }
   column['file'] = np.repeat(
     np.arange(len(indices), dtype=np.int32), [len(i.line) for i in indices]
