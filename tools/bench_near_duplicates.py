@@ -6,8 +6,8 @@ Each pair is a text of the corpus and the same text with some words replaced,
 deleted and inserted, at a rate drawn for it. A pair counts as near-duplicates if
 the exact fraction of common n-grams of words, of all that one of them has, is at
 least --threshold. All texts are compared at once, as in the stage
-`near_duplicates` with `min_jaccard`. `datasketch` takes the same n-grams. Words
-stand for tokens. Seconds are CPU time of this process, with hashing.
+`near_duplicates` with `min_jaccard`. `datasketch` takes the same n-grams and hashes.
+Words stand for tokens. Seconds are CPU time of this process, with hashing.
 """
 
 import glob
@@ -67,8 +67,11 @@ def main(_) -> None:
   for name, method in (
     ('ours, connected', lambda: ours(texts, config, False)),
     ('ours, star', lambda: ours(texts, config, True)),
-    ('datasketch, its bands', lambda: of_datasketch(texts, None)),
-    (f'datasketch, {size[0]} x {size[1]}', lambda: of_datasketch(texts, size)),
+    ('datasketch, its bands', lambda: of_datasketch(texts, config.seed, None)),
+    (
+      f'datasketch, {size[0]} x {size[1]}',
+      lambda: of_datasketch(texts, config.seed, size),
+    ),
   ):
     report(name, method, labels)
 
@@ -165,22 +168,27 @@ def common_fraction(first: Text, second: Text) -> float:
   return len(of_both[0] & of_both[1]) / len(of_both[0] | of_both[1])
 
 
+def shingled(texts: list[Text]) -> list[np.ndarray]:
+  """The shingles of each text, [shingles] uint32 each."""
+  ids: dict[str, int] = {}
+  return [
+    minhash.shingles(
+      np.array([ids.setdefault(w, len(ids)) for w in text], np.uint32),
+      _NGRAM.value,
+    )
+    for text in texts
+  ]
+
+
 def ours(
   texts: list[Text], config: NearDuplicatesConfig, is_star: bool
 ) -> np.ndarray:
   """Whether both texts of each pair are in one group, [pairs] bool."""
-  ids: dict[str, int] = {}
-  shingled = [
-    minhash.shingles(
-      np.array([ids.setdefault(w, len(ids)) for w in text], np.uint32),
-      config.ngram,
-    )
-    for text in texts
-  ]
+  hashes = shingled(texts)
   signer = minhash.Signer(config)
-  keys = np.stack([signer.keys(hashes) for hashes in shingled], axis=1)
+  keys = np.stack([signer.keys(of_text) for of_text in hashes], axis=1)
   groups = verified_groups.Groups(
-    lambda number: np.unique(shingled[number]), config.min_jaccard, is_star
+    lambda number: np.unique(hashes[number]), config.min_jaccard, is_star
   )
   first = groups.find(
     [verified_groups.buckets(of_band) for of_band in keys],
@@ -191,12 +199,13 @@ def ours(
 
 
 def of_datasketch(
-  texts: list[Text], bands: tuple[int, int] | None
+  texts: list[Text], seed: int, bands: tuple[int, int] | None
 ) -> np.ndarray:
   """Whether the index of all texts gives one for the other, [pairs] bool.
 
   Args:
     texts: The two texts of each pair, one after the other.
+    seed: Of the hashes.
     bands: Bands and rows; None to let `datasketch` choose them for the threshold
       and its default of 128 values.
   """
@@ -204,12 +213,14 @@ def of_datasketch(
   index = datasketch.MinHashLSH(
     threshold=_THRESHOLD.value, num_perm=size, params=bands
   )
+  blank = datasketch.MinHash(
+    size, seed=seed, hashfunc=int, scheme=minhash.SCHEME
+  )
   sketches = []
-  for number, text in enumerate(texts):
-    sketch = datasketch.MinHash(size, seed=_SEED.value + 1)
-    sketch.update_batch([' '.join(gram).encode() for gram in ngrams_of(text)])
-    sketches.append(sketch)
-    index.insert(number, sketch)
+  for number, hashes in enumerate(shingled(texts)):
+    sketches.append(blank.copy())
+    sketches[-1].update_batch(hashes.tolist())
+    index.insert(number, sketches[-1])
   return np.array(
     [
       number + 1 in index.query(sketches[number])

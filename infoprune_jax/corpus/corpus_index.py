@@ -7,14 +7,12 @@ draws a sample, splits by content, and cuts the corpus into shards.
 import collections
 import contextlib
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 
 from infoprune_jax.config.corpus import CorpusConfig
-from infoprune_jax.config.selection import NearDuplicatesConfig
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import draw, file_index, parts, sources
 from infoprune_jax.runtime import manifests, workers
@@ -126,17 +124,12 @@ def _read_all(task: tuple[CorpusIndex, bool]) -> list[sources.Document]:
   return list(index.documents(np.ones(len(index.split), bool), whole))
 
 
-def build(
-  config: CorpusConfig,
-  job: str = 'tokenize',
-  groups: NearDuplicatesConfig | None = None,
-) -> CorpusIndex:
+def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
   """Indexes, checks, draws, splits and cuts the corpus.
 
   Args:
     config: The corpus.
     job: The stage that the progress lines name.
-    groups: `Config.split_groups`.
 
   Raises:
     UserError: a path matches nothing, a record is bad and records may not be
@@ -150,12 +143,7 @@ def build(
   indices = []
   force_subprocess = sources.needs_worker(*(file.config for file in files))
   file_indices = workers.run_all(
-    functools.partial(file_index.index_file, groups=groups)
-    if groups
-    else file_index.index_file,
-    files,
-    config.num_workers,
-    force_subprocess,
+    file_index.index_file, files, config.num_workers, force_subprocess
   )
   for index, file in zip(file_indices, files, strict=True):
     if index.bad_records and config.on_bad_record == 'refuse':
@@ -190,8 +178,6 @@ def _assemble(
   if not taken.any():
     raise UserError('corpus.sources hold no document.')
   column['split_key'] = column['content_hash']
-  if column['band_keys'].size:
-    column['split_key'] = draw.group_keys(column)
   # Contiguous shards of about equal size, whatever the number of workers.
   before = np.cumsum(column['num_bytes']) - column['num_bytes']
   shard = before * config.num_shards // max(column['num_bytes'].sum(), 1)
@@ -216,10 +202,7 @@ def _columns(
   number = {name: position for position, name in enumerate(names)}
   column = {
     name: np.concatenate([getattr(index, name) for index in indices])
-    for name in (
-      *('line', 'num_bytes', 'content_hash', 'text_hash', 'id_hash'),
-      'band_keys',
-    )
+    for name in ('line', 'num_bytes', 'content_hash', 'text_hash', 'id_hash')
   }
   column['file'] = np.repeat(
     np.arange(len(indices), dtype=np.int32), [len(i.line) for i in indices]

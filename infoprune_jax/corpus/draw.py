@@ -1,7 +1,6 @@
 """Which documents the corpus takes, and the split of each, by seeded hashes.
 
-Neither depends on the order of files. Copies of a text are in one split, and
-groups of near-duplicates too if the split goes by groups.
+Neither depends on the order of files. Copies of a text are in one split.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,6 @@ import numpy as np
 
 from infoprune_jax.config.corpus import SPLITS, CorpusConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import minhash
 from infoprune_jax.corpus.records import InputFile
 from infoprune_jax.runtime.hashing import mix, uniform
 from infoprune_jax.runtime.progress import logger
@@ -80,37 +78,6 @@ def drawn(
       'raise it, or set it to 0 for everything.'
     )
   return taken
-
-
-def group_keys(column: Columns) -> np.ndarray:
-  """The `split_key` of documents whose split goes by groups of near-duplicates.
-
-  Texts that agree in a band are joined, as are copies, and all that are joined
-  to them. The smallest content hash of a group is its key. So it depends on the
-  texts of the group alone, and not on their order.
-
-  Args:
-    column: The documents, with `band_keys`, [documents, bands] uint64.
-
-  Returns:
-    [documents] int64.
-  """
-  content = column['content_hash']
-  pairs = []
-  for keys in (content, *column['band_keys'].T):
-    order = np.argsort(keys, kind='stable')
-    same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
-    pairs.append(np.stack([order[same], order[same + 1]]))
-  group = minhash.joined(np.concatenate(pairs, axis=1), len(content))
-  smallest = np.full(len(content), np.iinfo(np.int64).max)
-  np.minimum.at(smallest, group, content)
-  sizes = np.bincount(group, minlength=1)
-  logger.info(
-    'tokenize: the split keeps together %d groups of near-duplicates and copies; '
-    'the largest has %d of %d documents',
-    *(np.count_nonzero(sizes > 1), sizes.max(), len(content)),
-  )
-  return smallest[group]
 
 
 def split(

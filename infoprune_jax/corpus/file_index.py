@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from infoprune_jax.config.selection import NearDuplicatesConfig
 from infoprune_jax.config.validation import UserError, did_you_mean
-from infoprune_jax.corpus import minhash, sources
+from infoprune_jax.corpus import sources
 from infoprune_jax.runtime.hashing import content_hash, text_hash, utf8_hash
 
 
@@ -26,23 +25,11 @@ class FileIndex:
   bad_records: dict[str, int]  # by reason
   first_bad_record: str  # '' if there is none
   kept: tuple[str, ...]  # columns of `keep_columns` that some record has
-  # Of the text's signature, [documents, bands] uint64; none if the split does not
-  # go by groups.
-  band_keys: np.ndarray
 
 
-def index_file(
-  file: sources.InputFile, groups: NearDuplicatesConfig | None = None
-) -> FileIndex:
-  """Reads a file once.
-
-  Args:
-    file: The file.
-    groups: How to sign texts, if the split goes by groups.
-  """
+def index_file(file: sources.InputFile) -> FileIndex:
+  """Reads a file once."""
   records, bad, first_bad = [], collections.Counter(), ''
-  signer = minhash.Signer(groups) if groups else None
-  keys = []
   names: dict[str, int] = {}
   kept: set[str] = set()
   for line, record in sources.read_records(file):
@@ -53,8 +40,6 @@ def index_file(
     data = record.text.encode()
     source = names.setdefault(record.source, len(names))
     kept.update(n for n, value in record.kept.items() if value is not None)
-    if groups and signer:
-      keys.append(signer.keys(_shingles(record.text, groups.ngram)))
     records.append(
       (
         line,
@@ -79,23 +64,7 @@ def index_file(
     dict(bad),
     first_bad,
     tuple(sorted(kept)),
-    np.array(keys, np.uint64).reshape(len(line), groups.bands if groups else 0),
   )
-
-
-def _shingles(text: str, ngram: int) -> np.ndarray:
-  """Hashes of the n-grams of words of a text, [shingles] uint32.
-
-  A text with fewer words has one: that of its words, or of its content if it
-  has no words.
-  """
-  from infoprune_jax.corpus import words  # Imports Numba, half a second.
-
-  hashes = words.hashes(text.encode(), ngram)
-  if not len(hashes):
-    short = text_hash(words.plain(text) or f'{content_hash(text)}')
-    hashes = np.array([short], np.int64).view(np.uint64)
-  return (hashes >> np.uint64(32)).astype(np.uint32)
 
 
 # Records that lose nothing when they are dropped: they hold no text.

@@ -10,7 +10,7 @@ import numpy as np
 
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import corpus_index
+from infoprune_jax.corpus import split_groups
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.runtime.hashing import text_hash
 from infoprune_jax.runtime.progress import logger
@@ -34,7 +34,7 @@ def read_again(config: Config, store: TokenStore, job: str) -> CorpusIndex:
     config, posixpath.dirname(store.path), inputs
   ).finished()
   logger.info('%s: reads the corpus, to find each document', job)
-  index = corpus_index.build(config.corpus, job, config.split_groups)
+  index = split_groups.build(config.corpus, config.split_groups, job)
   if index.fingerprint() != store.manifest['inputs']['corpus']:
     raise UserError(_difference(index, store))
   return index

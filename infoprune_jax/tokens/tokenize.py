@@ -11,7 +11,7 @@ import pyarrow as pa
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import corpus_index, draw, sources
+from infoprune_jax.corpus import draw, sources, split_groups
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.corpus.sources import Document
 from infoprune_jax.runtime import (
@@ -51,7 +51,7 @@ def run(config: Config, workdir: str) -> None:
     if _is_finished(config, workdir):
       return
     with workers.shared_pool(config.corpus, workdir, 'tokenize'):
-      index = corpus_index.build(config.corpus, groups=config.split_groups)
+      index = split_groups.build(config.corpus, config.split_groups)
       words = _vocabulary(config, workdir, index)
       inputs = {'corpus': index.fingerprint(), 'vocabulary': words.hash}
       store = store_artifact(config, workdir, inputs)
