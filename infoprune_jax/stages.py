@@ -306,13 +306,13 @@ def state(
   for one in own:
     if STAGES[name].always_anew and not by_path[one.path].causes:
       by_path[one.path] = ArtifactState(one.path, one.artifact.kind)
-  own_state = lineage.stage_state(own, by_path)
-  if name in _WITH_BRANCHES and own_state.kind not in ('stale', 'refused'):
+  how_far = lineage.stage_state(own, by_path)
+  if name in _WITH_BRANCHES and how_far.kind not in ('stale', 'refused'):
     try:
       planned_runs.check_branches(config, workdir)
     except UserError as error:
       return StageState('refused', str(error))
-  return own_state
+  return how_far
 
 
 def _verify(config: Config, workdir: str) -> None:

@@ -23,7 +23,6 @@ from infoprune_jax.selection import (
   partitioned_join,
   rule_inputs,
   select,
-  user_tables,
 )
 from infoprune_jax.selection.examples import ExampleShards
 from infoprune_jax.selection.keep_set import KeepSet, read_summary
@@ -105,36 +104,6 @@ def test_each_example_has_the_columns_of_its_record(
   } == {row['example_id']: expected[row['example_id']] for row in rows}
   for status, problems in verify.check(workdir):
     assert not problems, status
-
-
-@pytest.mark.parametrize(
-  ('last', 'message'),
-  [
-    (
-      0.5,
-      r"records from \d+ .* column 'score' .* int64 \(.*:0.5\). .* Parquet",
-    ),
-    ('x', r"column 'score' .* type, int64 \(.* from number to string"),
-  ],
-)
-def test_a_later_value_of_another_type_is_named(
-  experiment, workdir, tmp_path, last, message, monkeypatch
-):
-  """The types are those of the first block; it is 16 MiB, and here 1 KiB."""
-  monkeypatch.setattr(user_tables, '_BLOCK', 1 << 10)
-  rows = documents(workdir).select(['example_id']).to_pylist()
-  rows = [{**row, 'score': n, 'other': n / 2} for n, row in enumerate(rows)]
-  rows[-1] |= {'score': last, 'other': 1}  # A whole number is a fraction, too.
-  path = write(pa.Table.from_pylist(rows[:-1]), tmp_path / 'x.jsonl')
-  with open(path, 'a') as file:
-    file.write(json.dumps(rows[-1]) + '\n')
-  made = config(experiment, quality=base.table(path, on='example_id'))
-  with pytest.raises(UserError, match=message):
-    join.run(made, workdir)
-  with open(path, 'a') as file:
-    file.write('{"example_id": ')
-  with pytest.raises(UserError, match='cannot be read: JSON parse error'):
-    join.run(made, workdir)
 
 
 def test_a_source_in_the_table_must_be_that_of_the_example(
