@@ -40,6 +40,7 @@ _CALLS = re.compile(
   r'true_computation|false_computation)=(\{[^}]*\}|%?[\w.-]+)'
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CHANNEL = re.compile(r'channel_id=(\d+)')
 # Give a value of their operand again.
 _COPIES = ('copy', 'bitcast', 'copy-start', 'copy-done')
 
@@ -99,11 +100,14 @@ class Module:
     self._callers: dict[str, list[tuple[str, int]]] = collections.defaultdict(
       list
     )
+    self._fused: set[str] = set()  # what fusions call
     self.num_unknown_loops = 0
     for name, instructions in self._computations.items():
       for one in instructions.values():
         trips = self._trips(one, instructions) if one.opcode == 'while' else 1
         self.num_unknown_loops += trips is None
+        if one.opcode == 'fusion':
+          self._fused.update(one.calls)
         for callee in one.calls:
           self._callers[callee].append((name, trips or 1))
 
@@ -113,7 +117,9 @@ class Module:
     A reduce-scatter counts as one also where a TPU writes it as a fusion of an
     all-reduce. Of a conditional all branches count.
     """
-    total: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    # An asynchronous collective is cut into several fusions, which overlap with
+    # other work. Its pieces have one channel.
+    runs: dict[tuple[str, int, str], int] = {}
     for name, instructions in self._computations.items():
       for one in instructions.values():
         kind = one.opcode.removesuffix('-start')
@@ -121,8 +127,15 @@ class Module:
           continue
         if kind == 'all-reduce' and name.startswith(_SCATTERING):
           kind = 'reduce-scatter'
-        total[kind][0] += self._runs(name)
-        total[kind][1] += self._runs(name) * _bytes(one, instructions)
+        channel = _CHANNEL.search(one.attributes)
+        is_piece = name in self._fused and channel
+        which = channel[1] if is_piece and channel else f'{name}/{one.name}'
+        key = kind, _bytes(one, instructions), which
+        runs[key] = max(runs.get(key, 0), self._runs(name))
+    total: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    for (kind, size, _), count in runs.items():
+      total[kind][0] += count
+      total[kind][1] += count * size
     return {kind: Traffic(*total[kind]) for kind in sorted(total)}
 
   def _runs(self, name: str) -> int:

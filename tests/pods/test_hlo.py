@@ -147,6 +147,24 @@ def test_a_reduce_scatter_counts_what_it_takes():
   assert Module(text).collectives() == {'reduce-scatter': Traffic(2, 128 + 64)}
 
 
+def test_the_pieces_of_a_collective_in_several_fusions_count_once():
+  gather = '%g = f32[8] all-gather(%x), channel_id={}, dimensions={{0}}'
+  text = program(
+    """
+    %s = (f32[8], u32[]) fusion(%x), kind=kCustom, calls=%start
+    %m = (f32[8], u32[]) fusion(%s), kind=kCustom, calls=%step
+    ROOT %d = f32[8] fusion(%m), kind=kCustom, calls=%done
+    %o = f32[8] fusion(%d), kind=kCustom, calls=%other
+    %g = f32[8] all-gather(%x), channel_id=3, dimensions={0}
+    """,
+    start=gather.format(3),
+    step=gather.format(3),
+    done=gather.format(3),
+    other=gather.format(4),
+  )
+  assert Module(text).collectives() == {'all-gather': Traffic(3, 3 * 32)}
+
+
 def test_every_branch_of_a_conditional_counts():
   text = program(
     '%c = f32[8] conditional(%i, %a, %b), branch_computations={%one, %two}',
