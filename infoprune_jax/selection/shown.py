@@ -321,14 +321,15 @@ def records(
     positions: [n].
     scores: [n] float64; None for the mean NLL, in nats per token.
   """
-  if scores is None:
+  values = scores
+  if values is None:
     sums = examples.take(positions, ['nll_sum', 'num_tokens'])
     nll, tokens = (sums[name].to_numpy() for name in sums.column_names)
-    scores = nll / np.maximum(tokens, 1)
+    values = nll / np.maximum(tokens, 1)
   taken = examples.take(positions, _COLUMNS).to_pylist()
   shown = [
     ShownExample(**record, score=None if np.isneginf(score) else float(score))
-    for record, score in zip(taken, scores, strict=True)
+    for record, score in zip(taken, values, strict=True)
   ]
   if examples.users:
     added = examples.take(positions, examples.users).to_pylist()

@@ -41,9 +41,11 @@ def summarize(examples: Examples, kept: Column) -> dict[str, Any]:
   """
   by_nll, by_length = _both_deciles(examples)
   calls = [_count(examples, kept, by_nll), _count(examples, kept, by_length)]
-  is_mask = not isinstance(kept, np.ndarray) or kept.dtype == bool
-  if not is_mask:
-    calls.append(_count(examples, kept.astype(bool), by_nll))
+  # Counts are always here, see `by_shard.why_not`.
+  repeats = None
+  if isinstance(kept, np.ndarray) and kept.dtype != bool:
+    repeats = kept
+    calls.append(_count(examples, repeats.astype(bool), by_nll))
   counts, of_lengths, *once = examples.run(calls)
   of_sources = counts.sum(axis=-1)
   total = _named(of_sources.sum(axis=-1))
@@ -63,8 +65,8 @@ def summarize(examples: Examples, kept: Column) -> dict[str, Any]:
     'deciles': _by_decile(by_nll, counts),
     'lengths': _by_decile(by_length, of_lengths),
   }
-  if not is_mask:
-    summary['repeats'] = _by_repeats(examples, kept)
+  if repeats is not None:
+    summary['repeats'] = _by_repeats(examples, repeats)
     [of_once] = once
     for row in summary['sources']:
       tokens = of_once[1, _TOKENS, names.index(row['source'])].tolist()
