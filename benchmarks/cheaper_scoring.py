@@ -40,6 +40,7 @@ from infoprune_jax.runtime.workdir import reference_dir, statistics_dir
 from infoprune_jax.score import references, scorer as scorer_lib, sequences
 from infoprune_jax.score.documents import Documents
 from infoprune_jax.selection import budget, ranks, rules
+from infoprune_jax.selection.computed import Computed
 from infoprune_jax.selection.examples import ExampleTable
 from infoprune_jax.tokens import tables
 from infoprune_jax.tokens.token_store import TokenStore
@@ -147,20 +148,24 @@ class Ranking:
     """The values to rank by, if these were the column `nll_sum`."""
     place = self._table.schema.get_field_index('nll_sum')
     table = self._table.set_column(place, 'nll_sum', pa.array(nll))
-    return rules.ranking(ExampleTable(table, self._index), self._expression)
+    examples = ExampleTable(table, self._index)
+    return examples.value(rules.ranking(examples, self._expression))
 
   def top(
     self, values: np.ndarray, tokens: float, candidates: np.ndarray
   ) -> np.ndarray:
     """The candidates of the highest values that this many tokens hold."""
-    ranking = budget.Ranking(
+    examples = ExampleTable(self._table, self._index)
+    ranking = Computed(
+      budget.Ranking,
       ~budget.ordered_bits(values),
       self._index,
       self.weight,
       np.zeros(len(values), np.int32),
-      seed=0,
+      0,
     )
-    return budget.lowest(ranking, candidates, np.array([int(tokens)]))
+    kept = budget.lowest(examples, ranking, candidates, np.array([int(tokens)]))
+    return examples.value(kept)
 
   def kept(self, values: np.ndarray, fraction: float) -> np.ndarray:
     """What `top` keeps: [documents] bool."""

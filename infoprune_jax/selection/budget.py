@@ -111,7 +111,7 @@ def taken(ranking: Ranking, candidate: np.ndarray, ran_out: Last) -> np.ndarray:
   Args:
     ranking: The examples.
     candidate: [examples] bool, what may be taken.
-    ran_out: As from `run_out_at`.
+    ran_out: As from `_run_out_at`.
 
   Returns:
     [examples] bool.

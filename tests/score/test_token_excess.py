@@ -16,7 +16,7 @@ from configs import base
 from infoprune_jax import stages
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.report.results import findings, wording
+from infoprune_jax.report.results import costs, wording
 from infoprune_jax.runtime import manifests
 from infoprune_jax.score import references, scorer as scorer_lib
 from infoprune_jax.tokens import folds as folds_lib, token_excess
@@ -159,7 +159,7 @@ def test_the_report_charges_both_models(config, workdir):
   }
   upstream: Any = types.SimpleNamespace(scores=scores, runs=runs)
   flops = {
-    arm: findings._costs(config, upstream, arm)['flops'] for arm in config.arms
+    arm: costs.of_arm(config, upstream, arm)['flops'] for arm in config.arms
   }
   assert flops['rho']['scoring'] == scores['flops'] > 0.0
   assert flops['rho']['reference'] == scores['reference']['flops'] > 0.0
