@@ -140,7 +140,7 @@ def test_jobs_start_when_those_before_them_are_done(launch):
     (('--tpu=v5e-17',), '--tpu=v5e-17 is no slice'),
     (('--workdir=runs/mine',), 'which the jobs do not see'),
     (('--cpus_on=batch',), '--project=... is missing'),
-    (('--name=a-name-that-is-longer',), 'at most 21 lower-case letters'),
+    (('--name=a-name-that-is-much-longer',), 'at most 23 lower-case letters'),
     (('--slices=2',), 'mesh.dcn_data=1 times mesh.dcn_fsdp=1 is 1'),
     (('--config.mesh.data=3',), 'mesh'),
   ],
