@@ -57,11 +57,16 @@ def reader(name: str) -> tuple[str, tuple[str, ...]]:
   folder, file = name.rsplit('/', 1)
   own = f'{folder}/manifest.json'
   if file == 'begun.json' or file.endswith('.done'):
-    job = {'token_store': 'tokenize', 'scores': 'score', 'keep_sets': 'select'}
+    job = {
+      'token_store': 'tokenize',
+      'scores': 'score',
+      'keep_sets': 'select',
+      'heldout_copies': 'near_duplicates',
+    }
     return job.get(stage, stage), (own,)
   if stage == 'vocabulary' or file == 'summary.json' or PAGE.search(name):
     return 'selection_report', ()
-  if stage in ('selection_report', 'evaluate', 'report'):
+  if stage in ('selection_report', 'evaluate', 'report', 'heldout_copies'):
     return 'report', ()
   if stage == 'token_store':
     return (

@@ -21,7 +21,9 @@ from infoprune_jax.stages import IN_ORDER
 
 ROOT = pathlib.Path(__file__).parent.parent
 # The config has no tables of the user's, and no classifiers.
-JOBS = tuple(name for name in IN_ORDER if name not in ('join', 'classify'))
+JOBS = tuple(
+  name for name in IN_ORDER if name not in ('join', 'classify', 'own_scores')
+)
 ONE_DEVICE = '--xla_force_host_platform_device_count=1'
 CONFIG = """
 from configs import base
