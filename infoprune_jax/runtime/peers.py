@@ -55,6 +55,7 @@ class Watch:
     self._seen = {str(other): ('', now) for other in range(processes)}
     self.answered = now  # When the store last answered.
     self._awake = now  # When this process last ran.
+    self._looked = now  # When `look` last ran, in process 0.
 
   def run(self, stop: threading.Event) -> None:
     """Calls `look` at every interval, until it is told to stop."""
@@ -70,7 +71,7 @@ class Watch:
     """
     answered, silent = self.answered, 0.0
     while not stop.wait(self.interval):
-      if message := self._stood_still():
+      if message := self._stood_still(self._awake):
         self._stop(message, LOST_EXIT_CODE)
       now = self._clock()
       silent += min(now - self._awake, 2 * self.interval)
@@ -80,8 +81,8 @@ class Watch:
       if silent > self.timeout and not stop.is_set():
         self._stop(self._silence(['0']), LOST_EXIT_CODE)
 
-  def _stood_still(self) -> str:
-    passed = self._clock() - self._awake
+  def _stood_still(self, since: float) -> str:
+    passed = self._clock() - since
     if passed <= self.timeout:
       return ''
     return f'it stood still for {passed:.0f} s, and counts as lost. {AGAIN}'
@@ -95,8 +96,13 @@ class Watch:
     self.answered = self._clock()
     failed = dict(self._client.key_value_dir_get(f'{FOLDER}/failed'))
     told = dict(self._client.key_value_dir_get(f'{FOLDER}/told'))
-    if not (failed or told) and self._process == 0:
-      failed = self._late()
+    if self._process == 0:
+      # The others look late to a process that stood still itself.
+      if message := self._stood_still(self._looked):
+        return self._stop(message, LOST_EXIT_CODE)
+      self._looked = self._clock()
+      if not (failed or told):
+        failed = self._late(self._looked)
     if not (failed or told) or stop.is_set():
       return
     if self._process == 0:  # The store ends with process 0: others read first.
@@ -113,16 +119,15 @@ class Watch:
 
     For a process that stood still, the message is about itself.
     """
-    if message := self._stood_still():
+    if message := self._stood_still(self._awake):
       return message
     silent = self._clock() - self.answered
     if silent < 10 * self.interval and _reachable(address):
       return ''
     return f'process 0, at {address}, is gone: look at its log. {AGAIN}'
 
-  def _late(self) -> dict[str, str]:
+  def _late(self, now: float) -> dict[str, str]:
     """Notes new heartbeats; tells all processes which ones are overdue."""
-    now = self._clock()
     for key, beat in self._client.key_value_dir_get(f'{FOLDER}/alive'):
       name = key.rsplit('/', 1)[1]
       if self._seen[name][0] != beat:

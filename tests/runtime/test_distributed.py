@@ -104,6 +104,21 @@ def test_a_process_without_a_sign_of_life_is_named_to_all(monkeypatch):
     assert code == peers.LOST_EXIT_CODE == 75
 
 
+def test_process_0_that_stood_still_blames_itself():
+  """The heartbeats of the others were not written meanwhile."""
+  store, now, told = Store(), [0.0], []
+  watch = peers.Watch(
+    store, 0, 3, 60, lambda *why: told.append(why), clock=lambda: now[0]
+  )
+  watch.look(threading.Event())
+  now[0] = 61.0
+  watch.look(threading.Event())
+  [(message, code)] = told
+  assert 'it stood still for 61 s' in message
+  assert code == peers.LOST_EXIT_CODE
+  assert not any('lost' in key for key in store.values)
+
+
 def test_why_a_process_stops_is_told_to_the_others():
   store, told = Store(), []
   store.values['infoprune_jax/failed/1'] = 'process 1 stopped: no space'
