@@ -31,7 +31,7 @@ _WRITTEN_LONGEST, _GENERATED_LONGEST = 6_000, 48_000  # bytes of a file
 
 
 @dataclasses.dataclass(frozen=True)
-class _Files:
+class Files:
   """Files of installed packages: globs below their folder, and limits."""
 
   packages: tuple[str, ...]  # as pip calls them; () for all of them
@@ -59,27 +59,27 @@ class _Files:
 
 
 _INCLUDE = 'tensorflow/include'
-_WRITTEN = {
+WRITTEN = {
   # Without the tables of encodings, tests and installed packages.
-  'python_stdlib': _Files(
+  'python_stdlib': Files(
     (),
     ('*.py', '[!eilst]*/*.py', 'email/*.py', 'importlib/*.py'),
     folder='stdlib',
   ),
-  'jax_source': _Files(('jax',), ('jax/**/*.py',)),
+  'jax_source': Files(('jax',), ('jax/**/*.py',)),
   # A folder in p, portability, holds generated code.
-  'beam_source': _Files(('apache-beam',), ('apache_beam/[!p]*/**/*[!2].py',)),
-  'keras_source': _Files(('keras',), ('keras/src/**/*.py',)),
-  'scipy_tests': _Files(('scipy',), ('scipy/**/tests/*.py',)),
-  'type_stubs': _Files(
+  'beam_source': Files(('apache-beam',), ('apache_beam/[!p]*/**/*[!2].py',)),
+  'keras_source': Files(('keras',), ('keras/src/**/*.py',)),
+  'scipy_tests': Files(('scipy',), ('scipy/**/tests/*.py',)),
+  'type_stubs': Files(
     ('numpy', 'scipy', 'matplotlib', 'jaxlib'),
     tuple(f'{p}/**/*.pyi' for p in ('numpy', 'scipy', 'matplotlib', 'jaxlib')),
   ),
-  'cpp_headers': _Files(
+  'cpp_headers': Files(
     ('pyarrow', 'tensorflow'),
     ('pyarrow/include/**/*.h', f'{_INCLUDE}/absl/**/*.h'),
   ),
-  'cython': _Files(
+  'cython': Files(
     ('pyarrow', 'scipy', 'numpy', 'apache-beam'),
     (
       'pyarrow/**/*.p[xy][dx]',
@@ -87,12 +87,12 @@ _WRITTEN = {
       *('apache_beam/**/*.pxd', 'apache_beam/**/*.pyx'),
     ),
   ),
-  'package_metadata': _Files((), ('*.dist-info/METADATA',)),
-  'protos': _Files(
+  'package_metadata': Files((), ('*.dist-info/METADATA',)),
+  'protos': Files(
     ('googleapis-common-protos', 'tensorboardX', 'orbax-checkpoint'),
     tuple(f'{p}/**/*.proto' for p in ('google', 'tensorboardX', 'orbax')),
   ),
-  'licences': _Files(
+  'licences': Files(
     (),
     (
       '*.dist-info/LICENSE*',
@@ -101,28 +101,28 @@ _WRITTEN = {
     ),
   ),
 }
-_GENERATED = {
-  'generated_mlir': _Files(
+GENERATED = {
+  'generated_mlir': Files(
     ('tensorflow',),
     (f'{_INCLUDE}/external/llvm-project/mlir/**/*.inc',),
     max_bytes=3_900_000,
     longest=_GENERATED_LONGEST,
   ),
-  'generated_protobuf': _Files(
+  'generated_protobuf': Files(
     ('tensorflow',),
     (f'{_INCLUDE}/**/*.pb.h',),
     max_bytes=3_200_000,
     longest=_GENERATED_LONGEST,
   ),
 }
-_HASHES = {'records': _Files((), ('*.dist-info/RECORD',), 150_000)}
+HASHES = {'records': Files((), ('*.dist-info/RECORD',), 150_000)}
 
 
 def get_config() -> ConfigDict:
   """Five arms, three seeds, models of 0.23M parameters."""
   _check_installed()
   config = base.get_config()
-  for name, files in {**_WRITTEN, **_GENERATED, **_HASHES}.items():
+  for name, files in {**WRITTEN, **GENERATED, **HASHES}.items():
     config.corpus.sources[name] = base.text(
       *files.paths,
       max_document_bytes=files.longest,
@@ -148,9 +148,9 @@ def get_config() -> ConfigDict:
   )
   config.train.seeds = (0, 1, 2)
   config.report.kinds = {
-    'written': tuple(_WRITTEN),
-    'generated': tuple(_GENERATED),
-    'hashes': tuple(_HASHES),
+    'written': tuple(WRITTEN),
+    'generated': tuple(GENERATED),
+    'hashes': tuple(HASHES),
   }
   config.report.target = ('written',)
   config.report.hypothesis = ('top_nll',)
@@ -209,8 +209,8 @@ def _check_installed() -> None:
       'or `make install`.'
     )
   for kind, sources, least in (
-    ('generated', _GENERATED, 7_000_000),
-    ('written', _WRITTEN, 2_000_000),
+    ('generated', GENERATED, 7_000_000),
+    ('written', WRITTEN, 2_000_000),
   ):
     sizes = {name: files.num_bytes for name, files in sources.items()}
     if sum(sizes.values()) >= least:

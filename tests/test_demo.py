@@ -25,11 +25,11 @@ def installed(monkeypatch):
     )
     found = {
       id(files): sizes.get(name, files.max_bytes)
-      for group in (demo._WRITTEN, demo._GENERATED, demo._HASHES)
+      for group in (demo.WRITTEN, demo.GENERATED, demo.HASHES)
       for name, files in group.items()
     }
     monkeypatch.setattr(
-      demo._Files, 'num_bytes', property(lambda files: found[id(files)])
+      demo.Files, 'num_bytes', property(lambda files: found[id(files)])
     )
 
   return use
@@ -46,7 +46,7 @@ def test_all_is_found(installed):
       if any(fnmatch.fnmatch(source, pattern) for pattern in patterns)
     ]
     assert len(kinds) == 1
-  assert len(demo._WRITTEN) == 11 and len(config.train.seeds) == 3
+  assert len(demo.WRITTEN) == 11 and len(config.train.seeds) == 3
 
 
 @pytest.mark.parametrize(

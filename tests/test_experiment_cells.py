@@ -1,0 +1,181 @@
+"""The cells of the experiment: their corpora, and the table of their results."""
+
+import argparse
+import collections
+import json
+import pathlib
+import random
+import sys
+
+import pytest
+
+from configs import experiment
+from infoprune_jax.config.experiment import from_mapping
+from infoprune_jax.config.validation import UserError
+
+sys.path.insert(
+  0, str(pathlib.Path(__file__).resolve().parent.parent / 'tools')
+)
+
+import make_experiment_corpus
+import run_experiment
+
+PLENTY = dict.fromkeys(experiment.SOURCES, 10**9)
+
+
+@pytest.fixture
+def corpus(monkeypatch, tmp_path):
+  """Sizes of a corpus without texts."""
+  sizes = {'8000': 10**9, '24000': 10**9, '100000': 10**9}
+  written = json.dumps(dict.fromkeys(experiment.SOURCES, sizes))
+  (tmp_path / 'sizes.json').write_text(written)
+  monkeypatch.setattr(experiment, 'CORPUS', tmp_path)
+
+
+@pytest.mark.parametrize('name', experiment.CELLS)
+def test_a_cell_has_the_fractions_that_it_names(name):
+  cell, total = experiment.CELLS[name], 9_000_000
+  used = experiment.amounts(cell, PLENTY, total)
+  size = sum(used.values())
+  assert size == pytest.approx(total / cell.epochs, abs=20)
+
+  def fraction(sources):
+    return sum(used.get(source, 0) for source in sources) / size
+
+  assert fraction(['copies']) == pytest.approx(cell.copies, abs=1e-4)
+  assert fraction(experiment.NOISE) == pytest.approx(cell.noise, abs=1e-4)
+  rest = 1 - cell.copies - cell.noise
+  generated = fraction(experiment.GENERATED)
+  assert generated == pytest.approx(rest * cell.generated, abs=1e-4)
+
+
+def test_what_a_source_lacks_the_others_of_its_kind_have():
+  available = {**PLENTY, 'cython': 1000, 'protos': 2000}
+  cell = experiment.Cell(generated=0.0)
+  used = experiment.amounts(cell, available, 1_000_000)
+  assert (used.pop('cython'), used.pop('protos')) == (1000, 2000)
+  assert sum(used.values()) == pytest.approx(997_000, abs=20)
+  assert max(used.values()) - min(used.values()) <= 1
+
+
+def test_too_little_text_is_one_message():
+  with pytest.raises(UserError, match=r'needs 0\.50 MB more of copies'):
+    experiment.amounts(
+      experiment.Cell(copies=0.3), {**PLENTY, 'copies': 100_000}, 2_000_000
+    )
+
+
+@pytest.mark.parametrize('scale', experiment.SCALES)
+@pytest.mark.parametrize('name', experiment.CELLS)
+def test_every_cell_is_a_valid_config(corpus, name, scale):
+  config = from_mapping(experiment.get_config(f'{name},{scale}'))
+  assert config.reference.kept_steps
+  assert len(config.select.arms) == (25 if name == 'center' else 6)
+  # All but `center` name in advance the arms that they judge.
+  assert bool(config.report.hypothesis) == (name != 'center')
+
+
+def test_cells_differ_from_center_in_one_factor():
+  center = vars(experiment.CELLS['center'])
+  for name, cell in experiment.CELLS.items():
+    others = [key for key in center if center[key] != vars(cell)[key]]
+    assert len(others) == (name != 'center'), name
+
+
+@pytest.mark.parametrize(
+  'argument, message',
+  [
+    ('centre', "'center'"),
+    ('center,1b', "'0.5m'"),
+  ],
+)
+def test_a_mistyped_cell_is_one_message(corpus, argument, message):
+  with pytest.raises(UserError, match=message):
+    experiment.get_config(argument)
+
+
+def test_a_missing_corpus_names_the_command(monkeypatch, tmp_path):
+  monkeypatch.setattr(experiment, 'CORPUS', tmp_path)
+  with pytest.raises(
+    UserError, match='run python tools/make_experiment_corpus'
+  ):
+    experiment.get_config()
+
+
+def test_copies_come_in_groups_of_equal_bytes():
+  texts = (f'{number:04} ' + 'x' * 1995 for number in range(10_000))
+  sizes = collections.Counter(make_experiment_corpus.copies(texts))
+  by_size = collections.Counter(sizes.values())
+  assert set(by_size) == {*make_experiment_corpus.COPIES}
+  for size, groups in by_size.items():
+    assert 600_000 <= size * groups * 2000 <= 800_000
+
+
+def test_noise_has_the_size_of_the_text():
+  text = 'def f(x):\n  return x + 1\n' * 20
+  shuffled = make_experiment_corpus.shuffled_words(text, random.Random(0))
+  assert sorted(shuffled.split()) == sorted(text.split())
+  assert shuffled.split() != text.split()
+  noise = make_experiment_corpus.random_characters(text, random.Random(0))
+  assert len(noise.encode()) == len(text)
+
+
+class Job:
+  """A process that has ended, or never does."""
+
+  def __init__(self, command, code, **unused):
+    workdir = next(c for c in command if c.startswith('--workdir='))
+    self.folder = pathlib.Path(workdir.removeprefix('--workdir='), 'report')
+    self.folder.mkdir(parents=True, exist_ok=True)
+    report = dict.fromkeys([*run_experiment.FIELDS, 'examples'], 1)
+    (self.folder / 'report.json').write_text(json.dumps(report))
+    self.returncode, self.signals = code, []
+
+  def poll(self):
+    return self.returncode
+
+  def send_signal(self, number):
+    self.signals.append(number)
+
+
+def run(monkeypatch, tmp_path, names, codes, seconds=60):
+  """Runs cells whose jobs end with these codes; returns the cells started."""
+  started = []
+
+  def start(command, **options):
+    name = next(c for c in command if c.startswith('--workdir=')).split('/')[-1]
+    started.append(name)
+    return Job(command, codes[name], **options)
+
+  monkeypatch.setattr(run_experiment.subprocess, 'Popen', start)
+  flags = argparse.Namespace(
+    scale='0.5m', folder=str(tmp_path), parallel=2, seconds=seconds
+  )
+  table = tmp_path / 'table.jsonl'
+  done = run_experiment.finished(table)
+  left = [name for name in names if name not in done]
+  return run_experiment.run(left, flags, table), started
+
+
+def test_the_table_grows_until_all_cells_are_in_it(monkeypatch, tmp_path):
+  names = ['center', 'copies_30', 'noise_5']
+  codes = {'center': 0, 'copies_30': 2, 'noise_5': 0}
+  assert run(monkeypatch, tmp_path, names, codes) == (False, names)
+  table = tmp_path / 'table.jsonl'
+  assert run_experiment.finished(table) == {'center', 'noise_5'}
+  codes['copies_30'] = 0
+  assert run(monkeypatch, tmp_path, names, codes) == (True, ['copies_30'])
+  assert run_experiment.finished(table) == {*names}
+  line = json.loads(table.read_text().splitlines()[0])
+  assert {'cell', 'seconds', 'arms'} <= set(line) and 'examples' not in line
+
+
+def test_cells_that_time_does_not_allow_are_named(
+  monkeypatch, tmp_path, capsys
+):
+  names = ['center', 'copies_30', 'noise_5']
+  result = run(monkeypatch, tmp_path, names, dict.fromkeys(names), seconds=0.1)
+  assert result == (False, names[:2])
+  assert (
+    'center, copies_30, noise_5 are not finished' in capsys.readouterr().out
+  )

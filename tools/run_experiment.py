@@ -1,0 +1,143 @@
+r"""Runs the cells of configs/experiment.py, and appends their results to a table.
+
+Command: python tools/run_experiment.py [--scale=0.5m] [--cells=center,copies_30] \
+    [--parallel=1] [--seconds=3600]
+
+A cell that has a line in the table is skipped, and an interrupted one continues
+where it stopped. So the table grows over as many calls as it takes; `--seconds`
+ends a call. Each line of docs/experiment/results/SCALE.jsonl has the cell, what
+ran it, and the numbers of its `report.json` that docs/experiment.md reads. On a
+GPU, `--parallel=5` cells share the device.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from configs import experiment  # noqa: E402
+
+# The programs of all cells are the same: they are compiled once.
+ENVIRONMENT = {
+  'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
+  'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+  'PYTHONPATH': str(ROOT),
+}
+# Of `report.json`: not the config, examples and what the page shows of selections.
+FIELDS = (
+  *('seeds', 'versions', 'corpus', 'reference', 'scoring', 'model', 'spent'),
+  *(
+    'heldout',
+    'budgets',
+    'measure',
+    'chosen',
+    'arms',
+    'comparisons',
+    'sources',
+  ),
+  *('curves', 'kinds', 'overlaps', 'found', 'cautions'),
+)
+
+
+class Cell:
+  """The job of a cell, in a process."""
+
+  def __init__(self, name: str, flags: argparse.Namespace):
+    self.name = name
+    self.workdir = pathlib.Path(flags.folder, flags.scale, name)
+    self.workdir.parent.mkdir(parents=True, exist_ok=True)
+    self.started = time.monotonic()
+    self.log = self.workdir.with_suffix('.log')
+    cache = {
+      'JAX_COMPILATION_CACHE_DIR': str(pathlib.Path(flags.folder, 'xla'))
+    }
+    command = [
+      *(
+        sys.executable,
+        '-m',
+        'infoprune_jax.main',
+        f'--workdir={self.workdir}',
+      ),
+      f'--config={experiment.__file__}:{name},{flags.scale}',
+    ]
+    with self.log.open('a') as log:
+      self.process = subprocess.Popen(
+        command,
+        env={**ENVIRONMENT, **cache, **os.environ},
+        stdout=log,
+        stderr=log,
+      )
+
+  def line(self) -> dict[str, Any]:
+    """What the table keeps of the report."""
+    report = json.loads((self.workdir / 'report/report.json').read_text())
+    kept = {field: report[field] for field in FIELDS}
+    seconds = round(time.monotonic() - self.started, 1)
+    return {'cell': self.name, 'seconds': seconds, **kept}
+
+
+def finished(table: pathlib.Path) -> set[str]:
+  """The cells of a table."""
+  if not table.is_file():
+    return set()
+  return {json.loads(line)['cell'] for line in table.read_text().splitlines()}
+
+
+def run(
+  names: list[str], flags: argparse.Namespace, table: pathlib.Path
+) -> bool:
+  """Runs cells, several at a time; returns whether all of them ended well."""
+  end, running, sound = time.monotonic() + flags.seconds, [], True
+  while names or running:
+    while names and len(running) < flags.parallel:
+      running.append(Cell(names.pop(0), flags))
+    time.sleep(0.2)
+    if time.monotonic() > end:
+      for cell in running:
+        cell.process.send_signal(signal.SIGTERM)
+      unfinished = [cell.name for cell in running] + names
+      print(f'time is up: {", ".join(unfinished)} are not finished')
+      return False
+    for cell in [c for c in running if c.process.poll() is not None]:
+      running.remove(cell)
+      taken = f'{cell.name}: {time.monotonic() - cell.started:.0f} s'
+      if cell.process.returncode:
+        sound = False
+        last = cell.log.read_text().strip().split('\n')[-1]
+        print(f'{taken}, failed ({cell.log}): {last}', flush=True)
+        continue
+      with table.open('a') as file:
+        file.write(json.dumps(cell.line()) + '\n')
+      print(taken, flush=True)
+  return sound
+
+
+def main() -> None:
+  """Runs the cells that the table does not have."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--scale', default='0.5m', choices=experiment.SCALES)
+  parser.add_argument('--cells', default=','.join(experiment.CELLS))
+  parser.add_argument('--folder', default='runs/experiment', help='of workdirs')
+  parser.add_argument('--results', default='docs/experiment/results')
+  parser.add_argument('--parallel', type=int, default=1, help='cells at a time')
+  parser.add_argument('--seconds', type=float, default=1e9, help='for all')
+  flags = parser.parse_args()
+  table = pathlib.Path(flags.results, f'{flags.scale}.jsonl')
+  table.parent.mkdir(parents=True, exist_ok=True)
+  done = finished(table)
+  names = [name for name in flags.cells.split(',') if name not in done]
+  sys.exit(not run(names, flags, table))
+
+
+if __name__ == '__main__':
+  main()
