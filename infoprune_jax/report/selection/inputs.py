@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import posixpath
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -140,14 +141,6 @@ def open_selected(config: Config, workdir: str) -> Selected:
     )
     for (arm, _), name in selections.items()
   }
-  compared = {
-    'near_duplicates': (
-      *(near_duplicates_dir(workdir), 'table of near-duplicates'),
-    ),
-    'duplicated_text': (
-      *(duplicated_text_dir(workdir), 'table of duplicated text'),
-    ),
-  }
   vocabulary = vocabulary_dir(workdir)
   store = token_store_dir(workdir)
   path = statistics_dir(workdir)
@@ -156,11 +149,7 @@ def open_selected(config: Config, workdir: str) -> Selected:
     store=opened(store, 'token store', 'tokenize'),
     statistics=opened(path, 'table of statistics', 'statistics'),
     scores=scores,
-    compared={
-      name: opened(path, kind, name)
-      for name, (path, kind) in compared.items()
-      if any(name in kept['inputs'] for kept in keep_sets.values())
-    },
+    compared=_compared(workdir, keep_sets),
     contamination=opened(
       contamination_dir(workdir), 'table of contamination', 'decontaminate'
     )
@@ -182,6 +171,22 @@ def open_selected(config: Config, workdir: str) -> Selected:
   )
   selected.check_lineage()
   return selected
+
+
+def _compared(
+  workdir: str, keep_sets: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+  """The manifests of `Selected.compared`."""
+  kinds = {
+    near_duplicates_dir(workdir): 'table of near-duplicates',
+    duplicated_text_dir(workdir): 'table of duplicated text',
+  }
+  read = set().union(*(kept['inputs'] for kept in keep_sets.values()))
+  return {
+    name: manifests.open_finished(path, kind, name)
+    for path, kind in kinds.items()
+    if (name := posixpath.basename(path)) in read
+  }
 
 
 def _classifiers_read(
