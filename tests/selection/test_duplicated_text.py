@@ -9,6 +9,7 @@ from infoprune_jax import stages
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import files, manifests
+from infoprune_jax.selection import select
 from infoprune_jax.selection.examples import scored_examples
 from infoprune_jax.statistics import duplicated_text
 from infoprune_jax.tokens.token_store import TokenStore
@@ -21,10 +22,10 @@ def test_a_rule_drops_texts_that_repeat_others(experiment, scored, tmp_path):
   edits.select.duplicated_text.window = 6
   edits.select.arms.own_text = base.arm('threshold', 'repeated_tokens', high=0)
   config = config_lib.from_mapping(edits)
-  with pytest.raises(UserError, match='run --job=duplicated_text'):
-    stages.run(config, workdir, 'select')
-  stages.run(config, workdir, 'duplicated_text')
-  stages.run(config, workdir, 'sweep')
+  with pytest.raises(UserError, match='--job=duplicated_text'):
+    select.run(config, workdir)
+  duplicated_text.run(config, workdir)
+  stages.STAGES['sweep'].run(config, workdir)
   rows = scored_examples(workdir, TokenStore.open(workdir)).table.to_pylist()
   kept = [row for row in rows if row['repeated_tokens'] == 0]
   assert 0 < len(kept) < len(rows)
@@ -38,6 +39,7 @@ def test_a_rule_drops_texts_that_repeat_others(experiment, scored, tmp_path):
   # With another window, what was made from the table is stale, too.
   edits.select.duplicated_text.window = 7
   config = config_lib.from_mapping(edits)
-  assert stages.state(duplicated_text.JOB, config, workdir).kind == 'stale'
-  with pytest.raises(UserError, match='duplicated_text.window 6 -> 7'):
-    stages.run(config, workdir, 'select')
+  for job in (duplicated_text.JOB, 'select'):
+    state = stages.state(job, config, workdir)
+    assert state.kind == 'stale'
+    assert 'select.duplicated_text.window 6 -> 7' in state.reason
