@@ -42,4 +42,4 @@ def test_a_rule_drops_texts_that_repeat_others(experiment, scored, tmp_path):
   for job in (duplicated_text.JOB, 'select'):
     state = stages.state(job, config, workdir)
     assert state.kind == 'stale'
-    assert 'select.duplicated_text.window 6 -> 7' in state.reason
+    assert 'select.duplicated_text: window 6 -> 7' in state.reason
