@@ -22,6 +22,7 @@ from infoprune_jax.config import (
 )
 from infoprune_jax.config.classifier import ClassifierConfig
 from infoprune_jax.config.decontamination import BenchmarksConfig
+from infoprune_jax.config.duplicated_text import DuplicatedTextConfig
 from infoprune_jax.config.model import ModelConfig
 from infoprune_jax.config.training import MixturePhase, TrainingConfig
 from infoprune_jax.config.validation import default_of
@@ -310,6 +311,7 @@ def get_config() -> ConfigDict:
   config.select = ConfigDict()
   config.select.tables = named({})
   config.select.decontaminate = benchmarks()
+  config.select.duplicated_text = section(DuplicatedTextConfig)
   config.select.arms = ConfigDict(
     dict(
       full=arm('all'),

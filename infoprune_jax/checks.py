@@ -37,11 +37,11 @@ def check_hosts(job: str | None, able: Sequence[str]) -> None:
 
 def not_needed(config: Config) -> set[str]:
   """The stages that have nothing to do unless --job names them."""
-  without = set()
-  if not any(
-    map(rule_inputs.reads_near_duplicates, config.select.arms.values())
-  ):
+  without, arms = set(), config.select.arms.values()
+  if not any(map(rule_inputs.reads_near_duplicates, arms)):
     without.add('near_duplicates')
+  if not any(map(rule_inputs.reads_duplicated_text, arms)):
+    without.add('duplicated_text')
   if not config.select.decontaminate.paths:
     without.add('decontaminate')
   if not config.classifiers:

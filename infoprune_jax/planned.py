@@ -49,6 +49,7 @@ from infoprune_jax.statistics import (
   benchmark_ngrams,
   classify,
   decontaminate,
+  duplicated_text,
   example_texts,
   heldout_copies,
   near_duplicates,
@@ -99,6 +100,12 @@ def near_duplicates_artifacts(config: Config, workdir: str) -> list[Planned]:
   store = {'token_store': token_store_dir(workdir)}
   kinds = near_duplicates, heldout_copies
   return [Planned(one.describe(config, workdir, {}), store) for one in kinds]
+
+
+def duplicated_text_artifacts(config: Config, workdir: str) -> list[Planned]:
+  """The table of duplicated text."""
+  store = {'token_store': token_store_dir(workdir)}
+  return [Planned(duplicated_text.describe(config, workdir, {}), store)]
 
 
 def decontaminate_artifacts(config: Config, workdir: str) -> list[Planned]:

@@ -19,6 +19,7 @@ from infoprune_jax.stage import Stage, compare, settle
 from infoprune_jax.statistics import (
   classify,
   decontaminate,
+  duplicated_text,
   near_duplicates,
   statistics,
 )
@@ -65,6 +66,16 @@ STAGES = {
     cost=costs.statistics,
     after=('tokenize',),
     artifacts=planned.near_duplicates_artifacts,
+  ),
+  'duplicated_text': Stage(
+    run=duplicated_text.run,
+    reads='token store',
+    writes='`duplicated_text/`',
+    about='how many tokens of each scored example lie in windows of tokens that '
+    'occur elsewhere, too; only if an arm uses them',
+    cost=costs.statistics,
+    after=('tokenize',),
+    artifacts=planned.duplicated_text_artifacts,
   ),
   'decontaminate': Stage(
     run=decontaminate.run,
@@ -129,8 +140,8 @@ STAGES = {
     'the arm keeps',
     cost=costs.select,
     after=(
-      *('score', 'statistics', 'near_duplicates', 'decontaminate'),
-      *('join', 'classify'),
+      *('score', 'statistics', 'near_duplicates', 'duplicated_text'),
+      *('decontaminate', 'join', 'classify'),
     ),
     artifacts=planned.select_artifacts,
   ),

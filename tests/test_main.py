@@ -82,9 +82,9 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     (
       [f'--config={JSONL}', '--job=scroe'],
       "--job must be one of 'tokenize', 'statistics', 'near_duplicates', "
-      "'decontaminate', 'join', 'classify', 'reference', 'score', 'select', "
-      "'own_scores', 'selection_report', 'train', 'evaluate', 'report', 'sweep', "
-      "'export', 'labels', 'loss', 'verify', got 'scroe'. Did you mean 'score'?",
+      "'duplicated_text', 'decontaminate', 'join', 'classify', 'reference', "
+      "'score', 'select', 'own_scores', 'selection_report', 'train', "
+      "'evaluate', 'report', 'sweep', 'export', 'labels', 'loss', 'verify', got 'scroe'. Did you mean 'score'?",
     ),
     (
       [f'--config={JSONL}', '--config.model.attention=cudnn'],

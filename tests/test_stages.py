@@ -36,6 +36,10 @@ def get_config():
   config.train.seeds = (0,)
   del config.select.arms.full
   config.select.arms.deduplicated = base.arm('distinct', 'near_duplicate_group')
+  config.select.arms.own_text = base.arm(
+    'bottom', 'repeated_tokens', fraction=0.5
+  )
+  config.train.arms = ('random', 'top_nll', 'deduplicated')
   # A benchmark that is the corpus itself.
   config.select.decontaminate = base.benchmarks({path!r})
   config.report.bootstrap_samples = 50

@@ -78,3 +78,12 @@ def test_the_bench_of_near_duplicates_runs(corpus_path):
   )
   assert [name for name, _ in lines] == ['ours'] * 2 + ['datasketch'] * 2
   assert [float(value) for _, value in lines[:2]] == [1.0, 1.0], result
+
+
+def test_the_bench_of_duplicated_text_runs(corpus_path):
+  command = [
+    *(sys.executable, 'tools/bench_duplicated_text.py', '--workers=1'),
+    *(f'--corpus={corpus_path}', '--vocabulary_size=400', '--window=8'),
+  ]
+  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert 'plain Python counts the same: ' in result.stdout, result

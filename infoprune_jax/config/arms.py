@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from infoprune_jax.config.decontamination import BenchmarksConfig
+from infoprune_jax.config.duplicated_text import DuplicatedTextConfig
 from infoprune_jax.config.selection import (
   RuleConfig,
   TableConfig,
@@ -76,6 +77,9 @@ class SelectConfig:
   # Benchmarks whose text is looked for in the corpus.
   decontaminate: BenchmarksConfig = dataclasses.field(
     default_factory=BenchmarksConfig
+  )
+  duplicated_text: DuplicatedTextConfig = dataclasses.field(
+    default_factory=DuplicatedTextConfig
   )
 
   def __post_init__(self):

@@ -47,6 +47,11 @@ def heldout_copies_dir(workdir: str) -> str:
   return posixpath.join(workdir, 'heldout_copies')
 
 
+def duplicated_text_dir(workdir: str) -> str:
+  """How many tokens of each example occur elsewhere, too."""
+  return posixpath.join(workdir, 'duplicated_text')
+
+
 def contamination_dir(workdir: str) -> str:
   """Which examples have text of benchmarks, and in it `ngrams/`."""
   return posixpath.join(workdir, 'contamination')

@@ -19,6 +19,7 @@ from infoprune_jax.runtime import filesystems, manifests
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
   contamination_dir,
+  duplicated_text_dir,
   near_duplicates_dir,
   scores_dir,
   statistics_dir,
@@ -334,6 +335,7 @@ def _others(
   for path, job in (
     (near_duplicates_dir(workdir), 'near_duplicates'),
     (contamination_dir(workdir), 'decontaminate'),
+    (duplicated_text_dir(workdir), 'duplicated_text'),
   ):
     if manifests.read_manifest(path, job) is not None:
       yield path, job, ''

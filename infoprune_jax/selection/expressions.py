@@ -218,6 +218,16 @@ def reads_contamination(text: str) -> bool:
   return bool(re.search(r'\bcontaminated_', text, re.IGNORECASE))
 
 
+def reads_duplicated_text(text: str) -> bool:
+  """Whether an expression reads how much of an example occurs elsewhere.
+
+  >>> reads_duplicated_text('Repeated_tokens'), reads_duplicated_text('nll_sum')
+  (True, False)
+  """
+  own = r'\b(duplicated|repeated)_tokens\b'
+  return bool(re.search(own, text, re.IGNORECASE))
+
+
 def reads_table(text: str, name: str) -> bool:
   """Whether an expression may read columns of a table of the user's.
 

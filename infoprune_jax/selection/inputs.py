@@ -9,6 +9,7 @@ from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
   contamination_dir,
+  duplicated_text_dir,
   near_duplicates_dir,
   own_scores_dir,
   scores_dir,
@@ -127,6 +128,10 @@ def made_from(inputs: Inputs, arm: str) -> dict[str, str]:
       inputs.store,
     )
     made_from['near_duplicates'] = groups['fingerprint']
+  if rule_inputs.reads_duplicated_text(rules):
+    path, kind = duplicated_text_dir(inputs.workdir), 'table of duplicated text'
+    table = _open_table(path, kind, 'duplicated_text', inputs.store)
+    made_from['duplicated_text'] = table['fingerprint']
   if rule_inputs.reads_contamination(rules):
     table = _contamination(inputs.workdir, inputs.store)
     made_from['contamination'] = table['fingerprint']
@@ -152,6 +157,8 @@ def tables_read(
     read['statistics'] = statistics_dir(workdir)
   if rule_inputs.reads_near_duplicates(rules):
     read['near_duplicates'] = near_duplicates_dir(workdir)
+  if rule_inputs.reads_duplicated_text(rules):
+    read['duplicated_text'] = duplicated_text_dir(workdir)
   if rule_inputs.reads_contamination(rules):
     read['contamination'] = contamination_dir(workdir)
   for name in rule_inputs.tables_read(rules, config.select.tables):

@@ -29,6 +29,15 @@ def reads_contamination(rules: Sequence[RuleConfig]) -> bool:
   )
 
 
+def reads_duplicated_text(rules: Sequence[RuleConfig]) -> bool:
+  """Whether any of the rules reads how much of examples occurs elsewhere."""
+  return any(
+    expressions.reads_duplicated_text(text)
+    for rule in rules
+    for text in rule.expressions
+  )
+
+
 def tables_read(
   rules: Sequence[RuleConfig], names: Iterable[str]
 ) -> tuple[str, ...]:

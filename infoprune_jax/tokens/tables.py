@@ -78,6 +78,17 @@ CONTAMINATION_SCHEMA = pa.schema(
   ]
 )
 
+DUPLICATED_TEXT_SCHEMA = pa.schema(
+  [
+    ('shard', pa.int32()),
+    ('doc_index', pa.int64()),
+    # How many of its tokens lie in windows that occur elsewhere in the scored
+    # examples, too; and in windows that have occurred before, in their order.
+    ('duplicated_tokens', pa.int32()),
+    ('repeated_tokens', pa.int32()),
+  ]
+)
+
 
 def score_schema(columns: Sequence[str]) -> pa.Schema:
   """The schema of a score table.
@@ -125,6 +136,7 @@ def rule_schema(
       *example_schema(columns),
       *list(NEAR_DUPLICATES_SCHEMA)[2:],
       *list(CONTAMINATION_SCHEMA)[2:],
+      *list(DUPLICATED_TEXT_SCHEMA)[2:],
       *(classifier_schema(name).field(2) for name in classifiers),
     ]
   )

@@ -14,6 +14,7 @@ from infoprune_jax.runtime.options import first_difference
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
   contamination_dir,
+  duplicated_text_dir,
   keep_set_dir,
   near_duplicates_dir,
   own_scores_dir,
@@ -193,6 +194,7 @@ def _input_paths(status: ArtifactStatus, workdir: str) -> dict[str, str]:
     'statistics': statistics_dir(workdir),
     'near_duplicates': near_duplicates_dir(workdir),
     'contamination': contamination_dir(workdir),
+    'duplicated_text': duplicated_text_dir(workdir),
     'reference': reference_dir(workdir),
     **{
       reference_input(fold, 2): reference_dir(workdir, fold, 2)

@@ -41,6 +41,11 @@ _NEAR_DUPLICATES = _Kind(
   ('num_examples',),
 )
 _HELDOUT_COPIES = _Kind(tables.HELDOUT_COPIES_SCHEMA, (), ('num_examples',))
+_DUPLICATED_TEXT = _Kind(
+  tables.DUPLICATED_TEXT_SCHEMA,
+  ('duplicated_tokens', 'repeated_tokens'),
+  ('num_examples', 'duplicated_tokens', 'repeated_tokens'),
+)
 _CONTAMINATION = _Kind(
   tables.CONTAMINATION_SCHEMA, ('contaminated_ngrams',), ('num_examples',)
 )
@@ -180,6 +185,13 @@ def heldout_copies_problems(
       f'{status.path} has {len(copies)} documents with a near-copy, but its '
       f'manifest says {said}. {status.repair_hint()}'
     )
+
+
+def duplicated_text_problems(
+  status: ArtifactStatus, workdir: str
+) -> Iterator[str]:
+  """Yields the problems with a table of duplicated text."""
+  yield from _problems(status, workdir, _DUPLICATED_TEXT, _folds_of(status))
 
 
 def contamination_problems(

@@ -37,6 +37,12 @@ _KINDS: tuple[
     tables.heldout_copies_problems,
   ),
   (
+    'duplicated_text',
+    'duplicated_text',
+    'table of duplicated text',
+    tables.duplicated_text_problems,
+  ),
+  (
     'contamination',
     'decontaminate',
     'table of contamination',
@@ -75,6 +81,7 @@ _KINDS: tuple[
 _COMPARED = (
   'statistics',
   'near_duplicates',
+  'duplicated_text',
   'decontaminate',
   'join',
   'classify',

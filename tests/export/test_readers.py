@@ -98,6 +98,7 @@ def test_the_docs_have_the_columns_of_the_files(folder, golden):
     ('near_duplicates', tables.NEAR_DUPLICATES_SCHEMA),
     ('heldout_copies', tables.HELDOUT_COPIES_SCHEMA),
     ('contamination', tables.CONTAMINATION_SCHEMA),
+    ('duplicated_text', tables.DUPLICATED_TEXT_SCHEMA),
     ('classifiers/NAME', tables.classifier_schema('NAME')),
     ('scores', tables.score_schema(['nll_sum'])),
     ('evaluate/random/seed-0', tables.LOSS_SCHEMA),
@@ -113,7 +114,7 @@ def test_the_docs_have_no_other_table():
   # The golden workdir has none of these.
   absent = [
     *('classifiers/NAME', 'contamination', 'heldout_copies'),
-    'own_scores/ARM/seed-N',
+    *('duplicated_text', 'own_scores/ARM/seed-N'),
   ]
   assert len(titles) == len([*FOLDERS, *absent])
 

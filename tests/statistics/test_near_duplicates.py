@@ -9,11 +9,11 @@ import shutil
 
 import numpy as np
 import pytest
+from made_stores import write
 from small_corpus import small_config
 
 from configs import base
 from infoprune_jax.config import (
-  corpus as corpus_config,
   experiment as config_lib,
   validation,
 )
@@ -23,14 +23,13 @@ from infoprune_jax.runtime import artifacts
 from infoprune_jax.runtime.workdir import (
   heldout_copies_dir,
   near_duplicates_dir,
-  token_store_dir,
 )
 from infoprune_jax.statistics import (
   heldout_copies,
   near_duplicates,
   signatures as signatures_lib,
 )
-from infoprune_jax.tokens import tables, token_store, tokenize
+from infoprune_jax.tokens import tables, tokenize
 from infoprune_jax.tokens.token_store import TokenStore
 
 LENGTH = 300  # tokens of a document
@@ -53,49 +52,6 @@ def documents() -> list[list[int]]:
   made[42] = varied(made[2], 0.6, rng)  # A quarter in common: no duplicate.
   made[5] = made[6] = []
   return made
-
-
-def write(
-  workdir: pathlib.Path, documents: list[list[int]], num_shards: int
-) -> TokenStore:
-  """A store of so many shards; every third document is held out."""
-  artifact = artifacts.Artifact(
-    token_store_dir(str(workdir)), 'token store', 'tokenize', {}, {}
-  )
-  rows = [
-    {
-      'example_id': str(n),
-      'source': 'mine',
-      'split': corpus_config.SPLITS.index(
-        'heldout' if n % 3 == 2 else 'scored'
-      ),
-      'num_tokens': len(ids),
-      'num_bytes': len(ids),
-      'compressed_bytes': len(ids),
-      'content_hash': n,
-    }
-    for n, ids in enumerate(documents)
-  ]
-  written, counts = {}, []
-  for shard, chosen in enumerate(np.array_split(range(len(rows)), num_shards)):
-    counts.append(len(chosen))
-    marker = artifact.finish_shard(
-      shard,
-      num_shards,
-      token_store.shard_files(
-        shard,
-        num_shards,
-        [rows[n] for n in chosen],
-        [np.array(documents[n], np.int64) for n in chosen],
-        1000,
-        np.uint16,
-      ),
-    )
-    written |= marker['files']
-  artifact.finish(
-    written, num_shards=num_shards, documents_per_shard=counts, vocab_size=1000
-  )
-  return TokenStore.open(str(workdir))
 
 
 def settings(near_duplicates: dict | None = None, **corpus) -> Config:

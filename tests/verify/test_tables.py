@@ -86,6 +86,22 @@ def test_a_wrong_group_is_named(copied, config, table, change, expected):
   assert 'run --job=near_duplicates again' in found
 
 
+@pytest.mark.parametrize(
+  'change, expected',
+  [
+    (with_value('repeated_tokens', 2, -1), 'repeated_tokens'),
+    (with_value('duplicated_tokens', 0, 10**6), 'duplicated_tokens'),
+    (lambda t: t.slice(1), '1 missing (the first is doc_index'),
+  ],
+)
+def test_wrong_duplicated_text_is_named(copied, config, change, expected):
+  stages.run(config, str(copied), 'duplicated_text')
+  assert not wrong(copied)
+  rewrite(copied / 'duplicated_text', change)
+  found = wrong(copied)['duplicated_text']
+  assert expected in found and 'run --job=duplicated_text again' in found
+
+
 def test_what_it_says_mends(copied, finished, config):
   """Delete what is named, run what is named: only that shard is made."""
   rewrite(copied / 'scores', with_value('nll_sum', 2, -1.0))

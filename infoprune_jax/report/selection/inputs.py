@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import posixpath
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
   contamination_dir,
+  duplicated_text_dir,
   keep_set_dir,
   near_duplicates_dir,
   own_scores_dir,
@@ -44,7 +46,8 @@ class Selected:
   store: Mapping[str, Any]
   statistics: Mapping[str, Any]
   scores: Mapping[str, Any]
-  near_duplicates: Mapping[str, Any] | None  # if a keep set reads them
+  # Tables that compare examples, those that a keep set reads, by input name.
+  compared: Mapping[str, Mapping[str, Any]]
   contamination: Mapping[str, Any] | None  # if there are benchmarks
   joined: Mapping[str, Mapping[str, Any]]  # tables of the user's, by name
   classifiers: Mapping[str, Mapping[str, Any]]  # those that a keep set reads
@@ -62,8 +65,7 @@ class Selected:
       'statistics': self.statistics,
       'scores': self.scores,
     }
-    if self.near_duplicates:
-      manifests['near_duplicates'] = self.near_duplicates
+    manifests |= self.compared
     if self.contamination:
       manifests['contamination'] = self.contamination
     for name, manifest in self.joined.items():
@@ -96,9 +98,9 @@ class Selected:
         check(*keep_set, 'scores', self.scores, 'score table')
       if 'statistics' in manifest['inputs']:
         check(*keep_set, 'statistics', self.statistics, 'table of statistics')
-      if self.near_duplicates and 'near_duplicates' in manifest['inputs']:
-        groups = (self.near_duplicates, 'table of near-duplicates')
-        check(*keep_set, 'near_duplicates', *groups)
+      for input_name, compared in self.compared.items():
+        if input_name in manifest['inputs']:
+          check(*keep_set, input_name, compared, compared['kind'])
       if self.contamination and 'contamination' in manifest['inputs']:
         table = (self.contamination, 'table of contamination')
         check(*keep_set, 'contamination', *table)
@@ -139,12 +141,6 @@ def open_selected(config: Config, workdir: str) -> Selected:
     )
     for (arm, _), name in selections.items()
   }
-  near_duplicates = None
-  if any('near_duplicates' in kept['inputs'] for kept in keep_sets.values()):
-    path = near_duplicates_dir(workdir)
-    near_duplicates = opened(
-      path, 'table of near-duplicates', 'near_duplicates'
-    )
   vocabulary = vocabulary_dir(workdir)
   store = token_store_dir(workdir)
   path = statistics_dir(workdir)
@@ -153,7 +149,7 @@ def open_selected(config: Config, workdir: str) -> Selected:
     store=opened(store, 'token store', 'tokenize'),
     statistics=opened(path, 'table of statistics', 'statistics'),
     scores=scores,
-    near_duplicates=near_duplicates,
+    compared=_compared(workdir, keep_sets),
     contamination=opened(
       contamination_dir(workdir), 'table of contamination', 'decontaminate'
     )
@@ -175,6 +171,22 @@ def open_selected(config: Config, workdir: str) -> Selected:
   )
   selected.check_lineage()
   return selected
+
+
+def _compared(
+  workdir: str, keep_sets: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+  """The manifests of `Selected.compared`."""
+  kinds = {
+    near_duplicates_dir(workdir): 'table of near-duplicates',
+    duplicated_text_dir(workdir): 'table of duplicated text',
+  }
+  read = set().union(*(kept['inputs'] for kept in keep_sets.values()))
+  return {
+    name: manifests.open_finished(path, kind, name)
+    for path, kind in kinds.items()
+    if (name := posixpath.basename(path)) in read
+  }
 
 
 def _classifiers_read(
