@@ -64,7 +64,9 @@ hypothesis.settings.load_profile('tests')
 DRILLS = (
   'tests/test_stages.py',
   'tests/train/test_hosts.py',
+  'tests/train/test_eight_hosts.py',
   'tests/score/test_hosts.py',
+  'tests/score/test_eight_hosts.py',
   'tests/test_damage.py',
   'tests/test_redo.py',
   'tests/test_disk.py',

@@ -13,6 +13,8 @@ from multiprocessing import forkserver
 import host_process
 import pytest
 
+from infoprune_jax.runtime import peers
+
 # Imports once, and then forks.
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(['host_process'])
@@ -139,6 +141,36 @@ class Job:
     outputs = [output.read_text() for output in self._outputs]
     assert None not in codes, '\n'.join(outputs)
     return codes, outputs
+
+  def ended_without(self, lost: int, number: int, message: str) -> float:
+    """Checks the ends of a job whose process `lost` sent itself a signal.
+
+    Args:
+      lost: The process.
+      number: SIGSTOP, SIGKILL or SIGTERM.
+      message: Is in the last line of the log of each other process.
+
+    Returns:
+      Seconds from the signal until the last of the others has logged that.
+    """
+    is_stopped = number == signal.SIGSTOP
+    codes, outputs = self.ended(lost if is_stopped else None)
+    told = 128 + signal.SIGTERM
+    is_told = number == signal.SIGTERM
+    own_code, own_output = codes.pop(lost), outputs.pop(lost)
+    expected = told if is_told else peers.LOST_EXIT_CODE
+    assert codes == [expected] * len(codes), outputs
+    # A process that stood still went on when the others had ended.
+    assert own_code == (-number if number == signal.SIGKILL else expected)
+    assert not is_stopped or 'it stood still for' in own_output
+    for output in outputs:
+      assert message in output.splitlines()[-1], output
+      assert 'Traceback' not in output
+      # JAX aborts when process 0 is gone, and says so first.
+      assert '***' not in output or (lost, number) == (0, signal.SIGKILL)
+    logs = [log for at, log in enumerate(self._outputs) if at != lost]
+    begin = pathlib.Path(f'{self._outputs[lost]}.signal').stat().st_mtime
+    return max(log.stat().st_mtime for log in logs) - begin
 
   def wait_for(self, process: int) -> int:
     """The exit code of one process, when it has ended."""

@@ -1,6 +1,7 @@
 """The command line as one of several processes, forked with all imports done."""
 
 import os
+import pathlib
 import signal
 import sys
 import time
@@ -35,7 +36,8 @@ def run(
     devices: How many CPU devices the process has.
     killed_at_shard: It kills itself as it starts to write this part, from 1.
     signalled_at_batch: Which batch of training, or which shard that it writes,
-      from 1, and the signal that it then sends itself.
+      from 1, and the signal that it then sends itself, when it has made a
+      file of `output`'s name and '.signal'.
     environment: Variables beside those there are.
   """
   os.environ.update(environment)
@@ -56,18 +58,19 @@ def run(
 
   artifacts.Artifact.finish_shard = counted
   if signalled_at_batch:
-    _signal_at(*signalled_at_batch)
+    _signal_at(*signalled_at_batch, pathlib.Path(f'{output}.signal'))
   sys.argv = argv
   app.run(main.main, argv=argv, flags_parser=main._parse)
 
 
-def _signal_at(batch: int, number: int) -> None:
+def _signal_at(batch: int, number: int, mark: pathlib.Path) -> None:
   left = [batch]
 
   def counting(function, pause):
     def counted(*arguments, **counts):
       left[0] -= 1
       if left[0] == 0:
+        mark.touch()
         os.kill(os.getpid(), number)
         time.sleep(pause)
       return function(*arguments, **counts)

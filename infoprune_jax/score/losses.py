@@ -86,7 +86,7 @@ def by_position(
   """
   counts = position_counts(num_tokens)
   sums = [statistics.sums_by_document(x, counts.ravel()) for x in nll]
-  return counts, np.stack(sums).reshape(-1, *counts.shape)
+  return counts, np.stack(sums).reshape(len(sums), *counts.shape)
 
 
 def by_source(

@@ -376,6 +376,15 @@ class Stop(Hook):
     is_last = step.number == self._training.num_steps
     if self._is_requested and step.state is not None and not is_last:
       self._session.saved.wait()
+      name = self._run.name
+      told = distributed.all_gather(
+        f'the signals to {name}', preemption.is_asked()
+      )
+      # One process alone has said so when the signal came.
+      who = ', '.join(
+        str(index) for index, is_told in enumerate(told) if is_told
+      )
       raise preemption.Stopped(
-        f'{self._run.name} is saved at step {step.number}'
+        f'{name} is saved at step {step.number}'
+        + f' because process {who} was told to stop' * (len(told) > 1)
       )

@@ -4,84 +4,24 @@ The processes are real ones that meet on this machine, each with one or two CPU
 devices of its own.
 """
 
-import dataclasses
-import hashlib
-import pathlib
 import shutil
 import signal
 
 import numpy as np
 import pytest
 from host_job import Job
-from small_corpus import small_config
+from scoring_workdir import Workdir, prepare
 
-from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.runtime import peers
 from infoprune_jax.runtime.workdir import scores_dir
-from infoprune_jax.tokens import tables, tokenize
-from infoprune_jax.train import runs
+from infoprune_jax.tokens import tables
 
 NUM_PARTS = 5
-CONFIG = """
-from small_corpus import small_config
-
-
-def get_config():
-  config = small_config({path!r})
-  config.corpus.num_shards = {num_shards}
-  config.reference.folds = {folds}
-  config.score.per_device_batch_size = 2
-  return config
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Workdir:
-  """A workdir with all that scoring reads."""
-
-  path: pathlib.Path
-  config: pathlib.Path
-
-  @property
-  def job(self) -> tuple[pathlib.Path, pathlib.Path]:
-    """What `Job` wants to know."""
-    return self.path, self.config
-
-  def copy(self, path: pathlib.Path) -> 'Workdir':
-    path.mkdir()
-    for name in ('token_store', 'vocabulary', 'reference'):
-      (path / name).symlink_to(self.path / name)
-    return Workdir(path, self.config)
-
-  def scores(self) -> dict[str, str]:
-    """The checksum of every file of the table."""
-    folder = self.path / 'scores'
-    return {
-      str(file.relative_to(folder)): hashlib.sha256(
-        file.read_bytes()
-      ).hexdigest()
-      for file in sorted(folder.rglob('*'))
-      if file.is_file() and file.name != '.lock'
-    }
-
-
-def prepare(corpus_path: str, folder: pathlib.Path, folds: int) -> Workdir:
-  config = small_config(corpus_path)
-  config.corpus.num_shards = NUM_PARTS
-  config.reference.folds = folds
-  made = config_lib.from_mapping(config)
-  tokenize.run(made, str(folder))
-  runs.run_reference(made, str(folder))
-  path = folder / 'hosts.py'
-  path.write_text(
-    CONFIG.format(path=corpus_path, num_shards=NUM_PARTS, folds=folds)
-  )
-  return Workdir(folder, path)
 
 
 @pytest.fixture(scope='module')
 def prepared(corpus_path, tmp_path_factory) -> Workdir:
-  return prepare(corpus_path, tmp_path_factory.mktemp('prepared'), 1)
+  return prepare(corpus_path, tmp_path_factory.mktemp('prepared'), 1, NUM_PARTS)
 
 
 @pytest.fixture(scope='module')

@@ -33,6 +33,11 @@ def bucket_of(position: int) -> str:
   return f'{last // 2 + 1 if last > 2 else 1}-{last}'
 
 
+def test_a_shard_without_scored_documents_adds_nothing():
+  sums, _ = sums_of([], [], seed=0)
+  assert sums == {}
+
+
 @given(documents, st.integers(0, 99))
 def test_losses_are_those_of_a_plain_count(drawn, seed):
   sums, nll = sums_of(*map(list, zip(*drawn, strict=True)), seed)

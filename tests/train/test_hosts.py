@@ -86,7 +86,7 @@ def test_killed_and_resumed_on_other_numbers_of_hosts(begin, alone, tmp_path):
   [step] = set(steps(workdir)) - {5}
   assert 7 <= step <= 10
   for output in outputs:
-    assert f'reference is saved at step {step}; run it again' in output
+    assert f'reference is saved at step {step} because process 1 was' in output
   outputs = begin(workdir, 4).finish()
   assert f'resumed at step {step}' in outputs[0]
   single, several = (finished(path) for path in (alone, workdir))
@@ -146,7 +146,7 @@ def test_ctrl_c_saves_too(begin, tmp_path):
   assert 'SIGINT: saves and stops after this step' in outputs[1]
   [step] = set(steps(workdir)) - {5}
   for output in outputs:
-    assert f'reference is saved at step {step}; run it again' in output
+    assert f'reference is saved at step {step} because process 1 was' in output
     assert 'Traceback' not in output
 
 
