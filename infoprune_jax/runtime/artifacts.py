@@ -20,7 +20,7 @@ import dataclasses
 import posixpath
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from infoprune_jax.config.validation import UserError
@@ -37,6 +37,7 @@ from infoprune_jax.runtime.manifests import (
   FORMAT_VERSION,
   MANIFEST,
   Begun,
+  Grown,
   Manifest,
   Marker,
   causes,
@@ -70,6 +71,9 @@ class Artifact:
   sections: Mapping[str, str] = dataclasses.field(
     default_factory=dict, compare=False
   )
+  # Fingerprints that the input 'token_store' had before it has grown. What was
+  # made from these is continued: its shards stay.
+  earlier_stores: Sequence[str] = dataclasses.field(default=(), compare=False)
   # The token of the attempt that writes it; '' if there is only one writer.
   attempt: str = dataclasses.field(default='', compare=False)
 
@@ -82,10 +86,19 @@ class Artifact:
     manifest = read_manifest(self.path, self.job)
     if manifest is not None:
       self._refuse_mismatch(manifest)
+      if self._lacks_shards(manifest):
+        return None
     return manifest
 
+  def _lacks_shards(self, record: Begun) -> bool:
+    """Whether the token store has grown since."""
+    return record['inputs'].get('token_store') in self.earlier_stores
+
   def _refuse_mismatch(self, record: Begun) -> None:
-    changed = causes(record, self.options, self.inputs, self.sections)
+    inputs = dict(self.inputs)
+    if self._lacks_shards(record):
+      inputs['token_store'] = record['inputs']['token_store']
+    changed = causes(record, self.options, inputs, self.sections)
     changed += [
       f'it was made from {name}, too'
       for name in sorted(record['inputs'].keys() - self.inputs.keys())
@@ -146,8 +159,12 @@ class Artifact:
         'run it again: finished shards are kept.'
       )
 
-  def begin(self) -> 'Artifact':
+  def begin(self, grown: Manifest | None = None) -> 'Artifact':
     """Records the options and inputs of the artifact, before any of its files.
+
+    Args:
+      grown: Its manifest, if it is finished and gets further shards. The options
+        and inputs may then be others.
 
     Returns:
       The artifact as `take_over` gives it.
@@ -156,10 +173,10 @@ class Artifact:
       UserError: it was begun under other options or from other inputs.
     """
     begun = read_begun(self.path, self.job)
-    if begun is not None:
+    if begun is not None and not grown:
       self._refuse_mismatch(begun)
     taken = self.take_over()
-    if begun is None:
+    if begun is None or grown or self._lacks_shards(begun):
       name = posixpath.join(self.path, BEGUN)
       made = Begun(
         job=self.job,
@@ -167,7 +184,17 @@ class Artifact:
         options=recorded(self.options),
         inputs=dict(self.inputs),
       )
+      if grown:
+        made['generations'] = [
+          *grown.get('generations', []),
+          Grown(
+            fingerprint=grown['fingerprint'],
+            num_shards=cast(Any, grown)['num_shards'],
+          ),
+        ]
       write_record(name, made, taken.write_file)
+    # Last: until then a growth that is killed starts again from the manifest.
+    files.remove(posixpath.join(self.path, MANIFEST))
     return taken
 
   def delete(self) -> None:
@@ -189,12 +216,11 @@ class Artifact:
       files.remove(posixpath.join(self.path, BEGUN))
     filesystems.delete_folder(self.path)
 
-  def _recorded_options(self) -> Any:
+  def _recorded_options(self, begun: Begun | None) -> Any:
     """The recorded options, so that the fingerprint does not change.
 
     The config may spell a path in another way now.
     """
-    begun = read_begun(self.path, self.job)
     if begun and not first_difference(
       begun['options'], self.options, 'options'
     ):
@@ -252,17 +278,20 @@ class Artifact:
       files: Checksums by path in the artifact, as `write_file` returns them.
       **facts: Further entries of the manifest: counts, versions.
     """
+    begun = read_begun(self.path, self.job)
+    generations = begun.get('generations') if begun else None
     manifest = cast(
       Manifest,
       {
         'kind': self.kind,
         'format_version': FORMAT_VERSION,
-        'options': self._recorded_options(),
+        'options': self._recorded_options(begun),
         'inputs': dict(self.inputs),
         'files': {name: dict(files[name]) for name in sorted(files)},
         'job': self.job,
         'fingerprint': '',
         **hub.facts(),
+        **({'generations': generations} if generations else {}),
         **facts,
       },
     )

@@ -24,6 +24,8 @@ class ShardWork:
   tasks: Sequence[Any]  # of each shard; they must pickle
   unit: str  # of the progress, such as 'documents'
   sizes: Sequence[int]  # of each shard, in this unit
+  # Of each shard, the number of shards in its name; () if that is their number.
+  totals: Sequence[int] = ()
 
 
 def write_missing_shards(
@@ -49,7 +51,8 @@ def write_missing_shards(
       `work.write` or `workers.run_all`.
   """
   num_shards = len(work.tasks)
-  markers = finished_shards(artifact, num_shards, work.name)
+  totals = work.totals or [num_shards] * num_shards
+  markers = finished_shards(artifact, totals, work.name)
   progress = Progress(
     work.name,
     work.unit,
@@ -71,13 +74,14 @@ def write_missing_shards(
 
 
 def finished_shards(
-  artifact: Artifact, num_shards: int, name: str = ''
+  artifact: Artifact, totals: Sequence[int], name: str = ''
 ) -> dict[int, Any]:
   """The marker of each finished shard, by the shard's number.
 
   Args:
     artifact: The artifact.
-    num_shards: How many shards the artifact gets.
+    totals: For each shard that the artifact gets, the number of shards in its
+      name.
     name: Name of the work, to log how many are finished; '' for no line.
 
   Raises:
@@ -85,12 +89,15 @@ def finished_shards(
   """
   markers = {
     shard: marker
-    for shard in range(num_shards)
-    if (marker := artifact.finished_shard(shard, num_shards)) is not None
+    for shard, total in enumerate(totals)
+    if (marker := artifact.finished_shard(shard, total)) is not None
   }
   if markers and name:
     logger.info(
-      '%s: %d of %d shards were finished before', name, len(markers), num_shards
+      '%s: %d of %d shards were finished before',
+      name,
+      len(markers),
+      len(totals),
     )
   return markers
 

@@ -35,7 +35,7 @@ def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   for number in range(store.num_shards):
     shard = store.shard(number)
     if problem := _schema_problem(store, number):
-      file = data_file(number, store.num_shards)
+      file = data_file(number, store.totals[number])
       where = posixpath.join(status.path, file)
       yield f'{where}{problem}. {status.repair_hint(file)}'
       continue
@@ -73,8 +73,9 @@ def _shard_problems(
 ) -> Iterator[str]:
   """Checks lengths, documents, ids and token counts of one shard."""
   shard = store.shard(number)
-  name = shard_name(number, store.num_shards)
-  tokens_file = array_file(TOKENS, number, store.num_shards)
+  total = store.totals[number]
+  name = shard_name(number, total)
+  tokens_file = array_file(TOKENS, number, total)
   lengths = shard.column('num_tokens')
   counted = np.bincount(
     shard.tokens[
@@ -103,7 +104,7 @@ def _shard_problems(
       'tokens of the reference split in the token counts',
       int(np.minimum(counted, unigrams).sum()),
       int(np.maximum(counted, unigrams).sum()),
-      array_file(UNIGRAMS, number, store.num_shards),
+      array_file(UNIGRAMS, number, total),
     ),
   ):
     if got != expected:
