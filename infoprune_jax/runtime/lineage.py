@@ -280,6 +280,11 @@ def _refusal(
     extend += ' To continue finished runs to more steps, give --extend.'
   if any('corpus.sources' in causes for causes in folders):
     extend += ' To add documents and keep what is there, give --extend.'
+  # A page names each arm, so the message does, too.
+  runs = [posixpath.relpath(one.path, workdir).split('/') for one in wrong]
+  arms = sorted({names[1] for names in runs if names[0] == 'train'})
+  if arms:
+    parts.append(f'Trained before: {", ".join(arms)}')
   return (
     f'{workdir} holds what another config has made: {". ".join(parts)}. To '
     f'delete it and make it again, {how}.{extend} To keep it, set the options '

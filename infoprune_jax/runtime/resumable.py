@@ -51,8 +51,7 @@ def write_missing_shards(
       `work.write` or `workers.run_all`.
   """
   num_shards = len(work.tasks)
-  totals = work.totals or [num_shards] * num_shards
-  markers = finished_shards(artifact, totals, work.name)
+  markers = finished_shards(artifact, num_shards, work.name, work.totals)
   progress = Progress(
     work.name,
     work.unit,
@@ -74,22 +73,25 @@ def write_missing_shards(
 
 
 def finished_shards(
-  artifact: Artifact, totals: Sequence[int], name: str = ''
+  artifact: Artifact,
+  num_shards: int,
+  name: str = '',
+  totals: Sequence[int] = (),
 ) -> dict[int, Any]:
   """The marker of each finished shard, by the shard's number.
 
   Args:
     artifact: The artifact.
-    totals: For each shard that the artifact gets, the number of shards in its
-      name.
+    num_shards: How many shards the artifact gets.
     name: Name of the work, to log how many are finished; '' for no line.
+    totals: As in `ShardWork`.
 
   Raises:
     UserError: a marker is damaged, or a file that it names.
   """
   markers = {
     shard: marker
-    for shard, total in enumerate(totals)
+    for shard, total in enumerate(totals or [num_shards] * num_shards)
     if (marker := artifact.finished_shard(shard, total)) is not None
   }
   if markers and name:
@@ -97,7 +99,7 @@ def finished_shards(
       '%s: %d of %d shards were finished before',
       name,
       len(markers),
-      len(totals),
+      num_shards,
     )
   return markers
 

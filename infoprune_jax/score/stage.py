@@ -175,7 +175,9 @@ def _begin(
   if scores.finished():
     return {'to_do': None, 'made_from': made_from}
   attempt = scores.begin().attempt
-  finished = resumable.finished_shards(scores, store.totals, 'score')
+  finished = resumable.finished_shards(
+    scores, store.num_shards, 'score', store.totals
+  )
   to_do = [n for n in range(store.num_shards) if n not in finished]
   return {'to_do': to_do, 'made_from': made_from, 'attempt': attempt}
 
@@ -262,7 +264,9 @@ def _finish(
   Raises:
     UserError: the files of a shard are missing or damaged.
   """
-  markers = resumable.finished_shards(scores, store.totals)
+  markers = resumable.finished_shards(
+    scores, store.num_shards, totals=store.totals
+  )
   for shard in range(store.num_shards):
     if shard not in markers:
       raise UserError(

@@ -96,9 +96,7 @@ def _write(
     joined = join.partitions(spill)
     # A table that cannot be joined is refused before the artifact is begun.
     artifact = artifact.begin()
-    markers = resumable.finished_shards(
-      artifact, [num_shards] * num_shards, name
-    )
+    markers = resumable.finished_shards(artifact, num_shards, name)
     written = side_by_side(
       lambda n: _write_partition(artifact, join, joined, n, markers),
       range(joined.count),

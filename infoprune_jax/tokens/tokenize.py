@@ -61,8 +61,10 @@ def run(config: Config, workdir: str, *, extend: bool = False) -> None:
       return
     is_whole = manifests.read_manifest(vocabulary_dir(workdir), 'tokenize')
     grown = manifest if extend and is_whole else None
-    begun = manifest or manifests.read_begun(path, 'tokenize')
-    old = growth.recorded(path, begun)
+    begun = manifests.read_begun(path, 'tokenize')
+    # Without one, the corpus as it is now must be the one that was begun.
+    is_grown = grown or (begun and begun.get('generations'))
+    old = growth.recorded(path, grown or begun) if is_grown else []
     with workers.shared_pool(config.corpus, workdir, 'tokenize'):
       index = split_groups.build(
         config.corpus, config.split_groups, 'tokenize', old, grown is not None
