@@ -280,10 +280,10 @@ def _refusal(
     extend += ' To continue finished runs to more steps, give --extend.'
   if any('corpus.sources' in causes for causes in folders):
     extend += ' To add documents and keep what is there, give --extend.'
-  # A page names each arm, so the message does, too.
+  # Folders may be too many to name, but not arms.
   runs = [posixpath.relpath(one.path, workdir).split('/') for one in wrong]
   arms = sorted({names[1] for names in runs if names[0] == 'train'})
-  if arms:
+  if arms and any(' grow' in causes for causes in folders):
     parts.append(f'Trained before: {", ".join(arms)}')
   return (
     f'{workdir} holds what another config has made: {". ".join(parts)}. To '

@@ -23,7 +23,7 @@ from configs import score
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.workdir import vocabulary_dir
-from infoprune_jax.tokens import own_vocabulary, vocabulary_files
+from infoprune_jax.tokens import own_vocabulary, tokenize, vocabulary_files
 from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.tokens.vocabulary import Vocabulary
 
