@@ -16,7 +16,7 @@ import numpy as np
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus.file_index import FileIndex
 from infoprune_jax.corpus.records import InputFile
-from infoprune_jax.runtime import files
+from infoprune_jax.runtime import files, manifests
 from infoprune_jax.runtime.progress import counted, quantity
 
 _NAMED = 5  # files that a message names
@@ -68,7 +68,7 @@ def read(path: str, count: int) -> list[Generation]:
   for number in range(count):
     name = posixpath.join(path, record_name(number))
     hint = (
-      'Delete it: the token store is whole without it, but cannot grow.'
+      manifests.how_to_repair(path, record_name(number), 'tokenize')
       if count == 1
       else 'Put it back from a copy, or tokenize the corpus in another '
       '--workdir: nothing else says which files were there first.'

@@ -75,7 +75,9 @@ def pending(config: Config, store: Artifact, manifest: Manifest) -> str:
   if not old and has_other_sources:
     raise UserError(
       f'The token store in {store.path} cannot grow: the version that wrote it '
-      'did not record its files. Tokenize the corpus in another --workdir.'
+      'did not record its files. To record them, delete '
+      f'{posixpath.join(store.path, manifests.MANIFEST)} and run --job=tokenize '
+      'again, with the files and the config of before; its shards are kept.'
     )
   if not old:
     logger.info(

@@ -10,6 +10,7 @@ from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.workdir import data_file, shard_name
+from infoprune_jax.tokens import growth
 from infoprune_jax.tokens.token_store import (
   SCHEMA,
   TOKENS,
@@ -31,6 +32,10 @@ def open_store(workdir: str) -> TokenStore | None:
 def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """Yields the problems with the content of a store."""
   store = TokenStore.open(workdir)
+  try:
+    growth.recorded(store.path, store.manifest)
+  except UserError as error:
+    yield str(error)
   totals = {name: np.zeros(3, np.int64) for name in SPLITS}
   for number in range(store.num_shards):
     shard = store.shard(number)

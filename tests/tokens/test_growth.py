@@ -16,6 +16,7 @@ from infoprune_jax.runtime import artifacts, files, manifests
 from infoprune_jax.runtime.workdir import token_store_dir
 from infoprune_jax.tokens import original_documents, tokenize
 from infoprune_jax.tokens.token_store import TokenStore
+from infoprune_jax.verify import workdir as verify_workdir
 
 REFERENCE, SCORED, HELDOUT = range(3)
 
@@ -291,6 +292,14 @@ def test_a_store_without_records_is_refused_if_it_must_grow(corpus, tmp_path):
   corpus.edits.corpus.sources.more = base.jsonl(str(path))
   with pytest.raises(UserError, match='did not record its files'):
     corpus.grow()
+  # What the message says.
+  (store / 'manifest.json').unlink()
+  more = corpus.edits.corpus.sources.pop('more')
+  corpus.grow(extend=False)
+  path = corpus.add('../more.jsonl', 9, seed=4) and corpus.corpus / '..'
+  more.paths = (str(path / 'more.jsonl'),)
+  corpus.edits.corpus.sources.more = more
+  assert corpus.grow().manifest['num_documents'] == 129
 
 
 def test_a_missing_record_of_a_store_that_has_grown_is_named(corpus):
@@ -379,3 +388,21 @@ def test_groups_of_near_duplicates_stay_together(corpus, make_records):
   # One word more than 20 changes a few n-grams of a text.
   assert len(apart) < 0.1 * len(new)
   assert store.manifest['bad_records']['near-copy of a reference text'] > 10
+
+
+@pytest.mark.parametrize('growths', [0, 1])
+def test_damaged_records_are_named(corpus, growths):
+  corpus.grow()
+  for number in range(growths):
+    corpus.add(f'more-{number}.jsonl', 30, seed=7)
+    corpus.grow()
+  name = generations.record_name(0)
+  path = pathlib.Path(token_store_dir(str(corpus.workdir))) / name
+  path.write_bytes(path.read_bytes().replace(b'mine', b'mina'))
+  corpus.add('later.jsonl', 30, seed=8)
+  for attempt in (
+    corpus.grow,
+    lambda: verify_workdir.run(str(corpus.workdir), {}),
+  ):
+    with pytest.raises(UserError, match=f'{name} is damaged|1 of 2 artifacts'):
+      attempt()
