@@ -43,7 +43,7 @@ def record_name(number: int) -> str:
   return f'generation-{number}.json'
 
 
-def to_json(generation: Generation) -> dict[str, Any]:
+def as_record(generation: Generation) -> dict[str, Any]:
   """The content of the record."""
   return {
     'num_shards': generation.num_shards,

@@ -194,7 +194,8 @@ class Artifact:
         ]
       write_record(name, made, taken.write_file)
     # Last: until then a growth that is killed starts again from the manifest.
-    files.remove(posixpath.join(self.path, MANIFEST))
+    if grown or self.earlier_stores:
+      files.remove(posixpath.join(self.path, MANIFEST))
     return taken
 
   def delete(self) -> None:

@@ -140,6 +140,6 @@ def record(taken: Artifact, index: CorpusIndex, count: int) -> None:
   for number, generation in enumerate(index.generations[count:], count):
     files.write_record(
       posixpath.join(taken.path, generations.record_name(number)),
-      generations.to_json(generation),
+      generations.as_record(generation),
       taken.write_file,
     )

@@ -302,16 +302,6 @@ def test_a_store_without_records_is_refused_if_it_must_grow(corpus, tmp_path):
   assert corpus.grow().manifest['num_documents'] == 129
 
 
-def test_a_missing_record_of_a_store_that_has_grown_is_named(corpus):
-  corpus.grow()
-  corpus.add('more.jsonl', 30, seed=7)
-  store = pathlib.Path(corpus.grow().path)
-  (store / generations.record_name(0)).unlink()
-  corpus.add('later.jsonl', 30, seed=8)
-  with pytest.raises(UserError, match='generation-0.json is missing'):
-    corpus.grow()
-
-
 def test_ids_that_are_there_are_refused_or_dropped(corpus):
   store = corpus.grow()
   corpus.add('more.jsonl', 9, seed=0)  # The ids and texts of the first.
