@@ -1,5 +1,6 @@
 """Objects of a store whose answers are short, late or lost."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,13 +21,12 @@ ROOT = f'gs://{object_store.BUCKET}'
 DATA = np.random.default_rng(0).bytes(100_000)
 
 
+@dataclasses.dataclass(frozen=True)
 class Scripted(Plan):
   """Disturbs the requests that it is told of, once each."""
 
-  def __init__(self, *faults: tuple[str, str]):
-    """Takes kinds of requests and what they meet, in order."""
-    super().__init__(0, 0.0)
-    object.__setattr__(self, 'left', [*faults])
+  # Kinds of requests and what they meet, in order.
+  left: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
   def fault(self, kind, name, nth):
     del name, nth
@@ -52,7 +52,7 @@ def disturb(proxy):
   """Sets the faults that come next; checks that they came."""
 
   def disturb(*faults):
-    proxy.plan = Scripted(*faults)
+    proxy.plan = Scripted(0, 0.0, left=[*faults])
 
   yield disturb
   left = proxy.plan.left if proxy.plan else []
