@@ -71,6 +71,7 @@ DRILLS = (
   'tests/test_redo.py',
   'tests/test_disk.py',
   'tests/test_object_store.py',
+  'tests/test_under_fire.py',
   'tests/test_tools.py',
   'tests/tools/test_docker_install.py',
   'tests/tools/test_launch_script.py',
@@ -126,6 +127,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     type=int,
     default=10,
     help='How often tests/test_stages.py kills the job.',
+  )
+  parser.addoption(
+    '--fire-seeds',
+    type=int,
+    default=1,
+    help='The last seed of tests/test_under_fire.py.',
+  )
+  parser.addoption(
+    '--fire-first',
+    type=int,
+    default=1,
+    help='The first seed of tests/test_under_fire.py.',
   )
 
 

@@ -54,8 +54,8 @@ def get_config():
 """
 # Each may run on several hosts.
 ON_HOSTS = ('reference', 'score', 'train')
+LIMIT = 1200  # seconds, after which a job hangs
 JOB, HOSTS = 'job', 'hosts'  # how a run goes: one process, or two in `ON_HOSTS`
-LOST_PEER = 75  # the exit code of a process whose peer is lost
 
 
 def put_corpus(emulator: Emulator, folder: pathlib.Path) -> None:
@@ -127,7 +127,18 @@ class Fire:
       proxy.stop()
     return result
 
+  def refused(self, workdir: str, arguments: list[str]) -> tuple[int, str]:
+    """The exit code and output of a job that may write nothing."""
+    proxy = FaultProxy(self._emulator.url)
+    proxy.refused_writes = True
+    try:
+      [code], [output] = self._start(proxy, workdir, 1, arguments, None)
+    finally:
+      proxy.stop()
+    return code, output
+
   def _until_done(self, proxy, workdir, processes, arguments, told, result):
+    outputs: list[str] = []
     for _ in range(6):
       result.starts += 1
       codes, outputs = self._start(proxy, workdir, processes, arguments, told)
@@ -167,10 +178,12 @@ class Fire:
       )
       process.start()
       started.append((process, output))
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + LIMIT
     for process, _ in started:
       process.join(max(deadline - time.monotonic(), 0))
     codes = [process.exitcode for process, _ in started]
     for process, _ in started:
       process.kill()
-    return codes, [output.read_text() for _, output in started]
+    outputs = [output.read_text() for _, output in started]
+    assert None not in codes, '\n'.join(['hangs', *outputs])
+    return codes, outputs

@@ -12,8 +12,10 @@ right before a file gets its final name.
 
 On a local file system, no file of an older attempt can appear after that. When
 an attempt has put its token there, it deletes the temporary files of all
-others, and a deleted file cannot be renamed. On an object store such a file can
-still appear, for as long as its upload takes.
+others, and a deleted file cannot be renamed. On gs:// an upload of an older attempt
+fails if the newest one has written that name, see `object_stores.upload`. At a name
+that it has not written yet, an older file can appear: the newest attempt replaces
+it, or no record names it. Other stores keep the last write.
 """
 
 import dataclasses

@@ -147,13 +147,14 @@ def open_file(path: str) -> Iterator[BinaryIO]:
     UserError: a link on the way to it leads nowhere.
   """
   filesystem, name = filesystem_of(path)
+  if not {'gs', 's3'}.isdisjoint(filesystem.protocol):
+    raw = object_stores.Reader(filesystem, name)
+    with io.BufferedReader(raw, object_stores.BLOCK) as file:
+      yield file
+    return
   # Keep the file system: a zip is closed when its file system is deleted.
   with filesystem.open(name, 'rb') as file:
-    if filesystem is _LOCAL or not file.seekable():
-      yield file
-      return
-    with io.BufferedReader(object_stores.WholeReader(file, path)) as whole:
-      yield whole
+    yield file
 
 
 def read_bytes(path: str) -> bytes:

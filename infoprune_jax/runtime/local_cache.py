@@ -40,9 +40,7 @@ class LocalCache:
     """
     _delete_abandoned()
     self._limit = limit
-    self.folder = tempfile.mkdtemp(prefix=_PREFIX)
-    self._held = open(os.path.join(self.folder, _LOCK), 'w')  # noqa: SIM115
-    fcntl.flock(self._held, fcntl.LOCK_EX)
+    self.folder, self._held = _locked_folder()
     self._sizes: collections.OrderedDict[str, int] = collections.OrderedDict()
     self._newest: dict[int, str] = {}  # of each thread
     self._lock = threading.Lock()
@@ -96,6 +94,17 @@ class LocalCache:
     """Deletes the folder."""
     shutil.rmtree(self.folder, ignore_errors=True)
     self._held.close()
+
+
+def _locked_folder() -> tuple[str, Any]:
+  """A new folder, and the open file whose lock says that it is in use."""
+  while True:
+    folder = tempfile.mkdtemp(prefix=_PREFIX)
+    held = open(os.path.join(folder, _LOCK), 'w')  # noqa: SIM115
+    fcntl.flock(held, fcntl.LOCK_EX)
+    if os.path.exists(held.name):  # Nobody deleted it before it was locked.
+      return folder, held
+    held.close()
 
 
 def _delete_abandoned() -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 _TRIES = 4  # of reads that are short, and of writes that another one precedes
+BLOCK = 4 << 20  # bytes to read ahead
 _CHUNK = 32 << 20  # bytes of an upload; a multiple of 256 KiB
 
 
@@ -27,9 +28,7 @@ def read_whole(filesystem: Any, name: str) -> bytes:
     OSError: it was short each time.
   """
   for _ in range(_TRIES):
-    info = filesystem.info(name)
-    if info['type'] == 'directory':
-      raise FileNotFoundError(name)
+    info = _info(filesystem, name)
     data = filesystem.cat_file(name)
     if len(data) == info['size'] and _matches(info, io.BytesIO(data)):
       return data
@@ -44,14 +43,19 @@ def download(filesystem: Any, name: str, target: str) -> None:
     OSError: it was short each time.
   """
   for _ in range(_TRIES):
-    info = filesystem.info(name)
-    if info['type'] == 'directory':
-      raise FileNotFoundError(name)
+    info = _info(filesystem, name)
     filesystem.get_file(name, target)
     with open(target, 'rb') as file:
       if file.seek(0, io.SEEK_END) == info['size'] and _matches(info, file):
         return
   raise _short(name)
+
+
+def _info(filesystem: Any, name: str) -> dict[str, Any]:
+  info = filesystem.info(name)
+  if info['type'] == 'directory':
+    raise FileNotFoundError(name)
+  return info
 
 
 def _short(name: str) -> OSError:
@@ -73,14 +77,21 @@ def _md5(file: Any) -> str:
   return base64.b64encode(digest).decode()
 
 
-class WholeReader(io.RawIOBase):
-  """Reads a file of fsspec, and takes a short answer for no end."""
+class Reader(io.RawIOBase):
+  """Reads an object by ranges, each of which must have its length.
 
-  def __init__(self, file: Any, name: str):
+  The files of gcsfs wait without end after an answer that is too short.
+  """
+
+  def __init__(self, filesystem: Any, name: str):
+    """Asks for the size.
+
+    Raises:
+      FileNotFoundError: there is no such object.
+    """
     super().__init__()
-    self._file, self._name = file, name
-    self._size = file.seek(0, io.SEEK_END)
-    file.seek(0)
+    self._filesystem, self._name, self._place = filesystem, name, 0
+    self._size = _info(filesystem, name)['size']
 
   def readable(self) -> bool:
     """Always."""
@@ -92,20 +103,34 @@ class WholeReader(io.RawIOBase):
 
   def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
     """Moves; returns the new place."""
-    return self._file.seek(offset, whence)
+    base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}
+    self._place = max(base[whence] + offset, 0)
+    return self._place
 
   def tell(self) -> int:
     """The place, in bytes."""
-    return self._file.tell()
+    return self._place
+
+  def readall(self) -> bytes:
+    """The rest, by one request."""
+    return self._next(self._size)
 
   def readinto(self, buffer: Any) -> int:
-    """Fills a part of a buffer; returns its size, 0 at the end."""
+    """Fills a buffer, or its start at the end; returns the size of this."""
     view = memoryview(buffer).cast('B')
+    data = self._next(len(view))
+    view[: len(data)] = data
+    return len(data)
+
+  def _next(self, length: int) -> bytes:
+    begin, end = self._place, min(self._place + length, self._size)
+    if begin >= end:
+      return b''
     for _ in range(_TRIES):
-      data = self._file.read(len(view))
-      if data or not len(view) or self._file.tell() >= self._size:
-        view[: len(data)] = data
-        return len(data)
+      data = self._filesystem.cat_file(self._name, start=begin, end=end)
+      if len(data) == end - begin:
+        self._place = end
+        return data
     raise _short(self._name)
 
 
