@@ -13,10 +13,16 @@ from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.corpus import parquet, paths, records
-from infoprune_jax.corpus.records import Document, InputFile, Records
+from infoprune_jax.corpus.records import (
+  Document,
+  InputFile,
+  Records,
+  RowGroups,
+)
 from infoprune_jax.runtime import filesystems
 
 BATCH = 1024  # records of Parquet held at once
@@ -27,11 +33,42 @@ END_OF_STREAM = b'\xff\xff\xff\xff\x00\x00\x00\x00'
 def parquet_records(
   file: InputFile, raw: Any, wanted: Container[int] | None, whole: bool
 ) -> Records:
-  """The records of an open Parquet file, see `sources.read_records`."""
-  columns = None if whole else records.wanted_columns(file.config)
+  """The records of an open Parquet file, see `sources.read_records`.
+
+  Row groups without a wanted record are not read.
+  """
   with parquet.open_file(raw) as opened:
-    batches = opened.iter_batches(BATCH, columns=columns)
+    batches = _wanted_batches(file, opened, wanted, whole)
     yield from table_records(file, opened.schema_arrow, batches, wanted, whole)
+
+
+def _wanted_batches(
+  file: InputFile,
+  opened: pq.ParquetFile,
+  wanted: Container[int] | None,
+  whole: bool,
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+  """Batches of the row groups with wanted records, and the rows before each."""
+  columns = None if whole else records.wanted_columns(file.config)
+  part = file.part or RowGroups(0, opened.num_row_groups, 0)
+  assert isinstance(part, RowGroups)
+  before = part.rows_before
+  for group in range(part.start, part.end):
+    rows = opened.metadata.row_group(group).num_rows
+    numbers = range(before + 1, before + rows + 1)
+    if wanted is None or any(number in wanted for number in numbers):
+      batches = opened.iter_batches(BATCH, [group], columns)
+      yield from _numbered(batches, before)
+    before += rows
+
+
+def _numbered(
+  batches: Iterable[pa.RecordBatch], before: int = 0
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+  """Batches, each with the number of records before it."""
+  for batch in batches:
+    yield before, batch
+    before += batch.num_rows
 
 
 def saved_records(
@@ -47,7 +84,8 @@ def saved_records(
     )
   raw.seek(0)
   with pa.ipc.open_stream(raw) as stream:
-    yield from table_records(file, stream.schema, stream, wanted, whole)
+    batches = _numbered(stream)
+    yield from table_records(file, stream.schema, batches, wanted, whole)
 
 
 def saved_schema(raw: Any) -> pa.Schema:
@@ -59,7 +97,7 @@ def saved_schema(raw: Any) -> pa.Schema:
 def table_records(
   file: InputFile,
   schema: pa.Schema,
-  batches: Iterable[pa.RecordBatch],
+  batches: Iterable[tuple[int, pa.RecordBatch]],
   wanted: Container[int] | None,
   whole: bool,
 ) -> Records:
@@ -68,7 +106,8 @@ def table_records(
   Args:
     file: Where the table is from; its config names the columns.
     schema: All columns of the table.
-    batches: Its records, with the columns that are needed.
+    batches: Its records, with the columns that are needed, and the number of
+      records before each batch.
     wanted: The numbers of the records to read; None for all.
     whole: Whether documents have their `record`.
 
@@ -77,13 +116,12 @@ def table_records(
   """
   _check_columns(file, schema)
   columns = records.wanted_columns(file.config)
-  number = 0
-  for batch in batches:
+  for before, batch in batches:
     there = batch.schema.names
     outer = {n if n in there else n.partition('.')[0] for n in columns}
     read = batch.select(sorted(outer))
     for position in range(batch.num_rows):
-      number += 1
+      number = before + position + 1
       if wanted is not None and number not in wanted:
         continue
       record = batch.slice(position, 1) if whole else None

@@ -10,6 +10,7 @@ import contextlib
 import io
 import lzma
 import posixpath
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -56,6 +57,8 @@ _FOREIGN_MARKS = {
   codecs.BOM_UTF16_BE: 'UTF-16',
 }
 _HEAD, _CHUNK, _BUFFER = 512, 1 << 16, 1 << 20
+_FRAME_HEAD = 18  # bytes of the longest header of a zstd frame
+_RLE_BLOCK = 1  # a block of one byte, repeated
 _MAX_WINDOW = 1 << 31  # bytes; what `zstd --long=31` needs
 _DECODERS: dict[str, Callable[[], Any]] = {
   'gzip': lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
@@ -88,12 +91,17 @@ def foreign_encoding(head: bytes) -> str:
 
 
 @contextlib.contextmanager
-def open_stored(path: str, raw: Any) -> Iterator['io.BufferedReader[Any]']:
+def open_stored(
+  path: str, raw: Any, start: int = 0, end: int = sys.maxsize
+) -> Iterator['io.BufferedReader[Any]']:
   """The content of an open file, decompressed where its name says so.
 
   Args:
     path: Its name.
     raw: The file, at its beginning; closed with the content.
+    start: The byte to read from, as stored. If the file is compressed, it is 0
+      or one of `frame_starts`.
+    end: Where to stop, as `start`.
 
   Raises:
     Bad: its name says that it is compressed, and it has no byte.
@@ -101,14 +109,16 @@ def open_stored(path: str, raw: Any) -> Iterator['io.BufferedReader[Any]']:
     OSError: it is damaged or cut short; raised while reading.
   """
   codec = codec_of(path)
-  with io.BufferedReader(raw, _BUFFER) as stored:
+  is_all = start == 0 and end == sys.maxsize
+  source = raw if is_all else _Range(raw, start, end)
+  with io.BufferedReader(source, _BUFFER) as stored:
     if codec is None:
       yield stored
       return
     _check_name(path, codec, stored.peek(_HEAD)[:_HEAD])
     with io.BufferedReader(_Decompressed(stored, codec), _BUFFER) as content:
       kind = kind_of(content.peek(_HEAD)[:_HEAD])
-      if kind:
+      if kind and not start:
         raise UserError(
           f'{path} cannot be read: its content is {kind}. Unpack it first.'
         )
@@ -126,15 +136,15 @@ def _check_name(path: str, codec: str, head: bytes) -> None:
     )
 
 
-def skip_mark(path: str, content: io.BufferedReader) -> None:
-  """Skips the byte order mark of UTF-8, if there is one.
+def skip_mark(path: str, content: io.BufferedReader) -> int:
+  """Skips the byte order mark of UTF-8, if there is one; returns its bytes.
 
   Raises:
     UserError: the content does not begin like UTF-8 text.
   """
   head = content.peek(_HEAD)[:_HEAD]
-  if head.startswith(codecs.BOM_UTF8):
-    content.read(len(codecs.BOM_UTF8))
+  mark = codecs.BOM_UTF8 if head.startswith(codecs.BOM_UTF8) else b''
+  content.read(len(mark))
   kind = kind_of(head)
   if kind:
     names = [ext for ext, codec in CODECS.items() if kind.endswith(f' {codec}')]
@@ -148,6 +158,46 @@ def skip_mark(path: str, content: io.BufferedReader) -> None:
       f'{path} cannot be read: its byte order mark says {encoding}, expected '
       f'UTF-8. Convert it: iconv -f {encoding} -t UTF-8.'
     )
+  return len(mark)
+
+
+def frame_starts(raw: Any) -> Iterator[int]:
+  """Where the frames of an open zstd file begin, in bytes, without decoding.
+
+  Ends where the file does, or where it is no longer zstd.
+  """
+  position = 0
+  while True:
+    raw.seek(position)
+    head = raw.read(_FRAME_HEAD)
+    if head.startswith(_SKIPPABLE):
+      position += 8 + int.from_bytes(head[4:8], 'little')
+    elif head.startswith(b'\0'):
+      position += len(head) - len(head.lstrip(b'\0'))
+    elif head.startswith(_MAGIC['zstd'][0]) and len(head) == _FRAME_HEAD:
+      yield position
+      try:
+        position = _frame_end(raw, position, head)
+      except zstandard.ZstdError:
+        return
+    else:
+      return
+
+
+def _frame_end(raw: Any, position: int, head: bytes) -> int:
+  """Where the frame ends that begins at a position; see RFC 8878, 3.1.1."""
+  position += zstandard.frame_header_size(head)
+  is_last = 0
+  while not is_last:
+    raw.seek(position)
+    block = raw.read(3)
+    if len(block) < 3:
+      break
+    header = int.from_bytes(block, 'little')
+    is_last, kind, size = header & 1, header >> 1 & 3, header >> 3
+    position += 3 + (1 if kind == _RLE_BLOCK else size)
+  checksum = zstandard.get_frame_parameters(head).has_checksum
+  return position + 4 * checksum
 
 
 def text_of(data: bytes) -> str:
@@ -164,10 +214,29 @@ def text_of(data: bytes) -> str:
   return text
 
 
+class _Range(io.RawIOBase):
+  """The bytes of an open file from a start to an end."""
+
+  def __init__(self, raw: Any, start: int, end: int):
+    raw.seek(start)
+    self._raw, self._left = raw, end - start
+
+  def readable(self) -> bool:
+    """True."""
+    return True
+
+  def readinto(self, buffer: Any) -> int:
+    """Fills a buffer, and returns the number of bytes; 0 at the end."""
+    data = self._raw.read(min(len(buffer), self._left))
+    buffer[: len(data)] = data
+    self._left -= len(data)
+    return len(data)
+
+
 class _Decompressed(io.RawIOBase):
   """Reads all members or frames of a file; zeros may follow."""
 
-  def __init__(self, stored: io.BufferedReader, codec: str):
+  def __init__(self, stored: 'io.BufferedReader[Any]', codec: str):
     self._stored, self._codec = stored, codec
     self._decoder: Any = None  # of the member that is being read
     self._rest = b''  # stored bytes that are not decoded yet

@@ -86,7 +86,11 @@ class CorpusIndex:
       self.shard,
     ):
       digest.update(np.ascontiguousarray(array).tobytes())
-    names = [file.source + '/' + file.name for file in self.files]
+    names = [
+      f'{file.source}/{file.name}'
+      for file in self.files
+      if not parts.is_continued(file)
+    ]
     return manifests.fingerprint([digest.hexdigest(), names])
 
   def restricted_to(self, shard: int) -> 'CorpusIndex':
@@ -225,14 +229,19 @@ def _file_indices(
   file_indices = workers.run_all(
     file_index.index_file, files, config.num_workers, force_subprocess
   )
-  for index, file in zip(file_indices, files, strict=True):
+  of_file: list[file_index.FileIndex] = []
+  following = [*files[1:], None]
+  for index, file, after in zip(file_indices, files, following, strict=True):
     if index.bad_records and config.on_bad_record == 'refuse':
       raise UserError(
         f"{index.first_bad_record}. Fix it, or set corpus.on_bad_record='drop' to "
         'leave such records out and count them.'
       )
-    file_index.check_some(file, index)
     indices.append(index)
+    of_file.append(index)
+    if not after or not after.part or after.path != file.path:
+      file_index.check_some(file, of_file)
+      of_file = []
     progress.add(file.size)
   wipe()
   file_index.check_kept(files, indices)

@@ -73,22 +73,27 @@ _EMPTY = {'empty text', 'empty compressed file'}
 _NO_JSONL = {'broken JSON', 'not a JSON object'}
 
 
-def check_some(file: sources.InputFile, index: FileIndex) -> None:
+def check_some(file: sources.InputFile, parts: Sequence[FileIndex]) -> None:
   """Raises `UserError` for a file of which every record would be dropped.
 
   Such a file is of another format, or its columns have other names.
+
+  Args:
+    file: The file, or its last part.
+    parts: The records of all its parts.
   """
-  bad = sum(index.bad_records.values())
-  reasons = set(index.bad_records) - _EMPTY
+  bad = sum(sum(index.bad_records.values()) for index in parts)
+  reasons = {name for index in parts for name in index.bad_records} - _EMPTY
   kind = sources.FORMATS[file.config.format]
   if kind.dataset or not kind.records_are_documents:
     return
-  if len(index.line) or not reasons:
+  if any(len(index.line) for index in parts) or not reasons:
     return
+  first = next(i.first_bad_record for i in parts if i.first_bad_record)
   if bad > 1 or reasons & _NO_JSONL:
     raise UserError(
       f'{file.path} gives no document: all records are bad ({bad}). The first: '
-      f'{index.first_bad_record}. corpus.on_bad_record drops records, but no '
+      f'{first}. corpus.on_bad_record drops records, but no '
       'whole file: fix the file, or name other files or columns in '
       f'corpus.sources.{file.source}.'
     )

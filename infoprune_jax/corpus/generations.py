@@ -158,18 +158,18 @@ def summary(new: Sequence[InputFile]) -> str:
 def records(
   input_files: Sequence[InputFile], indices: Sequence[FileIndex]
 ) -> tuple[FileRecord, ...]:
-  """The records of files. Parts of a long file give one."""
+  """The records of files. Parts of a long file give that of the file."""
   pairs = zip(input_files, indices, strict=True)
   made = []
   for (source, name), parts in itertools.groupby(pairs, lambda p: _key(p[0])):
-    digest, size = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     parts = list(parts)
     for column in ('line', 'text_hash', 'id_hash'):
       for _, index in parts:
         data = np.ascontiguousarray(getattr(index, column))
         digest.update(data.tobytes())
-    for file, index in parts:
-      digest.update(repr(index.source_names).encode())
-      size += file.size
+    names = dict.fromkeys(n for _, index in parts for n in index.source_names)
+    digest.update(repr(tuple(names)).encode())
+    size = sum(file.size for file, _ in parts)
     made.append(FileRecord(source, name, size, digest.hexdigest()[:16]))
   return tuple(made)

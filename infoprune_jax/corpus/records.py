@@ -11,12 +11,21 @@ from infoprune_jax.config.corpus import SourceConfig
 MAX_ID_BYTES = 4096
 
 
-class Part(NamedTuple):
-  """Whole lines of a file."""
+class Lines(NamedTuple):
+  """Some lines of a file of JSONL."""
 
-  start: int  # bytes
-  end: int
+  start: int  # the byte to read from, as stored; a frame of zstd begins there
+  skip: int  # bytes of content from there to the first line
+  end: int  # bytes of content from there to the end of the last line
   lines_before: int
+
+
+class RowGroups(NamedTuple):
+  """Some row groups of a Parquet file."""
+
+  start: int  # the first
+  end: int  # the last and one
+  rows_before: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +39,7 @@ class InputFile:
   name: str  # relative to what the source's path names; part of the ids
   size: int  # bytes, as stored; of the part if it is one
   shard: tuple[int, int] = (0, 1)  # of a SeqIO task: index and count
-  part: Part | None = None  # None for all of the file
+  part: Lines | RowGroups | None = None  # None for all of the file
 
 
 @dataclasses.dataclass(frozen=True)

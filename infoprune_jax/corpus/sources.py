@@ -203,6 +203,7 @@ def _arrow_records(read: Callable[..., Records]) -> Reader:
 def _json_records(
   file: InputFile, wanted: Container[int] | None, whole: bool
 ) -> Records:
+  assert not isinstance(file.part, records.RowGroups)
   try:
     with contextlib.closing(read_lines(file.path, file.part)) as lines:
       for number, line in lines:
@@ -217,29 +218,28 @@ def _json_records(
 
 
 def read_lines(
-  path: str, part: records.Part | None = None
+  path: str, part: records.Lines | None = None
 ) -> Generator[tuple[int, bytes], None, None]:
   """The lines of a file of JSONL that are not blank, with numbers from 1.
 
   Args:
     path: The file.
-    part: The lines to read, of a file that is not compressed; None for all.
+    part: The lines to read; None for all.
 
   Raises:
     Bad: the name says that the file is compressed, and it has no byte.
     UserError: it cannot be read to its end, or is not UTF-8 text.
   """
+  part = part or records.Lines(0, 0, sys.maxsize, 0)
   with (
     paths.read_error_as_user_error(path),
     filesystems.open_file(path) as raw,
-    compressed.open_stored(path, raw) as lines,
+    compressed.open_stored(path, raw, part.start) as lines,
   ):
-    part = part or records.Part(0, sys.maxsize, 0)
     if part.start:
-      lines.seek(part.start)
+      position = len(lines.read(part.skip))
     else:
-      compressed.skip_mark(path, lines)
-    position = lines.tell() if part.end < sys.maxsize else 0
+      position = compressed.skip_mark(path, lines)
     for number, line in enumerate(lines, part.lines_before + 1):
       if line.strip():
         yield number, line

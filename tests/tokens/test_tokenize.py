@@ -1,5 +1,6 @@
 """The tokenize stage: resumable, and the same bytes whoever does the work."""
 
+import json
 import os
 import pathlib
 import random
@@ -7,13 +8,18 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
+from configs import base
 from infoprune_jax.config import (
   corpus as corpus_config,
   experiment as config_lib,
 )
 from infoprune_jax.config.validation import UserError
+from infoprune_jax.corpus import parts
 from infoprune_jax.runtime import files
 from infoprune_jax.runtime.hashing import content_hash, uniform
 from infoprune_jax.runtime.workdir import token_store_dir, vocabulary_dir
@@ -118,6 +124,31 @@ def test_nothing_temporary_is_left(done):
 
 def test_workers_do_not_change_a_byte(corpus, done, tmp_path):
   assert content(run(corpus, tmp_path, num_workers=2)) == content(done)
+
+
+@pytest.mark.parametrize('name', ['a.parquet', 'a.jsonl.zst'])
+def test_parts_of_a_long_file_do_not_change_a_byte(
+  tmp_path, monkeypatch, make_experiment, make_records, name
+):
+  """Whatever the number of shards and workers."""
+  edits = make_experiment(tmp_path / 'corpus')
+  path, records = tmp_path / name, make_records(120)
+  if name == 'a.parquet':
+    table = pa.Table.from_pylist(records)
+    pq.write_table(table, path, row_group_size=7)
+    edits.corpus.sources.mine = base.parquet(str(path))
+  else:
+    data = ''.join(json.dumps(record) + '\n' for record in records).encode()
+    frames = [data[n : n + 999] for n in range(0, len(data), 999)]
+    path.write_bytes(b''.join(map(zstandard.compress, frames)))
+    edits.corpus.sources.mine = base.jsonl(str(path))
+  for num_shards in (2, 5):
+    whole = run(edits, tmp_path / f'whole{num_shards}', num_shards=num_shards)
+    with monkeypatch.context() as patch:
+      patch.setattr(parts, 'PACKED_PART_BYTES', 500)
+      fields = {'num_shards': num_shards, 'num_workers': num_shards - 1}
+      cut = run(edits, tmp_path / f'cut{num_shards}', **fields)
+    assert content(cut) == content(whole)
 
 
 def test_running_again_does_nothing(corpus, tmp_path):
