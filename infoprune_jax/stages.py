@@ -34,7 +34,6 @@ def _evaluate(config: Config, workdir: str) -> None:
 
 
 def _sweep(config: Config, workdir: str) -> None:
-  files.check_writable(workdir)
   select.run(config, workdir)
   selection_page.run(config, workdir)
 

@@ -21,12 +21,9 @@ from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.options import recorded
 
 FOLDER = pathlib.Path(base.__file__).parent
-# Presets are parts of an experiment.
-NAMES = sorted(
-  {path.stem for path in FOLDER.glob('[!_]*.py')}
-  # `experiment` needs a corpus, see tests/test_experiment_cells.py.
-  - {'baselines', 'models', 'experiment'}
-)
+# Presets are parts of an experiment. tests/test_experiment_cells.py has others.
+OTHERS = {'baselines', 'models', 'experiment'}
+NAMES = sorted({path.stem for path in FOLDER.glob('[!_]*.py')} - OTHERS)
 # One value of every JSON type, and what ConfigDict makes of none.
 VALUES = (True, 3, 0.5, 'text', None, {}, [])
 

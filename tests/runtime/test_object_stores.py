@@ -183,7 +183,7 @@ def test_no_marker_of_other_options_counts(path, emulator):
   # Markers of older versions name no options.
   record = json.loads(marker)
   files.write_record(
-    f'{folder}/{name}', {'files': record['files'], 'begun': new.begun}
+    f'{folder}/{name}', {'files': record['files'], 'begun': new.begun[-1]}
   )
   assert new.finished_shard(0, 1)
   files.write_record(f'{folder}/{name}', {'files': record['files']})
