@@ -99,6 +99,22 @@ def test_long_blocks_and_blocks_of_one_byte(tmp_path, monkeypatch):
   assert count == 3
 
 
+def test_a_line_that_begins_a_range_is_in_it(tmp_path, monkeypatch):
+  path = tmp_path / 'a.jsonl'
+  path.write_bytes(b'aaa\nbbb\nccc\n')
+  count, _ = lines_of(path, 4, monkeypatch)
+  assert count == 3
+
+
+def test_a_frame_that_begins_like_another_kind_of_file(tmp_path, monkeypatch):
+  path = tmp_path / 'a.jsonl.zst'
+  data = [b'{"text": "', b'PAR1"}\n{"text": "', b'Rar!\x1a\x07"}\n']
+  path.write_bytes(b''.join(map(zstandard.compress, data)))
+  count, read = lines_of(path, 1, monkeypatch)
+  assert b''.join(line for _, line in read) == b''.join(data)
+  assert count == 2
+
+
 def write_rows(path, records, rng):
   """A Parquet file whose row groups have 0 to 40 rows."""
   table = pa.Table.from_pylist(records)
