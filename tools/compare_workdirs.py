@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pyarrow as pa
@@ -75,7 +76,14 @@ def read_metrics(path: pathlib.Path) -> Columns:
 
 def read_checkpoint(path: pathlib.Path) -> Columns:
   """The arrays of one item of a checkpoint, by dotted name."""
-  tree = ocp.PyTreeCheckpointer().restore(path.parent.absolute())
+  folder = path.parent.absolute()
+  checkpointer = ocp.PyTreeCheckpointer()
+  # As arrays of numpy: the devices that wrote them may be of several hosts.
+  arguments = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+    checkpointer.metadata(folder).item_metadata.tree,
+  )
+  tree = checkpointer.restore(folder, restore_args=arguments)
   return dict(_leaves(tree, ()))
 
 
