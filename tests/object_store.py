@@ -36,6 +36,11 @@ class Emulator:
     self._post(f'upload/storage/v1/b/{BUCKET}/o?{query}', data)
 
   @property
+  def url(self) -> str:
+    """Of the server."""
+    return self._server.url
+
+  @property
   def environment(self) -> dict[str, str]:
     """The variables that send clients there."""
     return {

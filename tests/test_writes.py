@@ -11,7 +11,11 @@ import infoprune_jax
 
 ROOT = pathlib.Path(infoprune_jax.__file__).parent
 FILE_MODULES = tuple(
-  f'runtime/{name}.py' for name in ('files', 'filesystems', 'append_log')
+  f'runtime/{name}.py'
+  for name in (
+    *('files', 'filesystems', 'append_log'),
+    *('local_files', 'local_cache', 'object_stores'),
+  )
 )
 OTHERS = sorted(
   path

@@ -27,7 +27,5 @@ def mark(parent: str, name: str) -> None:
 
 def finish(parent: str, name: str) -> None:
   """Deletes the rest of a marked folder, and then its mark."""
-  filesystem, mark_name = filesystems.filesystem_of(f'{parent}/{_MARK}{name}')
-  filesystem.invalidate_cache()  # Orbax deletes without fsspec.
   filesystems.delete_folder(f'{parent}/{name}')
-  filesystem.rm_file(mark_name)
+  files.remove(f'{parent}/{_MARK}{name}')

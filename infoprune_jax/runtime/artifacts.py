@@ -41,6 +41,7 @@ from infoprune_jax.runtime.manifests import (
   Marker,
   causes,
   content_fingerprint,
+  fingerprint,
   how_to_repair,
   read_begun,
   read_manifest,
@@ -72,6 +73,10 @@ class Artifact:
   )
   # The token of the attempt that writes it; '' if there is only one writer.
   attempt: str = dataclasses.field(default='', compare=False)
+  # The fingerprint of what `begun.json` records, which markers name. A marker of
+  # other options counts for nothing: an object store may show one that an older
+  # attempt writes late, or that a listing hid from `delete`.
+  begun: str = dataclasses.field(default='', compare=False)
 
   def finished(self) -> Manifest | None:
     """The manifest, or None if the artifact is not finished.
@@ -161,14 +166,15 @@ class Artifact:
     taken = self.take_over()
     if begun is None:
       name = posixpath.join(self.path, BEGUN)
-      made = Begun(
+      begun = Begun(
         job=self.job,
         format_version=FORMAT_VERSION,
         options=recorded(self.options),
         inputs=dict(self.inputs),
       )
-      write_record(name, made, taken.write_file)
-    return taken
+      write_record(name, begun, taken.write_file)
+    identity = fingerprint([begun['options'], begun['inputs']])
+    return dataclasses.replace(taken, begun=identity)
 
   def delete(self) -> None:
     """Deletes the artifact, so that a killed deletion leaves no wrong one.
@@ -212,6 +218,9 @@ class Artifact:
     record = read_record(posixpath.join(self.path, name), repair_hint)
     if record is None:
       return None
+    # Versions before this key wrote none.
+    if record.get('begun', self.begun) != self.begun and self.begun:
+      return None
     marker = cast(Marker, record)
     for file, facts in marker['files'].items():
       verify(self.path, file, facts, repair_hint)
@@ -240,7 +249,8 @@ class Artifact:
       name: self.write_file(posixpath.join(self.path, name), write)
       for name, write in files.items()
     }
-    marker = cast(Marker, {'files': written, **counts})
+    identity = {'begun': self.begun} if self.begun else {}
+    marker = cast(Marker, {'files': written, **identity, **counts})
     done = shard_name(shard, num_shards) + DONE
     write_record(posixpath.join(self.path, done), marker, self.write_file)
     return marker

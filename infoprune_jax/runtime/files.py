@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypedDict
 
 from infoprune_jax.config.validation import UserError
+from infoprune_jax.runtime import object_stores
 from infoprune_jax.runtime.filesystems import (
   canonical,
   check_utf8,
   filesystem_of,
   is_local,
   make_folder,
-  open_file,
+  read_bytes,
 )
 
 LOCK = '.lock'  # the file by which a process holds a folder
@@ -92,12 +93,11 @@ def write_file(
   filesystem, name = filesystem_of(path)
   make_folder(os.path.dirname(path))
   if not is_local(path):
-    with tempfile.NamedTemporaryFile() as file:  # Then uploaded in one go.
+    with tempfile.NamedTemporaryFile() as file:  # Then uploaded.
       writer = _HashingWriter(file)
       write(writer)
       file.flush()
-      check()
-      filesystem.put_file(file.name, name)
+      object_stores.upload(filesystem, name, file, check)
     return writer.facts()
   temporary = name + suffix
   try:
@@ -155,12 +155,6 @@ def write_json(path: str, value: Any, writer: Writer = write_file) -> FileFacts:
   """Writes JSON whole or not at all, and returns its checksum."""
   text = json.dumps(value, indent=1, allow_nan=False) + '\n'
   return write_text(path, text, writer)
-
-
-def read_bytes(path: str) -> bytes:
-  """The content of a file."""
-  with open_file(path) as file:
-    return file.read()
 
 
 def read_json(path: str) -> Any | None:

@@ -1,16 +1,15 @@
 """The file system of a path or URL, and its canonical name there.
 
-This is the only module that uses fsspec. `~/x`, `file:///x`, `./x`, `x/`,
+Only this module and `local_files` import fsspec. `~/x`, `file:///x`, `./x`, `x/`,
 `a//x` and `a/../x` are spellings of local names. `::` is part of a name, except
 after a protocol that reads files of another store: `zip://*.txt::/b.zip`.
 Symbolic links are followed.
 """
 
 import contextlib
-import errno
 import fnmatch
-import functools
 import inspect
+import io
 import os
 import posixpath
 import re
@@ -19,15 +18,30 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.utils import glob_translate
+import fsspec.config
 
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.runtime import drivers
+from infoprune_jax.runtime import (
+  drivers,
+  local_cache,
+  local_files,
+  object_stores,
+)
+from infoprune_jax.runtime.local_files import (
+  LocalFiles,
+  is_glob,
+  printable,
+  split_glob,
+)
 
 _FILE_URL = re.compile(r'^(file|local):(//(localhost(?=/))?|(?=/))')
 _PROTOCOL = re.compile(r'^([A-Za-z][A-Za-z0-9+.-]*)(://|::)')
-_MAGIC = re.compile(r'[*?[]')
+# Of what a listing once showed fsspec answers later questions, too: whether a
+# file is there that another process writes. This holds for Orbax as well.
+for _protocol in ('gs', 's3'):
+  fsspec.config.conf.setdefault(_protocol, {}).setdefault(
+    'use_listings_cache', False
+  )
 
 
 def is_local(path: str) -> bool:
@@ -59,11 +73,6 @@ def canonical(path: str) -> str:
     elif part not in ('', '.'):
       folder = posixpath.join(folder, part)
   return folder
-
-
-def printable(name: str) -> str:
-  r"""A name as text that UTF-8 can hold: other bytes become '\xff'."""
-  return os.fsencode(name).decode('utf-8', 'backslashreplace')
 
 
 def check_utf8(path: str, option: str) -> None:
@@ -140,27 +149,46 @@ def open_file(path: str) -> Iterator[BinaryIO]:
   filesystem, name = filesystem_of(path)
   # Keep the file system: a zip is closed when its file system is deleted.
   with filesystem.open(name, 'rb') as file:
-    yield file
+    if filesystem is _LOCAL or not file.seekable():
+      yield file
+      return
+    with io.BufferedReader(object_stores.WholeReader(file, path)) as whole:
+      yield whole
 
 
-def local_copy(path: str) -> str:
-  """A local file with the content of `path`: itself, or a cached download.
+def read_bytes(path: str) -> bytes:
+  """The content of a file.
 
   Raises:
+    FileNotFoundError: there is no such file.
     UserError: a link on the way to it leads nowhere.
   """
   filesystem, name = filesystem_of(path)
-  if filesystem is _LOCAL:
-    if not os.path.exists(name):
-      _check_links(name)
-    return name
-  with _downloads(filesystem).open(name, 'rb') as file:
-    return file.name
+  if filesystem is not _LOCAL:
+    return object_stores.read_whole(filesystem, name)
+  with filesystem.open(name, 'rb') as file:
+    return file.read()
 
 
-@functools.cache
-def _downloads(filesystem: Any) -> Any:
-  return fsspec.filesystem('simplecache', fs=filesystem)
+def local_copy(path: str, anew: bool = False) -> str:
+  """A local file with the content of `path`: itself, or a cached download.
+
+  Open it before the next call of this thread, see `local_cache`.
+
+  Args:
+    path: The file.
+    anew: Whether to download it again.
+
+  Raises:
+    FileNotFoundError: there is no such object.
+    UserError: a link on the way to it leads nowhere.
+  """
+  filesystem, name = filesystem_of(path)
+  if filesystem is not _LOCAL:
+    return local_cache.copy_of(filesystem, name, anew)
+  if not os.path.exists(name):
+    local_files.check_links(name)
+  return name
 
 
 def make_folder(path: str) -> None:
@@ -185,11 +213,12 @@ def delete_folder(path: str) -> None:
   if filesystem is _LOCAL and os.path.islink(name):
     filesystem.rm(os.path.realpath(name), recursive=True)
     os.unlink(name)
-  elif filesystem is _LOCAL or not is_glob(name):
+  elif filesystem is _LOCAL:
     filesystem.rm(name, recursive=True)
-  else:  # `rm` would take the name for a pattern.
+  else:  # `rm` would take the name for a pattern, and refuse one that is gone.
     for file in filesystem.find(name):
-      filesystem.rm_file(file)
+      with contextlib.suppress(FileNotFoundError):
+        filesystem.rm_file(file)
 
 
 def names_in(folder: str) -> list[str]:
@@ -246,7 +275,7 @@ def expand(filesystem: Any, name: str) -> tuple[str, dict[str, Any]]:
       not a whole name.
   """
   if filesystem is _LOCAL:
-    _check_links(name)
+    local_files.check_links(name)
   if is_glob(name) and not filesystem.exists(name):
     for part in name.split('/'):
       if '**' in part and part != '**':
@@ -254,7 +283,7 @@ def expand(filesystem: Any, name: str) -> tuple[str, dict[str, Any]]:
           f"{name}: '**' stands for folders, so it must be a whole name: write "
           f'{part.replace("**", "*")!r}, or put a / beside it.'
         )
-    root, _ = _split_glob(filesystem, name)
+    root, _ = split_glob(filesystem, name)
     return root, filesystem.glob(name, detail=True)
   if not filesystem.isdir(name):
     return posixpath.dirname(name), {name: filesystem.info(name)}
@@ -264,137 +293,14 @@ def expand(filesystem: Any, name: str) -> tuple[str, dict[str, Any]]:
   files = filesystem.find(root, detail=True, hidden=False)
   for file, info in files.items():
     if info['type'] == 'link':
-      _check_links(file)
+      local_files.check_links(file)
   return root, files
-
-
-def is_glob(path: str) -> bool:
-  """Whether a path is a pattern rather than a name."""
-  return bool(_MAGIC.search(path))
 
 
 def check_links(path: str) -> None:
   """Raises `UserError` if a link on the way to a path leads nowhere."""
   if is_local(path):
-    _check_links(canonical(path))
+    local_files.check_links(canonical(path))
 
 
-def _check_links(name: str) -> None:
-  while name != '/':
-    if os.path.islink(name) and not os.path.exists(name):
-      raise UserError(
-        f'{printable(name)} is a symbolic link to '
-        f'{printable(os.readlink(name))}, which does not exist. Restore the '
-        'target, or delete the link.'
-      )
-    name = os.path.dirname(name)
-
-
-class _Local(LocalFileSystem):
-  """Follows links, and refuses folders that may not be listed.
-
-  fsspec skips both silently. Names are those of `canonical`.
-  """
-
-  def exists(self, path: str, **kwargs: Any) -> bool:
-    """Whether there is such a file or folder; refuses links to nowhere."""
-    del kwargs
-    _check_links(path)
-    return os.path.exists(path)
-
-  def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-    """As fsspec's; refuses links to nowhere."""
-    _check_links(path)
-    return super().info(path, **kwargs)
-
-  def ls(self, path: str, detail: bool = False, **kwargs: Any) -> list[Any]:
-    """As fsspec's, with the targets of links; broken links have type 'link'."""
-    _check_links(path)
-    hidden = kwargs.get('hidden', True)
-    with os.scandir(path) as entries:
-      names = [e.path for e in entries if hidden or not e.name.startswith('.')]
-    if not detail:
-      return names
-    return [info for name in names if (info := self._info(name))]
-
-  def _open(self, path: str, *args: Any, **kwargs: Any) -> Any:
-    _check_links(path)
-    return super()._open(path, *args, **kwargs)
-
-  def _info(self, name: str) -> dict[str, Any] | None:
-    """Details of a file; None if it is gone by now."""
-    try:
-      return super().info(name)
-    except OSError as error:
-      if error.errno not in (errno.ENOENT, errno.ELOOP):
-        raise
-    if not os.path.islink(name):
-      return None
-    return {'name': name, 'size': 0, 'type': 'link'}
-
-  def walk(
-    self, path: str, *args: Any, inside: tuple[str, ...] = (), **kwargs: Any
-  ) -> Iterator[Any]:
-    """As fsspec's; `find` uses it.
-
-    Raises:
-      UserError: a link leads to a folder that holds it.
-    """
-    real = os.path.realpath(path)
-    if real in inside:
-      link = path
-      while not os.path.islink(link):
-        link = os.path.dirname(link)
-      raise UserError(
-        f'{printable(link)} is a symbolic link to '
-        f'{printable(os.readlink(link))}, a folder that holds it: a cycle '
-        'without end. Delete the link, or name the folders beside it.'
-      )
-    kwargs |= {'on_error': _refuse, 'inside': (*inside, real)}
-    return super().walk(path, *args, **kwargs)
-
-  def glob(self, path: str, **kwargs: Any) -> dict[str, Any]:
-    """The matches of a pattern that are not hidden, in the form of `find`.
-
-    A part of the path that exists as it is spelled is a name, not a pattern.
-    """
-    del kwargs
-    root, parts = _split_glob(self, path)
-    # The last part names files, the parts before it name folders.
-    patterns = [
-      re.compile(glob_translate('/'.join(parts[: number + 1])))
-      for number in range(len(parts))
-    ]
-    depth = None if '**' in parts else len(parts)
-    below_root: Any = self.find(  # Of `detail`: a dict.
-      root, depth, withdirs=True, detail=True, hidden=False
-    )
-    matching = {}
-    for name, info in below_root.items():
-      below = name[len(posixpath.join(root, '')) :]
-      if info['type'] == 'link' and any(p.match(below) for p in patterns):
-        _check_links(name)
-      if patterns[-1].match(below):
-        matching[name] = info
-    return matching
-
-
-def _split_glob(filesystem: Any, path: str) -> tuple[str, list[str]]:
-  """The folder of a glob, and the patterns of the parts of names below it."""
-  root, parts = '/' * path.startswith('/'), path.strip('/').split('/')
-  while len(parts) > 1:
-    folder = posixpath.join(root, parts[0])
-    there = filesystem is _LOCAL and os.path.lexists(folder)
-    if is_glob(parts[0]) and not there:
-      break
-    root = folder
-    del parts[0]
-  return root, parts
-
-
-def _refuse(error: Exception) -> None:
-  if not isinstance(error, FileNotFoundError | NotADirectoryError):
-    raise error
-
-
-_LOCAL = _Local()
+_LOCAL = LocalFiles()

@@ -27,6 +27,7 @@ from infoprune_jax.runtime.files import (
 from infoprune_jax.runtime.filesystems import (
   check_links,
   filesystem_of,
+  is_local,
   local_copy,
   matching,
 )
@@ -57,7 +58,10 @@ class Manifest(Begun):
 
 
 class Marker(TypedDict):
-  """A finished shard. The stage that writes it may add counts of its own."""
+  """A finished shard. The stage that writes it may add counts of its own.
+
+  'begun' is the fingerprint of the options and inputs, see `Artifact.begun`.
+  """
 
   files: dict[str, FileFacts]  # by path in the artifact
 
@@ -287,6 +291,10 @@ def verify(path: str, name: str, facts: FileFacts, repair_hint: str) -> str:
   try:
     local = local_copy(file)
     actual = facts_of(local)
+    if actual != facts and not is_local(file):
+      # The copy may be of a file that has been made again since.
+      local = local_copy(file, anew=True)
+      actual = facts_of(local)
   except FileNotFoundError:
     raise UserError(f'{file} is missing. {repair_hint}') from None
   _compare(file, actual, facts, repair_hint)
@@ -338,8 +346,13 @@ def check_sizes(
         if info['type'] == 'file'
       }
   for name, facts in manifest['files'].items():
+    file = posixpath.join(path, name)
+    if sizes.get(name) != facts['bytes'] and not is_local(file):
+      # A listing may be old.
+      filesystem, root = filesystem_of(file)
+      with contextlib.suppress(FileNotFoundError):
+        sizes[name] = filesystem.info(root)['size']
     if sizes.get(name) != facts['bytes']:
-      file = posixpath.join(path, name)
       check_links(file)
       state = f'has {sizes[name]} bytes' if name in sizes else 'is missing'
       raise UserError(
