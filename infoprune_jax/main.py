@@ -73,7 +73,8 @@ _STALE = flags.DEFINE_enum(
 _EXTEND = flags.DEFINE_bool(
   'extend',
   False,
-  'Continue finished training runs if the config now asks for more steps.',
+  'Continue finished work if the config now asks for more: training runs with '
+  'more steps, a corpus with more files.',
 )
 _COMPILE_ONLY = flags.DEFINE_bool(
   'compile_only',

@@ -20,7 +20,7 @@ from infoprune_jax.report.results import page as results_page
 from infoprune_jax.report.selection import artifact as selection_artifact
 from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.artifacts import Artifact
-from infoprune_jax.runtime.lineage import Planned
+from infoprune_jax.runtime.lineage import GROWS, STAYS, Growth, Planned
 from infoprune_jax.runtime.options import UNKNOWN
 from infoprune_jax.runtime.workdir import (
   classifier_dir,
@@ -55,7 +55,12 @@ from infoprune_jax.statistics import (
   near_duplicates,
   statistics,
 )
-from infoprune_jax.tokens import tokenize, vocabulary_files
+from infoprune_jax.tokens import (
+  growth,
+  own_vocabulary,
+  tokenize,
+  vocabulary_files,
+)
 from infoprune_jax.train import runs
 
 
@@ -70,9 +75,14 @@ def tokenize_artifacts(config: Config, workdir: str) -> list[Planned]:
   model = {'model': given.hash} if given else {}
   store = tokenize.store_artifact(config, workdir, words)
   return [
-    Planned(store),
     Planned(
-      tokenize.vocabulary_artifact(config, workdir, model),
+      store,
+      growth=Growth(
+        growth.is_addition, functools.partial(growth.pending, config)
+      ),
+    ),
+    Planned(
+      own_vocabulary.describe(config, workdir, model),
       stale_with=store.path if is_trained else '',
     ),
   ]
@@ -92,7 +102,8 @@ def if_reachable(open_file: Callable[[], Any]) -> Any:
 def statistics_artifacts(config: Config, workdir: str) -> list[Planned]:
   """The table of statistics."""
   store = {'token_store': token_store_dir(workdir)}
-  return [Planned(statistics.describe(config, workdir, {}), store)]
+  table = statistics.describe(config, workdir, {})
+  return [Planned(table, store, on_growth=GROWS)]
 
 
 def near_duplicates_artifacts(config: Config, workdir: str) -> list[Planned]:
@@ -175,6 +186,7 @@ def reference_artifacts(config: Config, workdir: str) -> list[Planned]:
       {'token_store': store},
       num_steps=steps(section.training, model),
       budget_section='reference.training',
+      on_growth=STAYS,
     )
     for fold in range(section.folds if section.is_trained else 0)
   ]
@@ -219,7 +231,7 @@ def score_artifacts(config: Config, workdir: str) -> list[Planned]:
   steps = if_reachable(lambda: _steps_by_column(config, workdir, given))
   digests = references.made_from([*given.values()])
   scores = stage.describe(config, workdir, steps or UNKNOWN, digests)
-  return [Planned(scores, made_from)]
+  return [Planned(scores, made_from, on_growth=GROWS)]
 
 
 def _steps_by_column(

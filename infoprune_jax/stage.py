@@ -67,7 +67,7 @@ def compare(
   artifacts = [*every.values()]
   own = [one for one in artifacts if one.path in paths]
   artifacts = lineage.upstream(artifacts, own)
-  return artifacts, own, lineage.states(artifacts, extend=extend)
+  return artifacts, own, lineage.states(artifacts, extend=extend, made=paths)
 
 
 def settle(
@@ -104,7 +104,7 @@ def settle(
         del by_path[one.path]
     lineage.settle(artifacts, by_path, own, stale, workdir)
     return any(
-      one.causes or one.last_step or not one.is_finished
+      one.causes or one.last_step or one.growth or not one.is_finished
       for one in by_path.values()
     )
 

@@ -47,6 +47,7 @@ STAGES = {
     'held-out, by content, so that copies are in one split',
     cost=costs.tokenize,
     artifacts=planned.tokenize_artifacts,
+    can_extend=True,
   ),
   'statistics': Stage(
     run=statistics.run,
@@ -274,7 +275,7 @@ def run(
     stale: What to do about artifacts of another config, one of
       `lineage.STALE`.
     extend: Whether finished training runs go on if the config now asks for more
-      steps.
+      steps, and files that were added to the corpus become further shards.
 
   Raises:
     UserError: a stage raises it, or artifacts are stale.

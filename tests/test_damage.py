@@ -32,7 +32,9 @@ UNREAD = re.compile(
 )
 # What is made anew by the stage that would read it.
 PAGE = re.compile(r'^selection_report/(index\.html|figures/|tables/)')
-REMADE = re.compile(rf'^report/|{PAGE.pattern}|^evaluate/.*\.done$')
+REMADE = re.compile(
+  rf'^report/|{PAGE.pattern}|^evaluate/.*\.done$|/generation-0\.json$'
+)
 # What training, when it goes on, does without.
 RESUMED = re.compile(r'/checkpoints/(?!12/)|/checkpoints/12/rest')
 REPAIR = re.compile(r'Delete (.+?) and run --job=(\w+)( or \S+)? again')
@@ -56,7 +58,7 @@ def reader(name: str) -> tuple[str, tuple[str, ...]]:
   stage = name.partition('/')[0]
   folder, file = name.rsplit('/', 1)
   own = f'{folder}/manifest.json'
-  if file == 'begun.json' or file.endswith('.done'):
+  if file in ('begun.json', 'generation-0.json') or file.endswith('.done'):
     job = {
       'token_store': 'tokenize',
       'scores': 'score',

@@ -8,13 +8,20 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from infoprune_jax.config.corpus import CorpusConfig
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import draw, file_index, parts, sources
+from infoprune_jax.corpus import (
+  draw,
+  file_index,
+  generations as generations_lib,
+  parts,
+  sources,
+)
+from infoprune_jax.corpus.generations import Generation
 from infoprune_jax.runtime import manifests, workers
 from infoprune_jax.runtime.hashing import text_hash
 from infoprune_jax.runtime.progress import Progress, logger, wipe
@@ -34,6 +41,38 @@ class CorpusIndex:
   split: np.ndarray  # int8, into SPLITS
   shard: np.ndarray  # int32, ascending
   bad_records: dict[str, int]
+  # Of the whole corpus, and the generation of each of `files`.
+  generations: tuple[Generation, ...] = ()
+  file_generation: np.ndarray = dataclasses.field(
+    default_factory=lambda: np.zeros(0, np.int32)
+  )
+
+  @property
+  def generation(self) -> np.ndarray:
+    """That of each document, ascending, [documents] int32."""
+    return self.file_generation[self.file]
+
+  def first(self, count: int) -> 'CorpusIndex':
+    """The first generations: the corpus as it was before the others."""
+    num_files = int(np.searchsorted(self.file_generation, count))
+    chosen = np.arange(np.searchsorted(self.file, num_files))
+    return dataclasses.replace(
+      self._at(chosen),
+      files=self.files[:num_files],
+      generations=self.generations[:count],
+      file_generation=self.file_generation[:num_files],
+    )
+
+  def without(self, left_out: np.ndarray, reason: str) -> 'CorpusIndex':
+    """All but some documents (a mask), which are counted as bad records."""
+    count = int(left_out.sum())
+    if not count:
+      return self
+    bad = collections.Counter(self.bad_records)
+    bad[reason] += count
+    logger.warning('tokenize: dropped %d records: %s', count, reason)
+    kept = self._at(np.flatnonzero(~left_out))
+    return dataclasses.replace(kept, bad_records=dict(bad))
 
   def fingerprint(self) -> str:
     """A digest of the content, order, split and shard of every document."""
@@ -58,16 +97,18 @@ class CorpusIndex:
     """The documents at these positions, with the files they are in."""
     used = np.unique(self.file[chosen])
     return dataclasses.replace(
-      self,
+      self._at(chosen),
       files=tuple(self.files[file] for file in used),
       file=np.searchsorted(used, self.file[chosen]).astype(np.int32),
-      line=self.line[chosen],
-      num_bytes=self.num_bytes[chosen],
-      content_hash=self.content_hash[chosen],
-      text_hash=self.text_hash[chosen],
-      id_hash=self.id_hash[chosen],
-      split=self.split[chosen],
-      shard=self.shard[chosen],
+      generations=(),  # They name all files.
+      file_generation=self.file_generation[used],
+    )
+
+  def _at(self, chosen: np.ndarray) -> 'CorpusIndex':
+    columns = ('file', 'line', 'num_bytes', 'content_hash', 'text_hash')
+    columns += ('id_hash', 'split', 'shard')
+    return dataclasses.replace(
+      self, **{name: getattr(self, name)[chosen] for name in columns}
     )
 
   def documents(
@@ -124,20 +165,59 @@ def _read_all(task: tuple[CorpusIndex, bool]) -> list[sources.Document]:
   return list(index.documents(np.ones(len(index.split), bool), whole))
 
 
-def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
+def build(
+  config: CorpusConfig,
+  job: str = 'tokenize',
+  recorded: Sequence[Generation] = (),
+  grow: bool = False,
+) -> CorpusIndex:
   """Indexes, checks, draws, splits and cuts the corpus.
 
   Args:
     config: The corpus.
     job: The stage that the progress lines name.
+    recorded: The generations that were tokenized; () for a corpus that is new.
+    grow: Whether files that none of them has are one more generation. They are
+      left out otherwise.
 
   Raises:
     UserError: a path matches nothing, a record is bad and records may not be
       dropped, or a split comes out empty.
   """
-  files = parts.cut(
-    sources.list_files(config.sources), config.num_shards, config.num_workers
+  listed = sources.list_files(config.sources)
+  groups, new = generations_lib.grouped(listed, recorded)
+  if grow or not recorded:
+    groups.append(new)
+  groups = [
+    parts.cut(group, config.num_shards, config.num_workers) for group in groups
+  ]
+  files = [file for group in groups for file in group]
+  indices = _file_indices(config, job, files)
+  file_generation = np.repeat(
+    np.arange(len(groups), dtype=np.int32), [len(group) for group in groups]
   )
+  index = _assemble(config, tuple(files), indices, file_generation, recorded)
+  ends = np.cumsum([len(group) for group in groups]).tolist()
+  made = [
+    Generation(
+      num_shards,
+      generations_lib.records(group, indices[end - len(group) : end]),
+    )
+    for num_shards, group, end in zip(
+      _num_shards(config, index, recorded), groups, ends, strict=True
+    )
+  ]
+  return dataclasses.replace(index, generations=tuple(made))
+
+
+def _file_indices(
+  config: CorpusConfig, job: str, files: list[sources.InputFile]
+) -> list[file_index.FileIndex]:
+  """The records of each file.
+
+  Raises:
+    UserError: as `build`.
+  """
   total = sum(file.size for file in files)
   progress = Progress(f'{job}: index', 'B', total)
   indices = []
@@ -156,16 +236,19 @@ def build(config: CorpusConfig, job: str = 'tokenize') -> CorpusIndex:
     progress.add(file.size)
   wipe()
   file_index.check_kept(files, indices)
-  return _assemble(config, tuple(files), indices)
+  return indices
 
 
 def _assemble(
   config: CorpusConfig,
   files: tuple[sources.InputFile, ...],
   indices: list[file_index.FileIndex],
+  file_generation: np.ndarray,
+  recorded: Sequence[Generation],
 ) -> CorpusIndex:
   names = sorted({name for index in indices for name in index.source_names})
   column = _columns(names, indices)
+  column['generation'] = file_generation[column['file']]
   bad = sum(
     (collections.Counter(i.bad_records) for i in indices), collections.Counter()
   )
@@ -177,22 +260,61 @@ def _assemble(
   column = {name: values[taken] for name, values in column.items()}
   if not taken.any():
     raise UserError('corpus.sources hold no document.')
-  column['split_key'] = column['content_hash']
-  # Contiguous shards of about equal size, whatever the number of workers.
-  before = np.cumsum(column['num_bytes']) - column['num_bytes']
-  shard = before * config.num_shards // max(column['num_bytes'].sum(), 1)
-  return CorpusIndex(
+  content = column['content_hash']
+  index = CorpusIndex(
     files,
     column['file'],
     column['line'],
     column['num_bytes'],
-    column['content_hash'],
+    content,
     column['text_hash'],
     column['id_hash'],
-    draw.split(config, files, column),
-    shard.astype(np.int32),
+    draw.split_all(config, files, column, lambda count: content[:count]),
+    np.zeros(len(content), np.int32),
     dict(bad),
+    file_generation=file_generation,
   )
+  left_out = index.split == draw.LEFT_OUT
+  index = index.without(left_out, 'copy of a reference text')
+  return dataclasses.replace(index, shard=_shards(config, index, recorded))
+
+
+def _num_shards(
+  config: CorpusConfig, index: CorpusIndex, recorded: Sequence[Generation]
+) -> list[int]:
+  """The number of shards up to each generation.
+
+  Shards of a new one are about as large as those of the first.
+  """
+  generation = index.generation
+  size = np.bincount(generation, index.num_bytes)
+  ends = [one.num_shards for one in recorded]
+  if not ends:
+    ends.append(config.num_shards)
+  for number in range(len(ends), index.file_generation[-1] + 1):
+    if number >= len(size):
+      raise UserError(
+        'The new files of the corpus hold no document that it takes: all are '
+        'copies of reference texts, or beyond the limits of their sources '
+        '(max_bytes, corpus.max_bytes_per_source). Remove these files.'
+      )
+    ends.append(ends[-1] + max(1, round(size[number] * ends[0] / size[0])))
+  return ends
+
+
+def _shards(
+  config: CorpusConfig, index: CorpusIndex, recorded: Sequence[Generation]
+) -> np.ndarray:
+  """Contiguous shards of about equal size, whatever the number of workers."""
+  shard, start = np.zeros(len(index.line), np.int32), 0
+  generation = index.generation
+  for number, end in enumerate(_num_shards(config, index, recorded)):
+    here = generation == number
+    size = index.num_bytes[here]
+    before = np.cumsum(size) - size
+    shard[here] = start + before * (end - start) // max(size.sum(), 1)
+    start = end
+  return shard
 
 
 def _columns(

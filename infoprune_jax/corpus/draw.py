@@ -3,7 +3,8 @@
 Neither depends on the order of files. Copies of a text are in one split.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,15 @@ from infoprune_jax.runtime.hashing import mix, uniform
 from infoprune_jax.runtime.progress import logger
 
 REFERENCE, SCORED, HELDOUT = range(len(SPLITS))
+LEFT_OUT = -1  # of a document that is new, and a copy of a reference text
 # Equally long arrays of documents, as in `CorpusIndex`, and `source`, the
-# number of the name of its source. For `split`, also `split_key`, int64: documents
-# with the same one are in one split.
+# number of the name of its source; `generation`, ascending. For `split`, also
+# `split_key`, int64: documents with the same one are in one split.
 Columns = Mapping[str, np.ndarray]
+
+
+def _at(column: Columns, chosen: Any) -> dict[str, np.ndarray]:
+  return {name: values[chosen] for name, values in column.items()}
 
 
 def drawn(
@@ -28,11 +34,44 @@ def drawn(
 ) -> np.ndarray:
   """A mask of the documents within the limits of their sources.
 
+  Each generation is drawn from what earlier ones leave of the limits.
+
   Args:
     config: Whose seed decides, and which has a limit for all sources.
     files: With the limits of their sources.
     column: The documents.
     names: Of sources.
+
+  Returns:
+    [documents] bool.
+
+  Raises:
+    UserError: the limits leave no document.
+  """
+  generation = column['generation']
+  taken = np.zeros(len(generation), bool)
+  for number in np.unique(generation):
+    here = generation == number
+    own, earlier = _at(column, here), _at(column, taken)
+    taken[here] = _drawn(config, files, own, names, earlier)
+  return taken
+
+
+def _drawn(
+  config: CorpusConfig,
+  files: Sequence[InputFile],
+  column: Columns,
+  names: Sequence[str],
+  earlier: Columns,
+) -> np.ndarray:
+  """As `drawn`, of one generation.
+
+  Args:
+    config: As for `drawn`.
+    files: As for `drawn`.
+    column: The documents of the generation.
+    names: As for `drawn`.
+    earlier: The documents that are taken of earlier generations.
 
   Returns:
     [documents] bool.
@@ -50,9 +89,8 @@ def drawn(
     )
   own = _of_files(files, column, 'max_bytes')
   limit = np.where(own > 0, own, config.max_bytes_per_source)
-  # A source with a limit of its own is one group, whatever its records name.
-  sources, group = _sources(files, column)
-  group = np.where(own > 0, len(names) + group, column['source'])
+  sources, group = _limited_groups(files, column, names)
+  _, earlier_group = _limited_groups(files, earlier, names)
   key = np.where(
     own > 0,
     # Mixed again: the split goes by the first hash.
@@ -61,8 +99,9 @@ def drawn(
     mix(column['id_hash'], config.seed),
   )
   limited = np.flatnonzero(taken & (limit > 0))
+  left = _left(limit, group, earlier_group, earlier['num_bytes'])
   taken[limited] = _up_to_limit(
-    group[limited], key[limited], size[limited], limit[limited]
+    group[limited], key[limited], size[limited], left[limited]
   )
   names = [*names, *sources]
   for missing in np.setdiff1d(group, group[taken]):
@@ -71,7 +110,7 @@ def drawn(
       'max_bytes (corpus.max_bytes_per_source): none is drawn',
       names[missing],
     )
-  if len(taken) and not taken.any():
+  if len(taken) and not taken.any() and not len(earlier['num_bytes']):
     raise UserError(
       f'corpus.max_bytes_per_source={config.max_bytes_per_source}, or max_bytes '
       'or max_document_bytes of the sources, is less than any document needs: '
@@ -80,10 +119,111 @@ def drawn(
   return taken
 
 
+def _limited_groups(
+  files: Sequence[InputFile], column: Columns, names: Sequence[str]
+) -> tuple[list[str], np.ndarray]:
+  """The sources of files, and the number of the limit of each document.
+
+  A source with a limit of its own is one group, whatever its records name.
+  """
+  sources, group = _sources(files, column)
+  has_own = _of_files(files, column, 'max_bytes') > 0
+  return sources, np.where(has_own, len(names) + group, column['source'])
+
+
+def _left(
+  limit: np.ndarray,
+  group: np.ndarray,
+  earlier_group: np.ndarray,
+  earlier_size: np.ndarray,
+) -> np.ndarray:
+  """What earlier documents leave of the limits of groups, [N] int64."""
+  size = max(group.max(initial=0), earlier_group.max(initial=0)) + 1
+  used = np.zeros(size, np.int64)
+  np.add.at(used, earlier_group, earlier_size)
+  return np.maximum(limit - used[group], 0)
+
+
+def split_all(
+  config: CorpusConfig,
+  files: Sequence[InputFile],
+  column: Columns,
+  split_key: Callable[[int], np.ndarray],
+) -> np.ndarray:
+  """The split of each document of all generations.
+
+  That of a generation does not depend on later ones. Only the first has
+  reference text.
+
+  Args:
+    config: The fractions and the seed.
+    files: With the limits of their sources.
+    column: The documents.
+    split_key: The `split_key` of the first documents, as many as it is given.
+
+  Returns:
+    [documents] int8, into SPLITS, or LEFT_OUT.
+
+  Raises:
+    UserError: as `split`.
+  """
+  generation = column['generation']
+  result = np.full(len(generation), LEFT_OUT, np.int8)
+  for number in np.unique(generation):
+    end = np.searchsorted(generation, number, 'right')
+    start = np.searchsorted(generation, number)
+    key, here = split_key(end), slice(start, end)
+    own = {**_at(column, here), 'split_key': key[here]}
+    if not start:
+      result[here] = split(config, files, own)
+      continue
+    before = np.flatnonzero(result[:start] != LEFT_OUT)
+    earlier = {**_at(column, before), 'split_key': key[before]}
+    result[here] = _split_of_new(config, files, own, earlier, result[before])
+  return result
+
+
+def _split_of_new(
+  config: CorpusConfig,
+  files: Sequence[InputFile],
+  column: Columns,
+  earlier: Columns,
+  earlier_split: np.ndarray,
+) -> np.ndarray:
+  """The split of documents that are added to others: never reference.
+
+  A document goes where an earlier one with its key is. Copies of reference texts
+  are left out: the reference model knows them.
+  """
+  key, size = column['split_key'], column['num_bytes']
+  point = uniform(key, config.seed) - config.reference_fraction
+  is_heldout = (point >= 0) & (point < config.heldout_fraction)
+  result = np.where(is_heldout, HELDOUT, SCORED).astype(np.int8)
+  there = earlier_split == HELDOUT
+  _, group = _sources(files, column)
+  _, earlier_group = _sources(files, earlier)
+  limit = _of_files(files, column, 'max_heldout_bytes')
+  left = _left(limit, group, earlier_group[there], earlier['num_bytes'][there])
+  limited = np.flatnonzero((result == HELDOUT) & (limit > 0))
+  within = _up_to_limit(
+    group[limited], mix(key[limited], config.seed), size[limited],
+    left[limited],
+  )  # fmt: skip
+  result[limited[~within]] = SCORED
+  result[np.isin(key, key[result == HELDOUT])] = HELDOUT
+  for number, new in (
+    (SCORED, SCORED),
+    (HELDOUT, HELDOUT),
+    (REFERENCE, LEFT_OUT),
+  ):
+    result[np.isin(key, earlier['split_key'][earlier_split == number])] = new
+  return result
+
+
 def split(
   config: CorpusConfig, files: Sequence[InputFile], column: Columns
 ) -> np.ndarray:
-  """The split of each document, by its `split_key`.
+  """The split of each document of the first generation, by its `split_key`.
 
   Args:
     config: The fractions and the seed.

@@ -7,6 +7,7 @@ reference split.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from infoprune_jax.config.corpus import CorpusConfig
 from infoprune_jax.config.selection import NearDuplicatesConfig
 from infoprune_jax.corpus import corpus_index, draw, minhash, sources
 from infoprune_jax.corpus.corpus_index import CorpusIndex
+from infoprune_jax.corpus.generations import Generation
 from infoprune_jax.runtime import workers
 from infoprune_jax.runtime.hashing import content_hash, text_hash
 from infoprune_jax.runtime.progress import Progress, logger
@@ -23,6 +25,8 @@ def build(
   config: CorpusConfig,
   groups: NearDuplicatesConfig | None,
   job: str = 'tokenize',
+  recorded: Sequence[Generation] = (),
+  grow: bool = False,
 ) -> CorpusIndex:
   """As `corpus_index.build`, and splits by groups if there are any.
 
@@ -31,11 +35,13 @@ def build(
     groups: `Config.split_groups`. With them, the texts that the corpus takes are
       read once more.
     job: The stage that the progress lines name.
+    recorded: As for `corpus_index.build`.
+    grow: As for `corpus_index.build`.
 
   Raises:
     UserError: as `corpus_index.build`.
   """
-  index = corpus_index.build(config, job)
+  index = corpus_index.build(config, job, recorded, grow)
   if groups is None:
     return index
   keys = _band_keys(config, groups, job, index)
@@ -47,12 +53,19 @@ def build(
     *(job, np.count_nonzero(sizes > 1), sizes.max(), len(group)),
   )
   columns = {
-    'split_key': group,
     'num_bytes': index.num_bytes,
     'file': index.file,
+    'generation': index.generation,
   }
-  split = draw.split(config, index.files, columns)
-  return dataclasses.replace(index, split=split)
+  split = draw.split_all(
+    config,
+    index.files,
+    columns,
+    lambda count: group_keys(index.content_hash[:count], keys[:count]),
+  )
+  index = dataclasses.replace(index, split=split)
+  left_out = split == draw.LEFT_OUT
+  return index.without(left_out, 'near-copy of a reference text')
 
 
 def group_keys(content: np.ndarray, band_keys: np.ndarray) -> np.ndarray:
@@ -121,7 +134,7 @@ def _band_keys(
   """The keys of the bands of all texts, [documents, bands] uint64."""
   tasks = [
     _ShardTask(index.restricted_to(shard), groups)
-    for shard in range(config.num_shards)
+    for shard in range(index.generations[-1].num_shards)
   ]
   name = f'{job}: near-duplicates of the split'
   progress = Progress(name, 'B', int(index.num_bytes.sum()))

@@ -148,7 +148,7 @@ def _digest(
       'pages': pages.digest,
       'columns': [config.labels.text_column, config.labels.group_column],
       'vocabulary': words.hash,
-      'counted': store.fingerprint,
+      'counted': store.first.fingerprint,
       'statistics': statistics.options(config.reference.folds),
       'score': recorded(stage.score_options(config)),
       'references': references_lib.made_from(references),
@@ -198,7 +198,7 @@ def _write_statistics(
     'table of statistics',
     JOB,
     statistics.options(1),
-    {'token_store': own.fingerprint, 'counted': store.fingerprint},
+    {'token_store': own.fingerprint, 'counted': store.first.fingerprint},
   )
   if artifact.finished() is None:
     artifact = artifact.begin()
@@ -210,7 +210,7 @@ def _write_statistics(
 
 def _num_trained(config: Config, store: TokenStore, content: np.ndarray) -> int:
   """The number of pages in the training text of the reference model."""
-  trained = np.zeros(len(content), bool)
+  trained, store = np.zeros(len(content), bool), store.first
   for number in range(store.num_shards):
     shard = store.shard(number)
     rows = folds_lib.trained_documents(shard, 0, config.reference.folds)

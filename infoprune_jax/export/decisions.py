@@ -24,6 +24,7 @@ from infoprune_jax.runtime.workdir import (
   user_table_input,
 )
 from infoprune_jax.selection.keep_set import KeepSet
+from infoprune_jax.tokens import tables as tables_lib
 from infoprune_jax.tokens.token_store import TokenStore
 
 KEEP = 'keep_'
@@ -138,7 +139,7 @@ def shard_table(tables: Tables, number: int) -> pa.Table:
     **{name: documents[name] for name in documents.column_names[3:]},
   }
   for _, path, _, job, prefix in _tables(tables):
-    scored = _read_shard(path, job, number, store.num_shards)
+    scored = _read_shard(path, job, number)
     place = np.full(size, -1)
     place[scored['doc_index'].to_numpy()] = np.arange(scored.num_rows)
     # Taking at a null index gives null.
@@ -186,10 +187,10 @@ def _counts(repeats: np.ndarray) -> pa.Array:
   return pa.array(repeats.astype(np.int32))
 
 
-def _read_shard(path: str, job: str, number: int, num_shards: int) -> pa.Table:
+def _read_shard(path: str, job: str, number: int) -> pa.Table:
   manifest = manifests.read_manifest(path, job)
   assert manifest is not None  # `Tables.inputs` opened it.
-  name = data_file(number, num_shards)
+  name = tables_lib.data_files(manifest)[number]
   return parquet.read_table(manifests.verified(path, manifest, name))
 
 

@@ -20,7 +20,7 @@ import dataclasses
 import posixpath
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from infoprune_jax.config.validation import UserError
@@ -37,6 +37,7 @@ from infoprune_jax.runtime.manifests import (
   FORMAT_VERSION,
   MANIFEST,
   Begun,
+  Grown,
   Manifest,
   Marker,
   causes,
@@ -52,6 +53,14 @@ from infoprune_jax.runtime.workdir import shard_name
 
 ATTEMPT = '.attempt'  # the file with the token of the newest attempt
 _TEMPORARY = re.compile(r'\.[0-9a-f]{16}\.tmp$')
+
+
+def _identities(begun: Begun | None) -> list[str]:
+  """What markers may name: fingerprints of a record, and of those before it."""
+  if begun is None:
+    return []
+  own = fingerprint([begun['options'], begun['inputs']])
+  return [*begun.get('earlier', []), own]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +80,16 @@ class Artifact:
   sections: Mapping[str, str] = dataclasses.field(
     default_factory=dict, compare=False
   )
+  # Fingerprints that the input 'token_store' had before it has grown. What was
+  # made from these is continued: its shards stay.
+  earlier_stores: Sequence[str] = dataclasses.field(default=(), compare=False)
   # The token of the attempt that writes it; '' if there is only one writer.
   attempt: str = dataclasses.field(default='', compare=False)
-  # The fingerprint of what `begun.json` records, which markers name. A marker of
-  # other options counts for nothing: an object store may show one that an older
-  # attempt writes late, or that a listing hid from `delete`.
-  begun: str = dataclasses.field(default='', compare=False)
+  # The fingerprints of what `begun.json` records, the last of which new markers
+  # name; those before it are of what it was before it has grown. A marker of other
+  # options counts for nothing: an object store may show one that an older attempt
+  # writes late, or that a listing hid from `delete`.
+  begun: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
   def finished(self) -> Manifest | None:
     """The manifest, or None if the artifact is not finished.
@@ -87,10 +100,19 @@ class Artifact:
     manifest = read_manifest(self.path, self.job)
     if manifest is not None:
       self._refuse_mismatch(manifest)
+      if self._lacks_shards(manifest):
+        return None
     return manifest
 
+  def _lacks_shards(self, record: Begun) -> bool:
+    """Whether the token store has grown since."""
+    return record['inputs'].get('token_store') in self.earlier_stores
+
   def _refuse_mismatch(self, record: Begun) -> None:
-    changed = causes(record, self.options, self.inputs, self.sections)
+    inputs = dict(self.inputs)
+    if self._lacks_shards(record):
+      inputs['token_store'] = record['inputs']['token_store']
+    changed = causes(record, self.options, inputs, self.sections)
     changed += [
       f'it was made from {name}, too'
       for name in sorted(record['inputs'].keys() - self.inputs.keys())
@@ -151,8 +173,12 @@ class Artifact:
         'run it again: finished shards are kept.'
       )
 
-  def begin(self) -> 'Artifact':
+  def begin(self, grown: Manifest | None = None) -> 'Artifact':
     """Records the options and inputs of the artifact, before any of its files.
+
+    Args:
+      grown: Its manifest, if it is finished and gets further shards. The options
+        and inputs may then be others.
 
     Returns:
       The artifact as `take_over` gives it.
@@ -161,20 +187,36 @@ class Artifact:
       UserError: it was begun under other options or from other inputs.
     """
     begun = read_begun(self.path, self.job)
-    if begun is not None:
+    if begun is not None and not grown:
       self._refuse_mismatch(begun)
     taken = self.take_over()
-    if begun is None:
+    if begun is None or grown or self._lacks_shards(begun):
       name = posixpath.join(self.path, BEGUN)
-      begun = Begun(
+      made = Begun(
         job=self.job,
         format_version=FORMAT_VERSION,
         options=recorded(self.options),
         inputs=dict(self.inputs),
       )
-      write_record(name, begun, taken.write_file)
-    identity = fingerprint([begun['options'], begun['inputs']])
-    return dataclasses.replace(taken, begun=identity)
+      own = _identities(made)
+      # A growth that was killed here has written its record already.
+      earlier = [i for i in _identities(begun or grown) if i not in own]
+      if earlier:
+        made['earlier'] = earlier
+      if grown:
+        made['generations'] = [
+          *grown.get('generations', []),
+          Grown(
+            fingerprint=grown['fingerprint'],
+            num_shards=cast(Any, grown)['num_shards'],
+          ),
+        ]
+      write_record(name, made, taken.write_file)
+      begun = made
+    # Last: until then a growth that is killed starts again from the manifest.
+    if grown or self.earlier_stores:
+      files.remove(posixpath.join(self.path, MANIFEST))
+    return dataclasses.replace(taken, begun=tuple(_identities(begun)))
 
   def delete(self) -> None:
     """Deletes the artifact, so that a killed deletion leaves no wrong one.
@@ -195,12 +237,11 @@ class Artifact:
       files.remove(posixpath.join(self.path, BEGUN))
     filesystems.delete_folder(self.path)
 
-  def _recorded_options(self) -> Any:
+  def _recorded_options(self, begun: Begun | None) -> Any:
     """The recorded options, so that the fingerprint does not change.
 
     The config may spell a path in another way now.
     """
-    begun = read_begun(self.path, self.job)
     if begun and not first_difference(
       begun['options'], self.options, 'options'
     ):
@@ -219,7 +260,7 @@ class Artifact:
     if record is None:
       return None
     # Versions before this key wrote none.
-    if record.get('begun', self.begun) != self.begun and self.begun:
+    if self.begun and record.get('begun', self.begun[-1]) not in self.begun:
       return None
     marker = cast(Marker, record)
     for file, facts in marker['files'].items():
@@ -249,7 +290,7 @@ class Artifact:
       name: self.write_file(posixpath.join(self.path, name), write)
       for name, write in files.items()
     }
-    identity = {'begun': self.begun} if self.begun else {}
+    identity = {'begun': self.begun[-1]} if self.begun else {}
     marker = cast(Marker, {'files': written, **identity, **counts})
     done = shard_name(shard, num_shards) + DONE
     write_record(posixpath.join(self.path, done), marker, self.write_file)
@@ -262,17 +303,20 @@ class Artifact:
       files: Checksums by path in the artifact, as `write_file` returns them.
       **facts: Further entries of the manifest: counts, versions.
     """
+    begun = read_begun(self.path, self.job)
+    generations = begun.get('generations') if begun else None
     manifest = cast(
       Manifest,
       {
         'kind': self.kind,
         'format_version': FORMAT_VERSION,
-        'options': self._recorded_options(),
+        'options': self._recorded_options(begun),
         'inputs': dict(self.inputs),
         'files': {name: dict(files[name]) for name in sorted(files)},
         'job': self.job,
         'fingerprint': '',
         **hub.facts(),
+        **({'generations': generations} if generations else {}),
         **facts,
       },
     )

@@ -7,16 +7,31 @@ that out, `states`: for every stage, the reports, `verify` and the dry run.
 
 import dataclasses
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import filesystems, manifests
 from infoprune_jax.runtime.artifacts import Artifact
 from infoprune_jax.runtime.manifests import Begun, Manifest
+from infoprune_jax.runtime.options import Change
 from infoprune_jax.runtime.progress import logger
 
 STALE = ('refuse', 'redo')  # what to do about stale artifacts
+
+
+# What becomes of an artifact when an input of it gets further shards: it is made
+# again; it gets them, too; it stays, as it reads the first ones only.
+STALE_THEN, GROWS, STAYS = 'stale', 'grows', 'stays'
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth:
+  """How --extend adds shards to a finished artifact."""
+
+  may_change: Callable[[Change], bool]  # Whether an option may be another.
+  # What is to be added, for the user; '' if nothing.
+  pending: Callable[[Artifact, Manifest], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +51,8 @@ class Planned:
   budget_section: str = ''
   # Whether its record may have no other inputs than these.
   inputs_are_known: bool = False
+  growth: Growth | None = None  # None if --extend adds no shards
+  on_growth: str = STALE_THEN  # of what it is made from
 
   @property
   def path(self) -> str:
@@ -54,17 +71,23 @@ class ArtifactState:
   # Why it is not that of the config: 'select.arms.top: fraction 0.8 -> 0.7'.
   causes: tuple[str, ...] = ()
   last_step: int = 0  # of a finished run that --extend continues
+  growth: str = ''  # the shards that it is to get: 'the corpus grows by ...'
   error: str = ''  # why it cannot be compared: it is damaged
 
 
 def states(
-  planned: Iterable[Planned], *, extend: bool = False
+  planned: Iterable[Planned],
+  *,
+  extend: bool = False,
+  made: Collection[str] = (),
 ) -> dict[str, ArtifactState]:
   """Compares artifacts with the config, by path.
 
   Args:
     planned: Artifacts, each after what it is made from.
-    extend: Whether finished runs with fewer steps are to go on.
+    extend: Whether finished runs with fewer steps are to go on, and artifacts
+      are to grow.
+    made: The paths of those that are made next; only these may grow.
   """
   by_path: dict[str, ArtifactState] = {}
   coming: dict[str, tuple[str, ...]] = {}  # what will change, by path
@@ -81,7 +104,16 @@ def states(
     if record is None:
       by_path[one.path] = ArtifactState(one.path, kind)
       continue
-    causes = _causes(one, record, by_path, coming)
+    growing = bool(extend and manifest and one.path in made)
+    causes, growth = _causes(one, record, by_path, coming, growing)
+    if growing and one.growth and not causes:
+      try:
+        growth = one.growth.pending(one.artifact, cast(Manifest, manifest))
+      except UserError as error:
+        by_path[one.path] = ArtifactState(
+          one.path, kind, record, True, error=str(error)
+        )
+        continue
     last_step, steps_cause = _shorter(one, manifest)
     if steps_cause and extend and last_step:
       coming[one.path] = (steps_cause,)
@@ -94,6 +126,7 @@ def states(
       manifest is not None,
       tuple(dict.fromkeys(causes)),
       last_step if extend else 0,
+      growth,
     )
   return by_path
 
@@ -103,12 +136,18 @@ def _causes(
   record: Begun,
   by_path: Mapping[str, ArtifactState],
   coming: Mapping[str, tuple[str, ...]],
-) -> list[str]:
-  """Why an artifact is stale; none if it is not."""
+  growing: bool,
+) -> tuple[list[str], str]:
+  """Why an artifact is stale, if it is, and which shards it lacks."""
   artifact = one.artifact
   causes = manifests.causes(
-    record, artifact.options, artifact.inputs, artifact.sections
+    record,
+    artifact.options,
+    artifact.inputs,
+    artifact.sections,
+    *([one.growth.may_change] if one.growth and growing else []),
   )
+  grown = ''
   if one.inputs_are_known:
     others = record['inputs'].keys() - {*one.made_from, *artifact.inputs}
     causes += [f'it was made from {name}, too' for name in sorted(others)]
@@ -121,13 +160,40 @@ def _causes(
     inherited = source.causes + coming.get(path, ())
     if inherited:
       causes += inherited
+    elif source.is_finished and name not in record['inputs']:
+      causes.append(f'it was made without the {source.kind}')
     elif source.is_finished:
-      manifest = cast(Manifest, source.record)
-      if name not in record['inputs']:
-        causes.append(f'it was made without the {source.kind}')
-      elif record['inputs'][name] != manifest['fingerprint']:
-        causes.append(f'the {source.kind} was made again')
-  return causes
+      cause, growth = _since(one, source, record['inputs'][name])
+      causes += cause
+      grown = grown or growth
+  return causes, grown
+
+
+def _since(
+  one: Planned, source: ArtifactState, digest: str
+) -> tuple[list[str], str]:
+  """Why an artifact is stale, and which shards it lacks, due to one input.
+
+  Args:
+    one: The artifact.
+    source: The input, finished and not stale.
+    digest: The fingerprint of the input that the artifact was made from.
+  """
+  manifest = cast(Manifest, source.record)
+  earlier = manifest.get('generations', [])
+  known = [each['fingerprint'] for each in (*earlier, manifest)]
+  if digest not in known:
+    return [f'the {source.kind} was made again'], ''
+  if one.on_growth == STAYS and digest == known[0]:
+    return [], ''
+  growth = source.growth
+  if digest != known[-1]:
+    before = earlier[known.index(digest)]['num_shards']
+    now = cast(Any, manifest)['num_shards']
+    growth = f'the {source.kind} has grown from {before} to {now} shards'
+  if one.on_growth == GROWS:
+    return [], growth
+  return [growth] if growth else [], ''
 
 
 def _shorter(one: Planned, manifest: Manifest | None) -> tuple[int, str]:
@@ -209,11 +275,16 @@ def _refusal(
     if are_upstream
     else 'give --stale=redo'
   )
-  extend = (
-    ' To continue finished runs to more steps, give --extend.'
-    if any('num_steps' in causes for causes in folders)
-    else ''
-  )
+  extend = ''
+  if any('num_steps' in causes for causes in folders):
+    extend += ' To continue finished runs to more steps, give --extend.'
+  if any('corpus.sources' in causes for causes in folders):
+    extend += ' To add documents and keep what is there, give --extend.'
+  # Folders may be too many to name, but not arms.
+  runs = [posixpath.relpath(one.path, workdir).split('/') for one in wrong]
+  arms = sorted({names[1] for names in runs if names[0] == 'train'})
+  if arms and any(' grow' in causes for causes in folders):
+    parts.append(f'Trained before: {", ".join(arms)}')
   return (
     f'{workdir} holds what another config has made: {". ".join(parts)}. To '
     f'delete it and make it again, {how}.{extend} To keep it, set the options '
@@ -260,7 +331,11 @@ def stage_state(
     if causes:
       return StageState(kind, '; '.join(causes))
   begun = [one for one in of_own if one.record]
-  ended = [one for one in begun if one.is_finished and not one.last_step]
+  ended = [
+    one
+    for one in begun
+    if one.is_finished and not one.last_step and not one.growth
+  ]
   if own and len(ended) == len(own):
     return StageState('finished')
   places = [f'after {len(ended)} of {len(own)}'] if ended else []
@@ -272,6 +347,8 @@ def stage_state(
 
 def _place(state: ArtifactState) -> str:
   """How far an artifact is that has begun."""
+  if state.growth:
+    return f'as {state.growth}'
   folder = posixpath.join(state.path, 'checkpoints')
   steps = [int(n) for n in filesystems.names_in(folder) if n.isdigit()]
   if steps:

@@ -15,8 +15,8 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Mapping
-from typing import Any, TypedDict, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NotRequired, TypedDict, cast
 
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.files import (
@@ -31,13 +31,20 @@ from infoprune_jax.runtime.filesystems import (
   local_copy,
   matching,
 )
-from infoprune_jax.runtime.options import ABSENT, changes
+from infoprune_jax.runtime.options import ABSENT, Change, changes
 
 MANIFEST = 'manifest.json'
 BEGUN = 'begun.json'
 DONE = '.done'  # ends the name of a shard's marker
 # Format 1 had statistics in the score table, 2 data files beside the manifest.
 FORMAT_VERSION = 3
+
+
+class Grown(TypedDict):
+  """What an artifact was before shards were added to it."""
+
+  fingerprint: str
+  num_shards: int
 
 
 class Begun(TypedDict):
@@ -47,6 +54,10 @@ class Begun(TypedDict):
   format_version: int
   options: Any  # the options that decide its bytes, without defaults
   inputs: dict[str, str]  # fingerprints of artifacts, by name
+  # Of an artifact that has grown: each time before, the first one first.
+  generations: NotRequired[list[Grown]]
+  # Of `begun.json`: the fingerprints of its options and inputs each time before.
+  earlier: NotRequired[list[str]]
 
 
 class Manifest(Begun):
@@ -151,6 +162,7 @@ def causes(
   options: Any,
   inputs: Mapping[str, str],
   sections: Mapping[str, str],
+  may_change: Callable[[Change], bool] = lambda change: False,
 ) -> list[str]:
   """What has changed since an artifact was begun, for the user.
 
@@ -159,13 +171,17 @@ def causes(
     options: Those of the config now, as `Artifact.options`.
     inputs: The fingerprints of inputs now. Others are not compared.
     sections: See `Artifact.sections`.
+    may_change: Whether an option may differ.
 
   Returns:
     Texts such as 'select.arms.top: fraction 0.8 -> 0.7'; none if nothing has
     changed.
   """
   texts = []
-  for name, old, new in changes(record['options'], options, 'options'):
+  for change in changes(record['options'], options, 'options'):
+    if may_change(change):
+      continue
+    name, old, new = change
     section, _, option = _config_name(name, sections).rpartition('.')
     texts.append(
       f'{section or "options"}: {option} {_value(old)} -> {_value(new)}'
@@ -205,6 +221,15 @@ def _value(value: Any) -> str:
   text = repr(value)
   is_long = len(text) > 80 and isinstance(value, Mapping | list)
   return f'({len(value)} entries)' if is_long else text
+
+
+def shard_total(manifest: Mapping[str, Any], shard: int) -> int:
+  """How many shards an artifact had when one of them was written.
+
+  This number is in the names of its files.
+  """
+  ends = [one['num_shards'] for one in manifest.get('generations', [])]
+  return next((end for end in ends if shard < end), manifest['num_shards'])
 
 
 def check_made_from(

@@ -24,6 +24,8 @@ class ShardWork:
   tasks: Sequence[Any]  # of each shard; they must pickle
   unit: str  # of the progress, such as 'documents'
   sizes: Sequence[int]  # of each shard, in this unit
+  # Of each shard, the number of shards in its name; () if that is their number.
+  totals: Sequence[int] = ()
 
 
 def write_missing_shards(
@@ -49,7 +51,7 @@ def write_missing_shards(
       `work.write` or `workers.run_all`.
   """
   num_shards = len(work.tasks)
-  markers = finished_shards(artifact, num_shards, work.name)
+  markers = finished_shards(artifact, num_shards, work.name, work.totals)
   progress = Progress(
     work.name,
     work.unit,
@@ -71,7 +73,10 @@ def write_missing_shards(
 
 
 def finished_shards(
-  artifact: Artifact, num_shards: int, name: str = ''
+  artifact: Artifact,
+  num_shards: int,
+  name: str = '',
+  totals: Sequence[int] = (),
 ) -> dict[int, Any]:
   """The marker of each finished shard, by the shard's number.
 
@@ -79,18 +84,22 @@ def finished_shards(
     artifact: The artifact.
     num_shards: How many shards the artifact gets.
     name: Name of the work, to log how many are finished; '' for no line.
+    totals: As in `ShardWork`.
 
   Raises:
     UserError: a marker is damaged, or a file that it names.
   """
   markers = {
     shard: marker
-    for shard in range(num_shards)
-    if (marker := artifact.finished_shard(shard, num_shards)) is not None
+    for shard, total in enumerate(totals or [num_shards] * num_shards)
+    if (marker := artifact.finished_shard(shard, total)) is not None
   }
   if markers and name:
     logger.info(
-      '%s: %d of %d shards were finished before', name, len(markers), num_shards
+      '%s: %d of %d shards were finished before',
+      name,
+      len(markers),
+      num_shards,
     )
   return markers
 

@@ -100,7 +100,11 @@ def _open_own(
   path = reference_dir(workdir, fold, reference.folds)
   manifest = manifests.open_finished(path, 'reference model', 'reference')
   manifests.check_made_from(
-    manifest, 'reference model', 'token_store', store.manifest, 'token store'
+    manifest,
+    'reference model',
+    'token_store',
+    store.first.manifest,
+    'token store',
   )
   name = reference_input(fold, reference.folds)
   run = cast(checkpoints.RunManifest, manifest)

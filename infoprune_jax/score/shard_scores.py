@@ -118,15 +118,16 @@ class ShardScores:
       fold=self._fold[doc_indices],
       **{column: sums[doc_indices] for column, sums in self._sums.items()},
     )
-    files = tables.shard_file(written, self._number, self._store.num_shards)
+    total = self._store.totals[self._number]
+    files = tables.shard_file(written, self._number, total)
     counts: dict[str, Any] = {}
     if self._excess_counts:
-      name = token_excess.file(self._number, self._store.num_shards)
+      name = token_excess.file(self._number, total)
       files[name] = lambda file: np.save(file, self._excess)
       counts['excess_counts'] = self._excess_counts
     return scores.finish_shard(
       self._number,
-      self._store.num_shards,
+      total,
       files,
       num_examples=len(doc_indices),
       num_tokens=int(self._num_tokens[doc_indices].sum()),

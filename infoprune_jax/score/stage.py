@@ -103,7 +103,9 @@ def run(config: Config, workdir: str) -> None:
   references = references_lib.open_all(config, workdir, store)
   inputs = made_from(store, references)
   steps = references_lib.steps(references)
-  scores = describe(config, workdir, steps, inputs)
+  scores = dataclasses.replace(
+    describe(config, workdir, steps, inputs), earlier_stores=store.earlier
+  )
   written = write(config, store, references, scores)
   if written and 'losses' in written:
     print(losses.text(cast(losses.Summary, written['losses'])), flush=True)
@@ -173,7 +175,9 @@ def _begin(
   if scores.finished():
     return {'to_do': None, 'made_from': made_from}
   attempt = scores.begin().attempt
-  finished = resumable.finished_shards(scores, store.num_shards, 'score')
+  finished = resumable.finished_shards(
+    scores, store.num_shards, 'score', store.totals
+  )
   to_do = [n for n in range(store.num_shards) if n not in finished]
   return {'to_do': to_do, 'made_from': made_from, 'attempt': attempt}
 
@@ -260,7 +264,9 @@ def _finish(
   Raises:
     UserError: the files of a shard are missing or damaged.
   """
-  markers = resumable.finished_shards(scores, store.num_shards)
+  markers = resumable.finished_shards(
+    scores, store.num_shards, totals=store.totals
+  )
   for shard in range(store.num_shards):
     if shard not in markers:
       raise UserError(

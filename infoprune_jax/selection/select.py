@@ -76,6 +76,13 @@ def _run(inputs: Inputs, arms: Mapping[str, tuple[str, int]]) -> None:
       logger.info('select: %s finished before, skipped', name)
     else:
       waiting[name] = artifact, arm
+  if waiting and inputs.store.earlier:
+    before, now = inputs.store.first.num_shards, inputs.store.num_shards
+    logger.info(
+      'select: fractions are of the whole corpus, which has grown from %d to %d '
+      'shards',
+      *(before, now),
+    )
   with contextlib.ExitStack() as stack:
     by_beam = None
     if config.corpus.beam_options and waiting and not inputs.own_scores:

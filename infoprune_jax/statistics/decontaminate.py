@@ -193,7 +193,7 @@ def _write_table(
   index: CorpusIndex,
 ) -> None:
   """Writes the missing shards, then the manifest."""
-  folds, num_shards = config.reference.folds, config.corpus.num_shards
+  folds, num_shards = config.reference.folds, index.generations[-1].num_shards
   tasks = [
     _ShardTask(artifact, workdir, shard, index.restricted_to(shard), folds)
     for shard in range(num_shards)

@@ -86,7 +86,10 @@ def run(config: Config, workdir: str) -> None:
   """
   store = TokenStore.open(workdir)
   folds = config.reference.folds
-  artifact = describe(config, workdir, {'token_store': store.fingerprint})
+  artifact = dataclasses.replace(
+    describe(config, workdir, {'token_store': store.fingerprint}),
+    earlier_stores=store.earlier,
+  )
   with files.lock(artifact.path):
     if artifact.finished():
       logger.info('statistics: finished before, skipped')
@@ -127,13 +130,15 @@ def token_counts(
 ) -> np.ndarray:
   """How often tokens occur in the training text of each fold, [folds, V] int64.
 
+  Documents that were added to a corpus are no training text.
+
   Args:
     workdir: The workdir of the store.
     store: The token store.
     folds: Number of reference models.
     num_workers: Processes; 0 for one per core.
   """
-  tasks = [(workdir, shard, folds) for shard in range(store.num_shards)]
+  tasks = [(workdir, shard, folds) for shard in range(store.first.num_shards)]
   counts = np.zeros((folds, store.vocab_size), np.int64)
   for of_shard in workers.run_all(_count, tasks, num_workers):
     counts += of_shard
@@ -161,7 +166,12 @@ def write(
     for shard in range(store.num_shards)
   ]
   work = resumable.ShardWork(
-    'statistics', _write_shard, tasks, 'documents', store.documents_per_shard
+    'statistics',
+    _write_shard,
+    tasks,
+    'documents',
+    store.documents_per_shard,
+    store.totals,
   )
   markers = resumable.write_missing_shards(artifact, work, num_workers)
   resumable.finish_from_markers(artifact, markers, sums=['num_examples'])
@@ -214,4 +224,5 @@ def _write_shard(task: _ShardTask) -> Marker:
     shard.table('compressed_bytes'),
     **{name: values[doc_indices] for name, values in sums.items()},
   )
-  return tables.write_shard(task.artifact, made, task.shard, store.num_shards)
+  total = store.totals[task.shard]
+  return tables.write_shard(task.artifact, made, task.shard, total)

@@ -14,7 +14,7 @@ from infoprune_jax.corpus import split_groups
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.runtime.hashing import text_hash
 from infoprune_jax.runtime.progress import logger
-from infoprune_jax.tokens import tokenize
+from infoprune_jax.tokens import growth, tokenize
 from infoprune_jax.tokens.token_store import TokenStore
 
 
@@ -34,7 +34,12 @@ def read_again(config: Config, store: TokenStore, job: str) -> CorpusIndex:
     config, posixpath.dirname(store.path), inputs
   ).finished()
   logger.info('%s: reads the corpus, to find each document', job)
-  index = split_groups.build(config.corpus, config.split_groups, job)
+  index = split_groups.build(
+    config.corpus,
+    config.split_groups,
+    job,
+    growth.recorded(store.path, store.manifest),
+  )
   if index.fingerprint() != store.manifest['inputs']['corpus']:
     raise UserError(_difference(index, store))
   return index

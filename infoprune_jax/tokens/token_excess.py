@@ -133,7 +133,7 @@ class CountedTokens:
 
   @functools.lru_cache(maxsize=64)  # noqa: B019  As those of the token store.
   def _levels(self, shard: int) -> np.ndarray:
-    name = file(shard, self.store.num_shards)
+    name = file(shard, self.store.totals[shard])
     local = manifests.verified(self.path, self.manifest, name)
     return np.load(local, mmap_mode='r')
 

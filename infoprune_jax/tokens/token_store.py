@@ -84,6 +84,10 @@ class TokenStore:
     self.manifest = manifest
     self.num_shards = manifest['num_shards']
     self.documents_per_shard = manifest['documents_per_shard']
+    # For each shard, the number of shards in the names of its files.
+    self.totals = [
+      manifests.shard_total(manifest, n) for n in range(self.num_shards)
+    ]
 
   @classmethod
   def open(cls, workdir: str) -> 'TokenStore':
@@ -101,6 +105,29 @@ class TokenStore:
   def fingerprint(self) -> str:
     """The fingerprint that artifacts made from this store name."""
     return self.manifest['fingerprint']
+
+  @property
+  def earlier(self) -> list[str]:
+    """The fingerprints that it had before it has grown, the first one first."""
+    return [one['fingerprint'] for one in self.manifest.get('generations', [])]
+
+  @functools.cached_property
+  def first(self) -> 'TokenStore':
+    """The store as it was before it has grown; all its reference text.
+
+    `splits` and other sums in its manifest are those of the whole store.
+    """
+    generations = self.manifest.get('generations', [])
+    if not generations:
+      return self
+    count = generations[0]['num_shards']
+    manifest = {
+      **self.manifest,
+      **generations[0],
+      'generations': [],
+      'documents_per_shard': self.documents_per_shard[:count],
+    }
+    return TokenStore(self.path, cast(StoreManifest, manifest))
 
   @property
   def kept_columns(self) -> list[pa.Field]:
@@ -141,13 +168,17 @@ class Shard:
   manifest: StoreManifest  # of the store
   number: int
 
+  @functools.cached_property
+  def _total(self) -> int:
+    return manifests.shard_total(self.manifest, self.number)
+
   def array(self, folder: str, mmap: bool = False) -> np.ndarray:
     """An array of the shard: TOKENS, [tokens], or UNIGRAMS, [V] int64.
 
     Raises:
       UserError: its file is missing or damaged.
     """
-    name = array_file(folder, self.number, self.manifest['num_shards'])
+    name = array_file(folder, self.number, self._total)
     file = manifests.verified(self.path, self.manifest, name)
     return np.load(file, mmap_mode='r' if mmap else None)
 
@@ -165,7 +196,7 @@ class Shard:
 
   def table(self, *columns: str) -> pa.Table:
     """Columns of the documents, in order; all of them if none is named."""
-    name = data_file(self.number, self.manifest['num_shards'])
+    name = data_file(self.number, self._total)
     file = manifests.verified(self.path, self.manifest, name)
     return parquet.read_table(file, columns or None)
 

@@ -11,27 +11,26 @@ import pyarrow as pa
 from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.experiment import Config
 from infoprune_jax.config.validation import UserError
-from infoprune_jax.corpus import draw, sources, split_groups
+from infoprune_jax.corpus import sources, split_groups
 from infoprune_jax.corpus.corpus_index import CorpusIndex
 from infoprune_jax.corpus.sources import Document
 from infoprune_jax.runtime import (
   artifacts,
   files,
-  hashing,
   manifests,
   resumable,
   workers,
 )
 from infoprune_jax.runtime.options import options_of
-from infoprune_jax.runtime.progress import (
-  Progress,
-  counted,
-  logger,
-  quantity,
-  wipe,
-)
+from infoprune_jax.runtime.progress import logger, quantity
 from infoprune_jax.runtime.workdir import token_store_dir, vocabulary_dir
-from infoprune_jax.tokens import token_store, vocabulary, vocabulary_files
+from infoprune_jax.tokens import (
+  growth,
+  own_vocabulary,
+  token_store,
+  vocabulary,
+  vocabulary_files,
+)
 from infoprune_jax.tokens.token_store import StoreManifest, StoreMarker, Totals
 
 # The score table counts tokens and bytes of a document in int32.
@@ -40,43 +39,78 @@ MAX_DOCUMENT_BYTES = 2**31 - 1
 BATCH_DOCUMENTS, BATCH_BYTES = 256, 1 << 20
 
 
-def run(config: Config, workdir: str) -> None:
+def run(config: Config, workdir: str, *, extend: bool = False) -> None:
   """Tokenizes the corpus; returns at once if that is done.
+
+  Args:
+    config: The experiment.
+    workdir: Where the token store is.
+    extend: Whether files that were added to the corpus become further shards of
+      a finished token store.
 
   Raises:
     UserError: the input is bad, or the token store is that of another config.
   """
   path = token_store_dir(workdir)
   with files.lock(path):
-    if _is_finished(config, workdir):
+    manifest = manifests.read_manifest(path, 'tokenize')
+    is_done = manifest is not None and _is_done(
+      config, workdir, manifest, extend
+    )
+    if is_done:
       return
+    is_whole = manifests.read_manifest(vocabulary_dir(workdir), 'tokenize')
+    grown = manifest if extend and is_whole else None
+    begun = manifests.read_begun(path, 'tokenize')
+    # Without one, the corpus as it is now must be the one that was begun.
+    is_grown = grown or (begun and begun.get('generations'))
+    old = growth.recorded(path, grown or begun) if is_grown else []
     with workers.shared_pool(config.corpus, workdir, 'tokenize'):
-      index = split_groups.build(config.corpus, config.split_groups)
-      words = _vocabulary(config, workdir, index)
+      index = split_groups.build(
+        config.corpus, config.split_groups, 'tokenize', old, grown is not None
+      )
+      growth.check_files(index, old)
+      words = own_vocabulary.open_or_make(config, workdir, index.first(1))
       inputs = {'corpus': index.fingerprint(), 'vocabulary': words.hash}
       store = store_artifact(config, workdir, inputs)
+      if grown:
+        growth.check_same(grown, index.first(len(old)), words.hash)
+        # First: once the store has begun to grow, its new files are known.
+        growth.record(store.take_over(), index, len(old))
+        store = store.begin(grown)
+      else:
+        store = store.begin()
+        growth.record(store, index, len(old))
       _write(config, store, index, words)
 
 
-def _is_finished(config: Config, workdir: str) -> bool:
-  """Whether there is a token store of this config, with its vocabulary.
+def _is_done(
+  config: Config, workdir: str, manifest: manifests.Manifest, extend: bool
+) -> bool:
+  """Whether a finished token store is that of this config, with its vocabulary.
+
+  Args:
+    config: The experiment.
+    workdir: Where the token store is.
+    manifest: Of the token store.
+    extend: Whether the corpus must have no further files.
 
   Raises:
     UserError: the token store was made from other options.
   """
-  path = token_store_dir(workdir)
-  manifest = manifests.read_manifest(path, 'tokenize')
-  vocabulary_manifest = manifests.read_manifest(
-    vocabulary_dir(workdir), 'tokenize'
-  )
-  if manifest is None or vocabulary_manifest is None:
+  if manifests.read_manifest(vocabulary_dir(workdir), 'tokenize') is None:
     return False
   # The corpus may no longer be there: only the options for it are compared.
   inputs = dict(manifest['inputs'])
   given = vocabulary_files.of_config(config)
   if given:
     inputs['vocabulary'] = given.hash
-  store_artifact(config, workdir, inputs).finished()
+  store = store_artifact(config, workdir, inputs)
+  new = growth.pending(config, store, manifest) if extend else ''
+  if new:
+    logger.info('tokenize: %s', new)
+    return False
+  store.finished()
   logger.info(
     'tokenize: finished before (%d documents), skipped',
     cast(StoreManifest, manifest)['num_documents'],
@@ -98,20 +132,6 @@ def store_artifact(
   )
 
 
-def vocabulary_artifact(
-  config: Config, workdir: str, inputs: Mapping[str, str]
-) -> artifacts.Artifact:
-  """The vocabulary, made from these inputs."""
-  return artifacts.Artifact(
-    vocabulary_dir(workdir),
-    'vocabulary',
-    'tokenize',
-    config.vocabulary,
-    inputs,
-    sections={'': 'vocabulary'},
-  )
-
-
 def store_options(config: Config) -> dict[str, Any]:
   """The options of the config that decide the bytes of the store."""
   corpus = options_of(config.corpus)
@@ -122,75 +142,6 @@ def store_options(config: Config) -> dict[str, Any]:
     del groups['min_jaccard'], groups['groups']  # No pair is compared.
     options['near_duplicates'] = groups
   return options
-
-
-def _vocabulary(
-  config: Config, workdir: str, index: CorpusIndex
-) -> vocabulary.Vocabulary:
-  """The vocabulary: read from the workdir, given by the config, or trained."""
-  given = vocabulary_files.of_config(config)
-  if given:
-    _warn(given, config.vocabulary.path or config.reference.checkpoint.path)
-  inputs = {'model': given.hash} if given else {'corpus': index.fingerprint()}
-  artifact = vocabulary_artifact(config, workdir, inputs)
-  if artifact.finished():
-    return vocabulary.Vocabulary.load(artifact.path)
-  words = given or _train_vocabulary(config, index)
-  words.save(artifact)
-  return words
-
-
-def _warn(given: vocabulary.Vocabulary, path: str) -> None:
-  """Warns if a given vocabulary changes text, or text encodes to BOS or EOS."""
-  if given.bos_id == given.eos_id:
-    logger.info(
-      'tokenize: the vocabulary %s has no BOS of its own: EOS, the id %d, '
-      'conditions the first token of a document',
-      path,
-      given.eos_id,
-    )
-  if given.is_lossy:
-    logger.warning(
-      'tokenize: the vocabulary %s changes some text (it normalises, or has no '
-      'byte fallback): text that it loses is not scored',
-      path,
-    )
-  for id_ in given.reachable_from_text:
-    logger.warning(
-      'tokenize: the id %d starts or ends documents, but the vocabulary %s '
-      'also encodes some text with this id',
-      id_,
-      path,
-    )
-
-
-def _train_vocabulary(
-  config: Config, index: CorpusIndex
-) -> vocabulary.Vocabulary:
-  """Trains a vocabulary on a seeded sample of the reference split."""
-  reference = np.flatnonzero(index.split == draw.REFERENCE)
-  keys = hashing.mix(index.content_hash[reference], config.corpus.seed + 1)
-  order = reference[np.argsort(keys, kind='stable')]
-  size = index.num_bytes[order]
-  drawn = order[np.cumsum(size) - size < config.vocabulary.train_bytes]
-  chosen = np.zeros(len(index.split), bool)
-  chosen[drawn] = True
-
-  progress = Progress(
-    'tokenize: vocabulary', 'B', float(size[: len(drawn)].sum())
-  )
-  lines: list[str] = []
-  for document in index.documents(chosen):
-    lines += document.text.splitlines(keepends=True)
-    progress.add(len(document.text.encode()))
-  wipe()
-  logger.info(
-    'tokenize: trains a vocabulary (%s) of %d tokens on %s',
-    config.vocabulary.type,
-    config.vocabulary.size,
-    counted(len(drawn), 'reference document'),
-  )
-  return vocabulary.train(config.vocabulary, lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,17 +274,19 @@ def _write(
   words: vocabulary.Vocabulary,
 ) -> None:
   """Writes the shards that are not done, then the manifest."""
-  num_shards = config.corpus.num_shards
   kept_columns = config.corpus.kept_columns
-  store = store.begin()
+  totals: list[int] = []
+  for generation in index.generations:
+    end = generation.num_shards
+    totals += [end] * (end - len(totals))
   tasks = [
     _ShardTask(
-      store, shard, num_shards, index.restricted_to(shard), words, kept_columns
+      store, shard, total, index.restricted_to(shard), words, kept_columns
     )
-    for shard in range(num_shards)
+    for shard, total in enumerate(totals)
   ]
   size = [int(task.index.num_bytes.sum()) for task in tasks]
-  work = resumable.ShardWork('tokenize', _write_shard, tasks, 'B', size)
+  work = resumable.ShardWork('tokenize', _write_shard, tasks, 'B', size, totals)
   force_subprocess = sources.needs_worker(
     *(file.config for file in index.files)
   )

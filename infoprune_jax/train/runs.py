@@ -137,7 +137,8 @@ def run_reference(
   if not section.is_trained:
     logger.info('reference: the model is given, nothing to train')
     return
-  store = TokenStore.open(workdir)
+  # Documents that were added to the corpus are no reference text.
+  store = TokenStore.open(workdir).first
   training = in_steps(
     section.training, section.model, store.vocab_size, 'reference.training'
   )

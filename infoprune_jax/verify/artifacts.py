@@ -119,6 +119,8 @@ def _record_problems(
       f'{status.repair_hint()}'
     )
   begun = manifests.read_begun(status.path, status.job)
+  if begun and begun.get('generations') != manifest.get('generations'):
+    begun = None  # It was killed just when it began to grow.
   for section in ('options', 'inputs'):
     if begun and (
       difference := first_difference(manifest[section], begun[section], section)
@@ -177,10 +179,13 @@ def input_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
       continue
     if source is None:
       continue
-    if inputs[name] != source['fingerprint']:
+    expected = source['fingerprint']
+    if status.job == 'reference':  # Of a corpus that has grown, its beginning.
+      expected = [*source.get('generations', []), source][0]['fingerprint']
+    if inputs[name] != expected:
       yield (
         f'{status.path} was made from {name} {inputs[name]}, but {path} has '
-        f'{source["fingerprint"]}. {status.remake()}'
+        f'{expected}. {status.remake()}'
       )
 
 

@@ -10,6 +10,7 @@ from infoprune_jax.config.corpus import SPLITS
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime import manifests
 from infoprune_jax.runtime.workdir import data_file, shard_name
+from infoprune_jax.tokens import growth
 from infoprune_jax.tokens.token_store import (
   SCHEMA,
   TOKENS,
@@ -31,11 +32,15 @@ def open_store(workdir: str) -> TokenStore | None:
 def problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
   """Yields the problems with the content of a store."""
   store = TokenStore.open(workdir)
+  try:
+    growth.recorded(store.path, store.manifest)
+  except UserError as error:
+    yield str(error)
   totals = {name: np.zeros(3, np.int64) for name in SPLITS}
   for number in range(store.num_shards):
     shard = store.shard(number)
     if problem := _schema_problem(store, number):
-      file = data_file(number, store.num_shards)
+      file = data_file(number, store.totals[number])
       where = posixpath.join(status.path, file)
       yield f'{where}{problem}. {status.repair_hint(file)}'
       continue
@@ -73,8 +78,9 @@ def _shard_problems(
 ) -> Iterator[str]:
   """Checks lengths, documents, ids and token counts of one shard."""
   shard = store.shard(number)
-  name = shard_name(number, store.num_shards)
-  tokens_file = array_file(TOKENS, number, store.num_shards)
+  total = store.totals[number]
+  name = shard_name(number, total)
+  tokens_file = array_file(TOKENS, number, total)
   lengths = shard.column('num_tokens')
   counted = np.bincount(
     shard.tokens[
@@ -103,7 +109,7 @@ def _shard_problems(
       'tokens of the reference split in the token counts',
       int(np.minimum(counted, unigrams).sum()),
       int(np.maximum(counted, unigrams).sum()),
-      array_file(UNIGRAMS, number, store.num_shards),
+      array_file(UNIGRAMS, number, total),
     ),
   ):
     if got != expected:

@@ -77,7 +77,7 @@ def _losses_problems(
   where = f'{status.path}/{manifests.MANIFEST}: losses'
   of_shards = []
   for number in range(store.num_shards):
-    name = shard_name(number, store.num_shards) + manifests.DONE
+    name = shard_name(number, store.totals[number]) + manifests.DONE
     path = posixpath.join(status.path, name)
     marker = files.read_record(path, status.repair_hint(name))
     of_shards += [marker['losses']] if marker else []
@@ -117,7 +117,7 @@ def _excess_problems(
   folds = manifest['options']['folds']
   counts = np.zeros((folds, token_excess.NUM_LEVELS), np.int64)
   for number in range(store.num_shards):
-    name = token_excess.file(number, store.num_shards)
+    name = token_excess.file(number, store.totals[number])
     where = posixpath.join(status.path, name)
     if name not in manifest['files']:
       yield f'{where} is not in the manifest. {status.remake()}'
@@ -267,7 +267,11 @@ def _problems(
     return
   counts = dict.fromkeys(kind.totals, 0)
   for number in range(store.num_shards):
-    name = data_file(number, store.num_shards)
+    names = [
+      data_file(number, total)
+      for total in (store.totals[number], store.num_shards)
+    ]
+    name = next((n for n in names if n in status.finished['files']), names[-1])
     records = yield from _read_shard(status, name, kind.schema)
     if records is None:
       continue

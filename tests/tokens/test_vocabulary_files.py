@@ -23,7 +23,7 @@ from configs import score
 from infoprune_jax.config import experiment as config_lib
 from infoprune_jax.config.validation import UserError
 from infoprune_jax.runtime.workdir import vocabulary_dir
-from infoprune_jax.tokens import tokenize, vocabulary_files
+from infoprune_jax.tokens import own_vocabulary, tokenize, vocabulary_files
 from infoprune_jax.tokens.token_store import TokenStore
 from infoprune_jax.tokens.vocabulary import Vocabulary
 
@@ -348,7 +348,7 @@ def test_a_model_without_bos_starts_documents_with_eos(tmp_path, caplog):
     found = vocabulary_files.of_config(config_of(folder))
     assert found.bos_id == found.eos_id == 2
   with caplog.at_level('INFO', logger='infoprune_jax'):
-    tokenize._warn(found, str(folder))
+    own_vocabulary.warn(found, str(folder))
   assert 'EOS, the id 2, conditions the first token' in caplog.text
 
 
