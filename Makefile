@@ -110,10 +110,11 @@ test-trainers: .venv-trainers/.installed
 	  --no-deps mosaicml-streaming==0.13.0
 	touch $@
 
-# A step of two layers, by the compiler of TPUs, which needs none. The other
+# Two layers, by the compiler of TPUs, which needs none. The other
 # programs for pods take half an hour: pytest tests/score/test_tpu.py.
 test-tpu: .venv-tpu/.installed
-	$(<D)/bin/python -m pytest -rs tests/pods/test_tpu.py
+	$(<D)/bin/python -m pytest -rs tests/pods/test_tpu.py \
+	  tests/pods/test_collectives_golden.py
 
 .venv-tpu/.installed: pyproject.toml constraints.txt
 	$(MAKE_UV)

@@ -40,6 +40,7 @@ _CALLS = re.compile(
   r'true_computation|false_computation)=(\{[^}]*\}|%?[\w.-]+)'
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
 _CHANNEL = re.compile(r'channel_id=(\d+)')
 # Give a value of their operand again.
 _COPIES = ('copy', 'bitcast', 'copy-start', 'copy-done')
@@ -51,6 +52,18 @@ class Traffic:
 
   count: int  # how often they run
   bytes: int  # of whole arrays: what gathers give, and what reductions take
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """A collective in a program."""
+
+  kind: str
+  shape: str  # of its arrays, without layouts
+  bytes: int  # see `Traffic`
+  count: int  # how often it runs
+  in_loop: bool
+  op_name: str  # the JAX operation that it is made from; '' if not told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +114,7 @@ class Module:
       list
     )
     self._fused: set[str] = set()  # what fusions call
+    self._bodies: set[str] = set()  # what loops call
     self.num_unknown_loops = 0
     for name, instructions in self._computations.items():
       for one in instructions.values():
@@ -108,18 +122,28 @@ class Module:
         self.num_unknown_loops += trips is None
         if one.opcode == 'fusion':
           self._fused.update(one.calls)
+        if one.opcode == 'while':
+          self._bodies.update(one.calls)
         for callee in one.calls:
           self._callers[callee].append((name, trips or 1))
 
   def collectives(self) -> dict[str, Traffic]:
-    """The collectives of a run, by kind.
+    """The collectives of a run, by kind."""
+    total: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    for one in self.each_collective():
+      total[one.kind][0] += one.count
+      total[one.kind][1] += one.count * one.bytes
+    return {kind: Traffic(*total[kind]) for kind in sorted(total)}
+
+  def each_collective(self) -> list[Collective]:
+    """The collectives of the program.
 
     A reduce-scatter counts as one also where a TPU writes it as a fusion of an
     all-reduce. Of a conditional all branches count.
     """
     # An asynchronous collective is cut into several fusions, which overlap with
     # other work. Its pieces have one channel.
-    runs: dict[tuple[str, int, str], int] = {}
+    distinct: dict[tuple[str, int, str], Collective] = {}
     for name, instructions in self._computations.items():
       for one in instructions.values():
         kind = one.opcode.removesuffix('-start')
@@ -130,13 +154,21 @@ class Module:
         channel = _CHANNEL.search(one.attributes)
         is_piece = name in self._fused and channel
         which = channel[1] if is_piece and channel else f'{name}/{one.name}'
-        key = kind, _bytes(one, instructions), which
-        runs[key] = max(runs.get(key, 0), self._runs(name))
-    total: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
-    for (kind, size, _), count in runs.items():
-      total[kind][0] += count
-      total[kind][1] += count * size
-    return {kind: Traffic(*total[kind]) for kind in sorted(total)}
+        size = _bytes(one, instructions)
+        op_name = _OP_NAME.search(one.attributes)
+        new = Collective(
+          kind,
+          _plain_shape(one),
+          size,
+          self._runs(name),
+          self._is_in_loop(name),
+          op_name[1] if op_name else '',
+        )
+        key = kind, size, which
+        before = distinct.setdefault(key, new)
+        if new.count > before.count:
+          distinct[key] = new
+    return list(distinct.values())
 
   def _runs(self, name: str) -> int:
     """How often a computation runs; one without a caller runs once."""
@@ -144,6 +176,12 @@ class Module:
       return 1
     return sum(
       trips * self._runs(caller) for caller, trips in self._callers[name]
+    )
+
+  def _is_in_loop(self, name: str) -> bool:
+    """Whether a computation runs within the body of a loop."""
+    return name in self._bodies or any(
+      self._is_in_loop(caller) for caller, _ in self._callers.get(name, ())
     )
 
   def _trips(self, loop: _Instruction, around: _Computation) -> int | None:
@@ -250,6 +288,17 @@ def _bytes(one: _Instruction, computation: _Computation) -> int:
   if one.opcode.startswith('reduce-scatter'):
     return sum(_size(computation[name].shape) for name in one.operands)
   return _size(one.shape)
+
+
+def _plain_shape(one: _Instruction) -> str:
+  """The shape that a collective gives, without layouts."""
+  shape = one.shape
+  if one.opcode in _WITH_OPERANDS:
+    shape = _elements(shape)[1]
+  return ' '.join(
+    f'{dtype}[{dims}]'
+    for dtype, dims in _ARRAY.findall(re.sub(r'\{.*?\}', '', shape))
+  )
 
 
 def _size(shape: str) -> int:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from infoprune_jax.pods.hlo import Module, Traffic, printed
+from infoprune_jax.pods.hlo import Collective, Module, Traffic, printed
 
 LOOP = 'backend_config={"known_trip_count":{"n":"24"},"flags":[]}'
 
@@ -37,6 +37,27 @@ def test_a_loop_counts_for_each_round():
     'all-gather': Traffic(24, 24 * 80),
     'all-reduce': Traffic(1, 32),
   }
+
+
+def test_each_collective_has_its_place():
+  text = program(
+    f"""
+    %w = (f32[8]{{0:T(256)}}, s32[]) while(%t), condition=%c, body=%layers, {LOOP}
+    %a = (f32[4,2]{{1,0:T(8,128)S(1)}}, f32[]) all-reduce(%x, %y), to_apply=%add
+    """,
+    layers='%f = bf16[40]{0} fusion(%p), kind=kCustom, calls=%fused',
+    fused="""
+    %g = (bf16[10]{0}, bf16[40]{0:T(8,128)(2,1)S(1)}) all-gather-start(%p), metadata={op_name="jit(f)/while/body/mul" source_line=3}
+    ROOT %d = bf16[40]{0} all-gather-done(%g)
+    """,
+  )
+  of_layers, after = sorted(
+    Module(text).each_collective(), key=lambda one: one.kind
+  )
+  assert of_layers == Collective(
+    'all-gather', 'bf16[40]', 80, 24, True, 'jit(f)/while/body/mul'
+  )
+  assert after == Collective('all-reduce', 'f32[4,2] f32[]', 36, 1, False, '')
 
 
 def test_loops_within_loops_multiply():
