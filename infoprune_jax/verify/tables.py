@@ -148,16 +148,17 @@ def _excess_problems(
     )
 
 
-def statistics_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:
-  """Yields the problems with a table of statistics."""
-  yield from _problems(status, workdir, _STATISTICS, _folds_of(status))
+def _of_scored(kind: _Kind) -> Callable[[ArtifactStatus, str], Iterator[str]]:
+  """A function that yields the problems with a table of scored documents."""
+  return lambda status, workdir: _problems(
+    status, workdir, kind, _folds_of(status)
+  )
 
 
-def near_duplicates_problems(
-  status: ArtifactStatus, workdir: str
-) -> Iterator[str]:
-  """Yields the problems with a table of near-duplicates."""
-  yield from _problems(status, workdir, _NEAR_DUPLICATES, _folds_of(status))
+statistics_problems = _of_scored(_STATISTICS)
+near_duplicates_problems = _of_scored(_NEAR_DUPLICATES)
+duplicated_text_problems = _of_scored(_DUPLICATED_TEXT)
+contamination_problems = _of_scored(_CONTAMINATION)
 
 
 def heldout_copies_problems(
@@ -185,20 +186,6 @@ def heldout_copies_problems(
       f'{status.path} has {len(copies)} documents with a near-copy, but its '
       f'manifest says {said}. {status.repair_hint()}'
     )
-
-
-def duplicated_text_problems(
-  status: ArtifactStatus, workdir: str
-) -> Iterator[str]:
-  """Yields the problems with a table of duplicated text."""
-  yield from _problems(status, workdir, _DUPLICATED_TEXT, _folds_of(status))
-
-
-def contamination_problems(
-  status: ArtifactStatus, workdir: str
-) -> Iterator[str]:
-  """Yields the problems with a table of contamination."""
-  yield from _problems(status, workdir, _CONTAMINATION, _folds_of(status))
 
 
 def joined_problems(status: ArtifactStatus, workdir: str) -> Iterator[str]:

@@ -248,11 +248,11 @@ def test_another_vocabulary_is_refused(corpus, tmp_path):
   options = json.loads((own / 'manifest.json').read_text())['options']
   shutil.rmtree(own)
   shutil.copytree(tmp_path / 'other' / 'vocabulary', own)
-  for name in ('manifest.json', 'begun.json'):
-    record = json.loads((own / name).read_text())
+  for path in own.glob('*.json'):
+    record = json.loads(path.read_text())
     record.update(inputs=inputs, options=options)
     record.pop('checksum')
-    files.write_record(str(own / name), record)
+    files.write_record(str(path), record)
   with pytest.raises(UserError, match='a corpus that grows keeps its vocabul'):
     corpus.grow()
 
@@ -294,7 +294,8 @@ def test_a_store_without_records_is_refused_if_it_must_grow(corpus, tmp_path):
     corpus.grow()
   # What the message says.
   (store / 'manifest.json').unlink()
-  more = corpus.edits.corpus.sources.pop('more')
+  more = corpus.edits.corpus.sources.more
+  del corpus.edits.corpus.sources.more
   corpus.grow(extend=False)
   path = corpus.add('../more.jsonl', 9, seed=4) and corpus.corpus / '..'
   more.paths = (str(path / 'more.jsonl'),)
