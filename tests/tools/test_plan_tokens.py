@@ -1,0 +1,68 @@
+"""tools/plan_tokens.py: a plan by hand, and the one that docs/plan.md shows."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGE = (ROOT / 'docs/plan.md').read_text()
+PRICES = {'dollars_per_chip_hour': 2, 'dollars_per_core_hour': 0.1}
+RATES = {'cheap_rate': 1000, 'dear_rate': 100, 'tokenize_rate': 1}
+# 3.6e9 tokens: 1000 and 1000 chip-hours, 4 and 8 core-hours.
+SMALL = {
+  **PRICES,
+  **RATES,
+  'tokens': 3.6e9,
+  'dear_fraction': 0.1,
+  'chips': 10,
+  'workers': 2,
+  'cores_per_worker': 1,
+}
+
+
+def plan(*arguments: str) -> subprocess.CompletedProcess:
+  command = [sys.executable, 'tools/plan_tokens.py', *arguments]
+  return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def flags_of(values: dict[str, float]) -> list[str]:
+  return [f'--{name}={value}' for name, value in values.items()]
+
+
+def test_a_plan_by_hand():
+  done = plan(*flags_of(SMALL))
+  assert done.returncode == 0, done.stderr
+  assert '| tokenize | 4 | 2 | 2.0 | 0 |\n' in done.stdout
+  assert '| near_duplicates | 8 | 2 | 4.0 | 1 |\n' in done.stdout
+  assert '| score, cheap | 1,000 | 10 | 100.0 | 2,000 |\n' in done.stdout
+  assert '| score, dear | 1,000 | 10 | 100.0 | 2,000 |\n' in done.stdout
+  assert '| all | | | 206.0 | 4,001 |\n' in done.stdout
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'), [('dear_fraction', 1.5), ('cheap_rate', 0), ('chips', 0)]
+)
+def test_what_cannot_be_is_refused(name, value):
+  done = plan(*flags_of({**SMALL, name: value}))
+  assert done.returncode == 1
+  assert f'--{name}={value}' in done.stderr
+
+
+def test_a_price_is_never_assumed():
+  done = plan(*flags_of(RATES), '--dear_fraction=0.1')
+  assert done.returncode == 1
+  assert 'dollars_per_chip_hour' in done.stderr
+
+
+def test_the_page_shows_what_its_command_prints():
+  [block] = re.findall(
+    r'^```sh\n(python tools/plan_.*?)^```$', PAGE, re.S | re.M
+  )
+  done = plan(*shlex.split(block.replace('\\\n', ' '))[2:])
+  assert done.returncode == 0, done.stderr
+  for line in filter(None, done.stdout.splitlines()):
+    assert f'{line}\n' in PAGE, line
