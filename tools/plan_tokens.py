@@ -24,34 +24,41 @@ RECORD_BYTES = flags.DEFINE_float(
   'record_bytes', 100.0, 'Of a document in all score tables.', 1
 )
 CHEAP_RATE = flags.DEFINE_float(
-  'cheap_rate', None, 'Tokens per second and chip of the cheap scorer.', 0.001
+  'cheap_rate',
+  None,
+  'Tokens per second and chip of the cheap scorer.',
+  0.001,
+  required=True,
 )
 DEAR_RATE = flags.DEFINE_float(
-  'dear_rate', None, 'Tokens per second and chip of the dear scorer.', 0.001
+  'dear_rate',
+  None,
+  'Tokens per second and chip of the dear scorer.',
+  0.001,
+  required=True,
 )
 DEAR_FRACTION = flags.DEFINE_float(
-  'dear_fraction', None, 'Of the tokens, that the dear scorer sees.', 0, 1
+  'dear_fraction',
+  None,
+  'Of the tokens, that the dear scorer sees.',
+  0,
+  1,
+  required=True,
 )
 CHIPS = flags.DEFINE_integer('chips', 64, 'That score.', 1)
 TOKENIZE_RATE = flags.DEFINE_float(
-  'tokenize_rate', None, 'Megabytes per core-second.', 0.001
+  'tokenize_rate', None, 'Megabytes per core-second.', 0.001, required=True
 )
 SIGN_RATE = flags.DEFINE_float(
   'sign_rate', 0.5, 'Megabytes per core-second of near-duplicates.', 0.001
 )
 WORKERS = flags.DEFINE_integer('workers', 100, 'Of Beam.', 1)
 CORES = flags.DEFINE_integer('cores_per_worker', 4, 'Of a Beam worker.', 1)
-CHIP_HOUR = flags.DEFINE_float('dollars_per_chip_hour', None, 'Your price.', 0)
-CORE_HOUR = flags.DEFINE_float('dollars_per_core_hour', None, 'Your price.', 0)
-flags.mark_flags_as_required(
-  [
-    'cheap_rate',
-    'dear_rate',
-    'dear_fraction',
-    'tokenize_rate',
-    'dollars_per_chip_hour',
-    'dollars_per_core_hour',
-  ]
+CHIP_HOUR = flags.DEFINE_float(
+  'dollars_per_chip_hour', None, 'Your price.', 0, required=True
+)
+CORE_HOUR = flags.DEFINE_float(
+  'dollars_per_core_hour', None, 'Your price.', 0, required=True
 )
 
 

@@ -5,13 +5,21 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = (ROOT / 'docs/plan.md').read_text()
-PRICES = {'dollars_per_chip_hour': 2, 'dollars_per_core_hour': 0.1}
-RATES = {'cheap_rate': 1000, 'dear_rate': 100, 'tokenize_rate': 1}
+PRICES: dict[str, float] = {
+  'dollars_per_chip_hour': 2,
+  'dollars_per_core_hour': 0.1,
+}
+RATES: dict[str, float] = {
+  'cheap_rate': 1000,
+  'dear_rate': 100,
+  'tokenize_rate': 1,
+}
 # 3.6e9 tokens: 1000 and 1000 chip-hours, 4 and 8 core-hours.
 SMALL = {
   **PRICES,
@@ -29,7 +37,7 @@ def plan(*arguments: str) -> subprocess.CompletedProcess:
   return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def flags_of(values: dict[str, float]) -> list[str]:
+def flags_of(values: Mapping[str, float]) -> list[str]:
   return [f'--{name}={value}' for name, value in values.items()]
 
 
