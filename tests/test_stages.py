@@ -296,7 +296,7 @@ def test_finished_stages_are_skipped(start, undisturbed):
   before = digests(workdir)
   output = finish(start(workdir))
   # Stages without arms, keep sets, and the stages `train` and `evaluate`.
-  assert output.count('finished before') == 6 + 3 + 2
+  assert output.count('finished before') == 7 + 4 + 2
   assert digests(workdir) == before
 
 

@@ -7,12 +7,16 @@ are scored ones. Times are CPU seconds of one process that does all the work.
 """
 
 import collections
+import pathlib
 import resource
+import sys
 import tempfile
 import time
 
 import numpy as np
 from absl import app, flags, logging
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import base
 from infoprune_jax.config import experiment as config_lib
