@@ -7,7 +7,7 @@ WORKDIR ?= runs/demo
 
 EXTRAS := beam,seqio,test,dev
 
-.PHONY: install demo check test test-drills test-ecosystem test-newest \
+.PHONY: install demo check test test-drills test-fire test-ecosystem test-newest \
   test-oldest test-hf test-readers test-trainers test-tpu test-browser lint format goldens clean
 
 install: $(VENV)/.installed
@@ -37,6 +37,10 @@ test: install
 # The whole job killed, damaged, short of disk, on several hosts.
 test-drills: install
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m drill
+
+# All stages on an object store that fails: ten runs, over an hour.
+test-fire: install
+	$(BIN)/python -m pytest -s tests/test_under_fire.py --fire-seeds=10
 
 # Lint, and the fast tests of the modules that differ from BASE: under a minute.
 BASE ?= main

@@ -131,8 +131,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
   parser.addoption(
     '--fire-seeds',
     type=int,
-    default=1,
-    help='The last seed of tests/test_under_fire.py.',
+    default=0,
+    help='The last seed of tests/test_under_fire.py; 0 for none.',
   )
   parser.addoption(
     '--fire-first',

@@ -2,7 +2,7 @@
 
 Each run meets faults, and a SIGKILL, that its seed decides. All runs:
 
-  pytest tests/test_under_fire.py --fire-seeds=10 -s
+  make test-fire
 
 A run that fails names its seed; `--fire-seeds=7 --fire-first=7` runs it alone.
 """
