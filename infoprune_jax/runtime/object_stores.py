@@ -162,7 +162,11 @@ def upload(
     check()
     try:
       made = _upload_if(filesystem, name, file, before.get('generation', '0'))
-    except FileExistsError:
+    except Exception as error:
+      # Older versions of gcsfs have no FileExistsError for code 412.
+      other = not isinstance(error, FileExistsError)
+      if other and str(getattr(error, 'code', '')) != '412':
+        raise
       # Others wrote it, or it is ours: the answer was lost, and the client asked
       # again.
       made = _object(filesystem, name)
@@ -190,7 +194,8 @@ def _upload_if(
   """Uploads in chunks; a chunk that fails is sent again by the client.
 
   Raises:
-    FileExistsError: the object is not of this generation, '0' for none.
+    FileExistsError: the object is not of this generation, '0' for none. Older
+      versions of gcsfs raise an `HttpError` with the code 412.
   """
   bucket, _, key = name.partition('/')
   headers, _ = filesystem.call(

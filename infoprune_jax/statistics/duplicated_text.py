@@ -75,6 +75,7 @@ def run(config: Config, workdir: str) -> None:
   Raises:
     UserError: the token store is missing, or the table there has other inputs.
   """
+  opened.cache_clear()  # The store may have grown in this process.
   store = TokenStore.open(workdir)
   table = describe(config, workdir, {'token_store': store.fingerprint})
   with files.lock(table.path):

@@ -117,7 +117,7 @@ def test_a_copy_of_a_file_that_was_made_again_is_not_damage(path):
 
 
 @pytest.mark.parametrize('fault', ['lost', '503', 'reset'])
-@pytest.mark.parametrize('data', [b'', b'x', DATA])
+@pytest.mark.parametrize('data', [b'', b'x', DATA], ids=['0', '1', 'all'])
 def test_a_write_whose_answer_is_lost(path, emulator, disturb, data, fault):
   # The second request carries the content.
   disturb(('write', fault), ('write', fault))
