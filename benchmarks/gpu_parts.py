@@ -268,6 +268,15 @@ def score(settings: Settings) -> None:
   """Our scorer: full sequences on the device, and documents from the host."""
   import bench_score_contenders
 
+  from infoprune_jax.score import stream
+
+  times: list[stream.Times] = []
+
+  def run(mesh: Any, items: Any, of_run: stream.Times) -> None:
+    stream_run(mesh, items, of_run)
+    times.append(of_run)
+
+  stream_run, stream.run = stream.run, run
   given = types.SimpleNamespace(**settings)
   scorer, params = bench_score_contenders.compile_scorer(
     given, bench_llama.one_device_mesh()
@@ -291,6 +300,9 @@ def score(settings: Settings) -> None:
           scorer.document_nll, params, made, 0 * number, number
         )
         seconds = bench_llama.best(work, REPEATS)
+        last = times[-1]
+        waited = last.waiting / (last.waiting + last.computing)
+        both['waited_for_host'] = waited
       record(settings, kind=kind, tokens_per_second=tokens / seconds, **both)
 
 

@@ -235,6 +235,8 @@ def report(results: Results) -> None:
     if 'tokens_per_second' in line:
       fraction = results.fraction(line['part'], line['kind'])
       share = '' if fraction != fraction else f'{fraction:8.1%} of ceiling'
+      if 'waited_for_host' in line:
+        share += f', waited for the host {line["waited_for_host"]:.1%}'
       print(
         f'{line["part"]:26}{line["kind"]:>6}'
         f'{line["tokens_per_second"] / 1e3:10.1f}k tokens/s{share}'

@@ -3,9 +3,13 @@
 import argparse
 import collections
 import json
+import os
 import pathlib
 import random
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -130,6 +134,7 @@ class Job:
     report = dict.fromkeys([*run_experiment.FIELDS, 'examples'], 1)
     (self.folder / 'report.json').write_text(json.dumps(report))
     self.returncode, self.signals = code, []
+    self.pid = 1
 
   def poll(self):
     return self.returncode
@@ -137,10 +142,14 @@ class Job:
   def send_signal(self, number):
     self.signals.append(number)
 
+  def wait(self):
+    assert self.signals == [signal.SIGTERM]
+
 
 def run(monkeypatch, tmp_path, names, codes, seconds=60):
   """Runs cells whose jobs end with these codes; returns the cells started."""
   started = []
+  monkeypatch.setattr(os, 'sched_setaffinity', lambda pid, cores: None)
 
   def start(command, **options):
     name = next(c for c in command if c.startswith('--workdir=')).split('/')[-1]
@@ -167,7 +176,7 @@ def test_the_table_grows_until_all_cells_are_in_it(monkeypatch, tmp_path):
   assert run(monkeypatch, tmp_path, names, codes) == (True, ['copies_30'])
   assert run_experiment.finished(table) == {*names}
   line = json.loads(table.read_text().splitlines()[0])
-  assert {'cell', 'seconds', 'arms'} <= set(line) and 'examples' not in line
+  assert {'cell', 'arms'} <= set(line) and 'examples' not in line
 
 
 def test_cells_that_time_does_not_allow_are_named(
@@ -179,3 +188,25 @@ def test_cells_that_time_does_not_allow_are_named(
   assert (
     'center, copies_30, noise_5 are not finished' in capsys.readouterr().out
   )
+
+
+def test_cells_share_the_cores(monkeypatch):
+  monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0, 2, 3, 5})
+  assert run_experiment.core_sets(1) == [{0, 2, 3, 5}]
+  assert run_experiment.core_sets(2) == [{0, 3}, {2, 5}]
+  assert run_experiment.core_sets(6) == [{0}, {2}, {3}, {5}, {0}, {2}]
+
+
+def test_a_stop_stops_the_cells(tmp_path):
+  """SIGTERM to the tool ends the job of a cell, in a process of its own."""
+  folder = tmp_path / 'runs'
+  flags = [f'--folder={folder}', f'--results={tmp_path}', '--cells=center']
+  tool = subprocess.Popen([sys.executable, run_experiment.__file__, *flags])
+  while not list(folder.glob('0.5m/*.log')):
+    time.sleep(0.1)
+  children = f'/proc/{tool.pid}/task/{tool.pid}/children'
+  while not (cells := pathlib.Path(children).read_text().split()):
+    time.sleep(0.1)
+  tool.send_signal(signal.SIGTERM)
+  assert tool.wait(timeout=60) == 143
+  assert not [c for c in cells if pathlib.Path('/proc', c).exists()]

@@ -25,7 +25,9 @@ from absl import app, flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _WORKDIR = flags.DEFINE_string('workdir', None, 'A workdir with a token store.')
-_MODEL = flags.DEFINE_enum('model', '124m', ['tiny', '124m', '1b3'], 'Size.')
+_MODEL = flags.DEFINE_enum(
+  'model', '124m', ['tiny', '8m', '124m', '1b3'], 'Size.'
+)
 _VOCAB = flags.DEFINE_integer('vocab_size', 50257, 'No less than the store.')
 _ROWS = flags.DEFINE_integer(
   'sequences', 64, 'Sequences of a batch, of each contender.'

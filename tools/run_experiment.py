@@ -6,8 +6,11 @@ Command: python tools/run_experiment.py [--scale=0.5m] [--cells=center,copies_30
 A cell that has a line in the table is skipped, and an interrupted one continues
 where it stopped. So the table grows over as many calls as it takes; `--seconds`
 ends a call. Each line of docs/experiment/results/SCALE.jsonl has the cell, what
-ran it, and the numbers of its `report.json` that docs/experiment.md reads. On a
-GPU, `--parallel=5` cells share the device.
+ran it, and the numbers of its `report.json` that docs/experiment.md reads.
+
+`--parallel=2` runs two cells at a time, each on half of the CPU's cores: small
+models gain little from a second core. On a GPU, `--parallel=5` cells share the
+device.
 """
 
 import argparse
@@ -48,10 +51,10 @@ FIELDS = (
 
 
 class Cell:
-  """The job of a cell, in a process."""
+  """The job of a cell, in a process, on some of the CPU's cores."""
 
-  def __init__(self, name: str, flags: argparse.Namespace):
-    self.name = name
+  def __init__(self, name: str, cores: set[int], flags: argparse.Namespace):
+    self.name, self.cores = name, cores
     self.workdir = pathlib.Path(flags.folder, flags.scale, name)
     self.workdir.parent.mkdir(parents=True, exist_ok=True)
     self.started = time.monotonic()
@@ -75,13 +78,16 @@ class Cell:
         stdout=log,
         stderr=log,
       )
+    # The threads that it starts later inherit them.
+    os.sched_setaffinity(self.process.pid, cores)
 
   def line(self) -> dict[str, Any]:
     """What the table keeps of the report."""
     report = json.loads((self.workdir / 'report/report.json').read_text())
-    kept = {field: report[field] for field in FIELDS}
-    seconds = round(time.monotonic() - self.started, 1)
-    return {'cell': self.name, 'seconds': seconds, **kept}
+    return {
+      'cell': self.name,
+      **{field: report[field] for field in FIELDS},
+    }
 
 
 def finished(table: pathlib.Path) -> set[str]:
@@ -91,33 +97,52 @@ def finished(table: pathlib.Path) -> set[str]:
   return {json.loads(line)['cell'] for line in table.read_text().splitlines()}
 
 
+def core_sets(parallel: int) -> list[set[int]]:
+  """The cores of each of the cells that run at a time, as equal as can be."""
+  cores = sorted(os.sched_getaffinity(0))
+  return [
+    set(cores[number % len(cores) :: parallel]) for number in range(parallel)
+  ]
+
+
 def run(
   names: list[str], flags: argparse.Namespace, table: pathlib.Path
 ) -> bool:
   """Runs cells, several at a time; returns whether all of them ended well."""
-  end, running, sound = time.monotonic() + flags.seconds, [], True
-  while names or running:
-    while names and len(running) < flags.parallel:
-      running.append(Cell(names.pop(0), flags))
-    time.sleep(0.2)
-    if time.monotonic() > end:
-      for cell in running:
-        cell.process.send_signal(signal.SIGTERM)
-      unfinished = [cell.name for cell in running] + names
-      print(f'time is up: {", ".join(unfinished)} are not finished')
-      return False
-    for cell in [c for c in running if c.process.poll() is not None]:
-      running.remove(cell)
-      taken = f'{cell.name}: {time.monotonic() - cell.started:.0f} s'
-      if cell.process.returncode:
-        sound = False
-        last = cell.log.read_text().strip().split('\n')[-1]
-        print(f'{taken}, failed ({cell.log}): {last}', flush=True)
-        continue
-      with table.open('a') as file:
-        file.write(json.dumps(cell.line()) + '\n')
-      print(taken, flush=True)
-  return sound
+  end, sound = time.monotonic() + flags.seconds, True
+  free, running = core_sets(flags.parallel), []
+  try:
+    while names or running:
+      while names and free:
+        running.append(Cell(names.pop(0), free.pop(), flags))
+      time.sleep(0.2)
+      if time.monotonic() > end:
+        unfinished = [cell.name for cell in running] + names
+        print(f'time is up: {", ".join(unfinished)} are not finished')
+        return False
+      for cell in [c for c in running if c.process.poll() is not None]:
+        running.remove(cell)
+        free.append(cell.cores)
+        sound &= record(cell, table)
+    return sound
+  finally:
+    for cell in running:
+      cell.process.send_signal(signal.SIGTERM)
+    for cell in running:
+      cell.process.wait()
+
+
+def record(cell: Cell, table: pathlib.Path) -> bool:
+  """Appends the line of a cell that ended; returns whether it ended well."""
+  taken = f'{cell.name}: {time.monotonic() - cell.started:.0f} s'
+  if cell.process.returncode:
+    last = cell.log.read_text().strip().split('\n')[-1]
+    print(f'{taken}, failed ({cell.log}): {last}', flush=True)
+    return False
+  with table.open('a') as file:
+    file.write(json.dumps(cell.line()) + '\n')
+  print(taken, flush=True)
+  return True
 
 
 def main() -> None:
@@ -132,6 +157,8 @@ def main() -> None:
   parser.add_argument('--parallel', type=int, default=1, help='cells at a time')
   parser.add_argument('--seconds', type=float, default=1e9, help='for all')
   flags = parser.parse_args()
+  # As an error, so that the cells that run are stopped, too.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   table = pathlib.Path(flags.results, f'{flags.scale}.jsonl')
   table.parent.mkdir(parents=True, exist_ok=True)
   done = finished(table)
