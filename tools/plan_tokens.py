@@ -1,21 +1,38 @@
 r"""Chips, hours and dollars of scoring and pruning a corpus that does not exist yet.
 
-Command: python tools/plan_tokens.py --cheap_rate=1e6 --dear_rate=7e4 \
-  --dear_fraction=0.1 --tokenize_rate=1 --dollars_per_chip_hour=1 \
+Command: python tools/plan_tokens.py --timings=timings.json --cheap_rate=1e6 \
+  --dear_rate=7e4 --dear_fraction=0.1 --select_rate=1 --dollars_per_chip_hour=1 \
   --dollars_per_core_hour=0.05
 
-A cheap scorer reads all tokens, and a dear one a fraction of them. Stages without
-a model are given in megabytes of text per second and core. Everything is a
-product or a quotient of flags: nothing is measured here, and compilation,
-restarts, storage and time that chips wait for data are not counted.
+Stages without a model are simulated with the CPU seconds of tasks that
+tools/time_shards.py measured on a part of the corpus: the corpus has as many more
+shards of that size. Tasks get measured seconds at random, and go in order to the
+cores that are free; a round begins when the last task of the one before has
+ended. Tasks that are not of a shard or file, such as the bands of MinHash, do not
+become more but longer, and so does what the first process does alone. Cores are
+paid while they wait.
+
+A cheap scorer reads all tokens, and a dear one a fraction of them. Their hours
+are quotients of flags. Compilation, restarts, storage, start of workers and time
+that chips wait for data are not counted.
 """
 
 import dataclasses
+import heapq
+import json
+import pathlib
+from typing import Any
 
+import numpy as np
 from absl import app, flags
 
+# The number of these tasks is an option, whatever the size of the corpus.
+FIXED_NUMBER = ('near_duplicates._pairs', 'heldout_copies._candidates')
+
 TOKENS = flags.DEFINE_float('tokens', 1e12, 'Of the corpus.', 1)
-BYTES_PER_TOKEN = flags.DEFINE_float('bytes_per_token', 4.0, 'Of text.', 0.01)
+TIMINGS = flags.DEFINE_string(
+  'timings', None, 'A file of tools/time_shards.py.', required=True
+)
 TOKENS_PER_DOCUMENT = flags.DEFINE_float(
   'tokens_per_document', 430.0, 'Mean. C4 has 156e9 tokens / 365e6.', 1
 )
@@ -46,12 +63,14 @@ DEAR_FRACTION = flags.DEFINE_float(
   required=True,
 )
 CHIPS = flags.DEFINE_integer('chips', 64, 'That score.', 1)
-TOKENIZE_RATE = flags.DEFINE_float(
-  'tokenize_rate', None, 'Megabytes per core-second.', 0.001, required=True
+SELECT_RATE = flags.DEFINE_float(
+  'select_rate',
+  None,
+  'Millions of documents per core-second, of an arm.',
+  0.001,
+  required=True,
 )
-SIGN_RATE = flags.DEFINE_float(
-  'sign_rate', 0.5, 'Megabytes per core-second of near-duplicates.', 0.001
-)
+ARMS = flags.DEFINE_integer('arms', 4, 'That select.', 1)
 WORKERS = flags.DEFINE_integer('workers', 100, 'Of Beam.', 1)
 CORES = flags.DEFINE_integer('cores_per_worker', 4, 'Of a Beam worker.', 1)
 CHIP_HOUR = flags.DEFINE_float(
@@ -64,52 +83,79 @@ CORE_HOUR = flags.DEFINE_float(
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """One stage: its name, unit-hours, units at a time, dollars per unit-hour."""
+  """One stage: its name, busy hours, wall time in hours, and units paid."""
 
   name: str
-  unit_hours: float
+  busy_hours: float  # of all units
+  hours: float
   units: int
-  price: float
-
-  @property
-  def hours(self) -> float:
-    """Wall time in hours, if all units work all the time."""
-    return self.unit_hours / self.units
+  price: float  # of a unit-hour
 
   @property
   def dollars(self) -> float:
-    """The cost at the price of a unit-hour."""
-    return self.unit_hours * self.price
+    """The cost of all units from the begin to the end."""
+    return self.hours * self.units * self.price
 
 
-def planned_work() -> list[Work]:
-  """The stages in order, from the flags."""
+def round_seconds(seconds: np.ndarray, cores: int) -> float:
+  """The time until the last task ends, if each goes to the first free core."""
+  free = [0.0] * min(cores, len(seconds))
+  for of_task in seconds:
+    heapq.heapreplace(free, free[0] + of_task)
+  return max(free)
 
-  def on_cores(name: str, rate: float) -> Work:
-    megabytes = TOKENS.value * BYTES_PER_TOKEN.value / 1e6
-    cores = WORKERS.value * CORES.value
-    return Work(name, megabytes / rate / 3600, cores, CORE_HOUR.value)
 
-  def on_chips(name: str, tokens: float, rate: float) -> Work:
-    return Work(name, tokens / rate / 3600, CHIPS.value, CHIP_HOUR.value)
+def simulated(
+  name: str, stage: dict[str, Any], factor: float, cores: int
+) -> Work:
+  """A stage on a corpus `factor` times as large as the measured one."""
+  rng = np.random.default_rng(0)
+  busy = wall = stage['rest'] * factor
+  for one in stage['rounds']:
+    measured = np.array(one['seconds'])
+    if one['function'] in FIXED_NUMBER:
+      seconds = measured * factor
+    else:
+      seconds = rng.choice(measured, round(len(measured) * factor))
+    busy += seconds.sum()
+    wall += round_seconds(seconds, cores)
+  return Work(name, busy / 3600, wall / 3600, cores, CORE_HOUR.value)
 
+
+def planned_work(timings: dict[str, Any]) -> list[Work]:
+  """The stages in order."""
+  cores = WORKERS.value * CORES.value
+  factor = TOKENS.value / timings['tokens']
+
+  def by_rate(
+    name: str, amount: float, rate: float, units: int, price: float
+  ) -> Work:
+    busy = amount / rate / 3600
+    return Work(name, busy, busy / units, units, price)
+
+  def scored(name: str, tokens: float, rate: float) -> Work:
+    return by_rate(name, tokens, rate, CHIPS.value, CHIP_HOUR.value)
+
+  selected = ARMS.value * TOKENS.value / TOKENS_PER_DOCUMENT.value / 1e6
   return [
-    on_cores('tokenize', TOKENIZE_RATE.value),
-    on_cores('near_duplicates', SIGN_RATE.value),
-    on_chips('score, cheap', TOKENS.value, CHEAP_RATE.value),
-    on_chips(
-      'score, dear', TOKENS.value * DEAR_FRACTION.value, DEAR_RATE.value
+    *(
+      simulated(name, stage, factor, cores)
+      for name, stage in timings['stages'].items()
     ),
+    scored('score, cheap', TOKENS.value, CHEAP_RATE.value),
+    scored('score, dear', TOKENS.value * DEAR_FRACTION.value, DEAR_RATE.value),
+    by_rate('select', selected, SELECT_RATE.value, cores, CORE_HOUR.value),
   ]
 
 
 def main(_):
-  print('| stage | chip- or core-hours | at a time | hours | dollars |')
+  timings = json.loads(pathlib.Path(TIMINGS.value).read_text())
+  print('| stage | busy chip- or core-hours | at a time | hours | dollars |')
   print('| --- | --- | --- | --- | --- |')
-  work = planned_work()
+  work = planned_work(timings)
   for one in work:
     print(
-      f'| {one.name} | {one.unit_hours:,.0f} | {one.units} '
+      f'| {one.name} | {one.busy_hours:,.0f} | {one.units} '
       f'| {one.hours:,.1f} | {one.dollars:,.0f} |'
     )
   hours, dollars = (
