@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from infoprune_jax.model import partitioning
+from infoprune_jax.model import collectives, partitioning
 from infoprune_jax.model.kernels import gpu_attention
 
 # Queries are cut into blocks. A block multiplies only the keys up to its end, so
@@ -189,7 +189,7 @@ def _xla(
   query = (query * form.scale).reshape(batch, length, groups, -1, dim)
   query = query.transpose(0, 2, 3, 1, 4)
   key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
-  first = partitioning.axis_index('length') * length if length < span else 0
+  first = collectives.axis_index('length') * length if length < span else 0
   block = max(MIN_BLOCK, -(-length // MAX_BLOCKS))
   out = []
   for start in range(0, length, block):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from infoprune_jax.model import head_columns, partitioning
+from infoprune_jax.model import collectives, head_columns, partitioning
 from infoprune_jax.model.attention import matmul_precision
 from infoprune_jax.model.token_statistics import STATISTICS, Softmax
 
@@ -288,7 +288,7 @@ def _weighted_backward(
 ) -> tuple[Array, Array, None, None, None]:
   # Devices with other columns have the same sum, each with a part of its
   # gradient.
-  scale = partitioning.reduce_axis(jax.lax.psum, gradients[0], 'vocab')
+  scale = collectives.reduce_axis(jax.lax.psum, gradients[0], 'vocab')
   hidden_grad, head_grad = (
     (scale * grad.astype(jnp.float32)).astype(grad.dtype) for grad in kept
   )

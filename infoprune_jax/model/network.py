@@ -13,7 +13,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from infoprune_jax.config.model import LayerKind, ModelConfig
-from infoprune_jax.model import attention as attention_lib, partitioning
+from infoprune_jax.model import (
+  attention as attention_lib,
+  embedding,
+  partitioning,
+)
 from infoprune_jax.model.attention import Segments, matmul_precision
 from infoprune_jax.model.layers import (
   ACTIVATION,
@@ -96,11 +100,12 @@ class Decoder(nnx.Module):
     self, tokens: Int[Array, 'B T'], positions: Int[Array, 'B T']
   ) -> Float[Array, 'B T D']:
     dtype = jnp.dtype(self.config.dtype)
-    x = self.embedding[...].astype(dtype)[tokens]
+    x = embedding.look_up(self.embedding[...].astype(dtype), tokens, 'vocab')
     if self.config.embed_scale != 1.0:
       x *= jnp.asarray(self.config.embed_scale, dtype)
     if self.config.max_positions:
-      x += self.position_embedding[...].astype(dtype)[positions]
+      table = self.position_embedding[...].astype(dtype)
+      x += embedding.look_up(table, positions, 'positions')
     return partitioning.constrain(x, ACTIVATION)
 
   def _layer(

@@ -7,12 +7,10 @@ parameter's shape before anything compiles.
 
 import contextlib
 import contextvars
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -196,6 +194,11 @@ def constrain(x: jax.Array, logical_axes: tuple[str | None, ...]) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(mesh, axes))
 
 
+def current_mesh() -> Mesh | None:
+  """The mesh of `use_mesh`; None outside of it."""
+  return _mesh.get()
+
+
 def one_device() -> bool:
   """Whether arrays are unsharded: outside `use_mesh`, or on one device."""
   mesh = _mesh.get()
@@ -221,7 +224,7 @@ def per_device(
 
   Args:
     function: A function of arrays, one for each of `in_axes`. It may call
-      `axis_index`, `reduce_axis` and `all_gather_axis`.
+      the functions of `collectives`.
     in_axes: Logical axes of each argument, or a result of `mapped`.
     out_axes: Logical axes of the result, or of each of several results.
   """
@@ -258,67 +261,6 @@ def num_shards(logical_axis: str) -> int:
   """The number of shards of a logical axis; 1 outside `use_mesh`."""
   mesh = _mesh.get()
   return mesh.num_shards(logical_axis) if mesh else 1
-
-
-def axis_index(logical_axis: str) -> jax.Array | int:
-  """Within `per_device`: the index of this device's shard of a logical axis."""
-  mesh = _mesh.get()
-  if mesh is None or not mesh.axes(logical_axis):
-    return 0
-  return jax.lax.axis_index(mesh.axes(logical_axis))
-
-
-def reduce_axis(
-  reduce: Callable[..., jax.Array], x: jax.Array, logical_axis: str
-) -> jax.Array:
-  """Within `per_device`: `jax.lax.psum` or `pmax` over a logical axis."""
-  mesh = _mesh.get()
-  if mesh is None or not mesh.axes(logical_axis):
-    return x
-  return reduce(x, mesh.axes(logical_axis))
-
-
-def all_gather_axis(x: jax.Array, logical_axis: str, axis: int) -> jax.Array:
-  """Within `per_device`: gathers an array along an axis that is spread.
-
-  The gradient is reduce-scattered in float32: each device gets its own shard.
-  If the array came whole into `per_device`, it would be all-reduced.
-  """
-  mesh = _mesh.get()
-  if mesh is None or mesh.num_shards(logical_axis) == 1:
-    return x
-  return _all_gather_axis(
-    x, mesh.axes(logical_axis), mesh.num_shards(logical_axis), axis
-  )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _all_gather_axis(
-  x: jax.Array, names: tuple[str, ...], num_shards: int, axis: int
-) -> jax.Array:
-  del num_shards  # For the gradient.
-  return jax.lax.all_gather(x, names, axis=axis, tiled=True)
-
-
-def _all_gather_forward(
-  x: jax.Array, names: tuple[str, ...], num_shards: int, axis: int
-) -> tuple[jax.Array, None]:
-  return _all_gather_axis(x, names, num_shards, axis), None
-
-
-def _all_gather_backward(
-  names: tuple[str, ...], num_shards: int, axis: int, _: None, grad: jax.Array
-) -> tuple[jax.Array]:
-  # The TPU compiler turns a reduce-scatter over both axes of a pod into an
-  # all-reduce.
-  blocks = grad.reshape(
-    *grad.shape[:axis], num_shards, -1, *grad.shape[axis + 1 :]
-  )
-  blocks = jax.lax.all_to_all(blocks, names, axis, axis)
-  return (blocks.sum(axis, dtype=jnp.float32).astype(grad.dtype),)
-
-
-_all_gather_axis.defvjp(_all_gather_forward, _all_gather_backward)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from infoprune_jax.model import partitioning
+from infoprune_jax.model import collectives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _merge_entropy(entropy: Array, softmax: Softmax) -> Array:
   """In nats: entropies within shards, and that of which shard it is."""
   log_weight = softmax.log_sum - softmax.log_z
   terms = jnp.exp(log_weight) * (entropy - log_weight)
-  return partitioning.reduce_axis(jax.lax.psum, terms, 'vocab')
+  return collectives.reduce_axis(jax.lax.psum, terms, 'vocab')
 
 
 def _top_of_shard(
@@ -76,10 +76,10 @@ def _merge_top(tops: tuple[Array, Array], softmax: Softmax) -> Array:
   """1.0 where the target is the argmax, the lowest id of equal logits."""
   del softmax
   top, distance = tops
-  best = partitioning.reduce_axis(jax.lax.pmax, top, 'vocab')
+  best = collectives.reduce_axis(jax.lax.pmax, top, 'vocab')
   none = jnp.iinfo(distance.dtype).max
   distance = jnp.where(top == best, distance, none)
-  first = partitioning.reduce_axis(jax.lax.pmin, distance, 'vocab')
+  first = collectives.reduce_axis(jax.lax.pmin, distance, 'vocab')
   return (first == 0).astype(jnp.float32)
 
 
@@ -97,7 +97,7 @@ def _squares_of_shard(
 def _merge_error_norm(squares: Array, softmax: Softmax) -> Array:
   """The L2 norm of softmax - onehot(target): EL2N of arXiv 2107.07075."""
   scaled = squares * jnp.exp(2.0 * (softmax.log_sum - softmax.log_z))
-  others = partitioning.reduce_axis(jax.lax.psum, scaled, 'vocab')
+  others = collectives.reduce_axis(jax.lax.psum, scaled, 'vocab')
   # 1 - p without cancellation, where the target is almost certain.
   return jnp.sqrt(others + jnp.expm1(-softmax.nll) ** 2)
 

@@ -1,0 +1,239 @@
+r"""Makes the tables and the map of docs/experiment.md from the table of results.
+
+Command: python tools/show_experiment.py [--scale=0.5m]
+
+Reads docs/experiment/results/SCALE.jsonl, and writes docs/experiment/SCALE.md
+and docs/experiment/SCALE.svg. Cells that did not run yet are left out.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from configs import experiment  # noqa: E402
+from infoprune_jax.report import plots  # noqa: E402
+
+FOLDER = ROOT / 'docs/experiment'
+ARMS = ('top_nll', 'soft_compression', 'top_reducible')
+# The factors, each with its cells from the least to the most.
+FACTORS = {
+  'generated text, % of tokens': {
+    '0': 'generated_0',
+    '25': 'generated_25',
+    '36': 'generated_36',
+    '50': 'center',
+    '70': 'generated_70',
+  },
+  'equal texts, % of bytes': {
+    '0': 'center',
+    '10': 'copies_10',
+    '30': 'copies_30',
+  },
+  'noise, % of bytes': {'0': 'center', '5': 'noise_5', '20': 'noise_20'},
+  'epochs of full': {
+    '1': 'center',
+    **{str(n): f'epochs_{n}' for n in (2, 4, 8, 16)},
+  },
+  'FLOPs of the reference model': {
+    '1/10': 'reference_small',
+    '1/3': 'center',
+    '1': 'reference_equal',
+  },
+}
+Line = Mapping[str, Any]
+
+
+def arm_of(line: Line, name: str) -> Mapping[str, Any]:
+  """The numbers of an arm of a cell."""
+  return next(arm for arm in line['arms'] if arm['name'] == name)
+
+
+def shown(interval: Mapping[str, float], digits: int = 3) -> str:
+  """An estimate and its interval."""
+  e, low, high = (interval[key] for key in ('estimate', 'low', 'high'))
+  sign = '+' if digits == 3 else ''
+  return f'{e:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]'
+
+
+def pays(arm: Mapping[str, Any]) -> str:
+  """Where an arm pays, by the rules of the plan."""
+  better = arm['verdict'] == 'better'
+  if better and arm['gain'] and arm['gain']['total']['low'] > 1.0:
+    return 'in total'
+  return 'at equal steps' if better else arm['verdict']
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+  """A table of Markdown."""
+  lines = [header, ['---'] * len(header), *rows]
+  return [f'| {" | ".join(cells)} |' for cells in lines]
+
+
+def arm_row(name: str, arm: Mapping[str, Any]) -> list[str]:
+  """The differences of an arm from `full`, and its gains."""
+  seeds = arm['difference_by_seed']['values']
+  wins = arm['wins']
+  return [
+    name,
+    shown(arm['decisive']),
+    ' '.join(f'{value:+.3f}' for value in seeds),
+    f'{wins["better"]} of {wins["sources"]}',
+    *(
+      shown(arm['gain'][key], 2) if arm['gain'] else 'unknown'
+      for key in ('training', 'total')
+    ),
+    pays(arm),
+  ]
+
+
+HEADER = (
+  *('arm', 'bits per byte minus `full`', 'by seed', 'sources better'),
+  *('gain, training', 'gain, total', 'pays'),
+)
+
+
+def cells_table(lines: Mapping[str, Line]) -> list[str]:
+  """The three arms with a rule, random and longer, in each cell."""
+  text = []
+  for factor, cells in FACTORS.items():
+    text += ['', f'## {factor[0].upper()}{factor[1:]}', '']
+    rows = [
+      [level, *arm_row(f'`{name}`', arm_of(lines[cell], name))]
+      for level, cell in cells.items()
+      if cell in lines
+      for name in (*ARMS, 'random', 'longer')
+    ]
+    text += table((factor, *HEADER), rows)
+  return text
+
+
+def price_table(lines: Mapping[str, Line]) -> list[str]:
+  """The difference by kind of text: mean and median over sources."""
+  rows = []
+  for cell, line in lines.items():
+    names = [arm['name'] for arm in line['arms']]
+    kinds: dict[str, list[Any]] = {}
+    for source in line['sources']:
+      kinds.setdefault(source['kind'], []).append(source['arms'])
+    for kind, sources in kinds.items():
+      row = [f'`{cell}`', kind, str(len(sources))]
+      for name in ARMS:
+        found = [
+          source[names.index(name)]['difference']['estimate']
+          for source in sources
+        ]
+        mean, median = statistics.mean(found), statistics.median(found)
+        row.append(f'{mean:+.3f}, {median:+.3f}')
+      rows.append(row)
+  header = ('cell', 'kind', 'sources', *(f'`{name}`' for name in ARMS))
+  return table(header, rows)
+
+
+def page(scale: str, lines: Mapping[str, Line]) -> str:
+  """All tables."""
+  text = [
+    f'# Results with models of {scale.upper()}',
+    '',
+    'Made by `tools/show_experiment.py` from '
+    f'[`results/{scale}.jsonl`](results/{scale}.jsonl). '
+    '[The plan](../experiment.md) says what each column means.',
+    f'{len(lines)} of {len(experiment.CELLS)} cells ran.',
+    *cells_table(lines),
+  ]
+  if 'center' in lines:
+    center = lines['center']
+    rows = [
+      arm_row(f'`{arm["name"]}`', arm)
+      for arm in center['arms']
+      if arm['name'] != 'full'
+    ]
+    text += ['', '## All arms in `center`', '', *table(HEADER, rows)]
+    text += ['', *(f'- {sentence}' for sentence in center['found'])]
+  text += ['', '## By kind of text: mean, median over sources', '']
+  return '\n'.join([*text, *price_table(lines), ''])
+
+
+def draw_map(scale: str, lines: Mapping[str, Line]) -> plots.Figure:
+  """Differences at equal steps and gains in total FLOPs, by factor."""
+  factors = {
+    factor: cells
+    for factor, cells in FACTORS.items()
+    if sum(cell in lines for cell in cells.values()) > 1
+  }
+  styles = plots.arm_styles(ARMS)
+
+  def paint(figure: Any) -> None:
+    figure.patch.set_facecolor(plots.PAPER)
+    grid = figure.subplots(len(factors), 2, squeeze=False, sharey='col')
+    for row, (factor, cells) in zip(grid, factors.items(), strict=True):
+      levels = {x: cell for x, cell in cells.items() if cell in lines}
+      for name, style in styles.items():
+        arms = [arm_of(lines[cell], name) for cell in levels.values()]
+        offset = 0.12 * (ARMS.index(name) - 1)
+        draw_arm(row[0], [arm['decisive'] for arm in arms], offset, style)
+        gains = [(arm['gain'] or {}).get('total') for arm in arms]
+        draw_arm(row[1], gains, offset, style)
+      for axes, level in zip(row, (0.0, 1.0), strict=True):
+        axes.axhline(level, color=plots.AXIS, linewidth=0.8)
+        axes.set_xticks(range(len(levels)), levels)
+        axes.set_xlabel(factor, fontsize=7)
+        axes.tick_params(labelsize=7)
+    grid[0][0].set_title('bits per byte minus full', fontsize=8)
+    grid[0][1].set_title('gain in total FLOPs', fontsize=8)
+    plots.legend(figure, styles)
+
+  title = 'Where three rules are better than training on everything'
+  return plots.draw(f'map-{scale}', title, paint, 0.6 + 1.25 * len(factors))
+
+
+def draw_arm(
+  axes: Any,
+  intervals: Sequence[Mapping[str, float] | None],
+  offset: float,
+  style: plots.Style,
+) -> None:
+  """Estimates with their intervals, of the levels that have one."""
+  known = [(x + offset, i) for x, i in enumerate(intervals) if i]
+  if not known:
+    return
+  xs = [x for x, _ in known]
+  estimates = [i['estimate'] for _, i in known]
+  errors = [
+    [max(0.0, i['estimate'] - i['low']) for _, i in known],
+    [max(0.0, i['high'] - i['estimate']) for _, i in known],
+  ]
+  axes.errorbar(
+    *(xs, estimates, errors),
+    color=style.colour,
+    linestyle=style.dash,
+    marker=style.marker,
+    markersize=3.5,
+    linewidth=1.0,
+  )
+
+
+def main() -> None:
+  """Writes both files."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--scale', default='0.5m', choices=experiment.SCALES)
+  scale = parser.parse_args().scale
+  text = (FOLDER / f'results/{scale}.jsonl').read_text()
+  found = {
+    line['cell']: line for line in map(json.loads, text.splitlines())
+  }
+  lines = {cell: found[cell] for cell in experiment.CELLS if cell in found}
+  (FOLDER / f'{scale}.md').write_text(page(scale, lines))
+  (FOLDER / f'{scale}.svg').write_text(draw_map(scale, lines).svg)
+
+
+if __name__ == '__main__':
+  main()
