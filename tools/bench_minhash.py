@@ -9,7 +9,8 @@ as many processes. datatrove takes words for shingles, and reads text; ours take
 tokens from a token store, so its time to tokenize is given beside its own. A
 twentieth of the documents are there twice, the second time with some words
 replaced: recall is the fraction of these pairs that are in one group.
-`pip install datatrove orjson spacy tokenizers 'xxhash<4'` installs the peer.
+`pip install absl-py datatrove orjson regex spacy tokenizers 'xxhash<4'` installs
+the peer.
 """
 
 import json
@@ -204,6 +205,7 @@ def main(argv: list[str]) -> None:
   if _ONE.value:
     print('RESULT' + json.dumps(datatrove(_ONE.value)))
     return
+  sys.path.insert(0, str(ROOT))
   with tempfile.TemporaryDirectory() as folder:
     size, copies = write_input(folder)
     print(f'{size / 1e6:.1f} MB of text, {copies} documents with a near-copy')
