@@ -131,7 +131,8 @@ class Job:
     workdir = next(c for c in command if c.startswith('--workdir='))
     self.folder = pathlib.Path(workdir.removeprefix('--workdir='), 'report')
     self.folder.mkdir(parents=True, exist_ok=True)
-    report = dict.fromkeys([*run_experiment.FIELDS, 'examples'], 1)
+    report = {key: [1 / 3] for key in [*run_experiment.FIELDS, 'examples']}
+    report['versions'] = {'jax': '0.10', 'platform': 'of this machine'}
     (self.folder / 'report.json').write_text(json.dumps(report))
     self.returncode, self.signals = code, []
     self.pid = 1
@@ -177,6 +178,7 @@ def test_the_table_grows_until_all_cells_are_in_it(monkeypatch, tmp_path):
   assert run_experiment.finished(table) == {*names}
   line = json.loads(table.read_text().splitlines()[0])
   assert {'cell', 'arms'} <= set(line) and 'examples' not in line
+  assert line['arms'] == [0.333333] and line['versions'] == {'jax': '0.10'}
 
 
 def test_cells_that_time_does_not_allow_are_named(

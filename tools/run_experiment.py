@@ -34,20 +34,13 @@ ENVIRONMENT = {
   'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
   'PYTHONPATH': str(ROOT),
 }
-# Of `report.json`: not the config, examples and what the page shows of selections.
+# Of `report.json`: what docs/experiment.md reads.
 FIELDS = (
   *('seeds', 'versions', 'corpus', 'reference', 'scoring', 'model', 'spent'),
-  *(
-    'heldout',
-    'budgets',
-    'measure',
-    'chosen',
-    'arms',
-    'comparisons',
-    'sources',
-  ),
-  *('curves', 'kinds', 'overlaps', 'found', 'cautions'),
+  *('heldout', 'budgets', 'measure', 'chosen', 'arms', 'comparisons'),
+  *('sources', 'overlaps', 'found', 'cautions'),
 )
+DIGITS = 6  # of a number in the table
 
 
 class Cell:
@@ -81,20 +74,29 @@ class Cell:
     # The threads that it starts later inherit them.
     os.sched_setaffinity(self.process.pid, cores)
 
-  def line(self) -> dict[str, Any]:
-    """What the table keeps of the report."""
-    report = json.loads((self.workdir / 'report/report.json').read_text())
-    return {
-      'cell': self.name,
-      **{field: report[field] for field in FIELDS},
-    }
+
+def line(name: str, workdir: pathlib.Path) -> dict[str, Any]:
+  """What the table keeps of the report of a cell."""
+  report = json.loads((workdir / 'report/report.json').read_text())
+  report['versions'].pop('platform')
+  kept = {field: rounded(report[field]) for field in FIELDS}
+  return {'cell': name, **kept}
+
+
+def rounded(value: Any) -> Any:
+  """A tree whose floats have few digits."""
+  if isinstance(value, float):
+    return float(f'{value:.{DIGITS}g}')
+  if isinstance(value, dict):
+    return {key: rounded(inner) for key, inner in value.items()}
+  return [rounded(v) for v in value] if isinstance(value, list) else value
 
 
 def finished(table: pathlib.Path) -> set[str]:
   """The cells of a table."""
   if not table.is_file():
     return set()
-  return {json.loads(line)['cell'] for line in table.read_text().splitlines()}
+  return {json.loads(one)['cell'] for one in table.read_text().splitlines()}
 
 
 def core_sets(parallel: int) -> list[set[int]]:
@@ -140,7 +142,7 @@ def record(cell: Cell, table: pathlib.Path) -> bool:
     print(f'{taken}, failed ({cell.log}): {last}', flush=True)
     return False
   with table.open('a') as file:
-    file.write(json.dumps(cell.line()) + '\n')
+    file.write(json.dumps(line(cell.name, cell.workdir)) + '\n')
   print(taken, flush=True)
   return True
 

@@ -55,19 +55,28 @@ def arm_of(line: Line, name: str) -> Mapping[str, Any]:
   return next(arm for arm in line['arms'] if arm['name'] == name)
 
 
-def shown(interval: Mapping[str, float], digits: int = 3) -> str:
-  """An estimate and its interval."""
+def shown(interval: Mapping[str, float]) -> str:
+  """A difference and its interval."""
   e, low, high = (interval[key] for key in ('estimate', 'low', 'high'))
-  sign = '+' if digits == 3 else ''
-  return f'{e:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]'
+  return f'{e:+.3f} [{low:+.3f}, {high:+.3f}]'
+
+
+def gain_shown(arm: Mapping[str, Any], budgets: Sequence[float]) -> str:
+  """A gain in total FLOPs: a bound if `full` did not train that much or little."""
+  if not arm['gain']:
+    return 'unknown'
+  total, budget = arm['gain']['total'], arm['gain']['budget']['estimate']
+  bound = '≤ ' * (budget <= min(budgets)) + '≥ ' * (budget >= max(budgets))
+  e, low, high = (total[key] for key in ('estimate', 'low', 'high'))
+  return f'{bound}{e:.2f} [{low:.2f}, {high:.2f}]'
 
 
 def pays(arm: Mapping[str, Any]) -> str:
   """Where an arm pays, by the rules of the plan."""
-  better = arm['verdict'] == 'better'
-  if better and arm['gain'] and arm['gain']['total']['low'] > 1.0:
-    return 'in total'
-  return 'at equal steps' if better else arm['verdict']
+  if arm['verdict'] != 'better':
+    return arm['verdict']
+  gains = arm['gain'] and arm['gain']['total']['low'] > 1.0
+  return 'better; pays in total' if gains else 'better'
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -76,26 +85,28 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
   return [f'| {" | ".join(cells)} |' for cells in lines]
 
 
-def arm_row(name: str, arm: Mapping[str, Any]) -> list[str]:
-  """The differences of an arm from `full`, and its gains."""
-  seeds = arm['difference_by_seed']['values']
+def arm_row(line: Line, name: str) -> list[str]:
+  """An arm: its differences from three others, and its gain."""
+  arm = arm_of(line, name)
+  against = {
+    one['role']: shown(one['decisive'])
+    for one in line['comparisons']
+    if one['arm'] == name
+  }
   wins = arm['wins']
   return [
-    name,
+    f'`{name}`',
     shown(arm['decisive']),
-    ' '.join(f'{value:+.3f}' for value in seeds),
+    *(against.get(role, '') for role in ('random', 'longer')),
     f'{wins["better"]} of {wins["sources"]}',
-    *(
-      shown(arm['gain'][key], 2) if arm['gain'] else 'unknown'
-      for key in ('training', 'total')
-    ),
-    pays(arm),
+    gain_shown(arm, line['budgets']),
+    pays(arm) if name in (one['arm'] for one in line['comparisons']) else '',
   ]
 
 
 HEADER = (
-  *('arm', 'bits per byte minus `full`', 'by seed', 'sources better'),
-  *('gain, training', 'gain, total', 'pays'),
+  *('arm', 'minus `full`', 'minus `random`', 'minus `longer`'),
+  *('sources better than `full`', 'gain in total FLOPs', 'result'),
 )
 
 
@@ -103,13 +114,15 @@ def cells_table(lines: Mapping[str, Line]) -> list[str]:
   """The three arms with a rule, random and longer, in each cell."""
   text = []
   for factor, cells in FACTORS.items():
-    text += ['', f'## {factor[0].upper()}{factor[1:]}', '']
     rows = [
-      [level, *arm_row(f'`{name}`', arm_of(lines[cell], name))]
+      [level, *arm_row(lines[cell], name)]
       for level, cell in cells.items()
       if cell in lines
       for name in (*ARMS, 'random', 'longer')
     ]
+    if len(rows) <= len(ARMS) + 2:
+      continue
+    text += ['', f'## {factor[0].upper()}{factor[1:]}', '']
     text += table((factor, *HEADER), rows)
   return text
 
@@ -143,14 +156,15 @@ def page(scale: str, lines: Mapping[str, Line]) -> str:
     '',
     'Made by `tools/show_experiment.py` from '
     f'[`results/{scale}.jsonl`](results/{scale}.jsonl). '
-    '[The plan](../experiment.md) says what each column means.',
+    'Differences are in bits per byte, the mean over the written sources; below '
+    'zero is better. [The plan](../experiment.md) says more. '
     f'{len(lines)} of {len(experiment.CELLS)} cells ran.',
     *cells_table(lines),
   ]
   if 'center' in lines:
     center = lines['center']
     rows = [
-      arm_row(f'`{arm["name"]}`', arm)
+      arm_row(center, arm['name'])
       for arm in center['arms']
       if arm['name'] != 'full'
     ]
@@ -227,12 +241,11 @@ def main() -> None:
   parser.add_argument('--scale', default='0.5m', choices=experiment.SCALES)
   scale = parser.parse_args().scale
   text = (FOLDER / f'results/{scale}.jsonl').read_text()
-  found = {
-    line['cell']: line for line in map(json.loads, text.splitlines())
-  }
+  found = {line['cell']: line for line in map(json.loads, text.splitlines())}
   lines = {cell: found[cell] for cell in experiment.CELLS if cell in found}
   (FOLDER / f'{scale}.md').write_text(page(scale, lines))
-  (FOLDER / f'{scale}.svg').write_text(draw_map(scale, lines).svg)
+  if len(lines) > 1:
+    (FOLDER / f'{scale}.svg').write_text(draw_map(scale, lines).svg)
 
 
 if __name__ == '__main__':

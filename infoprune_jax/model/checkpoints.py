@@ -53,6 +53,13 @@ class RunManifest(manifests.Manifest):
 class _Folder(PosixGPath):
   """A folder for Orbax, which would take '[' in its name for a pattern."""
 
+  def is_dir(self) -> bool:
+    """Asks twice: an old listing of an object store lacks new folders."""
+    found = super().is_dir()
+    if not found and not filesystems.is_local(str(self)):
+      found = super().is_dir()
+    return found
+
   def glob(self, pattern: str) -> Iterator['_Folder']:
     """The matches of the pattern; the folder's own name is not a pattern."""
     literal = type(self)(glob.escape(str(self)))

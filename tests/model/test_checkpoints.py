@@ -151,6 +151,15 @@ def test_what_orbax_cannot_wait_for_is_one_message(tmp_path, monkeypatch):
     writer.wait()
 
 
+@pytest.mark.parametrize('folder, asked', [('gs://b/run', 2), ('/run', 1)])
+def test_an_old_listing_is_not_the_last_word(monkeypatch, folder, asked):
+  answers = [False, True]
+  parent = checkpoints.PosixGPath
+  monkeypatch.setattr(parent, 'is_dir', lambda self: answers.pop(0))
+  assert checkpoints._Folder(folder).is_dir() == (asked == 2)
+  assert len(answers) == 2 - asked
+
+
 def test_hash_sees_values_names_and_dtypes():
   tree = {'a': np.zeros(3, np.float32), 'b': np.ones(3, np.float32)}
   hashes = {
