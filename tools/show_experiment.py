@@ -93,10 +93,16 @@ def arm_row(line: Line, name: str) -> list[str]:
     for one in line['comparisons']
     if one['arm'] == name
   }
-  wins = arm['wins']
+  wins, position = arm['wins'], line['arms'].index(arm)
+  middle = statistics.median(
+    source['arms'][position]['difference']['estimate']
+    for source in line['sources']
+    if source['is_target']
+  )
   return [
     f'`{name}`',
     shown(arm['decisive']),
+    f'{middle:+.3f}',
     *(against.get(role, '') for role in ('random', 'longer')),
     f'{wins["better"]} of {wins["sources"]}',
     gain_shown(arm, line['budgets']),
@@ -105,8 +111,8 @@ def arm_row(line: Line, name: str) -> list[str]:
 
 
 HEADER = (
-  *('arm', 'minus `full`', 'minus `random`', 'minus `longer`'),
-  *('sources better than `full`', 'gain in total FLOPs', 'result'),
+  *('arm', 'minus `full`', 'median source', 'minus `random`'),
+  *('minus `longer`', 'sources better', 'gain in total FLOPs', 'result'),
 )
 
 
@@ -138,11 +144,14 @@ def price_table(lines: Mapping[str, Line]) -> list[str]:
     for kind, sources in kinds.items():
       row = [f'`{cell}`', kind, str(len(sources))]
       for name in ARMS:
-        found = [
+        differences = [
           source[names.index(name)]['difference']['estimate']
           for source in sources
         ]
-        mean, median = statistics.mean(found), statistics.median(found)
+        mean, median = (
+          statistics.mean(differences),
+          statistics.median(differences),
+        )
         row.append(f'{mean:+.3f}, {median:+.3f}')
       rows.append(row)
   header = ('cell', 'kind', 'sources', *(f'`{name}`' for name in ARMS))
@@ -157,7 +166,8 @@ def page(scale: str, lines: Mapping[str, Line]) -> str:
     'Made by `tools/show_experiment.py` from '
     f'[`results/{scale}.jsonl`](results/{scale}.jsonl). '
     'Differences are in bits per byte, the mean over the written sources; below '
-    'zero is better. [The plan](../experiment.md) says more. '
+    'zero is better. The median source, the sources that are better, the gain and '
+    'the result are beside `full`. [The plan](../experiment.md) says more. '
     f'{len(lines)} of {len(experiment.CELLS)} cells ran.',
     *cells_table(lines),
   ]
@@ -233,6 +243,13 @@ def draw_arm(
   )
 
 
+def read(scale: str) -> dict[str, Line]:
+  """The lines of a scale by cell, in the order of the config."""
+  text = (FOLDER / f'results/{scale}.jsonl').read_text()
+  lines = {line['cell']: line for line in map(json.loads, text.splitlines())}
+  return {cell: lines[cell] for cell in experiment.CELLS if cell in lines}
+
+
 def main() -> None:
   """Writes both files."""
   parser = argparse.ArgumentParser(
@@ -240,9 +257,7 @@ def main() -> None:
   )
   parser.add_argument('--scale', default='0.5m', choices=experiment.SCALES)
   scale = parser.parse_args().scale
-  text = (FOLDER / f'results/{scale}.jsonl').read_text()
-  found = {line['cell']: line for line in map(json.loads, text.splitlines())}
-  lines = {cell: found[cell] for cell in experiment.CELLS if cell in found}
+  lines = read(scale)
   (FOLDER / f'{scale}.md').write_text(page(scale, lines))
   if len(lines) > 1:
     (FOLDER / f'{scale}.svg').write_text(draw_map(scale, lines).svg)

@@ -55,10 +55,10 @@ class _Folder(PosixGPath):
 
   def is_dir(self) -> bool:
     """Asks twice: an old listing of an object store lacks new folders."""
-    found = super().is_dir()
-    if not found and not filesystems.is_local(str(self)):
-      found = super().is_dir()
-    return found
+    is_folder = super().is_dir()
+    if not is_folder and not filesystems.is_local(str(self)):
+      is_folder = super().is_dir()
+    return is_folder
 
   def glob(self, pattern: str) -> Iterator['_Folder']:
     """The matches of the pattern; the folder's own name is not a pattern."""
