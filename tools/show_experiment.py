@@ -158,6 +158,23 @@ def price_table(lines: Mapping[str, Line]) -> list[str]:
   return table(header, rows)
 
 
+def mix_table(lines: Mapping[str, Line]) -> list[str]:
+  """How much of what each arm keeps is generated, noise or copies."""
+  rows = []
+  for cell, line in lines.items():
+    mix = line['mix']['sources']
+    kind_of = {source['source']: source['kind'] for source in line['sources']}
+    for kind in dict.fromkeys(kind_of.values()):
+      of_kind = [one for one in mix if kind_of.get(one['source']) == kind]
+      shares = [
+        f'{sum(one["arms"][name] for one in of_kind):.1%}'
+        for name in ('full', *ARMS)
+      ]
+      if kind != 'written':
+        rows.append([f'`{cell}`', kind, *shares])
+  return table(('cell', 'kind', *(f'`{n}`' for n in ('full', *ARMS))), rows)
+
+
 def page(scale: str, lines: Mapping[str, Line]) -> str:
   """All tables."""
   text = [
@@ -180,6 +197,7 @@ def page(scale: str, lines: Mapping[str, Line]) -> str:
     ]
     text += ['', '## All arms in `center`', '', *table(HEADER, rows)]
     text += ['', *(f'- {sentence}' for sentence in center['found'])]
+  text += ['', '## Of the tokens that an arm keeps', '', *mix_table(lines)]
   text += ['', '## By kind of text: mean, median over sources', '']
   return '\n'.join([*text, *price_table(lines), ''])
 
