@@ -133,26 +133,30 @@ def cells_table(lines: Mapping[str, Line]) -> list[str]:
   return text
 
 
+def summary(differences: Mapping[str, float]) -> str:
+  """Mean, median and worst of differences by source."""
+  worst = max(differences, key=lambda source: differences[source])
+  mean = statistics.mean(differences.values())
+  median = statistics.median(differences.values())
+  return f'{mean:+.3f}, {median:+.3f}, {differences[worst]:+.3f} ({worst})'
+
+
 def price_table(lines: Mapping[str, Line]) -> list[str]:
-  """The difference by kind of text: mean and median over sources."""
+  """The difference by kind of text: mean, median and worst source."""
   rows = []
   for cell, line in lines.items():
     names = [arm['name'] for arm in line['arms']]
     kinds: dict[str, list[Any]] = {}
     for source in line['sources']:
-      kinds.setdefault(source['kind'], []).append(source['arms'])
+      kinds.setdefault(source['kind'], []).append(source)
     for kind, sources in kinds.items():
       row = [f'`{cell}`', kind, str(len(sources))]
       for name in ARMS:
-        differences = [
-          source[names.index(name)]['difference']['estimate']
+        by_source = {
+          source['source']: source['arms'][names.index(name)]['difference']
           for source in sources
-        ]
-        mean, median = (
-          statistics.mean(differences),
-          statistics.median(differences),
-        )
-        row.append(f'{mean:+.3f}, {median:+.3f}')
+        }
+        row.append(summary({k: d['estimate'] for k, d in by_source.items()}))
       rows.append(row)
   header = ('cell', 'kind', 'sources', *(f'`{name}`' for name in ARMS))
   return table(header, rows)
@@ -198,7 +202,7 @@ def page(scale: str, lines: Mapping[str, Line]) -> str:
     text += ['', '## All arms in `center`', '', *table(HEADER, rows)]
     text += ['', *(f'- {sentence}' for sentence in center['found'])]
   text += ['', '## Of the tokens that an arm keeps', '', *mix_table(lines)]
-  text += ['', '## By kind of text: mean, median over sources', '']
+  text += ['', '## By kind of text: mean, median and worst source', '']
   return '\n'.join([*text, *price_table(lines), ''])
 
 
