@@ -4,7 +4,7 @@ Command, after tools/make_experiment_corpus.py:
   python -m infoprune_jax.main --config=configs/experiment.py:CELL[,SCALE] \
       --workdir=runs/experiment/CELL
 All cells: tools/run_experiment.py.
-Expect: about twelve minutes on a 2-core CPU; `center` takes three times as long.
+Expect: about fifteen minutes on a core of a CPU; `center` takes four times as long.
 
 CELL is a name in CELLS. It differs from `center` in one factor. `center` trains
 all arms, and the other cells the six of `_map_arms`. SCALE is a name in
