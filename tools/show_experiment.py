@@ -216,7 +216,6 @@ def draw_map(scale: str, lines: Mapping[str, Line]) -> plots.Figure:
   styles = plots.arm_styles(ARMS)
 
   def paint(figure: Any) -> None:
-    figure.patch.set_facecolor(plots.PAPER)
     grid = figure.subplots(len(factors), 2, squeeze=False, sharey='col')
     for row, (factor, cells) in zip(grid, factors.items(), strict=True):
       levels = {x: cell for x, cell in cells.items() if cell in lines}
@@ -282,7 +281,11 @@ def main() -> None:
   lines = read(scale)
   (FOLDER / f'{scale}.md').write_text(page(scale, lines))
   if len(lines) > 1:
-    (FOLDER / f'{scale}.svg').write_text(draw_map(scale, lines).svg)
+    svg = draw_map(scale, lines).svg
+    # Readers with a dark theme see dark lines, too.
+    paper = f'<rect width="100%" height="100%" fill="{plots.PAPER}"/>'
+    svg = svg.replace('</title>', f'</title>\n {paper}', 1)
+    (FOLDER / f'{scale}.svg').write_text(svg)
 
 
 if __name__ == '__main__':
