@@ -197,6 +197,8 @@ def test_cells_share_the_cores(monkeypatch):
   assert run_experiment.core_sets(1) == [{0, 2, 3, 5}]
   assert run_experiment.core_sets(2) == [{0, 3}, {2, 5}]
   assert run_experiment.core_sets(6) == [{0}, {2}, {3}, {5}, {0}, {2}]
+  monkeypatch.delattr(os, 'sched_getaffinity')
+  assert run_experiment.core_sets(2) == [set(), set()]
 
 
 def test_a_stop_stops_the_cells(tmp_path):

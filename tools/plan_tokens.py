@@ -21,6 +21,7 @@ import dataclasses
 import heapq
 import json
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,13 @@ def planned_work(timings: dict[str, Any]) -> list[Work]:
 
 
 def main(_):
-  timings = json.loads(pathlib.Path(TIMINGS.value).read_text())
+  file = pathlib.Path(TIMINGS.value)
+  if not file.is_file():
+    sys.exit(
+      f'plan_tokens: there is no file --timings={file}: make it with '
+      'tools/time_shards.py, or give docs/plan/timings.json.'
+    )
+  timings = json.loads(file.read_text())
   print('| stage | busy chip- or core-hours | at a time | hours | dollars |')
   print('| --- | --- | --- | --- | --- |')
   work = planned_work(timings)

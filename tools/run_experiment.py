@@ -71,8 +71,8 @@ class Cell:
         stdout=log,
         stderr=log,
       )
-    # The threads that it starts later inherit them.
-    os.sched_setaffinity(self.process.pid, cores)
+    if cores:  # The threads that it starts later inherit them.
+      os.sched_setaffinity(self.process.pid, cores)
 
 
 def line(name: str, workdir: pathlib.Path) -> dict[str, Any]:
@@ -100,7 +100,12 @@ def finished(table: pathlib.Path) -> set[str]:
 
 
 def core_sets(parallel: int) -> list[set[int]]:
-  """The cores of each of the cells that run at a time, as equal as can be."""
+  """The cores of each of the cells that run at a time, as equal as can be.
+
+  They are empty where a process cannot be given cores, as on macOS.
+  """
+  if not hasattr(os, 'sched_getaffinity'):
+    return [set() for _ in range(parallel)]
   cores = sorted(os.sched_getaffinity(0))
   return [
     set(cores[number % len(cores) :: parallel]) for number in range(parallel)

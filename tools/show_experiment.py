@@ -278,6 +278,10 @@ def main() -> None:
   )
   parser.add_argument('--scale', default='0.5m', choices=experiment.SCALES)
   scale = parser.parse_args().scale
+  if not (FOLDER / f'results/{scale}.jsonl').is_file():
+    parser.error(
+      f'no cell of --scale={scale} ran: run tools/run_experiment.py first'
+    )
   lines = read(scale)
   (FOLDER / f'{scale}.md').write_text(page(scale, lines))
   if len(lines) > 1:

@@ -26,13 +26,21 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from infoprune_jax import stages  # noqa: E402
-from infoprune_jax.config import experiment as config_lib  # noqa: E402
+from infoprune_jax.config import (  # noqa: E402
+  experiment as config_lib,
+  validation,
+)
 from infoprune_jax.runtime import progress, workers  # noqa: E402
 from infoprune_jax.tokens.token_store import TokenStore  # noqa: E402
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'As for main.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'A new folder.', required=True)
 _STAGES = flags.DEFINE_list('stages', ['tokenize', 'statistics'], 'In order.')
+# Those that hand out tasks, and read no score.
+_TIMED = (
+  *('tokenize', 'statistics', 'near_duplicates', 'duplicated_text'),
+  'decontaminate',
+)
 _TIMINGS = flags.DEFINE_string('timings', None, 'A file.', required=True)
 
 
@@ -75,8 +83,22 @@ def timed(config: config_lib.Config, workdir: str, name: str) -> dict[str, Any]:
 
 def main(_) -> None:
   progress.log_to_stderr()
+  try:
+    _time_stages()
+  except validation.UserError as error:
+    sys.exit(f'time_shards: {error}')
+
+
+def _time_stages() -> None:
+  for name in _STAGES.value:
+    validation.check_choice('--stages', name, _TIMED)
   config = config_lib.from_mapping(_CONFIG.value)
   workdir = _WORKDIR.value
+  if pathlib.Path(workdir).exists():
+    raise validation.UserError(
+      f'--workdir={workdir} is there already, and finished stages would take no '
+      'time: give a new folder, or delete it.'
+    )
   pathlib.Path(workdir).mkdir(parents=True)
   by_stage = {name: timed(config, workdir, name) for name in _STAGES.value}
   store = TokenStore.open(workdir)

@@ -44,10 +44,11 @@ TIMINGS = {
       ],
       'rest': 0,
     },
-    # 3 bands of two hours on 2 cores, and an hour of the first process.
+    # Bands of 1, 1 and 2 hours in this order on 2 cores, which take 3 hours, and
+    # an hour of the first process.
     'near_duplicates': {
       'rounds': [
-        {'function': 'near_duplicates._pairs', 'seconds': [3600, 3600, 3600]}
+        {'function': 'near_duplicates._pairs', 'seconds': [1800, 1800, 3600]}
       ],
       'rest': 1800,
     },
@@ -75,11 +76,11 @@ def test_a_plan_by_hand(timings):
   done = plan(timings, *flags_of(SMALL))
   assert done.returncode == 0, done.stderr
   assert '| tokenize | 6 | 2 | 3.0 | 1 |\n' in done.stdout
-  assert '| near_duplicates | 7 | 2 | 5.0 | 1 |\n' in done.stdout
+  assert '| near_duplicates | 5 | 2 | 4.0 | 1 |\n' in done.stdout
   assert '| score, cheap | 1,000 | 10 | 100.0 | 2,000 |\n' in done.stdout
   assert '| score, dear | 1,000 | 10 | 100.0 | 2,000 |\n' in done.stdout
   assert '| select | 20 | 2 | 10.0 | 2 |\n' in done.stdout
-  assert '| all | | | 218.0 | 4,004 |\n' in done.stdout
+  assert '| all | | | 217.0 | 4,003 |\n' in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,13 @@ def test_what_cannot_be_is_refused(timings, name, value):
   done = plan(timings, *flags_of({**SMALL, name: value}))
   assert done.returncode == 1
   assert f'--{name}={value}' in done.stderr
+
+
+def test_a_missing_file_is_one_message():
+  done = plan('--timings=nowhere.json', *flags_of(SMALL))
+  assert done.returncode == 1
+  assert 'there is no file --timings=nowhere.json' in done.stderr
+  assert 'Traceback' not in done.stderr
 
 
 def test_a_price_is_never_assumed(timings):

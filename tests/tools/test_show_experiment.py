@@ -88,3 +88,11 @@ def test_lines_are_in_the_order_of_the_cells(tmp_path, monkeypatch):
   (tmp_path / 'results/0.5m.jsonl').write_text('\n'.join(lines))
   monkeypatch.setattr(show_experiment, 'FOLDER', tmp_path)
   assert [*show_experiment.read('0.5m')] == ['center', 'copies_30']
+
+
+def test_a_scale_without_results_is_one_message(monkeypatch, tmp_path, capsys):
+  monkeypatch.setattr(show_experiment, 'FOLDER', tmp_path)
+  monkeypatch.setattr(sys, 'argv', ['show_experiment.py', '--scale=3m'])
+  with pytest.raises(SystemExit):
+    show_experiment.main()
+  assert 'run tools/run_experiment.py first' in capsys.readouterr().err

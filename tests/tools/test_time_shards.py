@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -41,3 +43,27 @@ def test_the_seconds_of_each_task_make_a_plan(tmp_path):
     '--dollars_per_core_hour=1',
   )
   assert '| tokenize | ' in plan and '| statistics | ' in plan
+
+
+@pytest.mark.parametrize(
+  'flag, message',
+  [
+    ('--stages=score', "'tokenize'"),
+    ('--config.corpus.num_shards=0', 'num_shards'),
+    ('--workdir=.', 'is there already'),
+  ],
+)
+def test_a_mistake_is_one_message(tmp_path, flag, message):
+  flags = [f'--workdir={tmp_path / "new"}', f'--timings={tmp_path / "file"}']
+  done = subprocess.run(
+    [
+      *(sys.executable, 'tools/time_shards.py', '--config=configs/tiny.py'),
+      *(*flags, flag),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  assert message in done.stderr and 'Traceback' not in done.stderr
+  assert not [*tmp_path.iterdir()]
