@@ -52,7 +52,7 @@ def not_needed(config: Config) -> set[str]:
     without.add('reference')
   if not config.own_scored:
     without.add('own_scores')
-  if config.corpus.heldout_fraction == 0:
+  if not config.corpus.holds_out:
     without.update(NEED_HELDOUT)
   return without
 
@@ -124,11 +124,11 @@ def check_splits(config: Config, names: set[str]) -> None:
       'for instance to 0.25.'
     )
   need_heldout = names & {*NEED_HELDOUT, 'own_scores'}
-  if need_heldout and config.corpus.heldout_fraction == 0:
+  if need_heldout and not config.corpus.holds_out:
     raise UserError(
       f'--job={min(need_heldout)} needs held-out text to evaluate on, '
-      'but corpus.heldout_fraction is 0: raise it, for instance to 0.1, and '
-      'use another --workdir.'
+      'but corpus.heldout_fraction is 0: raise it, for instance to 0.1, or add a '
+      'source with heldout=True, and use another --workdir.'
     )
 
 

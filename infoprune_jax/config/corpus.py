@@ -51,6 +51,8 @@ class SourceConfig:
   max_bytes: int = 0
   # Of the held-out split; what is above it is scored.
   max_heldout_bytes: int = 0
+  # Whether all of it is held out, as a validation set of your own.
+  heldout: bool = False
 
   def __post_init__(self):
     check_choice('source.format', self.format, SOURCE_FORMATS)
@@ -69,6 +71,11 @@ class SourceConfig:
       )
     for name in ('max_document_bytes', 'max_bytes', 'max_heldout_bytes'):
       check_range(f'source.{name}', getattr(self, name), 0, 2**62)
+    if self.heldout and self.max_heldout_bytes:
+      raise UserError(
+        f'source.max_heldout_bytes is {self.max_heldout_bytes}, but a source '
+        'with heldout=True holds out everything: limit it by max_bytes.'
+      )
     if (self.split == '') != (self.format in FILE_FORMATS):
       raise UserError(
         f"source.split is {self.split!r}: format='{self.format}' "
@@ -92,8 +99,8 @@ class CorpusConfig:
   # The fraction of distinct texts that train the reference model. 0 if a model
   # from elsewhere scores every text (reference.checkpoint.path).
   reference_fraction: float = 0.25
-  # The fraction of distinct texts for evaluation. 0 if no arm is trained. The
-  # rest is scored.
+  # The fraction of distinct texts for evaluation. 0 if no arm is trained, or if
+  # some sources are held out. The rest is scored.
   heldout_fraction: float = 0.1
   # 'content': copies of a text are in one split. 'near_duplicate_group': groups
   # of near-duplicates are, too. They are found by `near_duplicates`, in n-grams of
@@ -112,6 +119,11 @@ class CorpusConfig:
         'corpus.sources is empty: add one, for instance '
         "config.corpus.sources.mine = base.jsonl('data/*.jsonl.zst')."
       )
+    if all(source.heldout for source in self.sources.values()):
+      raise UserError(
+        f'corpus.sources: all of them ({", ".join(self.sources)}) have '
+        'heldout=True, which leaves nothing to score: add a source without it.'
+      )
     check_choice('corpus.on_bad_record', self.on_bad_record, ON_BAD_RECORD)
     check_choice('corpus.split_by', self.split_by, SPLIT_BY)
     check_positive('corpus', self, 'num_shards')
@@ -127,6 +139,13 @@ class CorpusConfig:
     )
     check_range('corpus.num_workers', self.num_workers, 0, 4096)
     check_seeds('corpus.seed', self.seed)
+
+  @property
+  def holds_out(self) -> bool:
+    """Whether there is text to evaluate on."""
+    return self.heldout_fraction > 0 or any(
+      source.heldout for source in self.sources.values()
+    )
 
   @property
   def kept_columns(self) -> tuple[str, ...]:

@@ -284,7 +284,7 @@ def _assemble(
     file_generation=file_generation,
   )
   left_out = index.split == draw.LEFT_OUT
-  index = index.without(left_out, 'copy of a reference text')
+  index = index.without(left_out, 'copy of a training text')
   return dataclasses.replace(index, shard=_shards(config, index, recorded))
 
 
@@ -304,7 +304,7 @@ def _num_shards(
     if number >= len(size):
       raise UserError(
         'The new files of the corpus hold no document that it takes: all are '
-        'copies of reference texts, or beyond the limits of their sources '
+        'copies of training texts, or beyond the limits of their sources '
         '(max_bytes, corpus.max_bytes_per_source). Remove these files.'
       )
     ends.append(ends[-1] + max(1, round(size[number] * ends[0] / size[0])))

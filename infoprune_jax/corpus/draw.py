@@ -15,7 +15,9 @@ from infoprune_jax.runtime.hashing import mix, uniform
 from infoprune_jax.runtime.progress import logger
 
 REFERENCE, SCORED, HELDOUT = range(len(SPLITS))
-LEFT_OUT = -1  # of a document that is new, and a copy of a reference text
+# Of a document that is new, and a copy of a reference text, or of a scored one
+# although its source is held out.
+LEFT_OUT = -1
 # Equally long arrays of documents, as in `CorpusIndex`, and `source`, the
 # number of the name of its source; `generation`, ascending. For `split`, also
 # `split_key`, int64: documents with the same one are in one split.
@@ -193,11 +195,13 @@ def _split_of_new(
   """The split of documents that are added to others: never reference.
 
   A document goes where an earlier one with its key is. Copies of reference texts
-  are left out: the reference model knows them.
+  are left out: the reference model knows them. So are copies of scored texts in a
+  source that is held out: arms may train on them.
   """
   key, size = column['split_key'], column['num_bytes']
   point = uniform(key, config.seed) - config.reference_fraction
-  is_heldout = (point >= 0) & (point < config.heldout_fraction)
+  of_heldout = _of_files(files, column, 'heldout') > 0
+  is_heldout = (point >= 0) & (point < config.heldout_fraction) | of_heldout
   result = np.where(is_heldout, HELDOUT, SCORED).astype(np.int8)
   there = earlier_split == HELDOUT
   _, group = _sources(files, column)
@@ -217,6 +221,7 @@ def _split_of_new(
     (REFERENCE, LEFT_OUT),
   ):
     result[np.isin(key, earlier['split_key'][earlier_split == number])] = new
+  result[of_heldout & (result == SCORED)] = LEFT_OUT
   return result
 
 
@@ -241,6 +246,7 @@ def split(
   result = np.full(len(key), SCORED, np.int8)
   result[point < config.reference_fraction + config.heldout_fraction] = HELDOUT
   result[point < config.reference_fraction] = REFERENCE
+  result[_of_files(files, column, 'heldout') > 0] = HELDOUT
   limit = _of_files(files, column, 'max_heldout_bytes')
   limited = np.flatnonzero((result == HELDOUT) & (limit > 0))
   _, group = _sources(files, column)

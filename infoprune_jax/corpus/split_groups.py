@@ -65,7 +65,7 @@ def build(
   )
   index = dataclasses.replace(index, split=split)
   left_out = split == draw.LEFT_OUT
-  return index.without(left_out, 'near-copy of a reference text')
+  return index.without(left_out, 'near-copy of a training text')
 
 
 def group_keys(content: np.ndarray, band_keys: np.ndarray) -> np.ndarray:

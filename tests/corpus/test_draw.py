@@ -144,6 +144,31 @@ def test_copies_in_two_sources_are_in_one_split(make_index):
   }
 
 
+@pytest.mark.parametrize('fraction', [0.0, 0.4])
+def test_a_source_is_held_out(make_index, fraction):
+  index = make_index({'heldout': True}, shared=100, heldout_fraction=fraction)
+  free = make_index(shared=100, heldout_fraction=fraction)
+  mine = of_source(index, 'a')
+  shared = np.isin(index.content_hash, index.content_hash[mine])
+  assert mine.sum() == 200 and shared.sum() == 300
+  # Its copies in the other source are held out, too; nothing else changes.
+  assert (index.split[shared] == draw.HELDOUT).all()
+  assert (index.split[~shared] == free.split[~shared]).all()
+  assert (free.split[shared] != draw.HELDOUT).any()
+
+
+def test_a_held_out_source_has_no_other_limit(make_index):
+  message = 'max_heldout_bytes is 9, but a source with heldout=True'
+  with pytest.raises(UserError, match=message):
+    make_index({'heldout': True, 'max_heldout_bytes': 9})
+
+
+def test_some_source_is_scored(make_corpus):
+  sources = {'mine': base.jsonl('x.jsonl', heldout=True)}
+  with pytest.raises(UserError, match=r'all of them \(mine\) have heldout=True'):
+    make_corpus(sources)
+
+
 @pytest.mark.parametrize('option', ['max_bytes', 'max_document_bytes'])
 def test_a_limit_that_leaves_nothing_is_named(
   tmp_path, make_records, make_jsonl, make_corpus, option, caplog

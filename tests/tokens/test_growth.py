@@ -328,7 +328,22 @@ def test_copies_go_where_the_first_is(corpus, make_records):
   assert new == {i: s for i, s in split.items() if s != REFERENCE}
   left_out = sum(s == REFERENCE for s in split.values())
   assert left_out
-  assert store.manifest['bad_records'] == {'copy of a reference text': left_out}
+  assert store.manifest['bad_records'] == {'copy of a training text': left_out}
+
+
+def test_a_held_out_source_that_is_added_holds_no_training_text(
+  corpus, make_records, make_jsonl, tmp_path
+):
+  old = documents(corpus.grow())
+  rows = [{**row, 'id': f'copy-{row["id"]}'} for row in make_records(120)]
+  rows.append({'id': 'new', 'text': 'a text of its own', 'source': 'web'})
+  path = make_jsonl(tmp_path / 'validation.jsonl', rows)
+  sources = corpus.edits.corpus.sources
+  sources.validation = base.jsonl(path, id_column='id', heldout=True)
+  added = documents(corpus.grow())[len(old) :]
+  known = {f'copy-{d["example_id"]}' for d in old if d['split'] == HELDOUT}
+  assert known and {d['example_id'] for d in added} == known | {'new'}
+  assert {d['split'] for d in added} == {HELDOUT}
 
 
 def test_limits_hold_for_all_generations_together(corpus):
@@ -378,7 +393,7 @@ def test_groups_of_near_duplicates_stay_together(corpus, make_records):
   apart = [i for i, s in new.items() if split[i] != s]
   # One word more than 20 changes a few n-grams of a text.
   assert len(apart) < 0.1 * len(new)
-  assert store.manifest['bad_records']['near-copy of a reference text'] > 10
+  assert store.manifest['bad_records']['near-copy of a training text'] > 10
 
 
 @pytest.mark.parametrize('growths', [0, 1])
