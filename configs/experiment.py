@@ -9,6 +9,11 @@ Expect: about fifteen minutes on a core of a CPU; `center` takes four times as l
 CELL is a name in CELLS. It differs from `center` in one factor. `center` trains
 all arms, and the other cells the six of `_map_arms`. SCALE is a name in
 SCALES; the default is for a CPU.
+
+The cells `natural` and `natural_smollm2` read texts of yours: see
+configs/natural_texts.py. The second needs scores by SmolLM2-135M:
+  python -m infoprune_jax.main --config=configs/experiment.py:smollm2 \
+      --workdir=runs/experiment/smollm2 --job=score
 """
 
 import dataclasses
@@ -18,10 +23,11 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from configs import base, demo
+from configs import base, demo, natural_texts
 from infoprune_jax.config.validation import UserError, check_choice
 
 CORPUS = pathlib.Path('runs/experiment/corpus')
+SMOLLM2 = pathlib.Path('runs/experiment/smollm2')  # a workdir with its scores
 NLL = 'nll_sum / num_bytes'
 # Between an early and the last step of the reference model, in nats per byte.
 REDUCIBLE = '(nll_sum_early - nll_sum) / num_bytes'
@@ -40,8 +46,9 @@ class Cell:
   generated: float = 0.5  # fraction of what is neither copies nor noise
   copies: float = 0.0  # fraction of bytes in groups of 2 to 100 equal texts
   noise: float = 0.0  # fraction of bytes
-  epochs: int = 1  # of the arm that keeps all
+  epochs: float = 1.0  # of the arm that keeps all
   reference: str = '1/3'  # FLOPs per token, over those of the target
+  texts: str = 'packages'  # or 'natural', of configs/natural_texts.py
 
 
 CELLS = {
@@ -51,9 +58,12 @@ CELLS = {
   },
   **{f'copies_{c:.0%}'[:-1]: Cell(copies=c) for c in (0.1, 0.3)},
   **{f'noise_{n:.0%}'[:-1]: Cell(noise=n) for n in (0.05, 0.2)},
+  'epochs_half': Cell(epochs=0.5),
   **{f'epochs_{e}': Cell(epochs=e) for e in (2, 4, 8, 16)},
   'reference_small': Cell(reference='1/10'),
   'reference_equal': Cell(reference='1'),
+  'natural': Cell(texts='natural'),
+  'natural_smollm2': Cell(texts='natural'),
 }
 
 
@@ -115,21 +125,45 @@ def get_config(argument: str = 'center') -> ConfigDict:
   """A cell, at a scale: three seeds, 50 % of the tokens kept.
 
   Args:
-    argument: A name in CELLS; after a comma, a name in SCALES.
+    argument: A name in CELLS, or 'smollm2' to score the texts of `natural`; after
+      a comma, a name in SCALES.
   """
   name, _, scale_name = argument.partition(',')
-  check_choice('The cell', name, tuple(CELLS))
+  check_choice('The cell', name, (*CELLS, 'smollm2'))
   check_choice('The scale', scale_name or '0.5m', tuple(SCALES))
-  cell, scale = CELLS[name], SCALES[scale_name or '0.5m']
+  scale = SCALES[scale_name or '0.5m']
   config = base.get_config()
-  _set_corpus(config, cell, scale)
+  if name == 'smollm2':
+    _set_scoring(config, scale)
+    return config
+  cell = CELLS[name]
   _set_models(config, cell, scale)
-  config.select.arms = _map_arms()
-  if name == 'center':
-    config.select.arms.update(_further_arms())
   config.train.seeds = (0, 1, 2)
   config.train.budgets = (0.7, 1.0, 1.4)
+  if name == 'epochs_half':  # At twice the budget `full` sees all text once.
+    config.train.budgets = (0.7, 1.0, 1.4, 2.0)
   config.report.baseline = 'full'
+  config.select.arms = _map_arms()
+  if cell.texts == 'natural':
+    natural_texts.set_corpus(config, scale.num_bytes, scale.longest[0])
+    _set_splits(config)
+    config.report.kinds = natural_texts.kinds()
+    config.report.target = natural_texts.judged(config.report.kinds)
+  else:
+    _set_corpus(config, cell, scale)
+    _set_kinds(config)
+  if name == 'center':
+    config.select.arms.update(_further_arms())
+  elif name == 'natural':
+    config.select.arms.update(_natural_arms())
+  elif name == 'natural_smollm2':
+    _set_smollm2_arms(config)
+  else:  # Chosen before these cells ran: see the plan.
+    config.report.hypothesis = ('top_nll', 'soft_compression', 'top_reducible')
+  return config
+
+
+def _set_kinds(config: ConfigDict) -> None:
   kinds = {
     'written': WRITTEN,
     'generated': GENERATED,
@@ -142,9 +176,6 @@ def get_config(argument: str = 'center') -> ConfigDict:
     if sources[0] in config.corpus.sources
   }
   config.report.target = ('written',)
-  if name != 'center':  # Chosen before the other cells ran: see the plan.
-    config.report.hypothesis = ('top_nll', 'soft_compression', 'top_reducible')
-  return config
 
 
 def amounts(
@@ -202,16 +233,20 @@ def _set_corpus(config: ConfigDict, cell: Cell, scale: Scale) -> None:
   # A source has this fraction of held-out texts, or less by `max_heldout_bytes`.
   least = min(used[name] for name in WRITTEN)
   config.corpus.heldout_fraction = round(heldout / (least + heldout), 3)
+  _set_splits(config)
+
+
+def _set_splits(config: ConfigDict) -> None:
   config.corpus.reference_fraction = round(
     0.15 * (1.0 - config.corpus.heldout_fraction), 3
   )
   config.corpus.num_shards = 4
-  config.vocabulary.size = scale.vocab_size
-  config.vocabulary.type = 'bpe'
-  config.vocabulary.train_bytes = 500_000
 
 
 def _set_models(config: ConfigDict, cell: Cell, scale: Scale) -> None:
+  config.vocabulary.size = scale.vocab_size
+  config.vocabulary.type = 'bpe'
+  config.vocabulary.train_bytes = 500_000
   shapes = (
     (config.model, scale.target),
     (config.reference.model, scale.references[cell.reference]),
@@ -295,6 +330,56 @@ def _further_arms() -> ConfigDict:
   )
   arms.update(base.sweep('top_nll', 'top', NLL, fractions=(0.3, 0.7, 0.85)))
   return arms
+
+
+def _natural_arms() -> ConfigDict:
+  arms = base.named({})
+  further = _further_arms()
+  for name in (
+    'random_per_source',
+    'near_deduplicated',
+    'paper_sum',
+    'top_compression',
+    'top_nll_per_source',
+    'top_nll_85',
+  ):
+    arms[name] = further[name]
+  arms.fitted_nll = base.arm('top', natural_texts.FITTED_NLL, fraction=KEEP)
+  arms.fitted_reducible = base.arm(
+    'top', natural_texts.FITTED_REDUCIBLE, fraction=KEEP
+  )
+  # 80 % of the tokens: without the easiest, and without the very hardest.
+  arms.trimmed_nll = base.arm('band', NLL, low=0.15, high=0.95)
+  arms.trimmed_compression = base.arm(
+    'band', base.COMPRESSION, low=0.15, high=0.95
+  )
+  return arms
+
+
+def _set_smollm2_arms(config: ConfigDict) -> None:
+  scores = SMOLLM2 / 'scores/data'
+  if not scores.is_dir():
+    raise UserError(
+      f'There are no scores in {scores}: run python -m infoprune_jax.main '
+      f'--config=configs/experiment.py:smollm2 --workdir={SMOLLM2} --job=score.'
+    )
+  config.select.tables.smollm2 = base.table(
+    f'{scores}/*.parquet', on=('source', 'example_id'), columns=('nll_sum',)
+  )
+  nll = 'smollm2.nll_sum / num_bytes'
+  arms = config.select.arms
+  arms.top_smollm2 = base.arm('top', nll, fraction=KEEP)
+  arms.trimmed_smollm2 = base.arm('band', nll, low=0.15, high=0.95)
+
+
+def _set_scoring(config: ConfigDict, scale: Scale) -> None:
+  """SmolLM2-135M scores what the cells `natural*` score."""
+  natural_texts.set_corpus(config, scale.num_bytes, scale.longest[0])
+  _set_splits(config)
+  config.corpus.num_shards = 32
+  config.reference.checkpoint.path = natural_texts.smollm2()
+  config.score.sequence_length, config.score.window_overlap = 1024, 256
+  config.score.per_device_batch_size = 2
 
 
 def _likelier(score: str) -> ConfigDict:

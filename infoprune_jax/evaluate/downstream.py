@@ -81,7 +81,7 @@ def _joined(context: str, continuation: str) -> tuple[str, str]:
 
 
 def _multiple_choice(record: dict[str, Any]) -> Item:
-  query = _text(record, 'query')
+  query = '' if record['query'] == '' else _text(record, 'query')
   choices = _texts(record, 'choices')
   return Item(tuple(_joined(query, x) for x in choices), _gold(record, choices))
 
