@@ -40,7 +40,7 @@ _OUT_OF_DOMAIN_BYTES, _OUT_OF_DOMAIN_LONGEST = 40_000, 24_000
 def kinds() -> dict[str, tuple[str, ...]]:
   """The sources of each kind, by name."""
   folders = sorted(FOLDER.glob('*/'))
-  found = {
+  names = {
     folder.name: tuple(
       path.name.removesuffix('.jsonl.zst')
       for path in sorted(folder.glob('*.jsonl.zst'))
@@ -48,17 +48,17 @@ def kinds() -> dict[str, tuple[str, ...]]:
     for folder in folders
     if folder.name != _TASKS
   }
-  if not {*found} - {OUT_OF_DOMAIN}:
+  if not {*names} - {OUT_OF_DOMAIN}:
     raise UserError(
       f'There are no texts in {FOLDER}: put files KIND/SOURCE.jsonl.zst there, '
       'with lines like {"id": "17", "text": "..."}.'
     )
-  return found
+  return names
 
 
-def judged(found: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+def judged(kinds_of: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
   """The kinds that the measure is the mean of."""
-  return tuple(k for k in found if k not in (TEMPLATED, OUT_OF_DOMAIN))
+  return tuple(k for k in kinds_of if k not in (TEMPLATED, OUT_OF_DOMAIN))
 
 
 def set_corpus(config: ConfigDict, num_bytes: int, longest: int) -> None:
@@ -69,11 +69,11 @@ def set_corpus(config: ConfigDict, num_bytes: int, longest: int) -> None:
     num_bytes: Of all texts that are scored, or train the reference model.
     longest: Bytes of a text.
   """
-  found = kinds()
-  of_training = [k for k in found if k != OUT_OF_DOMAIN]
-  each = num_bytes // sum(len(found[kind]) for kind in of_training)
+  by_kind = kinds()
+  of_training = [k for k in by_kind if k != OUT_OF_DOMAIN]
+  each = num_bytes // sum(len(by_kind[kind]) for kind in of_training)
   for kind in of_training:
-    for name in found[kind]:
+    for name in by_kind[kind]:
       config.corpus.sources[name] = base.jsonl(
         str(FOLDER / kind / f'{name}.jsonl.zst'),
         id_column='id',
@@ -81,7 +81,7 @@ def set_corpus(config: ConfigDict, num_bytes: int, longest: int) -> None:
         max_bytes=each + _HELDOUT_BYTES,
         max_heldout_bytes=_HELDOUT_BYTES,
       )
-  for name in found.get(OUT_OF_DOMAIN, ()):
+  for name in by_kind.get(OUT_OF_DOMAIN, ()):
     config.corpus.sources[name] = base.jsonl(
       str(FOLDER / OUT_OF_DOMAIN / f'{name}.jsonl.zst'),
       id_column='id',

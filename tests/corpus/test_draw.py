@@ -165,7 +165,9 @@ def test_a_held_out_source_has_no_other_limit(make_index):
 
 def test_some_source_is_scored(make_corpus):
   sources = {'mine': base.jsonl('x.jsonl', heldout=True)}
-  with pytest.raises(UserError, match=r'all of them \(mine\) have heldout=True'):
+  with pytest.raises(
+    UserError, match=r'all of them \(mine\) have heldout=True'
+  ):
     make_corpus(sources)
 
 

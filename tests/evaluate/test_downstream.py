@@ -64,6 +64,13 @@ def test_the_texts_that_a_model_is_given(tmp_path):
   ]
 
 
+def test_choices_may_have_no_query(tmp_path):
+  path = write(tmp_path / 'a.jsonl', {**CHOICES, 'query': ''})
+  model = Model(lambda context, text: (1.0, True))
+  downstream.evaluate(model, downstream.read({'grammar': (path,)}))
+  assert model.asked == [('', 'two.'), ('', 'five')]
+
+
 def test_choices_go_by_nats_per_byte(tmp_path):
   """A longer right answer may cost more."""
   record = {'query': 'q', 'choices': ['no', 'certainly, \u00e9'], 'gold': 1}
@@ -152,6 +159,7 @@ def test_means_are_of_tasks_and_then_of_categories(tmp_path):
     ({**CHOICES, 'choices': ['two']}, 'no options .choices='),
     ({**CHOICES, 'choices': ['two', 5]}, 'not a text .choices=5'),
     ({**LAST_WORD, 'continuation': ''}, "not a text .continuation=''"),
+    ({**CHOICES, 'query': None}, 'not a text .query=None'),
   ],
 )
 def test_what_is_no_question_is_named(record, message, tmp_path):

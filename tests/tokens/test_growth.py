@@ -50,11 +50,11 @@ class Grown:
   def __init__(self, folder, make_experiment, make_jsonl, make_records):
     self.corpus, self.workdir = folder / 'corpus', folder / 'work'
     self.edits = make_experiment(self.corpus)
-    self._write, self._records = make_jsonl, make_records
+    self.write, self._records = make_jsonl, make_records
 
   def add(self, name: str, count: int, seed: int) -> list[dict]:
     rows = self._records(count, seed)
-    self._write(self.corpus / name, rows)
+    self.write(self.corpus / name, rows)
     return rows
 
   def grow(self, **how) -> TokenStore:
@@ -314,36 +314,22 @@ def test_ids_that_are_there_are_refused_or_dropped(corpus):
   assert store.num_shards == 3
 
 
-def test_copies_go_where_the_first_is(corpus, make_records):
-  """Those of reference texts are left out: no model that knows them scores."""
+@pytest.mark.parametrize('splits', [(SCORED, HELDOUT), (HELDOUT,)])
+def test_copies_go_where_the_first_is(corpus, make_records, splits):
+  """Copies of reference texts, and of scored ones to hold out, are left out."""
   old = documents(corpus.grow())
   rows = [{**row, 'id': f'copy-{row["id"]}'} for row in make_records(120)]
   rows.append({'id': 'new', 'text': 'a text of its own', 'source': 'web'})
-  path = corpus.corpus / 'copies.jsonl'
-  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  store = corpus.grow()
+  path = corpus.write(corpus.workdir.parent / 'copies.jsonl', rows)
+  edits = {'id_column': 'id', 'heldout': splits == (HELDOUT,)}
+  corpus.edits.corpus.sources.copies = base.jsonl(path, **edits)
+  rest = documents(store := corpus.grow())[len(old) :]
   split = {f'copy-{row["example_id"]}': row['split'] for row in old}
-  new = {d['example_id']: d['split'] for d in documents(store)[len(old) :]}
-  del new['new']
-  assert new == {i: s for i, s in split.items() if s != REFERENCE}
-  left_out = sum(s == REFERENCE for s in split.values())
-  assert left_out
-  assert store.manifest['bad_records'] == {'copy of a training text': left_out}
-
-
-def test_a_held_out_source_that_is_added_holds_no_training_text(
-  corpus, make_records, make_jsonl, tmp_path
-):
-  old = documents(corpus.grow())
-  rows = [{**row, 'id': f'copy-{row["id"]}'} for row in make_records(120)]
-  rows.append({'id': 'new', 'text': 'a text of its own', 'source': 'web'})
-  path = make_jsonl(tmp_path / 'validation.jsonl', rows)
-  sources = corpus.edits.corpus.sources
-  sources.validation = base.jsonl(path, id_column='id', heldout=True)
-  added = documents(corpus.grow())[len(old) :]
-  known = {f'copy-{d["example_id"]}' for d in old if d['split'] == HELDOUT}
-  assert known and {d['example_id'] for d in added} == known | {'new'}
-  assert {d['split'] for d in added} == {HELDOUT}
+  new = {d['example_id']: d['split'] for d in rest}
+  assert new.pop('new') in splits
+  assert new == {i: s for i, s in split.items() if s in splits}
+  left_out = len(split) - len(new)
+  assert [*store.manifest['bad_records'].values()] == [left_out] != [0]
 
 
 def test_limits_hold_for_all_generations_together(corpus):
