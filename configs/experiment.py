@@ -58,6 +58,7 @@ CELLS = {
   },
   **{f'copies_{c:.0%}'[:-1]: Cell(copies=c) for c in (0.1, 0.3)},
   **{f'noise_{n:.0%}'[:-1]: Cell(noise=n) for n in (0.05, 0.2)},
+  'epochs_quarter': Cell(epochs=0.25),
   'epochs_half': Cell(epochs=0.5),
   **{f'epochs_{e}': Cell(epochs=e) for e in (2, 4, 8, 16)},
   'reference_small': Cell(reference='1/10'),

@@ -29,6 +29,7 @@ FACTORS = {
   },
   'noise, % of bytes': {'0': 'center', '5': 'noise_5', '20': 'noise_20'},
   'epochs of full': {
+    '1/4': 'epochs_quarter',
     '1/2': 'epochs_half',
     '1': 'center',
     **{str(n): f'epochs_{n}' for n in (2, 4, 8, 16)},
