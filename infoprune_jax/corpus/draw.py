@@ -105,6 +105,7 @@ def _drawn(
   taken[limited] = _up_to_limit(
     group[limited], key[limited], size[limited], left[limited]
   )
+  _warn_of_lost_copies(size[limited], taken[limited])
   names = [*names, *sources]
   for missing in np.setdiff1d(group, group[taken]):
     logger.warning(
@@ -119,6 +120,18 @@ def _drawn(
       'raise it, or set it to 0 for everything.'
     )
   return taken
+
+
+def _warn_of_lost_copies(size: np.ndarray, taken: np.ndarray) -> None:
+  """Says what a draw of documents one by one does to redundancy."""
+  if not taken.all():
+    logger.warning(
+      'tokenize: draws %.3g %% of the bytes of the sources with max_bytes '
+      '(corpus.max_bytes_per_source), one document by one. So fewer near-copies '
+      'are together than in the whole corpus, and pruning or deduplication gains '
+      'less. To keep them together, name some of the files in place of a limit',
+      100.0 * size[taken].sum() / size.sum(),
+    )
 
 
 def _limited_groups(

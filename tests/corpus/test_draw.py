@@ -57,6 +57,17 @@ def test_no_limit_takes_all(make_index):
   assert len(make_index().split) == 400
 
 
+def test_a_draw_warns_of_copies_that_it_tears_apart(make_index, caplog):
+  whole = int(make_index().num_bytes.sum())
+  make_index({'max_bytes': whole})
+  assert not caplog.text
+  of_a = int(make_index().num_bytes[:200].sum())
+  make_index({'max_bytes': of_a // 4})
+  [line] = [record.getMessage() for record in caplog.records]
+  share = float(line.split('draws ')[1].split(' %')[0])
+  assert 23 < share < 27 and 'fewer near-copies' in line
+
+
 def test_a_limit_is_of_its_source_alone(make_index):
   index = make_index({'max_bytes': 5_000})
   mine = of_source(index, 'a')
