@@ -52,8 +52,7 @@ def ask(
         f'report.hypothesis names {name!r}, which is not in train.arms '
         f'({", ".join(losses.arms)}): train it, or name other arms.'
       )
-  scored = {source['source'] for source in selections['mix']['sources']}
-  names = kinds.targeted(report, sorted(scored | set(losses.sources)))
+  names = kinds.targeted(report, sources_of(selections, losses))
   measure = statistics.DECISIVE[report.measure]
   headline = tuple(dict.fromkeys(report.hypothesis))
   headline = headline or candidates(selections['arms'], report.baseline)
@@ -66,6 +65,14 @@ def ask(
     headline = (chosen,)
   target = _of_sources(judged, names)
   return Question(headline, chosen, choose, judged, target, measure)
+
+
+def sources_of(
+  selections: Mapping[str, Any], losses: HeldoutLosses
+) -> list[str]:
+  """All sources, also those without held-out text, in order."""
+  scored = {source['source'] for source in selections['mix']['sources']}
+  return sorted(scored | set(losses.sources))
 
 
 def _of_sources(losses: HeldoutLosses, names: Sequence[str]) -> HeldoutLosses:

@@ -55,7 +55,8 @@ def gather(config: Config, workdir: str) -> dict[str, Any]:
   differences = Differences(question, pairs, samples)
   arms = _arms(config, upstream, selections['arms'], question, differences)
   _add_gains(config, every, question, arms)
-  kind_of = kinds.of_sources(config.report.kinds, sorted(losses.sources))
+  names = comparisons.sources_of(selections, losses)
+  kind_of = kinds.of_sources(config.report.kinds, names)
   curves = _curves(config, workdir, upstream, losses, question)
   report = {
     **selections,

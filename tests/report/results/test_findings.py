@@ -115,6 +115,18 @@ def test_the_target_decides_and_the_rest_is_the_price(make_workdir):
   assert 'hostile' in names  # The kind, outside of the target.
 
 
+def test_a_kind_may_have_no_held_out_text(make_workdir, monkeypatch):
+  read = findings.inputs.heldout_losses
+
+  def without_the_first(*arguments):
+    losses = read(*arguments)
+    return losses.where(losses.source > 0)
+
+  monkeypatch.setattr(findings.inputs, 'heldout_losses', without_the_first)
+  content = findings.gather(*make_workdir(kinds=True, num_documents=10))
+  assert {source['kind'] for source in content['sources']} == {'numbered'}
+
+
 @pytest.fixture(scope='module')
 def branched(make_workdir):
   arms = ('full', 'random', 'late')
