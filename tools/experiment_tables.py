@@ -211,6 +211,8 @@ def natural_section(cell: str, line: Line) -> list[str]:
   header = [f'{kind} ({len(sources)})' for kind, sources in kinds.items()]
   text += ['By kind (sources): mean, median and worst source.', '']
   text += table(('arm', *header), rows)
+  if cell == 'natural_smollm2':
+    text += ['', 'The gains charge the small reference model, and not SmolLM2.']
   if not line['tasks']:
     return text
   groups = [task for task in line['tasks'] if task['task'] == 'all']
