@@ -84,10 +84,9 @@ def _drawn(
   size = column['num_bytes']
   longest = _of_files(files, column, 'max_document_bytes')
   taken = (longest == 0) | (size <= longest)
-  if not taken.all():
+  if too_long := np.count_nonzero(~taken):
     logger.info(
-      'tokenize: leaves out %d documents above max_document_bytes',
-      np.count_nonzero(~taken),
+      'tokenize: leaves out %d documents above max_document_bytes', too_long
     )
   own = _of_files(files, column, 'max_bytes')
   limit = np.where(own > 0, own, config.max_bytes_per_source)

@@ -22,7 +22,7 @@ from infoprune_jax.runtime.options import recorded
 
 FOLDER = pathlib.Path(base.__file__).parent
 # Presets are parts of an experiment. tests/test_experiment_cells.py has others.
-OTHERS = {'baselines', 'models', 'experiment'}
+OTHERS = {'baselines', 'models', 'experiment', 'natural_texts'}
 NAMES = sorted({path.stem for path in FOLDER.glob('[!_]*.py')} - OTHERS)
 # One value of every JSON type, and what ConfigDict makes of none.
 VALUES = (True, 3, 0.5, 'text', None, {}, [])

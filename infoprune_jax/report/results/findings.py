@@ -51,8 +51,7 @@ def gather(config: Config, workdir: str) -> dict[str, Any]:
   compared = _pairs(config, question, selections['arms'])
   pairs = [(arm, config.report.baseline) for arm in config.arms]
   pairs += [(arm, reference) for arm, _, reference in compared]
-  samples = config.report.bootstrap_samples
-  differences = Differences(question, pairs, samples)
+  differences = Differences(question, pairs, config.report.bootstrap_samples)
   arms = _arms(config, upstream, selections['arms'], question, differences)
   _add_gains(config, every, question, arms)
   names = comparisons.sources_of(selections, losses)
@@ -77,7 +76,7 @@ def gather(config: Config, workdir: str) -> dict[str, Any]:
     },
     'model': _model(config, upstream),
     'spent': costs.of_experiment(upstream),
-    'bootstrap_samples': samples,
+    'bootstrap_samples': config.report.bootstrap_samples,
     'arms': arms,
     'comparisons': [
       _comparison(pair, question, differences, arms, kind_of, curves)
