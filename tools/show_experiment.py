@@ -35,7 +35,7 @@ def draw_map(scale: str, lines: Mapping[str, Line]) -> plots.Figure:
   styles = plots.arm_styles(ARMS)
 
   def paint(figure: Any) -> None:
-    grid = figure.subplots(len(factors), 2, squeeze=False, sharey='col')
+    grid = figure.subplots(len(factors), 2, squeeze=False)
     for row, (factor, cells) in zip(grid, factors.items(), strict=True):
       levels = {x: cell for x, cell in cells.items() if cell in lines}
       for name, style in styles.items():
