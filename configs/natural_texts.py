@@ -39,15 +39,16 @@ _OUT_OF_DOMAIN_BYTES, _OUT_OF_DOMAIN_LONGEST = 40_000, 24_000
 
 def kinds() -> dict[str, tuple[str, ...]]:
   """The sources of each kind, by name."""
-  folders = sorted(FOLDER.glob('*/'))
-  names = {
-    folder.name: tuple(
-      path.name.removesuffix('.jsonl.zst')
-      for path in sorted(folder.glob('*.jsonl.zst'))
-    )
-    for folder in folders
-    if folder.name != _TASKS
-  }
+  names: dict[str, tuple[str, ...]] = {}
+  for path in sorted(FOLDER.glob('*/*.jsonl.zst')):
+    kind, name = path.parent.name, path.name.removesuffix('.jsonl.zst')
+    others = [other for other, sources in names.items() if name in sources]
+    if others:
+      raise UserError(
+        f'{path}: the kind {others[0]} has a source of that name, too: rename '
+        'one of the files.'
+      )
+    names[kind] = (*names.get(kind, ()), name)
   if not {*names} - {OUT_OF_DOMAIN}:
     raise UserError(
       f'There are no texts in {FOLDER}: put files KIND/SOURCE.jsonl.zst there, '

@@ -106,6 +106,17 @@ def test_natural_text(natural):
   assert [*config.evaluate.downstream] == ['grammar']
 
 
+def test_a_folder_without_texts_is_no_kind(natural, tmp_path):
+  (tmp_path / 'natural/poems').mkdir()
+  assert {*natural_texts.kinds()} == {'prose', 'templated', 'out_of_domain'}
+
+
+def test_two_sources_of_a_name_are_refused(natural, tmp_path):
+  (tmp_path / 'natural/templated/a.jsonl.zst').touch()
+  with pytest.raises(UserError, match='kind prose has a source of that name'):
+    natural_texts.kinds()
+
+
 def test_scores_by_smollm2_are_of_the_texts_of_natural(natural, monkeypatch):
   monkeypatch.setattr(natural_texts, 'smollm2', lambda: 'model.gguf')
   scored = from_mapping(experiment.get_config('smollm2')).corpus

@@ -8,6 +8,9 @@ where it stopped. So the table grows over as many calls as it takes; `--seconds`
 ends a call. Each line of docs/experiment/results/SCALE.jsonl has the cell, what
 ran it, and the numbers of its `report.json` that docs/experiment.md reads.
 
+Without `--cells` all cells run but `natural` and `natural_smollm2`, which need
+texts of yours: see configs/natural_texts.py.
+
 `--parallel=2` runs two cells at a time, each on half of the CPU's cores: small
 models gain little from a second core. On a GPU, `--parallel=5` cells share the
 device.
@@ -146,8 +149,9 @@ def record(cell: Cell, table: pathlib.Path) -> bool:
     last = cell.log.read_text().strip().split('\n')[-1]
     print(f'{taken}, failed ({cell.log}): {last}', flush=True)
     return False
-  with table.open('a') as file:
-    file.write(json.dumps(line(cell.name, cell.workdir)) + '\n')
+  # In one write, so that a kill leaves no part of a line.
+  with table.open('ab', buffering=0) as file:
+    file.write(f'{json.dumps(line(cell.name, cell.workdir))}\n'.encode())
   print(taken, flush=True)
   return True
 
@@ -158,7 +162,8 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--scale', default='0.5m', choices=experiment.SCALES)
-  parser.add_argument('--cells', default=','.join(experiment.CELLS))
+  cells = [k for k, c in experiment.CELLS.items() if c.texts == 'packages']
+  parser.add_argument('--cells', default=','.join(cells))
   parser.add_argument('--folder', default='runs/experiment', help='of workdirs')
   parser.add_argument('--results', default='docs/experiment/results')
   parser.add_argument('--parallel', type=int, default=1, help='cells at a time')

@@ -122,13 +122,13 @@ def _drawn(
 
 
 def _warn_of_lost_copies(size: np.ndarray, taken: np.ndarray) -> None:
-  """Says what a draw of documents one by one does to redundancy."""
+  """Warns that a draw leaves few near-copies."""
   if not taken.all():
     logger.warning(
-      'tokenize: draws %.3g %% of the bytes of the sources with max_bytes '
-      '(corpus.max_bytes_per_source), one document by one. So fewer near-copies '
-      'are together than in the whole corpus, and pruning or deduplication gains '
-      'less. To keep them together, name some of the files in place of a limit',
+      'tokenize: draws %.3g %% of the bytes of the sources that have a limit '
+      '(max_bytes or corpus.max_bytes_per_source). Near-copies are not drawn '
+      'together, so there are fewer near-copies than in the whole corpus, and '
+      'deduplication gains less. To keep them, name some of the files instead',
       100.0 * size[taken].sum() / size.sum(),
     )
 
